@@ -1,0 +1,108 @@
+"""Spellings of poolings, and the layers that they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from empool import modules
+from empool.distributions import (
+    Average,
+    EnsembleMax,
+    Max,
+    MaxDropout,
+    Ordinal,
+    Pooling,
+    RankDistribution,
+    Stochastic,
+    StochasticMax,
+)
+
+SPELLINGS = {
+    "max": Max,
+    "average": Average,
+    "ensemble:P": EnsembleMax,
+    "max-dropout:P": MaxDropout,
+    "stochastic-max:DROP": StochasticMax,
+    "stochastic": Stochastic,
+    "ordinal:W1,W2,...": Ordinal,
+}
+"""How each pooling is spelled, and its class."""
+
+_LAYERS: dict[type[Pooling], str] = {
+    EnsembleMax: "EnsembleMaxPool",
+    MaxDropout: "MaxPoolDropout",
+    StochasticMax: "StochasticMaxPool",
+    Stochastic: "StochasticPool",
+}
+
+
+def pooling(text: str) -> Pooling:
+    """Read a pooling's spelling, such as ``max``, ``ensemble:0.1`` or ``ordinal:0.7,0.2,0.1``; `str` is the inverse.
+
+    Raises:
+        ValueError: if the spelling is none of the known ones, or a number is out of range.
+
+    Example:
+        >>> import empool
+        >>> empool.pooling("ensemble:0.1")
+        EnsembleMax(p=0.1)
+    """
+    name, colon, numbers = text.strip().partition(":")
+    spelling = next((known for known in SPELLINGS if known.partition(":")[0] == name), "")
+    if not spelling or bool(colon) != (":" in spelling):
+        raise ValueError(f"pooling: expected one of {', '.join(SPELLINGS)}, got {text!r}")
+    try:
+        values = [float(number) for number in numbers.split(",")] if colon else []
+    except ValueError:
+        raise ValueError(f"pooling: expected numbers as in {spelling!r}, got {text!r}") from None
+    if name == Ordinal.name:
+        return Ordinal(values)
+    if len(values) != spelling.count(":"):
+        raise ValueError(f"pooling: expected one number as in {spelling!r}, got {text!r}")
+    return SPELLINGS[spelling](*values)
+
+
+def layer(
+    pooling: Pooling,
+    dims: int,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> nn.Module:
+    """Make the pooling's layer.
+
+    `Max` and `Average` become PyTorch's own layers; the average counts no padding, as every pooling here.
+
+    Args:
+        pooling: which one.
+        dims: number of spatial dimensions, 1 to 3.
+        kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.MaxPool2d` takes them.
+    Raises:
+        ValueError: if `dims` is not 1, 2 or 3, or an average is asked for with dilation.
+
+    Example:
+        >>> import empool
+        >>> empool.layer(empool.EnsembleMax(0.1), 2, kernel_size=2)
+        EnsembleMaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, p=0.1)
+    """
+    if dims not in (1, 2, 3):
+        raise ValueError(f"layer: expected dims to be 1, 2 or 3, got {dims}")
+    if isinstance(pooling, Average):
+        if dilation not in (1, (1,) * dims, [1] * dims):
+            raise ValueError(f"layer: expected dilation 1 for average pooling, got {dilation}; use RankPool{dims}d")
+        average = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1]
+        return average(kernel_size, stride, padding, ceil_mode=ceil_mode, count_include_pad=False)
+    geometry = (kernel_size, stride, padding, dilation)
+    if isinstance(pooling, Max):
+        return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1](*geometry, ceil_mode=ceil_mode)
+    if type(pooling) in _LAYERS:
+        arguments = dataclasses.asdict(pooling)  # type: ignore[call-overload]
+        return getattr(modules, f"{_LAYERS[type(pooling)]}{dims}d")(*geometry, ceil_mode=ceil_mode, **arguments)
+    if isinstance(pooling, RankDistribution):
+        return getattr(modules, f"RankPool{dims}d")(*geometry, ceil_mode=ceil_mode, distribution=pooling)
+    raise TypeError(f"layer: expected an empool pooling, got {type(pooling).__name__}; see empool.pooling")
