@@ -1,0 +1,132 @@
+"""The table of a study, from the same rows for the terminal, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rich.table
+from rich.text import Text
+
+from empool.lab import deck
+from empool.lab.statistics import Interval, Row
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        header: its heading.
+        cells: one string a row.
+        numeric: whether to align right.
+    """
+
+    header: str
+    cells: list[str]
+    numeric: bool = True
+
+
+def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Column]:
+    """Lay out rows as columns of strings.
+
+    Args:
+        rows: what `empool.lab.statistics.summarise` returned.
+        beside: the deck's table to show beside ours, if it is of the same data and network.
+    """
+    laid_out = [
+        Column("Pooling", [row.pooling for row in rows], numeric=False),
+        Column("Runs", [str(row.runs) for row in rows]),
+        Column("Test error %", [decimals(row.mean, 2) for row in rows]),
+        Column("Spread", [decimals(row.spread, 2) for row in rows]),
+        Column("Best to worst", [_span(row) for row in rows]),
+        Column("Improvement over max %", [signed(row.improvement) for row in rows]),
+        Column("95 % interval", [bracketed(row.interval) for row in rows]),
+        Column("What the seeds support", [row.verdict for row in rows], numeric=False),
+    ]
+    if beside is not None:
+        figures = [beside.rows.get(row.pooling) for row in rows]
+        laid_out += [
+            Column("Deck error %", [printed_error(figure) for figure in figures]),
+            Column("Deck improvement %", [printed_improvement(figure) for figure in figures]),
+        ]
+    return laid_out
+
+
+def _span(row: Row) -> str:
+    return f"{row.best:.2f}\N{EN DASH}{row.worst:.2f}" if row.runs > 1 and row.errors else NONE
+
+
+def decimals(value: float | None, places: int) -> str:
+    """Write a number with this many decimals, None as a dash."""
+    return NONE if value is None else f"{value:.{places}f}"
+
+
+def signed(value: float | None) -> str:
+    """Write an improvement with its sign and one decimal, None as a dash."""
+    return NONE if value is None else f"{value:+.1f}"
+
+
+def bracketed(interval: Interval | None) -> str:
+    """Write an interval with one decimal, None as a dash."""
+    return NONE if interval is None else f"[{interval.low:+.1f}, {interval.high:+.1f}]"
+
+
+def printed_error(figure: deck.Figure | None) -> str:
+    """Write the deck's error as it is printed there."""
+    if figure is None:
+        return NONE
+    return "not converged" if figure.error is None else f"{figure.error:.2f}"
+
+
+def printed_improvement(figure: deck.Figure | None) -> str:
+    """Write the deck's improvement as it is printed there."""
+    return NONE if figure is None or figure.improvement is None else f"{figure.improvement:+.2f}"
+
+
+def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: str | None = None) -> rich.table.Table:
+    """Return the table as a rich renderable, without the best and the worst run: a terminal is narrow."""
+    table = rich.table.Table(title=title, title_justify="left")
+    shown = [column for column in columns(rows, beside) if column.header != "Best to worst"]
+    for column in shown:
+        table.add_column(
+            column.header, justify="right" if column.numeric else "left", no_wrap=column.header == "Pooling"
+        )
+    styles = {"better": "green", "worse": "red"}
+    for row, cells in zip(rows, zip(*(c.cells for c in shown), strict=True), strict=True):
+        table.add_row(*(Text(cell) for cell in cells), style=styles.get(row.verdict.partition(" ")[0], ""))
+    return table
+
+
+def markdown(rows: Sequence[Row], beside: deck.Table | None = None) -> str:
+    """Return the table as GitHub-flavoured Markdown."""
+    laid_out = columns(rows, beside)
+    lines = [
+        [column.header for column in laid_out],
+        ["---:" if column.numeric else ":---" for column in laid_out],
+        *zip(*(column.cells for column in laid_out), strict=True),
+    ]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def latex(rows: Sequence[Row], beside: deck.Table | None = None) -> str:
+    """Return the table as a LaTeX tabular; needs the package booktabs."""
+    laid_out = columns(rows, beside)
+    head = " & ".join(latex_escape(column.header) for column in laid_out)
+    body = "".join(
+        " & ".join(latex_escape(cell) for cell in cells) + " \\\\\n"
+        for cells in zip(*(column.cells for column in laid_out), strict=True)
+    )
+    spec = "".join("r" if column.numeric else "l" for column in laid_out)
+    return f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def latex_escape(text: str) -> str:
+    """Escape text for LaTeX: signs become mathematical ones, and a leading bracket is no argument of the row's end."""
+    special = {"\N{EN DASH}": "--", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    escaped = "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+    escaped = re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", escaped)
+    return "{" + escaped + "}" if escaped.startswith("[") else escaped
