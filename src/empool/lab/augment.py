@@ -1,0 +1,107 @@
+"""Batches on the device: normalised, in training cropped at random and mirrored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop and mirror.
+
+    Attributes:
+        pad: pixels of padding with the mean on every side before a crop of the original size; 0 crops nothing.
+        mirror: whether half of the images are mirrored, left to right.
+    """
+
+    pad: int = 0
+    mirror: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"crop:{self.pad}"] * (self.pad > 0) + ["mirror"] * self.mirror
+        return ",".join(parts) or "none"
+
+
+def parse(spelling: str) -> Augment:
+    """Read "none", "crop:P", "mirror" or "crop:P,mirror"; the inverse of `str`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if spelling == "none":
+        return Augment()
+    match = re.fullmatch(r"(?:crop:([1-9]\d?))?(,?)(mirror)?", spelling, re.ASCII)
+    if not match or not spelling or bool(match[2]) != bool(match[1] and match[3]):
+        raise ValueError(f'augment: expected none, crop:P, mirror or crop:P,mirror, got "{spelling}"')
+    return Augment(int(match[1] or 0), bool(match[3]))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Where each image of an epoch is cropped, and whether it is mirrored.
+
+    Attributes:
+        shift: ``(N, 2)`` int64 rows and columns in [-pad, pad].
+        mirrored: ``(N,)`` bool.
+    """
+
+    shift: Tensor
+    mirrored: Tensor
+
+    @classmethod
+    def sample(cls, augment: Augment, count: int, generator: torch.Generator) -> Draws:
+        """Draw for `count` images, on the generator's device."""
+        shift = torch.randint(-augment.pad, augment.pad + 1, (count, 2), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if augment.mirror else 0.0)
+        return cls(shift, mirrored)
+
+    def to(self, device: torch.device | str) -> Draws:
+        """Move to a device."""
+        return Draws(self.shift.to(device), self.mirrored.to(device))
+
+    def __getitem__(self, part: slice) -> Draws:
+        return Draws(self.shift[part], self.mirrored[part])
+
+
+class Normaliser:
+    """Make network input of stored images: mean 0 and standard deviation 1 in each channel.
+
+    Args:
+        mean: of each channel, in [0, 255].
+        std: standard deviation, likewise.
+        device: where the images are.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str) -> None:
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device)
+        self.scale = 1 / torch.tensor(std, dtype=torch.float32, device=device)
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Normalise images ``(N, H, W, C)`` uint8 to ``(N, C, H, W)`` float32, channels last."""
+        return ((images.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
+
+    def augmented(self, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
+        """Normalise the images chosen, shifted and mirrored; what comes in at the border is 0, that is the mean.
+
+        Args:
+            images: ``(M, H, W, C)`` uint8.
+            index: ``(N,)`` which of them.
+            draws: N draws.
+
+        Returns:
+            ``(N, C, H, W)`` float32, channels last.
+        """
+        height, width, channels = images.shape[1:]
+        rows = torch.arange(height, device=images.device) + draws.shift[:, :1]  # (N, H)
+        columns = torch.arange(width, device=images.device).expand(len(index), width)
+        columns = torch.where(draws.mirrored[:, None], width - 1 - columns, columns) + draws.shift[:, 1:]  # (N, W)
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        first = index[:, None] * height + rows.clamp(0, height - 1)  # (N, H)
+        pixel = first[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]  # (N, H, W)
+        chosen = images.reshape(-1, channels)[pixel]  # (N, H, W, C)
+        normal = (chosen.float() - self.mean) * self.scale
+        return (normal * inside[..., None]).permute(0, 3, 1, 2)

@@ -1,0 +1,54 @@
+"""The command `empool`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error that a user can put right is one line on standard error.
+
+    Args:
+        arguments: what follows ``empool``; by default those of the process.
+
+    Returns:
+        The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    try:
+        from empool.lab.commands import app
+        from empool.lab.errors import LabError
+    except ModuleNotFoundError as error:
+        return _not_installed(error)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return app(args=given, prog_name="empool", standalone_mode=False, obj=shlex.join(["empool", *given])) or 0
+    except LabError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        return _not_installed(error)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        return _fail(str(error))
+    except Exception as error:
+        # Typer's usage errors; depending on its version their class is Click's or a copy of it.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(error.format_message(), 2)
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"empool: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _not_installed(error: ModuleNotFoundError) -> int:
+    if (error.name or "").partition(".")[0] in ("", "empool"):
+        raise error
+    return _fail(f"the lab needs {error.name}, which is not installed: pip install 'empool[lab]'")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The commands and their options; what they need is imported when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from empool.lab.errors import LabError
+
+app = typer.Typer(
+    help="Train one network with each pooling and compare the test errors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(str, enum.Enum):
+    """Where runs are computed."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, enum.Enum):
+    """Number format of the network's arithmetic."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Launcher(str, enum.Enum):
+    """Where runs go."""
+
+    local = "local"
+
+
+Data = Annotated[
+    str,
+    typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders."),
+]
+Model = Annotated[str, typer.Option(help="Network: cnn.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 8 on digits.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step. Default: the network's recipe.")]
+TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images used, as many of each class.")]
+TestLimit = Annotated[int | None, typer.Option(min=1, help="Test images used, as many of each class.")]
+Augmentation = Annotated[
+    str | None,
+    typer.Option("--augment", help="none, crop:P, mirror or crop:P,mirror. Default: what suits the data."),
+]
+Choices = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", metavar="FIELD=VALUE", help="Another choice of the recipe; may be given several times."),
+]
+OnDevice = Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")]
+InPrecision = Annotated[Precision, typer.Option("--precision", help="bfloat16: mixed precision.")]
+ChannelsLast = Annotated[bool, typer.Option(help="Memory format of weights and images.")]
+Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"empool {package_version('empool')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    data: Data = "digits",
+    model: Model = "cnn",
+    poolings: Annotated[
+        str | None,
+        typer.Option(help="Poolings, with commas between. Default: max, average and five that draw."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each pooling.")] = 3,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    train_limit: TrainLimit = None,
+    test_limit: TestLimit = None,
+    augmentation: Augmentation = None,
+    recipe: Choices = None,
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.float32,
+    channels_last: ChannelsLast = True,
+    launcher: Where = Launcher.local,
+    out: Out = None,
+) -> None:
+    """Train a network with each pooling and several seeds; show test errors and improvement over max.
+
+    A study that is started again does what is missing.
+    """
+    options = _options(locals())
+    directory, records = _study(context.obj, options, poolings, range(seeds), launcher, out)
+
+    from rich.console import Console
+
+    from empool.lab import deck, report, statistics, table
+
+    page = report.write_report(directory)
+    beside = deck.comparable(records[0]["data"], records[0]["model"])
+    Console().print(table.terminal(statistics.summarise(records), beside))
+    print(f"report: {page}")
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    data: Data = "digits",
+    model: Model = "cnn",
+    pooling: Annotated[str, typer.Option(help="Such as max, average or ensemble:0.1.")] = "ensemble:0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order of the images, augmentation and draws.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    train_limit: TrainLimit = None,
+    test_limit: TestLimit = None,
+    augmentation: Augmentation = None,
+    recipe: Choices = None,
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.float32,
+    channels_last: ChannelsLast = True,
+    out: Out = None,
+) -> None:
+    """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
+    options = _options(locals())
+    directory, records = _study(context.obj, options, pooling, [seed], Launcher.local, out, resume=resume)
+
+    from empool.lab.options import poolings as read_poolings
+
+    spelling = read_poolings(pooling)[0]
+    record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
+    error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
+    print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+) -> None:
+    """Write the report of a study once more, from its results."""
+    from empool.lab.report import write_report
+
+    print(f"report: {write_report(directory)}")
+
+
+@app.command()
+def show(
+    output: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="An SVG, PNG or PDF to draw to. Default: the terminal.")
+    ] = None,
+) -> None:
+    """Draw the training and the testing phase, on a small window of numbers and on an image."""
+    from empool.lab.show import show as draw
+
+    draw(output)
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Choose among a command's arguments those of `empool.lab.options.configure`."""
+    return {
+        "source": arguments["data"],
+        "augmentation": arguments["augmentation"],
+        "choices": arguments["recipe"] or [],
+        "device": arguments["device"].value,
+        "precision": arguments["precision"].value,
+        **{
+            name: arguments[name]
+            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last")
+        },
+    }
+
+
+def _study(
+    command: str,
+    options: dict[str, Any],
+    poolings: str | None,
+    seeds: Sequence[int],
+    launcher: Launcher,
+    out: Path | None,
+    resume: bool | None = None,
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Do the runs that are missing, and return the study's folder and all its records.
+
+    With `resume` given, the one run is refused if it was begun and `resume` is False, or the other way round.
+    """
+    from empool.lab.progress import progress
+
+    directory = out
+    with progress() as shown:
+        try:
+            from empool.lab import study
+            from empool.lab.launch import LAUNCHERS
+            from empool.lab.options import DEFAULT_POOLINGS, configure
+            from empool.lab.options import poolings as read_poolings
+            from empool.lab.run import folder_name
+
+            names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings)
+            config, data = configure(**options, say=shown.say)
+            directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
+            runs = study.plan(config, names, seeds)
+            if resume is not None:
+                _check_resume(runs[0].folder(directory), resume)
+            return directory, study.run(directory, runs, data, LAUNCHERS[launcher.value](), shown, command)
+        except KeyboardInterrupt:
+            kept = f" in {directory}" if directory else ""
+            shown.say(f"empool: interrupted; finished runs stay{kept}, and the same command goes on: {command}")
+            raise typer.Exit(130) from None
+
+
+def _check_resume(folder: Path, resume: bool) -> None:
+    begun = (folder / "last.ckpt").exists()
+    if begun and not resume and not (folder / "result.json").exists():
+        raise LabError(f"{folder} holds an unfinished run: --resume goes on with it, another --out starts a new one")
+    if resume and not begun:
+        raise LabError(f"{folder} holds no run to resume: leave --resume out")

@@ -1,0 +1,127 @@
+"""From the options of a command to a run's configuration and its data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from empool import models, pooling
+from empool.lab import augment, data, sources
+from empool.lab.data import DataSet
+from empool.lab.errors import LabError
+from empool.lab.run import RunConfig
+from empool.models import Recipe
+
+DEFAULT_POOLINGS = "max,average,stochastic,ensemble:0.1,ensemble:0.3,ensemble:0.5,max-dropout:0.2"
+
+
+def poolings(spellings: str) -> list[str]:
+    """Read a list of poolings, each spelled as `str` does it and named once.
+
+    A number after a comma belongs to the pooling before it: "max,ordinal:0.7,0.3" are two.
+
+    Raises:
+        LabError: for an unknown pooling, or one whose number is out of range.
+    """
+    parts: list[str] = []
+    for part in spellings.split(","):
+        if parts and _is_number(part):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    try:
+        return list(dict.fromkeys(str(pooling(part)) for part in parts))
+    except ValueError as error:
+        raise LabError(str(error)) from None
+
+
+def configure(
+    *,
+    source: str,
+    model: str,
+    epochs: int | None,
+    batch_size: int | None,
+    augmentation: str | None,
+    choices: Sequence[str],
+    train_limit: int | None,
+    test_limit: int | None,
+    device: str,
+    precision: str,
+    channels_last: bool,
+    say: Callable[[str], None],
+) -> tuple[RunConfig, DataSet]:
+    """Load the data and settle every choice of a run, apart from pooling and seed.
+
+    Args:
+        source: name of a data set, or a folder.
+        model: spelling of a network.
+        epochs: in place of the recipe's, or of the data set's for a first look.
+        batch_size: in place of the recipe's.
+        augmentation: in place of the recipe's.
+        choices: "FIELD=VALUE" in place of the recipe's.
+        train_limit: number of training images; None for all.
+        test_limit: number of test images; None for all.
+        device: "auto", "cpu" or "cuda".
+        precision: "float32" or "bfloat16".
+        channels_last: memory format.
+        say: takes a line on what takes time.
+
+    Raises:
+        LabError: for what does not exist or is out of range.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LabError("no CUDA device: use --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    known = sources.KNOWN.get(source)
+    changes = {"epochs": epochs or (known.epochs if known else None), "batch_size": batch_size, "augment": augmentation}
+    try:
+        recipe = models.network(model).recipe
+        recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+        recipe = dataclasses.replace(recipe, **dict(_choice(recipe, choice) for choice in choices))
+        if recipe.augment == "auto":
+            recipe = dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+        recipe = dataclasses.replace(recipe, augment=str(augment.parse(recipe.augment)))
+    except ValueError as error:
+        raise LabError(str(error)) from None
+    loaded = data.load(source, train_limit, test_limit, say)
+    config = RunConfig(
+        data=loaded.name,
+        fingerprint=loaded.fingerprint,
+        model=model,
+        pooling="max",
+        seed=0,
+        train_limit=train_limit,
+        test_limit=test_limit,
+        recipe=recipe,
+        precision=precision,
+        channels_last=channels_last,
+        device=device,
+    )
+    return config, loaded
+
+
+def _choice(recipe: Recipe, choice: str) -> tuple[str, Any]:
+    """Read "FIELD=VALUE", the value as the field's type."""
+    field, equals, text = choice.partition("=")
+    fields = {known.name: getattr(recipe, known.name) for known in dataclasses.fields(recipe)}
+    if not equals or field not in fields:
+        raise LabError(f'recipe: expected FIELD=VALUE with one of {", ".join(fields)}, got "{choice}"')
+    default = fields[field]
+    try:
+        if isinstance(default, tuple):
+            return field, tuple(float(number) for number in text.split(","))
+        return field, type(default)(text)
+    except ValueError:
+        raise LabError(f'recipe: expected {field}={default} or the like, got "{choice}"') from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,90 @@
+"""One run: what it is trained on, with what, and what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from empool import models
+from empool.lab.files import read_json
+from empool.models import Recipe
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run, except where it is computed (`device`, which changes no meaning)."""
+
+    data: str  # name of the data set, or of its folder
+    fingerprint: str  # of the decoded images and labels, hexadecimal
+    model: str  # spelling, "name" or "name:depth"
+    pooling: str  # spelling, as empool.pooling takes it
+    seed: int  # of initial weights, order of the images, augmentation and draws
+    train_limit: int | None  # training images used, the same number of each class; None: all
+    test_limit: int | None  # test images used, likewise
+    recipe: Recipe  # epochs, batch size, learning rate, ...
+    precision: str = "float32"  # "float32", or "bfloat16" for mixed precision
+    channels_last: bool = True  # memory format of weights and images
+    device: str = "cpu"  # "cpu" or "cuda"
+
+    def folder(self, directory: Path) -> Path:
+        """Give the run's folder in that of its study."""
+        return directory / folder_name(self.pooling) / str(self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """Give what all runs of a study have in common, as JSON has it."""
+        settings = self.to_json()
+        for field in ("pooling", "seed", "device"):
+            del settings[field]
+        return settings
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every field, as JSON has it."""
+        fields = dataclasses.asdict(self)
+        fields["recipe"] = {k: list(v) if isinstance(v, tuple) else v for k, v in fields["recipe"].items()}
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RunConfig:
+        """Read what `to_json` gave."""
+        recipe = type(models.network(fields["model"]).recipe)
+        choices = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["recipe"].items()}
+        return cls(**{**fields, "recipe": recipe(**choices)})
+
+
+def folder_name(pooling: str) -> str:
+    """Spell a pooling so that any file system takes it: "ordinal:0.5,0.5" becomes "ordinal-0.5-0.5"."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", pooling)
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
+    """Say in which field two settings differ first, or None if they do not."""
+    for field in sorted({*ours, *theirs}):
+        mine, other = ours.get(field), theirs.get(field)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            inner = difference(mine, other, f"{prefix}{field}.")
+            if inner is not None:
+                return inner
+        elif mine != other:
+            return f"{prefix}{field} = {_shown(other)}, not {_shown(mine)}"
+    return None
+
+
+def _shown(value: object) -> str:
+    return "all" if value is None else str(value)
+
+
+def results(directory: Path) -> list[dict[str, Any]]:
+    """Read the records of the finished runs of a study, by seed and then in the order of the study's poolings."""
+    study = directory / "study.json"
+    order = read_json(study)["poolings"] if study.exists() else []
+    records = [read_json(path) for path in directory.glob("*/*/result.json")]
+
+    def place(record: dict[str, Any]) -> tuple[int, int, str]:
+        pooling = record["pooling"]
+        return record["seed"], order.index(pooling) if pooling in order else len(order), pooling
+
+    return sorted(records, key=place)

@@ -1,0 +1,104 @@
+"""A study: one network with several poolings and seeds, in a folder, done once however often it is started."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from empool.lab.data import DataSet
+from empool.lab.errors import LabError, is_disk_full
+from empool.lab.files import read_json, write_json
+from empool.lab.launch import Launcher
+from empool.lab.progress import Progress
+from empool.lab.run import RunConfig, difference, results
+
+
+def plan(config: RunConfig, poolings: Sequence[str], seeds: Sequence[int]) -> list[RunConfig]:
+    """List the runs of a study: all poolings with the first seed, then with the second, ..."""
+    return [dataclasses.replace(config, pooling=pooling, seed=seed) for seed in seeds for pooling in poolings]
+
+
+def run(
+    directory: Path,
+    runs: Sequence[RunConfig],
+    data: DataSet,
+    launcher: Launcher,
+    progress: Progress,
+    command: str,
+) -> list[dict[str, Any]]:
+    """Do the runs of a study that are missing, and gather all results in results.json after each.
+
+    Args:
+        directory: of the study; made if it is not there.
+        runs: all of one configuration, apart from pooling and seed.
+        data: what they are trained on.
+        launcher: does them.
+        progress: shows them.
+        command: what was typed, for study.json.
+
+    Returns:
+        The records of all finished runs in the folder, in the order of its poolings and seeds.
+
+    Raises:
+        LabError: if the folder holds a study of another configuration, another process writes there, or the disk is
+            full.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory):
+            _claim(directory, runs, command)
+            missing = [config for config in runs if not (config.folder(directory) / "result.json").exists()]
+            _gather(directory)
+            progress.begin(runs, results(directory))
+            for _ in launcher.launch(missing, data, directory, progress):
+                _gather(directory)
+            return results(directory)
+    except (OSError, RuntimeError) as error:
+        if is_disk_full(error):
+            raise LabError(f"no space left on the disk of {directory}: make room and give the same command") from error
+        if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+            raise LabError(f"cannot write to {directory}: {error.strerror}") from None
+        raise
+
+
+def _gather(directory: Path) -> None:
+    write_json(directory / "results.json", results(directory))
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LabError(f"another process is writing to {directory}; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
+    """Write study.json, or add to it; refuse a folder of another configuration."""
+    path = directory / "study.json"
+    settings = runs[0].settings()
+    assert all(config.settings() == settings for config in runs)
+    poolings = list(dict.fromkeys(config.pooling for config in runs))
+    seeds = sorted({config.seed for config in runs})
+    if path.exists():
+        study = read_json(path)
+        other = difference(settings, study["configuration"])
+        if other is not None:
+            raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
+        poolings = list(dict.fromkeys([*study["poolings"], *poolings]))
+        seeds = sorted({*study["seeds"], *seeds})
+        if (poolings, seeds) == (study["poolings"], study["seeds"]):
+            command = study["command"]
+    elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
+        raise LabError(f"{directory} holds runs but no study.json: choose another --out")
+    write_json(path, {"command": command, "configuration": settings, "poolings": poolings, "seeds": seeds})

@@ -1,0 +1,360 @@
+"""One run: train a network, test it, and leave a result or a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import math
+import pickle
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.warnings import PossibleUserWarning
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from empool import models, pooling
+from empool.lab import augment, provenance
+from empool.lab.augment import Augment, Draws, Normaliser
+from empool.lab.data import DataSet, Split
+from empool.lab.errors import LabError
+from empool.lab.files import read_json, replacing, write_json, write_text
+from empool.lab.run import RunConfig, difference
+
+COLUMNS = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "seconds")
+TESTS = 20  # times that a long run is tested; its last epoch always is
+_TEST_BATCH = 500  # images
+
+# A row of metrics.csv, and the seconds that testing took. Losses are means, errors percentages. The training columns
+# are over the epoch's batches as they came: augmented, in the training phase. The test columns are None in between.
+Row = dict[str, float | None]
+Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
+
+
+def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
+    """Derive the seed of one stream of random numbers; a stream a purpose and epoch needs no state to resume."""
+    digest = hashlib.blake2b(f"{seed} {purpose} {epoch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Batches:
+    """An epoch's batches, already on the device; the same for every pooling.
+
+    Args:
+        images: training images and labels, on the device.
+        batch_size: images a batch; the last batch is smaller, and left out if it is a single image (which batch
+            normalisation cannot take).
+        augment: random crop and mirror.
+        normaliser: of the data set.
+        seed: of the run.
+    """
+
+    def __init__(self, images: Split, batch_size: int, augment: Augment, normaliser: Normaliser, seed: int) -> None:
+        self.images, self.batch_size, self.augment, self.normaliser, self.seed = (
+            images,
+            batch_size,
+            augment,
+            normaliser,
+            seed,
+        )
+        self.epoch = 0  # of the batches that come next
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 1 or full == 0)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
+        device = self.images.labels.device
+        order = torch.randperm(len(self.images), generator=generator).to(device)
+        draws = Draws.sample(self.augment, len(self.images), generator).to(device)
+        for batch in range(len(self)):
+            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            index = order[part]
+            yield self.normaliser.augmented(self.images.images, index, draws[part]), self.images.labels[index]
+
+
+class Experiment(pl.LightningModule):
+    """A network, its recipe and its data, as Lightning trains them.
+
+    Args:
+        config: the run.
+        network: to be trained.
+        data: on any device.
+        watch: is told of progress.
+    """
+
+    def __init__(self, config: RunConfig, network: nn.Module, data: DataSet, watch: Watch) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network.to(memory_format=torch.channels_last) if config.channels_last else network
+        self.watch = watch
+        self.history: list[Row] = []
+        device = torch.device(config.device)
+        normaliser = Normaliser(data.mean, data.std, device)
+        self.normaliser = normaliser
+        recipe = config.recipe
+        self.batches = Batches(
+            data.train.to(device), recipe.batch_size, augment.parse(recipe.augment), normaliser, config.seed
+        )
+        self.test_images = data.test.to(device)
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, errors; sums, read once an epoch
+        self.images_seen = 0
+        self.began = 0.0
+
+    def train_dataloader(self) -> Any:
+        """Give the batches; not a DataLoader, since nothing is left to load."""
+        return self.batches
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make SGD with Nesterov momentum."""
+        recipe = self.config.recipe
+        return torch.optim.SGD(
+            self.network.parameters(),
+            lr=recipe.rate(0),
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch: default generators (draws, dropout) and the order of the images."""
+        torch.manual_seed(derived_seed(self.config.seed, "draws", self.current_epoch))
+        self.batches.epoch = self.current_epoch
+        self.totals.zero_()
+        self.images_seen = 0
+        self.began = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate, a function of the step alone."""
+        rate = self.config.recipe.rate(self.current_epoch + batch_idx / len(self.batches))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Compute the loss of a batch."""
+        images, labels = batch
+        logits = self._logits(images)
+        loss = F.cross_entropy(logits, labels)
+        with torch.no_grad():
+            self.totals += torch.stack((loss * len(labels), (logits.argmax(1) != labels).sum()))
+        self.images_seen += len(labels)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Tell how far the run is."""
+        self.watch(self.current_epoch + (batch_idx + 1) / len(self.batches), None)
+
+    def on_train_epoch_end(self) -> None:
+        """Read the epoch's metrics, test if it is time to, and stop a run that has diverged."""
+        loss, errors = (self.totals / self.images_seen).tolist()  # Waits for the device: the clock is read after it.
+        seconds = time.perf_counter() - self.began
+        epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
+        diverged = not math.isfinite(loss)
+        test_loss, test_error = None, None
+        if diverged or epoch == epochs or epoch % math.ceil(epochs / TESTS) == 0:
+            test_loss, test_error = self.test()
+        row: Row = {
+            "epoch": epoch,
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": loss,
+            "train_error": 100 * errors,
+            "test_loss": test_loss,
+            "test_error": test_error,
+            "seconds": seconds,
+            "test_seconds": time.perf_counter() - self.began - seconds,
+        }
+        self.history.append(row)
+        self.watch(epoch, row)
+        if diverged:
+            self.trainer.should_stop = True
+
+    @torch.no_grad()
+    def test(self) -> tuple[float, float]:
+        """Compute mean loss and error in percent over the test images, in the testing phase."""
+        self.network.eval()
+        totals = torch.zeros_like(self.totals)
+        images, labels = self.test_images.images, self.test_images.labels
+        for batch, target in zip(images.split(_TEST_BATCH), labels.split(_TEST_BATCH), strict=True):
+            logits = self._logits(self.normaliser.plain(batch))
+            loss = F.cross_entropy(logits, target, reduction="sum")
+            totals += torch.stack((loss, (logits.argmax(1) != target).sum()))
+        self.network.train()
+        loss_mean, errors = (totals / len(labels)).tolist()
+        return loss_mean, 100 * errors
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the metrics so far, and what run this is."""
+        checkpoint["history"] = self.history
+        checkpoint["config"] = self.config.to_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the metrics so far."""
+        self.history = checkpoint["history"]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if not self.config.channels_last:
+            images = images.contiguous()
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+
+class _LastCheckpoint(Checkpoint):
+    """Write last.ckpt and metrics.csv after every epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Experiment)
+        with replacing(self.folder / "last.ckpt") as unfinished:
+            trainer.save_checkpoint(unfinished)
+        text = io.StringIO()
+        rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(pl_module.history)
+        write_text(self.folder / "metrics.csv", text.getvalue())
+
+
+def fit(config: RunConfig, data: DataSet, directory: Path, watch: Watch = lambda epochs, row: None) -> dict[str, Any]:
+    """Do a run, or what is left of it, and write its result.
+
+    The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
+    the same number of threads, interrupted or not.
+
+    Args:
+        config: the run.
+        data: its data set.
+        directory: of the study.
+        watch: is told of progress.
+
+    Returns:
+        The record, as in results.json.
+
+    Raises:
+        LabError: if the run's folder holds another run, or a damaged checkpoint.
+        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays.
+    """
+    folder = config.folder(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = _checkpoint(config, folder)
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    experiment = Experiment(config, _network(config, data), data, watch)
+    _train(experiment, folder, checkpoint)
+    record = _record(experiment)
+    write_json(folder / "result.json", record)
+    return record
+
+
+def _network(config: RunConfig, data: DataSet) -> nn.Module:
+    """Make the network; options of its own come from the fields of its recipe, and the image size from the data."""
+    own = models.network(config.model).options()
+    options = {name: getattr(config.recipe, name) for name in own if hasattr(config.recipe, name)}
+    if "image_size" in own:
+        options["image_size"] = data.image_size
+    return models.create(
+        config.model,
+        num_classes=len(data.classes),
+        pooling=pooling(config.pooling),
+        in_channels=data.in_channels,
+        **options,
+    )
+
+
+def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
+    """Find the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
+    written = folder / "config.json"
+    ours = {**config.settings(), "pooling": config.pooling, "seed": config.seed}
+    if written.exists():
+        other = difference(ours, {name: value for name, value in read_json(written).items() if name != "device"})
+        if other is not None:
+            raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
+    else:
+        write_json(written, config.to_json())
+    last = folder / "last.ckpt"
+    if not last.exists():
+        return None
+    try:
+        torch.load(last, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise LabError(f"{last} is damaged ({_first_line(error)}); delete it, and the run starts again") from None
+    return last
+
+
+def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)  # Advice on data loader workers and devices left unused.
+        # Lightning's own use of what PyTorch deprecates; delete when lightning > 2.6 is required.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        trainer = pl.Trainer(
+            accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
+            devices=1,
+            max_epochs=experiment.config.recipe.epochs,
+            callbacks=[_LastCheckpoint(folder)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            benchmark=experiment.config.device == "cuda",
+            default_root_dir=folder,
+        )
+        try:
+            trainer.fit(experiment, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stopped:
+            # Lightning answers Ctrl-C by leaving the process and ignoring further ones; the study decides that here.
+            if not isinstance(stopped.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
+
+
+def _record(experiment: Experiment) -> dict[str, Any]:
+    config, history = experiment.config, experiment.history
+    last = history[-1]
+    losses = {name: _finite(last[name]) for name in ("test_loss", "train_loss")}
+    seconds = [row["seconds"] or 0.0 for row in history]
+    return {
+        "data": config.data,
+        "model": config.model,
+        "pooling": config.pooling,
+        "p": getattr(pooling(config.pooling), "p", None),
+        "seed": config.seed,
+        "epochs": config.recipe.epochs,
+        "batch_size": config.recipe.batch_size,
+        "train_limit": config.train_limit,
+        "test_limit": config.test_limit,
+        "augment": config.recipe.augment,
+        "test_error": last["test_error"],
+        "train_error": last["train_error"],
+        **losses,
+        "converged": None not in losses.values(),
+        "seconds": sum(seconds) + sum(row["test_seconds"] or 0.0 for row in history),
+        "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
+        "device": provenance.device_name(config.device),
+        "threads": torch.get_num_threads(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "parameters": sum(parameter.numel() for parameter in experiment.network.parameters()),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

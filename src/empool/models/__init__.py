@@ -1,0 +1,102 @@
+"""The networks of the deck, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from empool.distributions import Pooling
+from empool.models import cnn
+from empool.models.cnn import CNN
+from empool.models.recipe import Recipe
+
+__all__ = ["CNN", "Network", "Recipe", "create", "names", "network"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the registry knows of a network.
+
+    Attributes:
+        build: makes it; takes num_classes, pooling, in_channels, options of its own, and depth where `depths` is given.
+        recipe: how it is trained.
+        assumptions: what its sources leave open, and what was taken; plain sentences.
+        depths: what may follow the colon of its name, in words; None for a network of one depth.
+    """
+
+    build: Callable[..., nn.Module]
+    recipe: Recipe
+    assumptions: tuple[str, ...] = ()
+    depths: str | None = None
+
+    def options(self) -> frozenset[str]:
+        """Name the arguments that are this network's own."""
+        return frozenset(inspect.signature(self.build).parameters) - {"num_classes", "pooling", "in_channels", "depth"}
+
+
+_NETWORKS: dict[str, Network] = {
+    "cnn": Network(CNN, cnn.RECIPE, cnn.ASSUMPTIONS),
+}
+
+
+def names() -> list[str]:
+    """List the known networks as they are spelled; DEPTH stands for a number."""
+    return sorted(f"{name}:DEPTH" if known.depths else name for name, known in _NETWORKS.items())
+
+
+def network(spelling: str) -> Network:
+    """Look a network up.
+
+    Args:
+        spelling: "name" or "name:depth".
+
+    Raises:
+        ValueError: for an unknown name, or a depth that is missing, superfluous or no number.
+    """
+    name, colon, depth = spelling.partition(":")
+    known = _NETWORKS.get(name)
+    if known is None:
+        raise ValueError(f'models: expected one of {", ".join(names())}, got "{spelling}"')
+    if known.depths is None and colon:
+        raise ValueError(f'models: expected "{name}" without a depth, got "{spelling}"')
+    if known.depths is not None and not (depth.isascii() and depth.isdigit()):
+        raise ValueError(f'models: expected "{name}:DEPTH", DEPTH being {known.depths}, got "{spelling}"')
+    return known
+
+
+def create(spelling: str, *, num_classes: int, pooling: Pooling, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Make a network with fresh weights.
+
+    Args:
+        spelling: "name" or "name:depth", such as "cnn".
+        num_classes: number of outputs.
+        pooling: which pooling it uses.
+        in_channels: channels of the images.
+        options: arguments of the network's own, such as ``image_size``.
+
+    Returns:
+        A module from images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
+
+    Raises:
+        ValueError: for an unknown network or an argument out of range.
+        TypeError: for an option that the network does not have.
+
+    Example:
+        >>> import empool, torch
+        >>> net = empool.models.create("cnn", num_classes=10, pooling=empool.EnsembleMax(0.1))
+        >>> net(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    known = network(spelling)
+    unknown = sorted(set(options) - known.options())
+    if unknown:
+        raise TypeError(
+            f"models: {spelling} has no option {', '.join(unknown)}; it has {', '.join(sorted(known.options()))}"
+        )
+    if known.depths is not None:
+        options["depth"] = int(spelling.partition(":")[2])
+    return known.build(num_classes=num_classes, pooling=pooling, in_channels=in_channels, **options)

@@ -1,0 +1,116 @@
+"""The plain CNN of the deck's Table 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from empool.distributions import Pooling
+from empool.models.recipe import Recipe
+from empool.pooling import layer
+
+NORMALISATIONS = ("batch", "local", "none")
+
+
+@dataclass(frozen=True)
+class CNNRecipe(Recipe):
+    """Choices of the plain CNN: what the deck does not say.
+
+    Attributes:
+        width: maps of each convolution.
+        normalisation: "batch" (between convolution and ReLU), "local" (local response, after pooling) or "none".
+        dropout: probability of zeroing an input of the fully connected layer.
+    """
+
+    width: int = 64
+    normalisation: str = "batch"
+    dropout: float = 0.0
+
+
+RECIPE = CNNRecipe()
+
+ASSUMPTIONS = (
+    "The deck does not name its plain CNN; this is the three-stage network of Zeiler and Fergus (2013): three times "
+    "a 5x5 convolution, ReLU and pooling, then one fully connected softmax layer.",
+    "Pooling windows are 3x3 with stride 2 and a padding of 1, so each stage halves the image; padding is never "
+    "pooled.",
+    "Batch normalisation between convolution and ReLU stands in for local response normalisation.",
+    "Width, normalisation, dropout and the training recipe were chosen by the error of max-pooling alone.",
+    "Training images are cropped at random after padding with the mean, and mirrored where the data set allows it; "
+    "the deck does not say how its images were augmented.",
+)
+
+
+class CNN(nn.Module):
+    """Three stages of convolution, ReLU and pooling, and one fully connected layer.
+
+    The classifier sees every position of the last maps, as in the source; hence `image_size`.
+
+    Args:
+        num_classes: number of outputs.
+        pooling: pooling of the three stages.
+        in_channels: channels of the images.
+        image_size: height and width of the images, or one number for both.
+        width: maps of each convolution.
+        normalisation: "batch", "local" or "none"; see `CNNRecipe`.
+        dropout: probability of zeroing an input of the fully connected layer.
+
+    Raises:
+        ValueError: for a number out of range or an unknown normalisation.
+
+    Source: Zeiler and Fergus, arXiv 1301.3557, section 4.1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        pooling: Pooling,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 32,
+        width: int = RECIPE.width,
+        normalisation: str = RECIPE.normalisation,
+        dropout: float = RECIPE.dropout,
+    ) -> None:
+        super().__init__()
+        height, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
+        for name, number in (
+            ("num_classes", num_classes),
+            ("in_channels", in_channels),
+            ("image_size", min(height, columns)),
+            ("width", width),
+        ):
+            if number < 1:
+                raise ValueError(f"CNN: expected {name} of at least 1, got {number}")
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f'CNN: expected normalisation {", ".join(NORMALISATIONS)}, got "{normalisation}"')
+        if not 0 <= dropout < 1:
+            raise ValueError(f"CNN: expected dropout in [0, 1), got {dropout}")
+        stages: list[nn.Module] = []
+        for channels in (in_channels, width, width):
+            stages.append(_stage(channels, width, pooling, normalisation))
+            height, columns = (height + 1) // 2, (columns + 1) // 2
+        self.image_size = image_size
+        self.stages = nn.Sequential(*stages)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width * height * columns, num_classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the logits of images ``(N, C, H, W)``, ``(N, num_classes)``."""
+        maps: Tensor = self.stages(input)
+        logits: Tensor = self.classifier(self.dropout(maps.flatten(1)))
+        return logits
+
+
+def _stage(in_channels: int, width: int, pooling: Pooling, normalisation: str) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, width, kernel_size=5, padding=2, bias=normalisation != "batch")
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    pool = layer(pooling, 2, kernel_size=3, stride=2, padding=1)
+    if normalisation == "batch":
+        return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), pool)
+    if normalisation == "local":
+        # Size, alpha and beta as in the source's implementation (cuda-convnet's rnorm over 9 maps).
+        return nn.Sequential(convolution, nn.ReLU(), pool, nn.LocalResponseNorm(9, alpha=1e-3, beta=0.75))
+    return nn.Sequential(convolution, nn.ReLU(), pool)
