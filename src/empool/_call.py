@@ -16,21 +16,23 @@ from empool.distributions import RankDistribution, probability
 
 Size = int | Sequence[int]
 Seed = int | Tensor | None
+Arguments = tuple[Size, Size | None, Size, Size, bool]
+"""A geometry as the user gave it: kernel_size, stride, padding, dilation, ceil_mode."""
 
-_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def pool(
     function: str,
     dims: int,
     input: Tensor,
-    arguments: tuple[Any, ...],
+    arguments: Arguments,
     return_indices: bool,
     distribution: RankDistribution | None,
     training: bool,
     seed: Seed,
 ) -> Any:
-    """Pool by rank, or by value where there is no distribution; `arguments` are the geometry as the user gave it."""
+    """Pool by rank, or by value where there is no distribution."""
     if not input.is_floating_point():
         return _pool_integers(function, dims, input, arguments, return_indices, distribution)
     geometry = _geometry(function, dims, input, arguments)
@@ -69,7 +71,7 @@ def _pool_integers(
     function: str,
     dims: int,
     input: Tensor,
-    arguments: tuple[Any, ...],
+    arguments: Arguments,
     return_indices: bool,
     distribution: RankDistribution | None,
 ) -> Any:
@@ -79,13 +81,13 @@ def _pool_integers(
     return _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
 
 
-def _geometry(function: str, dims: int, input: Tensor, arguments: tuple[Any, ...]) -> Geometry:
+def _geometry(function: str, dims: int, input: Tensor, arguments: Arguments) -> Geometry:
     """Normalise the geometry; one that PyTorch refuses raises PyTorch's own error."""
     kernel_size, stride, padding, dilation, ceil_mode = arguments
     if stride is None or (isinstance(stride, (tuple, list)) and not stride):
         stride = kernel_size
-    sizes = [_per_dimension(size, dims) for size in (kernel_size, stride, padding, dilation)]
-    geometry = Geometry(*sizes, bool(ceil_mode))
+    sizes = tuple(_per_dimension(size, dims) for size in (kernel_size, stride, padding, dilation))
+    geometry = Geometry(*sizes, bool(ceil_mode))  # type: ignore[arg-type, call-arg]
     if not all(sizes) or not _is_sound(dims, input, geometry):
         _MAX_POOL[dims](input.detach(), *arguments)
         if not all(sizes):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from empool import _window, reference
@@ -78,9 +77,7 @@ def _(input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry:
 
 
 @torch.library.register_fake("empool::rank_mean_backward", lib=_library)
-def _(
-    grad_output: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any
-) -> Tensor:
+def _(grad_output: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any) -> Tensor:
     return _window.dense(torch.empty_like(input), _window.is_channels_last(input))
 
 
@@ -93,7 +90,7 @@ def _(tangent: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[f
 # forward mode; a `_SingleLevelFunction` is what it uses itself.
 
 
-class _Derivative(torch.autograd.function._SingleLevelFunction):  # type: ignore[misc]
+class _Derivative(torch.autograd.function._SingleLevelFunction):
     """An operator as an autograd function; its inputs are the operator, the dispatch keys and the arguments."""
 
     @staticmethod
@@ -210,9 +207,9 @@ def _below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
         return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
-def _with_derivative(op: Any, derivative: type[_Derivative], keyset: Any, *args: Any) -> Any:
+def _with_derivative(op: Any, derivative: Any, keyset: Any, *args: Any) -> Any:
     """Record the call where a derivative can be asked for: an input that requires grad, or forward mode."""
-    if not (forward_ad._current_level >= 0 or torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+    if not (forward_ad._current_level >= 0 or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args))):
         return _below_autograd(op, keyset, *args)
     if torch._C._are_functorch_transforms_active():
         with enable_single_level_autograd_function():
@@ -252,3 +249,7 @@ def _vmap(name: str, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any
 
 for _name in SCHEMAS:
     torch.library.register_vmap(f"empool::{_name}", functools.partial(_vmap, _name), lib=_library)
+
+
+# ONNX: the exporter decomposes an operator that it does not know, and finds the means' definition in this table.
+torch._decomp.register_decomposition(_ops.rank_mean.default)(reference.rank_mean)

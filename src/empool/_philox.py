@@ -36,17 +36,18 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def uniform32(seed: Tensor, images: int, channels: int, output: Sequence[int]) -> Tensor:
-    """Return the 32-bit number of every output, as int64: ``(images, channels, *output)``.
+def uniform32(seed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the 32-bit number of every output, as int64, for outputs of shape ``(N, C, *output)``.
 
     The number of output (n, c, od, oh, ow) is lane ``ow & 3`` of the block with counter
     ``(ow >> 2, od * OH + oh, c, n)`` under the seed's low and high words. Where `seed` holds several seeds,
     each one serves an equal share of the images, and n counts within the share.
     """
+    images, channels, *output = shape
     width, height = output[-1], (1 if len(output) == 1 else output[-2])
     rows = height * (output[0] if len(output) == 3 else 1)
     seeds = seed.reshape(-1)
-    share = images // seeds.numel()
+    share = images // max(seeds.numel(), 1)
 
     def along(size: int, dim: int) -> Tensor:
         return torch.arange(size, device=seed.device).reshape([-1 if i == dim else 1 for i in range(5)])
@@ -55,4 +56,4 @@ def uniform32(seed: Tensor, images: int, channels: int, output: Sequence[int]) -
     key = (seeds & MASK, (seeds >> 32) & MASK)
     lanes = philox4x32(counter, (key[0].reshape(-1, 1, 1, 1, 1), key[1].reshape(-1, 1, 1, 1, 1)))
     numbers = torch.stack(torch.broadcast_tensors(*lanes), dim=-1)  # (S, N/S, C, rows, blocks, 4)
-    return numbers.flatten(-2)[..., :width].reshape(images, channels, *output)
+    return numbers.flatten(-2)[..., :width].reshape(shape)

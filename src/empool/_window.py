@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ def pad(input: Tensor, geometry: Geometry, output: Sequence[int], value: float) 
 
 def at_offset(padded: Tensor, offset: Sequence[int], geometry: Geometry, output: Sequence[int]) -> Tensor:
     """View the activation that every window holds at one of its positions: ``(N, C, *output)``."""
-    steps = [
+    steps: list[Any] = [
         slice(o * d, o * d + (n - 1) * s + 1 if n else o * d, s)
         for o, n, s, d in zip(offset, output, geometry.stride, geometry.dilation, strict=True)
     ]
@@ -119,4 +119,5 @@ def overlap_add(portions: Iterator[Tensor], like: Tensor, geometry: Geometry, ou
             total = portion.new_zeros((*portion.shape[:2], *extent))
         at_offset(total, offset, geometry, output).add_(portion)
     assert total is not None
-    return total[(..., *(slice(p, p + n) for p, n in zip(geometry.padding, like.shape[2:], strict=True)))]
+    inside: list[Any] = [slice(p, p + n) for p, n in zip(geometry.padding, like.shape[2:], strict=True)]
+    return total[(..., *inside)]

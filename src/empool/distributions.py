@@ -7,14 +7,14 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from empool.reference import NEVER
 
 
-def probability(owner: str, name: str, value: float) -> float:
+def probability(owner: str, name: str, value: Any) -> float:
     """Return the value as a float, or say that it is no probability; `owner` and `name` are whose argument it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: expected {name} to be a number in [0, 1], got {type(value).__name__}")
     if not 0 <= value <= 1:
         raise ValueError(f"{owner}: expected {name} in [0, 1], got {value}")
@@ -27,9 +27,9 @@ class Pooling:
     name: ClassVar[str] = ""
 
     def __str__(self) -> str:
-        if not (self.name and dataclasses.is_dataclass(self)):
+        if not self.name:
             return repr(self)
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         parts = [n for value in values for n in (value if isinstance(value, tuple) else (value,))]
         return ":".join([self.name, *filter(None, [",".join(repr(n).removesuffix(".0") for n in parts)])])
 

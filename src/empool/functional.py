@@ -54,7 +54,8 @@ def ensemble_max_pool2d(
         seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
             is drawn from PyTorch's default generator of that device.
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair with int64 indices.
+        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
+        with int64 indices.
     Raises:
         ValueError: if p is outside [0, 1].
         RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
@@ -64,7 +65,16 @@ def ensemble_max_pool2d(
         tensor([[[6.]]])
     """
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("ensemble_max_pool2d", 2, input, geometry, return_indices, EnsembleMax(probability("ensemble_max_pool2d", "p", p)), training, seed)
+    return pool(
+        "ensemble_max_pool2d",
+        2,
+        input,
+        geometry,
+        return_indices,
+        EnsembleMax(probability("ensemble_max_pool2d", "p", p)),
+        training,
+        seed,
+    )
 
 
 def ensemble_max_pool1d(
@@ -80,9 +90,18 @@ def ensemble_max_pool1d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `ensemble_max_pool2d` does, along one dimension: ``(N, C, L)`` or ``(C, L)`` to ``(N, C, OL)``."""
+    """Pool as `ensemble_max_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("ensemble_max_pool1d", 1, input, geometry, return_indices, EnsembleMax(probability("ensemble_max_pool1d", "p", p)), training, seed)
+    return pool(
+        "ensemble_max_pool1d",
+        1,
+        input,
+        geometry,
+        return_indices,
+        EnsembleMax(probability("ensemble_max_pool1d", "p", p)),
+        training,
+        seed,
+    )
 
 
 def ensemble_max_pool3d(
@@ -98,9 +117,18 @@ def ensemble_max_pool3d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `ensemble_max_pool2d` does, along three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, OD, OH, OW)``."""
+    """Pool as `ensemble_max_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("ensemble_max_pool3d", 3, input, geometry, return_indices, EnsembleMax(probability("ensemble_max_pool3d", "p", p)), training, seed)
+    return pool(
+        "ensemble_max_pool3d",
+        3,
+        input,
+        geometry,
+        return_indices,
+        EnsembleMax(probability("ensemble_max_pool3d", "p", p)),
+        training,
+        seed,
+    )
 
 
 def max_pool_dropout2d(
@@ -129,7 +157,8 @@ def max_pool_dropout2d(
         seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
             is drawn from PyTorch's default generator of that device.
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair with int64 indices.
+        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
+        with int64 indices.
     Raises:
         ValueError: if p is outside [0, 1].
         RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
@@ -139,7 +168,16 @@ def max_pool_dropout2d(
         tensor([[[5.0625]]])
     """
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("max_pool_dropout2d", 2, input, geometry, return_indices, MaxDropout(probability("max_pool_dropout2d", "p", p)), training, seed)
+    return pool(
+        "max_pool_dropout2d",
+        2,
+        input,
+        geometry,
+        return_indices,
+        MaxDropout(probability("max_pool_dropout2d", "p", p)),
+        training,
+        seed,
+    )
 
 
 def max_pool_dropout1d(
@@ -155,9 +193,18 @@ def max_pool_dropout1d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `max_pool_dropout2d` does, along one dimension: ``(N, C, L)`` or ``(C, L)`` to ``(N, C, OL)``."""
+    """Pool as `max_pool_dropout2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("max_pool_dropout1d", 1, input, geometry, return_indices, MaxDropout(probability("max_pool_dropout1d", "p", p)), training, seed)
+    return pool(
+        "max_pool_dropout1d",
+        1,
+        input,
+        geometry,
+        return_indices,
+        MaxDropout(probability("max_pool_dropout1d", "p", p)),
+        training,
+        seed,
+    )
 
 
 def max_pool_dropout3d(
@@ -173,9 +220,18 @@ def max_pool_dropout3d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `max_pool_dropout2d` does, along three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, OD, OH, OW)``."""
+    """Pool as `max_pool_dropout2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("max_pool_dropout3d", 3, input, geometry, return_indices, MaxDropout(probability("max_pool_dropout3d", "p", p)), training, seed)
+    return pool(
+        "max_pool_dropout3d",
+        3,
+        input,
+        geometry,
+        return_indices,
+        MaxDropout(probability("max_pool_dropout3d", "p", p)),
+        training,
+        seed,
+    )
 
 
 def stochastic_max_pool2d(
@@ -204,7 +260,8 @@ def stochastic_max_pool2d(
         seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
             is drawn from PyTorch's default generator of that device.
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair with int64 indices.
+        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
+        with int64 indices.
     Raises:
         ValueError: if drop is outside [0, 1).
         RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
@@ -214,7 +271,16 @@ def stochastic_max_pool2d(
         tensor([[[8.5000]]])
     """
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("stochastic_max_pool2d", 2, input, geometry, return_indices, StochasticMax(drop_argument("stochastic_max_pool2d", drop)), training, seed)
+    return pool(
+        "stochastic_max_pool2d",
+        2,
+        input,
+        geometry,
+        return_indices,
+        StochasticMax(drop_argument("stochastic_max_pool2d", drop)),
+        training,
+        seed,
+    )
 
 
 def stochastic_max_pool1d(
@@ -230,9 +296,18 @@ def stochastic_max_pool1d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `stochastic_max_pool2d` does, along one dimension: ``(N, C, L)`` or ``(C, L)`` to ``(N, C, OL)``."""
+    """Pool as `stochastic_max_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("stochastic_max_pool1d", 1, input, geometry, return_indices, StochasticMax(drop_argument("stochastic_max_pool1d", drop)), training, seed)
+    return pool(
+        "stochastic_max_pool1d",
+        1,
+        input,
+        geometry,
+        return_indices,
+        StochasticMax(drop_argument("stochastic_max_pool1d", drop)),
+        training,
+        seed,
+    )
 
 
 def stochastic_max_pool3d(
@@ -248,9 +323,18 @@ def stochastic_max_pool3d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `stochastic_max_pool2d` does, along three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, OD, OH, OW)``."""
+    """Pool as `stochastic_max_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("stochastic_max_pool3d", 3, input, geometry, return_indices, StochasticMax(drop_argument("stochastic_max_pool3d", drop)), training, seed)
+    return pool(
+        "stochastic_max_pool3d",
+        3,
+        input,
+        geometry,
+        return_indices,
+        StochasticMax(drop_argument("stochastic_max_pool3d", drop)),
+        training,
+        seed,
+    )
 
 
 def stochastic_pool2d(
@@ -277,7 +361,8 @@ def stochastic_pool2d(
         seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
             is drawn from PyTorch's default generator of that device.
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair with int64 indices.
+        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
+        with int64 indices.
     Raises:
         RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
     Source: Zeiler and Fergus, arXiv 1301.3557, 2013. Negative activations count as 0.
@@ -301,7 +386,7 @@ def stochastic_pool1d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `stochastic_pool2d` does, along one dimension: ``(N, C, L)`` or ``(C, L)`` to ``(N, C, OL)``."""
+    """Pool as `stochastic_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
     return pool("stochastic_pool1d", 1, input, geometry, return_indices, None, training, seed)
 
@@ -318,7 +403,7 @@ def stochastic_pool3d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `stochastic_pool2d` does, along three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, OD, OH, OW)``."""
+    """Pool as `stochastic_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
     return pool("stochastic_pool3d", 3, input, geometry, return_indices, None, training, seed)
 
@@ -349,7 +434,8 @@ def rank_pool2d(
         seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
             is drawn from PyTorch's default generator of that device.
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair with int64 indices.
+        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
+        with int64 indices.
     Raises:
         TypeError: if distribution is no `empool.RankDistribution`.
         RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
@@ -359,7 +445,16 @@ def rank_pool2d(
         tensor([[[3.]]])
     """
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("rank_pool2d", 2, input, geometry, return_indices, distribution_argument("rank_pool2d", distribution), training, seed)
+    return pool(
+        "rank_pool2d",
+        2,
+        input,
+        geometry,
+        return_indices,
+        distribution_argument("rank_pool2d", distribution),
+        training,
+        seed,
+    )
 
 
 def rank_pool1d(
@@ -375,9 +470,18 @@ def rank_pool1d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `rank_pool2d` does, along one dimension: ``(N, C, L)`` or ``(C, L)`` to ``(N, C, OL)``."""
+    """Pool as `rank_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("rank_pool1d", 1, input, geometry, return_indices, distribution_argument("rank_pool1d", distribution), training, seed)
+    return pool(
+        "rank_pool1d",
+        1,
+        input,
+        geometry,
+        return_indices,
+        distribution_argument("rank_pool1d", distribution),
+        training,
+        seed,
+    )
 
 
 def rank_pool3d(
@@ -393,6 +497,15 @@ def rank_pool3d(
     training: bool = True,
     seed: Seed = None,
 ) -> Any:
-    """Pool as `rank_pool2d` does, along three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, OD, OH, OW)``."""
+    """Pool as `rank_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
     geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("rank_pool3d", 3, input, geometry, return_indices, distribution_argument("rank_pool3d", distribution), training, seed)
+    return pool(
+        "rank_pool3d",
+        3,
+        input,
+        geometry,
+        return_indices,
+        distribution_argument("rank_pool3d", distribution),
+        training,
+        seed,
+    )

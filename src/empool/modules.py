@@ -50,7 +50,7 @@ class _EnsembleMaxPool(_Pool):
         *,
         p: float = 0.1,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
         self.p = probability(type(self).__name__, "p", p)
 
 
@@ -101,7 +101,7 @@ class _MaxPoolDropout(_Pool):
         *,
         p: float = 0.2,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
         self.p = probability(type(self).__name__, "p", p)
 
 
@@ -152,7 +152,7 @@ class _StochasticMaxPool(_Pool):
         *,
         drop: float = 0.5,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
         self.drop = drop_argument(type(self).__name__, drop)
 
 
@@ -236,7 +236,7 @@ class _RankPool(_Pool):
         *,
         distribution: RankDistribution,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
         self.distribution = distribution_argument(type(self).__name__, distribution)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ from empool.distributions import (
     StochasticMax,
 )
 
-SPELLINGS = {
+SPELLINGS: dict[str, Callable[..., Pooling]] = {
     "max": Max,
     "average": Average,
     "ensemble:P": EnsembleMax,
@@ -102,7 +103,11 @@ def layer(
         return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1](*geometry, ceil_mode=ceil_mode)
     if type(pooling) in _LAYERS:
         arguments = dataclasses.asdict(pooling)  # type: ignore[call-overload]
-        return getattr(modules, f"{_LAYERS[type(pooling)]}{dims}d")(*geometry, ceil_mode=ceil_mode, **arguments)
+        made: nn.Module = getattr(modules, f"{_LAYERS[type(pooling)]}{dims}d")(
+            *geometry, ceil_mode=ceil_mode, **arguments
+        )
+        return made
     if isinstance(pooling, RankDistribution):
-        return getattr(modules, f"RankPool{dims}d")(*geometry, ceil_mode=ceil_mode, distribution=pooling)
+        made = getattr(modules, f"RankPool{dims}d")(*geometry, ceil_mode=ceil_mode, distribution=pooling)
+        return made
     raise TypeError(f"layer: expected an empool pooling, got {type(pooling).__name__}; see empool.pooling")

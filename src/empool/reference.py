@@ -37,7 +37,7 @@ def rank_draw(
     count = valid.sum(-1)
     rank = torch.zeros_like(windows[..., 0], dtype=torch.int64)
     if thresholds:
-        number = _philox.uniform32(seed, *windows.shape[:2], windows.shape[2:-1])
+        number = _philox.uniform32(seed, windows.shape[:-1])
         rank = (number.unsqueeze(-1) >= _rows(thresholds, counts, count, torch.int64)).sum(-1)
     order = _order(windows, valid)
     position = order.gather(-1, rank.clamp(max=windows.size(-1) - 1).unsqueeze(-1)).squeeze(-1)
@@ -55,7 +55,7 @@ def value_draw(input: Tensor, seed: Tensor, *geometry: Any) -> tuple[Tensor, Ten
     wide = torch.promote_types(input.dtype, torch.float32)
     running = _running_sum(torch.where(valid, windows, 0).to(wide).relu())
     total = running[..., -1:]
-    number = _philox.uniform32(seed, *windows.shape[:2], windows.shape[2:-1])
+    number = _philox.uniform32(seed, windows.shape[:-1])
     target = (number.to(wide) * 2.0**-32).unsqueeze(-1) * total
     position = ((running > target) | (running >= total)).to(torch.uint8).argmax(-1)  # The first that holds.
     output, drawn = _draw(windows, valid, position, zero=total.squeeze(-1) == 0)
@@ -93,7 +93,7 @@ def rank_mean(input: Tensor, counts: Sequence[int], weights: Sequence[float], *g
     """
     where = Geometry(*geometry)
     if is_maximum(counts, weights):
-        max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[input.dim() - 3]
+        max_pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[input.dim() - 3]
         return _window.dense(max_pool(input, *where), _window.is_channels_last(input))
     windows, valid = _windows(input, where)
     count = valid.sum(-1)
@@ -193,8 +193,15 @@ def _laid_out(output: Tensor, drawn: Tensor, input: Tensor) -> tuple[Tensor, Ten
 
 def _rows(table: Sequence[float], counts: Sequence[int], count: Tensor, dtype: torch.dtype) -> Tensor:
     """Look up the table's row for every window's count of valid activations: ``(*count.shape, columns)``."""
-    rows = torch.tensor(table, dtype=dtype, device=count.device).reshape(len(counts), -1)
-    return rows[torch.bucketize(count, torch.tensor(counts, device=count.device))]
+    width = len(table) // len(counts)
+    rows = [table[start : start + width] for start in range(0, len(table), width)]
+    columns = []
+    for column in zip(*rows, strict=True):
+        entry = torch.full(count.shape, column[0], dtype=dtype, device=count.device)
+        for n, value in zip(counts[1:], column[1:], strict=True):
+            entry = torch.where(count == n, value, entry)
+        columns.append(entry)
+    return torch.stack(columns, dim=-1)
 
 
 def _shares(input: Tensor, counts: Sequence[int], weights: Sequence[float], geometry: Geometry) -> Tensor:
