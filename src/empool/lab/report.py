@@ -160,7 +160,7 @@ def _page(directory: Path, records: Sequence[Record], study: Mapping[str, Any], 
         inline=lambda plot: Markup(plot.inline()),
         machine=_machine(records),
         command=study.get("command"),
-        configuration=_flat({key: value for key, value in study.items() if key != "command"}),
+        configuration=_flat({**study.get("configuration", {}), **_planned(study)}),
         count=count,
     )
 
@@ -183,18 +183,14 @@ def _protocol(section: Section) -> list[tuple[str, str]]:
     ]
 
 
-def _recipe(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Find the training recipe in a study's configuration, without what a record says already."""
-    for key, value in configuration.items():
-        if isinstance(value, dict):
-            found = value if key == "recipe" else _recipe(value)
-            if found:
-                return {name: choice for name, choice in found.items() if name not in SETTINGS}
-    return {}
+def _planned(study: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: study[name] for name in ("poolings", "seeds") if name in study}
 
 
 def _recipe_choices(study: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " ").capitalize(), value) for name, value in _flat(_recipe(study))]
+    recipe = study.get("configuration", {}).get("recipe", {})
+    choices = _flat({name: value for name, value in recipe.items() if name not in SETTINGS})
+    return [(name.replace("_", " ").capitalize(), value) for name, value in choices]
 
 
 def _machine(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -242,11 +238,8 @@ def _runs(section: Section) -> list[table.Column]:
 def _missing(runs: Sequence[Record], study: Mapping[str, Any]) -> list[str]:
     """Name the runs that the study plans, or that another pooling has, and that are not there."""
     there = {(record["pooling"], record["seed"]) for record in runs}
-    planned_poolings, planned_seeds = study.get("poolings"), study.get("seeds")
-    poolings = [str(pooling) for pooling in planned_poolings] if isinstance(planned_poolings, list) else []
-    seeds = list(range(planned_seeds)) if isinstance(planned_seeds, int) else planned_seeds or []
-    poolings = list(dict.fromkeys([*poolings, *(pooling for pooling, _ in there)]))
-    seeds = sorted({*seeds, *(seed for _, seed in there)})
+    poolings = list(dict.fromkeys([*study.get("poolings", []), *(pooling for pooling, _ in sorted(there))]))
+    seeds = sorted({*study.get("seeds", []), *(seed for _, seed in there)})
     return [f"{pooling}, seed {seed}" for pooling in poolings for seed in seeds if (pooling, seed) not in there]
 
 

@@ -12,7 +12,6 @@ import matplotlib as mpl
 import rich.box
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -67,7 +66,7 @@ def show(output: Path | None = None, *, p: float = 0.4, seed: int = 0, console: 
     """Draw the training and the testing phase of ensemble max-pooling.
 
     Args:
-        output: file to draw to, PNG or SVG by its suffix; None draws in the terminal.
+        output: file to draw to, PNG, SVG or PDF by its suffix; None draws in the terminal.
         p: probability of dropping the largest activation, in [0, 1].
         seed: of the draws.
         console: where the terminal's drawing goes, standard output by default.
@@ -76,8 +75,8 @@ def show(output: Path | None = None, *, p: float = 0.4, seed: int = 0, console: 
         ValueError: if p is outside [0, 1].
         LabError: if the suffix is another.
     """
-    if output is not None and output.suffix.lower() not in (".png", ".svg"):
-        raise LabError(f"{output}: expected a file name that ends in .png or .svg")
+    if output is not None and output.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise LabError(f"{output}: expected a file name that ends in .png, .svg or .pdf")
     phases = compute(p, seed)
     if output is None:
         (console or Console()).print(terminal(phases))
@@ -166,14 +165,16 @@ def picture(phases: Phases, suffix: str) -> bytes:
 
     Args:
         phases: what to draw.
-        suffix: ".png", or ".svg", which follows the viewer's light or dark mode.
+        suffix: ".png", ".pdf", or ".svg", which follows the viewer's light or dark mode.
     """
     with mpl.rc_context({**SETTINGS, "text.color": INK}):
         figure = _figure(phases)
-        if suffix == ".png":
+        if suffix != ".svg":
             buffer = io.BytesIO()
-            FigureCanvasAgg(figure)
-            figure.savefig(buffer, format="png", dpi=160, transparent=True, metadata={"Software": None})
+            undated = (
+                {"Software": None} if suffix == ".png" else {"CreationDate": None, "Creator": None, "Producer": None}
+            )
+            figure.savefig(buffer, format=suffix[1:], dpi=160, transparent=True, metadata=undated)
             return buffer.getvalue()
         svg = render(figure, "Ensemble max-pooling: the training and the testing phase")
     dark = "".join(

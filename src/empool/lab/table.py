@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import rich.box
 import rich.table
 from rich.text import Text
 
@@ -88,15 +90,16 @@ def printed_improvement(figure: deck.Figure | None) -> str:
 
 
 def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: str | None = None) -> rich.table.Table:
-    """Return the table as a rich renderable, without the best and the worst run: a terminal is narrow."""
-    table = rich.table.Table(title=title, title_justify="left")
-    shown = [column for column in columns(rows, beside) if column.header != "Best to worst"]
-    for column in shown:
-        table.add_column(
-            column.header, justify="right" if column.numeric else "left", no_wrap=column.header == "Pooling"
-        )
+    """Return the table as a rich renderable: narrower, without the best and the worst run."""
+    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    shown = {column.header: column for column in columns(rows, beside)}
+    del shown["Best to worst"]
+    brief = {"Test error %": "Error %", "Improvement over max %": "Better by %", "What the seeds support": "Verdict"}
+    for header, column in shown.items():
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
+        table.add_column(brief.get(header, header), justify=justify, no_wrap=header in ("Pooling", "95 % interval"))
     styles = {"better": "green", "worse": "red"}
-    for row, cells in zip(rows, zip(*(c.cells for c in shown), strict=True), strict=True):
+    for row, cells in zip(rows, zip(*(column.cells for column in shown.values()), strict=True), strict=True):
         table.add_row(*(Text(cell) for cell in cells), style=styles.get(row.verdict.partition(" ")[0], ""))
     return table
 
