@@ -138,8 +138,8 @@ def _cached(source: str, say: Callable[[str], None]) -> tuple[Decoded, str]:
     if path.exists():
         try:
             return _read(path)
-        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError) as error:
-            say(f"{path} is damaged ({error}); decoding {source} again")
+        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError):
+            say(f"{path} is damaged; decoding {source} again")
     else:
         say(f"decoding {source} (once; kept in {path})")
     decoded = sources.decode(source)
@@ -164,7 +164,7 @@ def _write(path: Path, decoded: Decoded, fingerprint: str) -> None:
 
 def _read(path: Path) -> tuple[Decoded, str]:
     # A zip archive holds a checksum of each array, and reading it whole verifies it.
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         about = json.loads(str(arrays["about"]))
         images = {split: arrays[f"{split}_images"] for split in SPLITS}
         labels = {split: arrays[f"{split}_labels"] for split in SPLITS}

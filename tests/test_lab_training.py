@@ -1,0 +1,263 @@
+"""One run: reproducible, resumable bit for bit, paired by seed, honest about failure."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import json
+import signal
+
+import pytest
+import tiny_data
+import torch
+
+from empool.lab import files, training
+from empool.lab.augment import Augment, Normaliser
+from empool.lab.errors import LabError, is_disk_full
+from empool.lab.run import RunConfig
+from empool.lab.training import Batches, fit
+
+POOLINGS = ("max", "ensemble:0.3", "stochastic")
+
+
+def weights(folder):
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    return {"weights": checkpoint["state_dict"], "momentum": checkpoint["optimizer_states"][0]["state"]}
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(record):
+    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}
+
+
+def interrupt_after(epochs, error=KeyboardInterrupt):
+    def watch(done, row):
+        if done > epochs and row is None:
+            raise error
+
+    return watch
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_repeat_is_identical(tmp_path, pooling):
+    config = tiny_data.config(pooling)
+    first = fit(config, tiny_data.data_set(), tmp_path / "a")
+    torch.manual_seed(99)  # What the process drew before must not matter.
+    second = fit(config, tiny_data.data_set(), tmp_path / "b")
+    assert without_times(first) == without_times(second)
+    torch.testing.assert_close(
+        weights(config.folder(tmp_path / "a")), weights(config.folder(tmp_path / "b")), rtol=0, atol=0
+    )
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    for seed in (0, 1):
+        fit(tiny_data.config(seed=seed), tiny_data.data_set(), tmp_path)
+    one, other = (weights(tmp_path / "max" / seed)["weights"] for seed in "01")
+    assert any((one[name] != other[name]).any() for name in one if name.endswith("weight"))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("epochs", [1, 2.5], ids=["in the second epoch", "in the third"])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, pooling, epochs):
+    config = dataclasses.replace(
+        tiny_data.config(pooling, epochs=4), recipe=dataclasses.replace(tiny_data.config(epochs=4).recipe, dropout=0.2)
+    )
+    whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path / "cut", interrupt_after(epochs))
+    folder = config.folder(tmp_path / "cut")
+    assert not (folder / "result.json").exists()
+    assert len(rows(folder)) == int(epochs)
+    resumed = fit(config, tiny_data.data_set(), tmp_path / "cut")
+    assert without_times(resumed) == without_times(whole)
+    torch.testing.assert_close(weights(folder), weights(config.folder(tmp_path / "whole")), rtol=0, atol=0)
+    for cut, straight in zip(rows(folder), rows(config.folder(tmp_path / "whole")), strict=True):
+        assert {**cut, "seconds": ""} == {**straight, "seconds": ""}
+
+
+def test_a_run_that_ended_before_its_result_was_written_needs_no_training(tmp_path):
+    config = tiny_data.config()
+    whole = fit(config, tiny_data.data_set(), tmp_path)
+    (config.folder(tmp_path) / "result.json").unlink()
+    steps = []
+    again = fit(config, tiny_data.data_set(), tmp_path, lambda done, row: steps.append(done))
+    assert steps == []
+    assert again == whole
+
+
+def test_interrupt_gives_the_handler_of_ctrl_c_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_data.config(), tiny_data.data_set(), tmp_path, interrupt_after(1))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(monkeypatch, tmp_path):
+    seen = {}
+
+    class Seen(training.Experiment):
+        def on_train_start(self):
+            seen[self.config.pooling] = [p.detach().clone() for p in self.network.parameters()]
+
+        def training_step(self, batch, batch_idx):
+            seen[self.config.pooling] += [tensor.clone() for tensor in batch]
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr(training, "Experiment", Seen)
+    for pooling in POOLINGS:
+        fit(tiny_data.config(pooling, seed=5), tiny_data.data_set(), tmp_path)
+    assert len(seen["max"]) == 11 + 2 * 9  # parameters; images and labels of 3 batches in 3 epochs
+    for pooling in POOLINGS[1:]:
+        torch.testing.assert_close(seen[pooling], seen["max"], rtol=0, atol=0)
+
+
+def test_batches_are_a_new_permutation_every_epoch():
+    images = tiny_data.data_set(train=33).train
+    batches = Batches(images, 16, Augment(), Normaliser((0.0,), (1.0,), "cpu"), seed=0)
+    epochs = []
+    for epoch in range(2):
+        batches.epoch = epoch
+        taken = list(batches)
+        assert len(taken) == len(batches) == 2  # The last image alone makes no batch.
+        epochs.append(torch.cat([pixels[:, 0] for pixels, _ in taken]))
+    stored = images.images[..., 0].float()
+    for epoch in epochs:
+        matches = (epoch[:, None] == stored[None]).all(dim=(2, 3))  # (32, 33)
+        assert (matches.sum(1) == 1).all()
+        assert matches.sum(0).max() == 1
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_training_learns_and_the_record_says_what_was_done(tmp_path):
+    config = tiny_data.config("ensemble:0.1", seed=2, epochs=12)
+    record = fit(config, tiny_data.data_set(), tmp_path)
+    assert record["test_error"] < 20
+    assert record == json.loads((config.folder(tmp_path) / "result.json").read_text())
+    assert RunConfig.from_json(json.loads((config.folder(tmp_path) / "config.json").read_text())) == config
+    expected = {
+        "data": "tiny",
+        "model": "cnn",
+        "pooling": "ensemble:0.1",
+        "p": 0.1,
+        "seed": 2,
+        "epochs": 12,
+        "batch_size": 16,
+        "train_limit": None,
+        "test_limit": None,
+        "augment": "crop:1,mirror",
+        "converged": True,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "parameters": 25 * 8 + 2 * 25 * 64 + 6 * 8 + 3 * 8 + 3,
+    }
+    assert {name: record[name] for name in expected} == expected
+    assert set(record) - set(expected) == {
+        *("test_error", "train_error", "test_loss", "train_loss"),
+        *("seconds", "images_per_second", "versions", "commit"),
+    }
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_metrics_have_a_row_an_epoch_and_the_last_one_counts(tmp_path):
+    config = tiny_data.config(epochs=5)
+    record = fit(config, tiny_data.data_set(), tmp_path)
+    lines = rows(config.folder(tmp_path))
+    assert tuple(lines[0]) == training.COLUMNS
+    assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
+    assert float(lines[-1]["test_error"]) == record["test_error"]
+    assert float(lines[-1]["train_loss"]) == record["train_loss"]
+    # The rate of the last of 3 batches of each epoch.
+    rates = [config.recipe.rate(epoch + 2 / 3) for epoch in range(5)]
+    assert [float(line["lr"]) for line in lines] == pytest.approx(rates)
+
+
+def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "TESTS", 3)
+    config = tiny_data.config(epochs=7)
+    fit(config, tiny_data.data_set(), tmp_path)
+    tested = [int(line["epoch"]) for line in rows(config.folder(tmp_path)) if line["test_error"]]
+    assert tested == [3, 6, 7]
+
+
+def test_errors_are_counted_exactly(tmp_path):
+    data = tiny_data.data_set(test=501)  # two test batches, the second of one image
+    experiment = training.Experiment(tiny_data.config(), torch.nn.Flatten(), data, lambda done, row: None)
+    experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    torch.nn.init.zeros_(experiment.network[1].weight)
+    experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
+    loss, error = experiment.test()
+    assert error == pytest.approx(100 * 2 / 3)  # Always the second of three classes.
+    exponentials = 2 + torch.e
+    expected = (torch.log(torch.tensor(exponentials)) * 3 - 1) / 3
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_not_converged(tmp_path):
+    config = tiny_data.config(epochs=50)
+    recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
+    record = fit(dataclasses.replace(config, recipe=recipe), tiny_data.data_set(), tmp_path)
+    assert record["converged"] is False
+    assert record["train_loss"] is None
+    assert record["test_error"] == pytest.approx(100 * 2 / 3)  # What a network of NaN has: it always says class 0.
+    assert len(rows(config.folder(tmp_path))) < 50
+
+
+def test_bfloat16_and_the_other_memory_format_come_close(tmp_path):
+    config = tiny_data.config(epochs=2)
+    exact = fit(config, tiny_data.data_set(), tmp_path / "a")
+    half = fit(dataclasses.replace(config, precision="bfloat16"), tiny_data.data_set(), tmp_path / "b")
+    contiguous = fit(dataclasses.replace(config, channels_last=False), tiny_data.data_set(), tmp_path / "c")
+    assert half["train_loss"] != exact["train_loss"]
+    assert half["train_loss"] == pytest.approx(exact["train_loss"], rel=0.1)
+    assert contiguous["train_loss"] == pytest.approx(exact["train_loss"], rel=1e-3)
+
+
+def test_training_is_silent_and_leaves_its_own_files_alone(tmp_path, capfd):
+    config = tiny_data.config()
+    fit(config, tiny_data.data_set(), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert {path.name for path in config.folder(tmp_path).iterdir()} == {
+        *("config.json", "metrics.csv", "last.ckpt", "result.json"),
+    }
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    config = tiny_data.config()
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    last = config.folder(tmp_path) / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(LabError, match="last.ckpt is damaged .*; delete it, and the run starts again") as caught:
+        fit(config, tiny_data.data_set(), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_of_another_run_is_refused(tmp_path):
+    config = tiny_data.config()
+    fit(config, tiny_data.data_set(), tmp_path)
+    other = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, momentum=0.8))
+    with pytest.raises(LabError, match=r"holds another run \(recipe.momentum = 0.9, not 0.8\); choose another --out"):
+        fit(other, tiny_data.data_set(), tmp_path)
+
+
+def test_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    config = tiny_data.config()
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    before = weights(config.folder(tmp_path))
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        fit(config, tiny_data.data_set(), tmp_path)
+    assert is_disk_full(caught.value)
+    torch.testing.assert_close(weights(config.folder(tmp_path)), before, rtol=0, atol=0)
+    assert not list(config.folder(tmp_path).glob("*.tmp"))

@@ -1,0 +1,96 @@
+"""Data sets of a few images, in memory and as the folders that users have."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from empool.lab.data import DataSet, Split
+from empool.lab.run import RunConfig
+from empool.models.cnn import CNNRecipe
+
+NAMES = ("bright", "dark", "left")
+
+
+def images(count: int, channels: int = 1, size: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Make noisy images of three classes that a network can tell apart, and their labels 0, 1, 2, 0, ..."""
+    labels = np.arange(count) % 3
+    noise = np.random.default_rng(seed).integers(0, 100, (count, size, size, channels))
+    noise[labels == 0] += 120
+    noise[labels == 2, :, : size // 2] += 120
+    return noise.astype(np.uint8), labels.astype(np.int64)
+
+
+def data_set(train: int = 40, test: int = 18) -> DataSet:
+    """Make a grey data set in memory."""
+    splits = []
+    for seed, count in enumerate((train, test)):
+        pixels, labels = images(count, seed=seed)
+        splits.append(Split(torch.from_numpy(pixels), torch.from_numpy(labels)))
+    return DataSet("tiny", *splits, classes=NAMES, mean=(110.0,), std=(60.0,), fingerprint="f1")
+
+
+def config(pooling: str = "max", seed: int = 0, epochs: int = 3, **changes: object) -> RunConfig:
+    """Configure a run on `data_set` that takes a fraction of a second."""
+    recipe = CNNRecipe(epochs=epochs, batch_size=16, learning_rate=0.05, augment="crop:1,mirror", width=8)
+    fields = {
+        "data": "tiny",
+        "fingerprint": "f1",
+        "model": "cnn",
+        "pooling": pooling,
+        "seed": seed,
+        "train_limit": None,
+        "test_limit": None,
+        "recipe": recipe,
+    }
+    return RunConfig(**{**fields, **changes})
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode an image ``(H, W, C)``."""
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def parquet_folder(folder: Path, channels: int = 3, train: int = 30, test: int = 9) -> Path:
+    """Write two training files and a test file in the hub's layout, class names in the schema's metadata."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels, labels = images(train, channels)
+    half = train // 2
+    write_parquet(folder / "train-00000-of-00002.parquet", [png(p) for p in pixels[:half]], labels[:half].tolist())
+    write_parquet(folder / "train-00001-of-00002.parquet", [png(p) for p in pixels[half:]], labels[half:].tolist())
+    pixels, labels = images(test, channels, seed=1)
+    write_parquet(folder / "test-00000-of-00001.parquet", [png(p) for p in pixels], labels.tolist())
+    return folder
+
+
+def write_parquet(path: Path, contents: list[bytes | None], labels: list[int | None]) -> None:
+    """Write encoded images and labels as the hub does."""
+    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(NAMES)}}
+    schema = pa.schema(
+        [
+            ("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", pa.int64()),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rows = [{"bytes": content, "path": None} for content in contents]
+    pq.write_table(pa.table({"img": rows, "label": labels}, schema=schema), path)
+
+
+def class_folders(folder: Path, channels: int = 1, train: int = 30, test: int = 9) -> Path:
+    """Write train/CLASS/N.png and test/CLASS/N.png."""
+    for seed, (split, count) in enumerate((("train", train), ("test", test))):
+        for number, (pixels, label) in enumerate(zip(*images(count, channels, seed=seed), strict=True)):
+            path = folder / split / NAMES[label] / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(pixels))
+    return folder
