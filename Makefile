@@ -1,0 +1,47 @@
+# The only entry points of CI, hooks and README. Every target sets up what it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+CSRC := $(wildcard src/empool/csrc/*)
+OUT ?= runs/demo
+
+.PHONY: help setup demo test test-pure check format bench audit sanitize clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(SETUP)  ## make the virtual environment with empool and all its extras
+
+$(SETUP): pyproject.toml constraints.txt setup.py $(CSRC)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel ninja torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[lab,dev]"
+	touch $@
+
+demo: $(SETUP)  ## compare the poolings of the deck on real images, and say where the report is
+	$(BIN)/empool compare --out $(OUT)
+
+test: $(SETUP)  ## run every test
+	EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q
+
+test-pure: $(SETUP)  ## run every test without the compiled extension
+	EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q
+
+check: $(SETUP)  ## format, lint and type-check, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(filter %.h %.cpp,$(CSRC))
+
+format: $(SETUP)  ## format everything
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(filter %.h %.cpp,$(CSRC))
+
+bench: $(SETUP)  ## time the operators against max-pooling
+	$(BIN)/empool bench
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist src/*.egg-info src/empool/*.so
