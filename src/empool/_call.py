@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,8 +55,7 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     if distribution is None:
         return torch.ops.empool.value_draw(input, _seed(function, input, seed), *geometry)
-    counts = geometry.possible_counts()
-    thresholds = distribution.threshold_table(counts)
+    counts, thresholds = _remembered(_thresholds, distribution, geometry)
     # The plain maximum needs no random numbers, so it takes none from the generator.
     key = _seed(function, input, seed) if thresholds else input.new_empty((), dtype=torch.int64)
     return torch.ops.empool.rank_draw(input, key, counts, thresholds, *geometry)
@@ -63,8 +64,7 @@ def _draw(
 def _mean(input: Tensor, geometry: Geometry, distribution: RankDistribution | None) -> Tensor:
     if distribution is None:
         return reference.value_mean(input, *geometry)
-    counts = geometry.possible_counts()
-    return torch.ops.empool.rank_mean(input, counts, distribution.weight_table(counts), *geometry)
+    return torch.ops.empool.rank_mean(input, *_remembered(_weights, distribution, geometry), *geometry)
 
 
 def _pool_integers(
@@ -83,34 +83,72 @@ def _pool_integers(
 
 def _geometry(function: str, dims: int, input: Tensor, arguments: Arguments) -> Geometry:
     """Normalise the geometry; one that PyTorch refuses raises PyTorch's own error."""
-    kernel_size, stride, padding, dilation, ceil_mode = arguments
-    if stride is None or (isinstance(stride, (tuple, list)) and not stride):
-        stride = kernel_size
-    sizes = tuple(_per_dimension(size, dims) for size in (kernel_size, stride, padding, dilation))
-    geometry = Geometry(*sizes, bool(ceil_mode))  # type: ignore[arg-type, call-arg]
-    if not all(sizes) or not _is_sound(dims, input, geometry):
-        _MAX_POOL[dims](input.detach(), *arguments)
-        if not all(sizes):
-            raise TypeError(f"{function}: expected whole numbers for the geometry, got {arguments}")
+    if input.dim() in (dims + 1, dims + 2):
+        geometry = _remembered(_sound_geometry, dims, input.shape[-dims - 1 :], *arguments)
+        if geometry is not None:
+            return geometry
+    _MAX_POOL[dims](input.detach(), *arguments)
+    geometry = _normalised(dims, *arguments)
+    if geometry is None:
+        raise TypeError(f"{function}: expected whole numbers for the geometry, got {arguments}")
     return geometry
 
 
-def _per_dimension(size: Any, dims: int) -> tuple[int, ...]:
-    """Return one number for each dimension, or nothing where they cannot be made out."""
-    numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    if len(numbers) not in (1, dims) or not all(isinstance(number, int) for number in numbers):
-        return ()
-    return numbers if len(numbers) == dims else numbers * dims
-
-
-def _is_sound(dims: int, input: Tensor, geometry: Geometry) -> bool:
-    """Tell what surely is a geometry that PyTorch accepts."""
-    if input.dim() not in (dims + 1, dims + 2) or not all(size > 0 for size in input.shape[-dims - 1 :]):
-        return False
+def _sound_geometry(dims: int, sizes: Sequence[int], *arguments: Any) -> Geometry | None:
+    """Return the geometry if PyTorch surely accepts it for an input of these sizes, channels first."""
+    geometry = _normalised(dims, *arguments)
+    if geometry is None or not all(size > 0 for size in sizes):
+        return None
     windows = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
     if not all(k > 0 and s > 0 and 0 <= 2 * p <= k and d > 0 for k, s, p, d in windows):
-        return False
-    return all(size > 0 for size in geometry.output_sizes(input.shape[-dims:]))
+        return None
+    return geometry if all(size > 0 for size in geometry.output_sizes(sizes[1:])) else None
+
+
+def _normalised(
+    dims: int, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size, ceil_mode: bool
+) -> Geometry | None:
+    """Return one number for each dimension, or nothing where they cannot be made out."""
+    if stride is None or (isinstance(stride, (tuple, list)) and not stride):
+        stride = kernel_size
+    sizes: list[tuple[int, ...]] = []
+    for size in (kernel_size, stride, padding, dilation):
+        numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+        if len(numbers) not in (1, dims) or not all(isinstance(number, int) for number in numbers):
+            return None
+        sizes.append(numbers if len(numbers) == dims else numbers * dims)
+    return Geometry(*sizes, ceil_mode=bool(ceil_mode))  # type: ignore[misc]
+
+
+def _thresholds(distribution: RankDistribution, geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    counts = geometry.possible_counts()
+    return counts, distribution.threshold_table(counts)
+
+
+def _weights(distribution: RankDistribution, geometry: Geometry) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    counts = geometry.possible_counts()
+    return counts, distribution.weight_table(counts)
+
+
+_cached = {
+    function: functools.lru_cache(maxsize=1024, typed=True)(function)
+    for function in (_sound_geometry, _thresholds, _weights)
+}
+
+
+def _remembered(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a pure function, or take its result from an earlier call: the checks cost more than a small pooling.
+
+    A tracer looks at the function itself, so that its guards see the arguments; so does an argument that has no value
+    to be compared by (a list, or a distribution that is compared by identity and may have changed).
+    """
+    by_identity = any(isinstance(arg, RankDistribution) and not dataclasses.is_dataclass(arg) for arg in args)
+    if by_identity or torch.compiler.is_compiling():
+        return function(*args)
+    try:
+        return _cached[function](*args)
+    except TypeError:
+        return function(*args)
 
 
 def _seed(function: str, input: Tensor, seed: Seed) -> Tensor:
