@@ -117,7 +117,7 @@ def _normalised(
         if len(numbers) not in (1, dims) or not all(isinstance(number, int) for number in numbers):
             return None
         sizes.append(numbers if len(numbers) == dims else numbers * dims)
-    return Geometry(*sizes, ceil_mode=bool(ceil_mode))  # type: ignore[misc]
+    return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], bool(ceil_mode))
 
 
 def _thresholds(distribution: RankDistribution, geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
