@@ -1,0 +1,177 @@
+"""How a call is split into programs: sizes, divisors and tile shapes, worked out once for every shape."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from empool._triton._tile import LANES
+
+INDEX_LIMIT = 1 << 31
+"""Tensors with so many elements need 64-bit indices."""
+UNROLLED_WINDOW = 32
+"""The most positions of a window that a program keeps in registers."""
+UNROLLED_CELL = 16
+"""The most positions of a cell of stride by stride inputs that the backward unrolls."""
+
+
+class Windows(NamedTuple):
+    """Where the windows of a call lie, for three spatial dimensions, the missing ones of size 1; hashable."""
+
+    images: int
+    channels: int
+    size: tuple[int, int, int]
+    output: tuple[int, int, int]
+    window: tuple[int, ...]  # Kernel size, stride, padding and dilation, three each.
+    channels_last: bool
+    itemsize: int
+
+    @classmethod
+    def of(
+        cls,
+        input: Sequence[int],
+        output: Sequence[int],
+        geometry: Sequence[Sequence[int]],
+        channels_last: bool,
+        itemsize: int,
+    ) -> Windows:
+        """Describe a call from both tensors' sizes and its kernel size, stride, padding and dilation."""
+        missing = 5 - len(input)
+        window = [
+            value for numbers, default in zip(geometry, (1, 1, 0, 1), strict=True) for value in [default] * missing + [*numbers]
+        ]
+        ones = (1,) * missing
+        size, out = (*ones, *input[2:]), (*ones, *output[2:])
+        return cls(input[0], input[1], size, out, tuple(window), channels_last, itemsize)  # type: ignore[arg-type]
+
+    @property
+    def volume(self) -> int:
+        """The number of positions in a window."""
+        return math.prod(self.window[:3])
+
+    @property
+    def high(self) -> tuple[bool, ...]:
+        """Whether the last window reaches past the input's end, for every dimension."""
+        kernel, stride, padding, dilation = (self.window[i : i + 3] for i in (0, 3, 6, 9))
+        return tuple(
+            (self.output[i] - 1) * stride[i] - padding[i] + (kernel[i] - 1) * dilation[i] >= self.size[i] for i in range(3)
+        )
+
+
+class Plan(NamedTuple):
+    """The number of programs of a kernel, and those of its arguments that depend on sizes and geometry alone."""
+
+    programs: int
+    arguments: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
+    """Plan a kernel whose programs cover the output.
+
+    Args:
+        lanes: whether, channels last, a row serves `LANES` neighbouring outputs one after another. (Contiguous, it
+            holds them side by side.)
+    """
+    depths, heights, width = windows.output
+    blocks = -(-width // LANES.value) if lanes or not windows.channels_last else width
+    pairs = windows.window[5] == 2 and windows.window[11] == 1 and windows.window[2] >= windows.window[8] + 2
+    return _plan(
+        kernel,
+        windows,
+        (depths, heights, blocks),
+        CHECKED=any(windows.high) or any(windows.window[6:9]),
+        PAIRS=_pairs(windows) if pairs else 0,
+        ALIGNED=math.gcd(width, LANES.value),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
+    """Plan a kernel whose programs cover the input: by cells of stride by stride positions, or by positions."""
+    stride = windows.window[3:6] if cells else (1, 1, 1)
+    depths, heights, width = (-(-size // step) for size, step in zip(windows.size, stride, strict=True))
+    blocks = width if windows.channels_last else -(-width // LANES.value)
+    return _plan(
+        kernel,
+        windows,
+        (depths, heights, blocks),
+        depths=depths,
+        heights=heights,
+        COVERED=tuple(n <= o for n, o in zip((depths, heights, width), windows.output, strict=True)),
+        PAIRS=_pairs(windows) if cells and stride[2] == 2 else 0,
+        ALIGNED=math.gcd(windows.size[2], LANES.value),
+        OUT_ALIGNED=math.gcd(windows.output[2], LANES.value),
+    )
+
+
+def _pairs(windows: Windows) -> int:
+    """Return the power of two, up to 8, that divides the width; 0 if two neighbours cannot be accessed as one."""
+    aligned = math.gcd(windows.size[2], 2 * LANES.value)
+    return 0 if windows.channels_last or aligned == 1 else aligned
+
+
+def _plan(kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], **arguments: Any) -> Plan:
+    depths, heights, blocks = rows_of_plane
+    planes = windows.images * (1 if windows.channels_last else windows.channels)
+    rows = planes * depths * heights * blocks
+    elements = windows.images * windows.channels * max(math.prod(windows.size), math.prod(windows.output))
+    wide = max(elements, rows * LANES.value) >= INDEX_LIMIT
+    block, channels, warps = _tile(windows)
+    programs = -(-rows // block) * (-(-windows.channels // channels) if windows.channels_last else 1)
+    arguments.update(
+        zip(("D", "H", "W", "OD", "OH", "OW"), (*windows.size, *windows.output), strict=True),
+        rows=rows,
+        C=windows.channels,
+        blocks=blocks,
+        WINDOW=windows.window,
+        HIGH=windows.high,
+        CHANNELS_LAST=windows.channels_last,
+        DEEP=depths > 1,
+        WIDE=wide,
+        BLOCK=block,
+        CHANNELS=channels,
+    )
+    divisors = (("blocks", blocks), ("plane", depths * heights), ("height", heights), ("channels", windows.channels))
+    for name, divisor in divisors:
+        arguments[f"{name}_magic"], arguments[f"{name}_shift"] = (0, 0) if wide else _magic(divisor)
+    taken = {name: value for name, value in arguments.items() if name in kernel.arg_names}
+    # Without fusion, a product and a sum round twice, as on every other device.
+    return Plan(programs, taken | {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": False})
+
+
+def _tile(windows: Windows) -> tuple[int, int, int]:
+    """Choose rows and channels of a tile, and warps: 16 bytes (of a half type, 8 of float32) for a thread's access."""
+    if not windows.channels_last:
+        return 128, 1, 4
+    channels = min((256, 128, 64, 32, 16, 8, 4, 2), key=lambda width: -(-windows.channels // width) * width)
+    elements = 128 * max(16 // windows.itemsize, 2)
+    return max(elements // channels, 1), channels, 4
+
+
+def _magic(divisor: int) -> tuple[int, int]:
+    """Return the multiplier (its 32 bits as a signed number) and shift with which `_tile.divide` divides."""
+    shift = max(divisor - 1, 0).bit_length()
+    multiplier = ((1 << 32) * ((1 << shift) - divisor)) // max(divisor, 1) + 1
+    return signed32(multiplier), shift
+
+
+def signed32(number: int) -> int:
+    """Return the signed number with the same 32 bits, so that an argument's type does not depend on its value."""
+    return number - (1 << 32) if number >= 1 << 31 else number
+
+
+def launch(kernel: Any, plan: Plan, *tensors: Tensor, **arguments: Any) -> None:
+    """Start a kernel on the current stream of the tensors' device."""
+    if plan.programs == 0:
+        return
+    device = tensors[0].device
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
+        kernel[(plan.programs,)](*tensors, **plan.arguments, **arguments)
