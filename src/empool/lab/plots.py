@@ -62,18 +62,17 @@ def errors(rows: Sequence[Row]) -> Plot | None:
     if not any(row.errors for row in rows):
         return None
     figure, axes = _rows_figure(rows)
-    points = [error for row in rows for error in row.errors]
-    low, high = _limits(points, _mean_intervals(rows))
+    low, high = _limits([row.errors for row in rows if row.errors], _mean_intervals(rows))
     for y, row in enumerate(rows):
         colour, marker = style(row.method)
         failed = f"{len(row.not_converged)} of {row.runs} did not converge" if row.not_converged else ""
         if row.mean is not None and not low <= row.mean <= high:
             text = f"mean {row.mean:.1f}" if len(row.errors) > 1 else f"{row.mean:.1f}"
             text = f"{text}, {failed}" if failed else text
-            _note(axes, text, y, (low, high), row.mean < low, colour, arrow=True)
+            _note(axes, text, y - 0.25, (low, high), row.mean < low, colour, arrow=True)
             continue
         if failed:
-            _note(axes, failed, y, (low, high), row.mean is not None and row.mean > (low + high) / 2, colour)
+            _note(axes, failed, y - 0.25, (low, high), row.mean is not None and row.mean > (low + high) / 2, colour)
         if row.mean_interval:
             axes.plot([row.mean_interval.low, row.mean_interval.high], [y, y], color=colour, alpha=0.45, linewidth=4.5)
         axes.plot(row.errors, [y] * len(row.errors), marker, color=colour, alpha=0.8, markeredgewidth=0)
@@ -100,11 +99,11 @@ def improvements(rows: Sequence[Row], beside: deck.Table | None) -> Plot | None:
     if not shown:
         return None
     figure, axes = _rows_figure(shown)
-    points = [row.improvement for row in shown if row.improvement is not None]
+    points = [[row.improvement] for row in shown if row.improvement is not None]
     intervals = [(row.improvement, row.interval) for row in shown if row.improvement is not None and row.interval]
     printed = {} if beside is None else {pooling: figure.improvement for pooling, figure in beside.rows.items()}
-    theirs = [value for row in shown if (value := printed.get(row.pooling)) is not None]
-    low, high = _limits([*points, *theirs, 0.0], intervals)
+    theirs = [[value] for row in shown if (value := printed.get(row.pooling)) is not None]
+    low, high = _limits([*points, *theirs, [0.0]], intervals)
     for y, row in enumerate(shown):
         colour, marker = style(row.method)
         ours, deck_value = row.improvement, printed.get(row.pooling)
@@ -115,7 +114,7 @@ def improvements(rows: Sequence[Row], beside: deck.Table | None) -> Plot | None:
                 axes.plot([row.interval.low, row.interval.high], [y, y], color=colour, alpha=0.45, linewidth=4.5)
             axes.plot([ours], [y], marker, color=colour, markersize=6, markeredgewidth=0)
         else:
-            _note(axes, f"{ours:+.1f}", y - 0.1, (low, high), ours < low, colour, arrow=True)
+            _note(axes, f"{ours:+.1f}", y - 0.22, (low, high), ours < low, colour, arrow=True)
         if deck_value is not None and low <= deck_value <= high:
             axes.plot([deck_value], [y + 0.3], "d", color=INK, markerfacecolor="none", markersize=5)
         elif deck_value is not None:
@@ -173,7 +172,8 @@ def error_against_p(rows: Sequence[Row], beside: deck.Table | None) -> Plot | No
     return Plot(
         "error-against-p",
         "Test error against p",
-        "Small dots: runs. Line: means over seeds. Band: their 95 % intervals. The panels have scales of their own.",
+        "Small dots: runs. Line: means over seeds. Band: their 95 % intervals."
+        + (" The panels have scales of their own." if len(panels) > 1 else ""),
         f"Means over seeds: {said}.",
         render(figure, "Test error against p"),
     )
@@ -252,19 +252,22 @@ def _rows_figure(rows: Sequence[Row]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _limits(points: Sequence[float], intervals: Sequence[tuple[float, Interval]]) -> tuple[float, float]:
-    """Return axis limits that hold every point but far outliers, and intervals while these do not dwarf the points.
+def _limits(rows: Sequence[Sequence[float]], intervals: Sequence[tuple[float, Interval]]) -> tuple[float, float]:
+    """Return axis limits that hold every row but far outliers, and intervals while these do not dwarf the points.
 
     Args:
-        points: what to show.
-        intervals: each with the point that it belongs to.
+        rows: the points of each row; a row is shown whole or, where its mean is an outlier, not at all.
+        intervals: each with the mean that it belongs to.
     """
-    first, third = np.percentile(points, [25, 75])
+    means = [float(np.mean(row)) for row in rows]
+    first, third = np.percentile(means, [25, 75])
     reach = 2 * (third - first) if third > first else math.inf
-    near = [value for value in points if first - reach <= value <= third + reach]
+    near = [
+        value for row, mean in zip(rows, means, strict=True) if first - reach <= mean <= third + reach for value in row
+    ]
     low, high = min(near), max(near)
     room = max(3 * (high - low), 0.02 * max(abs(low), abs(high)))
-    shown = [interval for point, interval in intervals if low <= point <= high]
+    shown = [interval for mean, interval in intervals if low <= mean <= high]
     low = max(min([low, *(interval.low for interval in shown)]), low - room)
     high = min(max([high, *(interval.high for interval in shown)]), high + room)
     margin = 0.07 * (high - low) or max(0.05 * abs(high), 0.5)
@@ -293,7 +296,8 @@ def _panel_against_p(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) ->
     sweeps = {method: _sweep(rows, method) for method in methods}
     swept = [row for sweep in sweeps.values() for _, row in sweep]
     baseline = [row.mean for row in rows if row.pooling == BASELINE and row.mean is not None]
-    low, high = _limits([*(error for row in swept for error in row.errors), *baseline], _mean_intervals(swept))
+    points = [row.errors for row in swept if row.errors] + [(mean,) for mean in baseline]
+    low, high = _limits(points, _mean_intervals(swept))
     for method, sweep in sweeps.items():
         colour, marker = style(method)
         reached = [(p, row.mean) for p, row in sweep if row.mean is not None]

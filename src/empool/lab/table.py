@@ -90,11 +90,16 @@ def printed_improvement(figure: deck.Figure | None) -> str:
 
 
 def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: str | None = None) -> rich.table.Table:
-    """Return the table as a rich renderable: narrower, without the best and the worst run."""
+    """Return the table as a rich renderable, with the columns that fit 80 characters."""
     table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    shown = {column.header: column for column in columns(rows, beside)}
-    del shown["Best to worst"]
-    brief = {"Test error %": "Error %", "Improvement over max %": "Better by %", "What the seeds support": "Verdict"}
+    left_out = {"Runs", "Best to worst", *(("Spread", "Deck improvement %") if beside is not None else ())}
+    shown = {column.header: column for column in columns(rows, beside) if column.header not in left_out}
+    brief = {
+        "Test error %": "Error %",
+        "Improvement over max %": "Better by %",
+        "What the seeds support": "Verdict",
+        "Deck error %": "Deck %",
+    }
     for header, column in shown.items():
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
         table.add_column(brief.get(header, header), justify=justify, no_wrap=header in ("Pooling", "95 % interval"))
@@ -131,5 +136,5 @@ def latex_escape(text: str) -> str:
     """Escape text for LaTeX: signs become mathematical ones, and a leading bracket is no argument of the row's end."""
     special = {"\N{EN DASH}": "--", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     escaped = "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
-    escaped = re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", escaped)
+    escaped = re.sub(r"(?<![\w.-])([+-])(?=\d)", r"$\1$", escaped)
     return "{" + escaped + "}" if escaped.startswith("[") else escaped

@@ -1,0 +1,348 @@
+"""The report of synthetic studies: what the page says, that it stands alone, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from empool.lab.errors import LabError
+from empool.lab.report import write_report
+from empool.lab.run import folder_name
+
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """A parsed page: elements, texts of table cells, and whether tags nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.words.append(" " if tag in ("dt", "dd", "li", "p", "th", "td") else "")
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self.open or "style" in self.open or "svg" in self.open:
+            return
+        self.words.append(data)
+        if "th" in self.open or "td" in self.open:
+            self.tables[-1][-1][-1] += data.strip()
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+    def having(self, attribute: str) -> list[str]:
+        return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]
+
+
+def record(pooling: str, seed: int, error: float | None, **changes: Any) -> dict[str, Any]:
+    """Make a synthetic record; an error of None is a run that diverged."""
+    converged = error is not None
+    return {
+        "data": "cifar10",
+        "model": "cnn",
+        "pooling": pooling,
+        "p": float(pooling.partition(":")[2] or 0) or None,
+        "seed": seed,
+        "epochs": 4,
+        "batch_size": 128,
+        "train_limit": 1000,
+        "test_limit": None,
+        "augment": "crop:4,mirror",
+        "test_error": error,
+        "train_error": error and error / 2,
+        "test_loss": 0.5 if converged else None,
+        "train_loss": 0.25 if converged else None,
+        "converged": converged,
+        "seconds": 61.5,
+        "images_per_second": 1234.5,
+        "device": "cpu (synthetic)",
+        "threads": 2,
+        "versions": {"torch": "2.13.0", "empool": "0.1.0"},
+        "commit": "0123456789abcdef",
+        "parameters": 131_000,
+        **changes,
+    }
+
+
+def write_study(directory: Path, records: list[dict[str, Any]], **study: Any) -> Path:
+    """Write a study's folder, a learning curve a run included."""
+    (directory / "results.json").write_text(json.dumps(records))
+    (directory / "study.json").write_text(json.dumps({"command": "empool compare --seeds 3", **study}))
+    for run in records:
+        folder = directory / folder_name(run["pooling"]) / str(run["seed"])
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "seconds"])
+            for epoch in range(1, 5):
+                test = (run["test_error"] or 90.0) + 4 - epoch if epoch % 2 == 0 else ""
+                writer.writerow([epoch, 0.1, 0.5, (run["train_error"] or 90.0) + 4 - epoch, 0.6, test, 15.0])
+    return directory
+
+
+# Differences from max: average -1.0, -1.1, -0.9; ensemble:0.3 0.9, 1.0, 1.1; ensemble:0.1 0.3, -0.2, 0.1.
+RECORDS = [
+    record(pooling, seed, error)
+    for pooling, errors in {
+        "max": (15.0, 15.3, 15.6),
+        "average": (16.0, 16.4, 16.5),
+        "ensemble:0.1": (14.7, 15.5, 15.5),
+        "ensemble:0.3": (14.1, 14.3, 14.5),
+        "max-dropout:0.4": (25.0, None, 26.0),
+    }.items()
+    for seed, error in enumerate(errors)
+]
+STUDY = {
+    "poolings": ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4", "max-dropout:0.7"],
+    "seeds": [0, 1, 2],
+    "configuration": {"fingerprint": "feed", "recipe": {"epochs": 4, "learning_rate": 0.05, "milestones": [0.5, 0.75]}},
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    written = write_study(tmp_path_factory.mktemp("study"), RECORDS, **STUDY)
+    assert write_report(written) == written / "report.html"
+    return written
+
+
+@pytest.fixture(scope="module")
+def page(directory: Path) -> Page:
+    return Page((directory / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_answer_comes_first(page: Page) -> None:
+    answer = page.text.partition("Results")[0]
+    assert "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, 3 seeds each." in answer
+    assert "Lowest mean test error: ensemble:0.3 with 14.30 %; max has 15.30 %." in answer
+    assert "Better than max, as far as these seeds can show: ensemble:0.3." in answer
+    assert "Worse than max, as far as these seeds can show: average." in answer
+    assert "Not decided by these seeds: ensemble:0.1." in answer
+    assert "Did not converge: max-dropout:0.4 (1 of 3)." in answer
+
+
+def test_results_stand_beside_the_decks(page: Page) -> None:
+    header, *rows = page.tables[0]
+    assert header[-2:] == ["Deck error %", "Deck improvement %"]
+    by_pooling = {row[0]: row for row in rows}
+    assert list(by_pooling) == ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
+    assert by_pooling["ensemble:0.3"][1:4] == ["3", "14.30", "0.20"]
+    assert by_pooling["ensemble:0.3"][-4:] == ["[+5.2, +7.8]", "better than max", "14.28", "+6.36"]
+    assert by_pooling["max-dropout:0.4"][-3:] == ["1 of 3 did not converge", "25.93", "\N{MINUS SIGN}67.18"]
+    assert "its protocol differs from ours" in page.text
+    assert "binomial standard error of 0.36 points" in page.text
+
+
+def test_every_run_is_listed(page: Page) -> None:
+    header, *rows = page.tables[1]
+    assert header[:4] == ["Pooling", "Seed", "Test error %", "Train error %"]
+    assert len(rows) == len(RECORDS)
+    for run, row in zip(RECORDS, rows, strict=True):
+        error = "-" if run["test_error"] is None else f"{run['test_error']:.2f}"
+        assert row[:3] == [run["pooling"], str(run["seed"]), error]
+        assert row[6] == ("yes" if run["converged"] else "no")
+
+
+def test_missing_runs_are_named(page: Page) -> None:
+    assert "3 runs missing: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2." in page.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "empool compare --seeds 3",  # command
+        "cpu (synthetic)",
+        "2.13.0",
+        "0123456789abcdef",
+        "131,000",  # parameters
+        "1,000, as many of each class",
+        "Learning rate 0.05",
+        "Milestones 0.5, 0.75",
+        "fingerprint feed",
+        "three-stage network of Zeiler and Fergus",  # the first of the network's assumptions
+    ],
+)
+def test_protocol_and_machine_are_stated(page: Page, words: str) -> None:
+    assert words in page.text
+
+
+def test_page_stands_alone(directory: Path, page: Page) -> None:
+    for attribute in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+        assert all(value.startswith("#") or value == "data:," for value in page.having(attribute)), attribute
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"@import|fetch\(|XMLHttpRequest|url\((?!#)", text)
+    # Names of XML namespaces are not fetched.
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_page_can_be_read_by_a_screen_reader(page: Page) -> None:
+    identifiers = page.having("id")
+    assert [name for name, times in Counter(identifiers).items() if times > 1] == []
+    for attribute in ("aria-labelledby", "aria-describedby"):
+        assert set(page.having(attribute)) <= set(identifiers)
+    assert {value[1:] for value in page.having("href") if value.startswith("#")} <= set(identifiers)
+    tags = Counter(tag for tag, _ in page.elements)
+    assert tags["caption"] == tags["table"] == 2
+    assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
+    assert tags["svg"] == sum(attributes.get("role") == "img" for _, attributes in page.elements) == 4
+    assert ("html", {"lang": "en"}) in page.elements
+    # What can be pressed is a button, which the keyboard reaches.
+    assert tags["button"] == len(page.tables[0][0]) + len(page.tables[1][0])
+
+
+def test_files_beside_the_page(directory: Path) -> None:
+    written = {path.name for path in directory.iterdir() if path.is_file()}
+    plots = {"error.svg", "improvement.svg", "error-against-p.svg", "learning-curves.svg"}
+    assert written == {"results.json", "study.json", "report.html", "table.md", "table.tex", *plots}
+    for name in plots:
+        root = ElementTree.fromstring((directory / name).read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "| ensemble:0.3 | 3 | 14.30 |" in (directory / "table.md").read_text(encoding="utf-8")
+    assert "\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
+
+
+def test_plots_name_what_they_show(directory: Path) -> None:
+    error = (directory / "error.svg").read_text(encoding="utf-8")
+    assert all(run["pooling"] in error for run in RECORDS)
+    assert "1 of 3 did not converge" in error
+    assert "the deck, its protocol" in (directory / "error-against-p.svg").read_text(encoding="utf-8")
+    # A dot a run that converged: the markers are drawn by reference.
+    assert error.count("<use") >= sum(run["converged"] for run in RECORDS)
+
+
+def test_the_same_study_gives_the_same_files(directory: Path) -> None:
+    before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    write_report(directory)
+    assert {path: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
+
+
+def test_one_seed_supports_no_claim(tmp_path: Path) -> None:
+    write_study(tmp_path, [run for run in RECORDS if run["seed"] == 0])
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "One seed supports no claim about which pooling is better" in page.text
+    assert "better than max" not in page.text.lower()
+    assert "not decided by 1 seed" in page.text
+    assert {row[6] for row in page.tables[0][1:]} == {"-"}  # intervals
+
+
+def test_another_data_set_has_no_deck_beside_it(tmp_path: Path) -> None:
+    write_study(tmp_path, [{**run, "data": "digits"} for run in RECORDS])
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "Deck" not in page.text
+    assert len(page.tables[0][0]) == 8
+
+
+def test_runs_of_different_recipes_are_not_compared(tmp_path: Path) -> None:
+    write_study(tmp_path, [record("max", 0, 15.0), record("average", 0, 14.0, epochs=8)])
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert [table[1][0] for table in page.tables[::2]] == ["max", "average"]
+    assert "no max of the same seed" in page.text
+    assert [name for name, times in Counter(page.having("id")).items() if times > 1] == []
+
+
+def test_a_study_where_nothing_converged(tmp_path: Path) -> None:
+    write_study(tmp_path, [record("max", 0, None), record("average", 0, None)])
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "Did not converge: max (1 of 1), average (1 of 1)." in page.text
+
+
+def test_results_alone_are_enough(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(RECORDS))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert len(page.tables[1]) == len(RECORDS) + 1
+    assert "Learning curves" not in page.text
+    assert "Command" not in page.text
+
+
+def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
+    write_study(tmp_path, [record("max", 0, 15.0, data="<script>alert(1)</script>", device="<b>&")])
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert "<b>&" in page.text
+
+
+def test_an_old_page_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = write_report(write_study(tmp_path, RECORDS))
+    before = page.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(tmp_path)
+    assert page.read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"results\.json is missing: expected the folder of a study"),
+        ("[{", r"results\.json is not valid JSON"),
+        ("[]", r"results\.json holds no runs"),
+        ('{"a": 1}', r"results\.json holds no runs"),
+        ("[1]", r"results\.json: run 1 has no valid data"),
+        (json.dumps([RECORDS[0], {**RECORDS[1], "seed": "zero"}]), r"results\.json: run 2 has no valid seed"),
+        (json.dumps([{k: v for k, v in RECORDS[0].items() if k != "pooling"}]), "run 1 has no valid pooling"),
+        (json.dumps([RECORDS[0], RECORDS[0]]), r"results\.json: .* got two of max with seed 0"),
+        (json.dumps([{**RECORDS[0], "test_error": None}]), r"results\.json: .* got None for max with seed 0"),
+    ],
+)
+def test_damaged_results_are_named_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(LabError, match=message) as raised:
+        write_report(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_damaged_learning_curve_is_named(tmp_path: Path) -> None:
+    write_study(tmp_path, RECORDS)
+    (tmp_path / "max" / "1" / "metrics.csv").write_text("epoch,train_error\n1,fast\n")
+    with pytest.raises(LabError, match=r"max/1/metrics\.csv is damaged"):
+        write_report(tmp_path)
+
+
+def test_a_damaged_study_is_named(tmp_path: Path) -> None:
+    write_study(tmp_path, RECORDS)
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(LabError, match=r"study\.json holds no configuration"):
+        write_report(tmp_path)
