@@ -226,17 +226,12 @@ def learning_curves(curves: Sequence[Curve], order: Sequence[str]) -> Plot | Non
         Line2D([], [], color=INK, linestyle=":", label="test, mean of max"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
-    said = "; ".join(
-        f"{curve.pooling} seed {curve.seed} ends at {train[1][-1]:.2f} % train and {test[1][-1]:.2f} % test"
-        for curve in curves
-        if (train := _finite(curve.epochs, curve.train_errors))[1]
-        and (test := _finite(curve.epochs, curve.test_errors))[1]
-    )
+    said = "; ".join(_last_errors(pooling, curves) for pooling in shown)
     return Plot(
         "learning-curves",
         "Learning curves",
         "A line a run. The train error is that of the augmented batches as they are trained on, draws included.",
-        f"By run: {said}.",
+        f"Errors at the end, means over runs: {said}.",
         render(figure, "Learning curves"),
     )
 
@@ -339,6 +334,14 @@ def _sweep(rows: Sequence[Row], method: str) -> list[tuple[float, Row]]:
 def _printed_row(pooling: str, figure: deck.Figure) -> Row:
     errors = () if figure.error is None else (figure.error,)
     return Row(pooling, (0,) * len(errors), errors, () if errors else (0,), mean=figure.error)
+
+
+def _last_errors(pooling: str, curves: Sequence[Curve]) -> str:
+    mine = [curve for curve in curves if curve.pooling == pooling]
+    trains = [values[-1] for curve in mine if (values := _finite(curve.epochs, curve.train_errors)[1])]
+    tests = [values[-1] for curve in mine if (values := _finite(curve.epochs, curve.test_errors)[1])]
+    means = [f"{np.mean(last):.2f} % {name}" for last, name in ((trains, "train"), (tests, "test")) if last]
+    return f"{pooling} {' and '.join(means) or 'none'}"
 
 
 def _finite(epochs: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
