@@ -1,0 +1,55 @@
+"""Loads the compiled CPU kernels, `empool._C`, and tells which operators have one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import torch
+
+OPERATORS = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
+"""The operators that the compiled part implements."""
+
+_NOT_BUILT = (
+    "not built: PyTorch or a C++20 compiler was missing at install, or EMPOOL_BUILD=0 was set; "
+    "with both, reinstall by `pip install --no-build-isolation --force-reinstall --no-deps empool`"
+)
+
+
+def load() -> bool:
+    """Register the compiled kernels with PyTorch's dispatcher, if they were built.
+
+    Returns:
+        Whether they were built.
+    Raises:
+        ImportError: if they were built but cannot be loaded, say for another PyTorch.
+    """
+    if importlib.util.find_spec("empool._C") is None:
+        return False
+    importlib.import_module("empool._C")
+    return True
+
+
+def cpu_capability() -> str | None:
+    """Return the instruction set that the compiled kernels use: ``default``, ``avx2`` or ``avx512``; None without them.
+
+    Raises:
+        ValueError: if the environment variable EMPOOL_CPU_CAPABILITY asks for another, or for one that is not there.
+    """
+    if not load():
+        return None
+    capability: str = importlib.import_module("empool._C").cpu_capability()
+    return capability
+
+
+def why_not(operator: str) -> str | None:
+    """Return why an operator has no compiled kernel for the CPU, or None if it has one.
+
+    Args:
+        operator: a name in the namespace `torch.ops.empool`.
+    """
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"empool::{operator}", "CPU"):
+        return None
+    if operator not in OPERATORS:
+        return "not written: the reference serves every device"
+    return "not loaded" if load() else _NOT_BUILT

@@ -1,0 +1,34 @@
+// The table of one instruction set's kernels: included, after everything else, by default.cpp, avx2.cpp and avx512.cpp.
+#pragma once
+
+#include "drawn_gather.h"
+#include "drawn_scatter.h"
+#include "rank_draw.h"
+#include "rank_mean.h"
+#include "value_draw.h"
+
+// In the order of DType.
+#define EMPOOL_DTYPES(stem)                       \
+    {                                             \
+        {stem##_units<float>, stem<float>},       \
+        {stem##_units<double>, stem<double>},     \
+        {stem##_units<BFloat16>, stem<BFloat16>}, \
+        {stem##_units<Float16>, stem<Float16>},   \
+    }
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    EMPOOL_NAME,
+    EMPOOL_DTYPES(rank_draw),
+    EMPOOL_DTYPES(value_draw),
+    EMPOOL_DTYPES(drawn_scatter),
+    EMPOOL_DTYPES(drawn_gather),
+    EMPOOL_DTYPES(rank_mean),
+    EMPOOL_DTYPES(rank_mean_backward),
+};
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool

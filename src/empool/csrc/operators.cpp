@@ -1,0 +1,250 @@
+// The operators on the CPU: arguments are checked, tensors made dense, and the kernels of the processor's instruction
+// set run on all threads. Schemas live in Python (_ops.py).
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "tensors.h"
+
+// The kernels' tables; see kernels.h.
+namespace empool {
+namespace generic {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+}  // namespace empool
+
+namespace empool {
+namespace {
+
+// EMPOOL_CPU_CAPABILITY forces a lesser instruction set than the processor's best.
+const Kernels& choose_kernels() {
+    const char* forced = std::getenv("EMPOOL_CPU_CAPABILITY");
+    const std::string name = forced ? forced : "";
+    const Kernels* best = &generic::kernels;
+    bool found = name.empty() || name == best->name;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (name != best->name && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
+        best = &avx2::kernels;
+        found = found || name == best->name;
+        if (name != best->name && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+            best = &avx512::kernels;
+            found = found || name == best->name;
+        }
+    }
+#endif
+    STD_TORCH_CHECK(
+        found, "EMPOOL_CPU_CAPABILITY: expected default, avx2 or avx512, and one that this processor has, got ", name);
+    return *best;
+}
+
+const Kernels& kernels() {
+    static const Kernels& chosen = choose_kernels();
+    return chosen;
+}
+
+// A thread is worth starting for about this many elements of input.
+constexpr int64_t grain = 1 << 15;
+
+template <class Arguments>
+void run(const Kernel<Arguments> (&kernel)[dtypes], DType dtype, const Arguments& arguments) {
+    const auto [units, run] = kernel[static_cast<int>(dtype)];
+    const Units u = units(arguments);
+    const int64_t work = u.work > 0 ? u.work : 1;
+    torch::stable::parallel_for(0, u.count, work < grain ? grain / work : 1,
+                                [&, run = run](int64_t begin, int64_t end) { run(arguments, begin, end); });
+}
+
+Ints with_spatial(const Tensor& tensor, const Geometry& g, bool out) {
+    Ints sizes = sizes_of(tensor);
+    for (size_t i = 2; i < sizes.size(); ++i) {
+        const Axis& a = g.axis[i + 3 - sizes.size()];
+        sizes[i] = out ? a.out : a.in;
+    }
+    return sizes;
+}
+
+void check_dims(const Tensor& tensor, const WindowArguments& window) {
+    STD_TORCH_CHECK(tensor.dim() == static_cast<int64_t>(window.kernel_size.size()) + 2,
+                    "empool: expected a batched tensor with as many spatial dimensions as kernel_size has");
+}
+
+// The windows of an input, and of a tensor of as many outputs if there is one.
+Geometry geometry_of_input(const Tensor& input, const WindowArguments& window, bool ceil_mode, bool channels_last,
+                           const Tensor* outputs = nullptr) {
+    check_dims(input, window);
+    const Ints in = sizes_of(input);
+    Ints out;
+    if (outputs) {
+        check_dims(*outputs, window);
+        out = sizes_of(*outputs);
+        STD_TORCH_CHECK(out[0] == in[0] && out[1] == in[1], "empool: expected tensors of the same batch and channels");
+    }
+    return geometry_of(in[0], in[1], in.data() + 2, outputs ? out.data() + 2 : nullptr, window, ceil_mode,
+                       channels_last);
+}
+
+ScalarType drawn_dtype(const Geometry& g) { return g.window() <= 255 ? ScalarType::Byte : ScalarType::Int; }
+
+void check_drawn(const Tensor& drawn, const Geometry& g) {
+    STD_TORCH_CHECK(drawn.scalar_type() == drawn_dtype(g),
+                    "empool: expected drawn of dtype uint8 for windows of up to ",
+                    "255 positions, int32 for larger ones");
+}
+
+Tensor seeds_of(const Tensor& seed, int64_t N) {
+    STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.dim() <= 1, "empool: expected an int64 seed");
+    STD_TORCH_CHECK(seed.numel() > 0 && N % seed.numel() == 0,
+                    "empool: expected one seed, or one for each group of images");
+    return seed.dim() == 1 ? dense(seed, false) : seed;
+}
+
+std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Ints counts, Ints thresholds, Ints kernel_size,
+                                         Ints stride, Ints padding, Ints dilation, bool ceil_mode) {
+    const bool channels_last = is_channels_last(input);
+    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last);
+    input = dense(input, channels_last);
+    const Ints sizes = with_spatial(input, g, true);
+    Tensor output = empty(sizes, input.scalar_type(), channels_last),
+           drawn = empty(sizes, drawn_dtype(g), channels_last);
+    const int64_t T = counts.empty() ? 0 : static_cast<int64_t>(thresholds.size() / counts.size());
+    if (output.numel() > 0) {
+        if (T > 0) seed = seeds_of(seed, g.N);
+        const auto rows = rows_of(counts, g.window());
+        run(kernels().rank_draw, dtype_of(input),
+            {g, input.const_data_ptr(), output.mutable_data_ptr(), drawn.mutable_data_ptr(), g.window() > 255,
+             T > 0 ? static_cast<const int64_t*>(seed.const_data_ptr()) : nullptr, T > 0 ? seed.numel() : 0,
+             thresholds.data(), T, rows.data()});
+    }
+    return {output, drawn};
+}
+
+std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, Ints kernel_size, Ints stride, Ints padding,
+                                          Ints dilation, bool ceil_mode) {
+    const bool channels_last = is_channels_last(input);
+    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last);
+    input = dense(input, channels_last);
+    const Ints sizes = with_spatial(input, g, true);
+    Tensor output = empty(sizes, input.scalar_type(), channels_last),
+           drawn = empty(sizes, drawn_dtype(g), channels_last);
+    if (output.numel() > 0) {
+        seed = seeds_of(seed, g.N);
+        run(kernels().value_draw, dtype_of(input),
+            {g, input.const_data_ptr(), output.mutable_data_ptr(), drawn.mutable_data_ptr(), g.window() > 255,
+             static_cast<const int64_t*>(seed.const_data_ptr()), seed.numel()});
+    }
+    return {output, drawn};
+}
+
+Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, Ints input_size, Ints kernel_size, Ints stride, Ints padding,
+                         Ints dilation) {
+    const bool channels_last = is_channels_last(drawn);
+    const WindowArguments window{kernel_size, stride, padding, dilation};
+    check_dims(grad_output, window);
+    check_dims(drawn, window);
+    const Ints out = sizes_of(drawn);
+    STD_TORCH_CHECK(input_size.size() == kernel_size.size() && sizes_of(grad_output) == out,
+                    "drawn_scatter: expected grad_output of the shape of drawn, and the input's spatial sizes");
+    const Geometry g = geometry_of(out[0], out[1], input_size.data(), out.data() + 2, window, false, channels_last);
+    check_drawn(drawn, g);
+    grad_output = dense(grad_output, channels_last);
+    drawn = dense(drawn, channels_last);
+    Tensor grad_input = empty(with_spatial(drawn, g, false), grad_output.scalar_type(), channels_last);
+    if (grad_input.numel() > 0) {
+        run(kernels().drawn_scatter, dtype_of(grad_output),
+            {g, grad_output.const_data_ptr(), drawn.const_data_ptr(), grad_input.mutable_data_ptr(), g.window() > 255});
+    }
+    return grad_input;
+}
+
+Tensor drawn_gather_cpu(Tensor input, Tensor drawn, Ints kernel_size, Ints stride, Ints padding, Ints dilation) {
+    const bool channels_last = is_channels_last(drawn);
+    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, false, channels_last, &drawn);
+    check_drawn(drawn, g);
+    input = dense(input, channels_last);
+    drawn = dense(drawn, channels_last);
+    Tensor output = empty(sizes_of(drawn), input.scalar_type(), channels_last);
+    if (output.numel() > 0) {
+        run(kernels().drawn_gather, dtype_of(input),
+            {g, input.const_data_ptr(), drawn.const_data_ptr(), output.mutable_data_ptr(), g.window() > 255});
+    }
+    return output;
+}
+
+bool is_maximum(const Ints& counts, const std::vector<double>& weights) {
+    for (double weight : weights) {
+        if (weight != 1) return false;
+    }
+    return weights.size() == counts.size();
+}
+
+Tensor rank_mean_cpu(Tensor input, Ints counts, std::vector<double> weights, Ints kernel_size, Ints stride,
+                     Ints padding, Ints dilation, bool ceil_mode) {
+    const bool channels_last = is_channels_last(input);
+    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last);
+    input = dense(input, channels_last);
+    Tensor output = empty(with_spatial(input, g, true), input.scalar_type(), channels_last);
+    if (output.numel() > 0) {
+        const auto rows = rows_of(counts, g.window());
+        run(kernels().rank_mean, dtype_of(input),
+            {g, input.const_data_ptr(), nullptr, output.mutable_data_ptr(), weights.data(),
+             static_cast<int64_t>(weights.size() / counts.size()), is_maximum(counts, weights), rows.data()});
+    }
+    return output;
+}
+
+Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Ints counts, std::vector<double> weights,
+                              Ints kernel_size, Ints stride, Ints padding, Ints dilation, bool ceil_mode) {
+    const bool channels_last = is_channels_last(input);
+    const Geometry g =
+        geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last, &grad_output);
+    STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(),
+                    "rank_mean_backward: expected grad_output of the input's dtype");
+    input = dense(input, channels_last);
+    grad_output = dense(grad_output, channels_last);
+    Tensor grad_input = empty(sizes_of(input), input.scalar_type(), channels_last);
+    if (grad_input.numel() == 0) return grad_input;
+    const DType dtype = dtype_of(input);
+    const auto rows = rows_of(counts, g.window());
+    if (is_maximum(counts, weights)) {
+        // The gradient of a draw that always draws the maximum, summed in the dtype.
+        const bool wide = g.window() > 255;
+        const Ints sizes = sizes_of(grad_output);
+        const Tensor drawn = empty(sizes, drawn_dtype(g), channels_last);
+        const Tensor maximum = empty(sizes, input.scalar_type(), channels_last);
+        run(kernels().rank_draw, dtype,
+            {g, input.const_data_ptr(), maximum.mutable_data_ptr(), drawn.mutable_data_ptr(), wide, nullptr, 0, nullptr,
+             0, rows.data()});
+        run(kernels().drawn_scatter, dtype,
+            {g, grad_output.const_data_ptr(), drawn.const_data_ptr(), grad_input.mutable_data_ptr(), wide});
+        return grad_input;
+    }
+    run(kernels().rank_mean_backward, dtype,
+        {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), weights.data(),
+         static_cast<int64_t>(weights.size() / counts.size()), false, rows.data()});
+    return grad_input;
+}
+
+}  // namespace
+
+const char* cpu_capability() { return kernels().name; }
+
+}  // namespace empool
+
+STABLE_TORCH_LIBRARY_IMPL(empool, CPU, m) {
+    m.impl("rank_draw", TORCH_BOX(&empool::rank_draw_cpu));
+    m.impl("value_draw", TORCH_BOX(&empool::value_draw_cpu));
+    m.impl("drawn_scatter", TORCH_BOX(&empool::drawn_scatter_cpu));
+    m.impl("drawn_gather", TORCH_BOX(&empool::drawn_gather_cpu));
+    m.impl("rank_mean", TORCH_BOX(&empool::rank_mean_cpu));
+    m.impl("rank_mean_backward", TORCH_BOX(&empool::rank_mean_backward_cpu));
+}

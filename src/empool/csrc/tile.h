@@ -1,0 +1,259 @@
+// How the kernels walk over a tensor.
+//
+// A kernel's lanes are channels: all lanes of a vector then share one window, its taps, its border and its counter, and
+// nothing needs masking. Channels-last tensors are read in place. In a contiguous tensor (or one with fewer channels
+// than lanes) neighbouring planes play the part of channels: the planes of a block are interleaved into a tile of
+// scratch memory, [position][lane], and results go back the same way. Tiles are small enough to stay in the cache.
+#pragma once
+
+#include "vec.h"
+#include "window.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+// Memory that a thread keeps from call to call.
+template <class T, int slot>
+EMPOOL_INLINE T* scratch(int64_t count) {
+    struct Block {
+        void* memory = nullptr;
+        size_t size = 0;
+        ~Block() { operator delete(memory, std::align_val_t(64)); }
+    };
+    static thread_local Block block;
+    const size_t size = sizeof(T) * static_cast<size_t>(count) + 64;
+    if (block.size < size) {
+        operator delete(block.memory, std::align_val_t(64));
+        block.memory = nullptr;
+        block.size = 0;
+        block.memory = operator new(size, std::align_val_t(64));
+        block.size = size;
+    }
+    return static_cast<T*>(block.memory);
+}
+
+// A box of positions held in memory with `step` elements between neighbours of a row.
+struct Box {
+    int64_t origin[3], size[3], step;
+
+    int64_t positions() const { return size[0] * size[1] * size[2]; }
+    int64_t offset(int64_t d, int64_t h, int64_t w) const {
+        return (((d - origin[0]) * size[1] + (h - origin[1])) * size[2] + (w - origin[2])) * step;
+    }
+};
+
+EMPOOL_INLINE Box whole_input(const Geometry& g, int64_t step) {
+    return {{0, 0, 0}, {g.axis[0].in, g.axis[1].in, g.axis[2].in}, step};
+}
+
+EMPOOL_INLINE Box whole_output(const Geometry& g, int64_t step) {
+    return {{0, 0, 0}, {g.axis[0].out, g.axis[1].out, g.axis[2].out}, step};
+}
+
+// The input positions that the windows of a box of outputs read.
+EMPOOL_INLINE Box inputs_of(const Geometry& g, const Box& outputs) {
+    Box box{};
+    for (int i = 0; i < 3; ++i) {
+        const Axis& a = g.axis[i];
+        int64_t first = a.start(outputs.origin[i]);
+        int64_t last = a.start(outputs.origin[i] + outputs.size[i] - 1) + (a.kernel - 1) * a.dilation + 1;
+        first = first < 0 ? 0 : first;
+        last = last > a.in ? a.in : last;
+        box.origin[i] = first;
+        box.size[i] = last > first ? last - first : 0;
+    }
+    box.step = outputs.step;
+    return box;
+}
+
+// The outputs whose windows may cover a box of input positions.
+EMPOOL_INLINE Box outputs_of(const Geometry& g, const Box& inputs) {
+    Box box{};
+    for (int i = 0; i < 3; ++i) {
+        int64_t first, last, unused;
+        g.axis[i].outputs(inputs.origin[i], first, unused);
+        g.axis[i].outputs(inputs.origin[i] + inputs.size[i] - 1, unused, last);
+        box.origin[i] = first;
+        box.size[i] = last > first ? last - first : 0;
+    }
+    box.step = inputs.step;
+    return box;
+}
+
+// Cuts `extent` positions (outputs or inputs) into tiles that, with their other side, found by `other`, fit the cache.
+// `step` is the number of planes in a tile.
+struct Tiling {
+    int64_t extent[3], tile[3], count[3], step;
+
+    template <class Other>
+    Tiling(int64_t d, int64_t h, int64_t w, int64_t lanes, int64_t bytes, const Other& other) : step(lanes) {
+        constexpr int64_t budget = 128 * 1024;
+        extent[0] = tile[0] = d;
+        extent[1] = tile[1] = h;
+        extent[2] = tile[2] = w;
+        for (int i = 0; i < 3; ++i) {
+            // Rows are cut at multiples of 4: a Philox call serves 4 neighbours.
+            while (tile[i] > (i == 2 ? 64 : 1)) {
+                const Box box{{0, 0, 0}, {tile[0], tile[1], tile[2]}, 1};
+                if ((box.positions() + other(box).positions()) * lanes * bytes <= budget) break;
+                tile[i] = i == 2 ? (tile[i] / 2 + 3) / 4 * 4 : (tile[i] + 1) / 2;
+            }
+            count[i] = (extent[i] + tile[i] - 1) / (tile[i] > 0 ? tile[i] : 1);
+        }
+    }
+
+    int64_t tiles() const { return count[0] * count[1] * count[2]; }
+
+    Box box(int64_t index) const {
+        const int64_t at[3] = {index / (count[1] * count[2]), index / count[2] % count[1], index % count[2]};
+        Box box{};
+        for (int i = 0; i < 3; ++i) {
+            box.origin[i] = at[i] * tile[i];
+            const int64_t rest = extent[i] - box.origin[i];
+            box.size[i] = rest < tile[i] ? rest : tile[i];
+        }
+        box.step = step;
+        return box;
+    }
+};
+
+// The planes of a block, one to a lane; lanes past the last plane repeat it and are not written back.
+struct PlaneBlock {
+    int64_t first, used;
+
+    PlaneBlock(const Geometry& g, int64_t index, int lanes) : first(index * lanes) {
+        const int64_t rest = g.planes() - first;
+        used = rest < lanes ? rest : lanes;
+    }
+    int64_t plane(int lane) const { return first + (lane < used ? lane : used - 1); }
+};
+
+EMPOOL_INLINE int64_t plane_blocks(const Geometry& g, int lanes) { return (g.planes() + lanes - 1) / lanes; }
+
+// Whether channels fill the lanes where they lie.
+EMPOOL_INLINE bool in_place(const Geometry& g, int lanes) { return g.channels_last && g.C >= lanes; }
+
+// tile[position][lane] = tensor, for the positions of `box`; `whole` holds the tensor's sizes.
+template <class T>
+void interleave(const Geometry& g, const T* tensor, const Box& whole, const PlaneBlock& block, const Box& box,
+                T* tile) {
+    const int64_t step = g.step(), row = box.size[2], lanes = box.step;
+    for (int lane = 0; lane < lanes; ++lane) {
+        const T* plane = tensor + g.plane(block.plane(lane), whole.positions());
+        T* to = tile + lane;
+        for (int64_t d = 0; d < box.size[0]; ++d) {
+            for (int64_t h = 0; h < box.size[1]; ++h) {
+                const T* from =
+                    plane +
+                    step * (((box.origin[0] + d) * whole.size[1] + box.origin[1] + h) * whole.size[2] + box.origin[2]);
+                for (int64_t w = 0; w < row; ++w, to += lanes) *to = from[w * step];
+            }
+        }
+    }
+}
+
+template <class T>
+void deinterleave(const Geometry& g, T* tensor, const Box& whole, const PlaneBlock& block, const Box& box,
+                  const T* tile) {
+    const int64_t step = g.step(), row = box.size[2], lanes = box.step;
+    for (int lane = 0; lane < block.used; ++lane) {
+        T* plane = tensor + g.plane(block.plane(lane), whole.positions());
+        const T* from = tile + lane;
+        for (int64_t d = 0; d < box.size[0]; ++d) {
+            for (int64_t h = 0; h < box.size[1]; ++h) {
+                T* to = plane + step * (((box.origin[0] + d) * whole.size[1] + box.origin[1] + h) * whole.size[2] +
+                                        box.origin[2]);
+                for (int64_t w = 0; w < row; ++w, from += lanes) to[w * step] = *from;
+            }
+        }
+    }
+}
+
+// Calls body(c) for c = 0, L, 2L, ... so that [c, c + L) covers [0, count), count >= L; the last step may overlap.
+template <int L, class Body>
+EMPOOL_INLINE void for_lanes(int64_t count, const Body& body) {
+    int64_t c = 0;
+    for (; c + L <= count; c += L) body(c);
+    if (c < count) body(count - L);
+}
+
+// A list of positions, as offsets from a base, with the window offset at which each is read.
+struct Taps {
+    int n;
+    const int64_t* offset;
+    const int32_t* code;
+};
+
+// The taps of the windows of one row of outputs. Windows that lie inside the row share one list and differ in their
+// base.
+class RowWindows {
+  public:
+    RowWindows(const Geometry& g, const Box& box)
+        : axis_(g.axis),
+          box_(box),
+          offset_(scratch<int64_t, 0>(2 * g.window())),
+          code_(scratch<int32_t, 1>(2 * g.window())),
+          window_(g.window()) {}
+
+    void set_row(int64_t od, int64_t oh) {
+        const Axis &D = axis_[0], &H = axis_[1], &W = axis_[2];
+        int64_t kd0, kd1, kh0, kh1;
+        D.taps(od, kd0, kd1);
+        H.taps(oh, kh0, kh1);
+        rows_ = 0;
+        int64_t n = 0;
+        for (int64_t kd = kd0; kd < kd1; ++kd) {
+            for (int64_t kh = kh0; kh < kh1; ++kh, ++rows_) {
+                const int64_t id = D.start(od) + kd * D.dilation, ih = H.start(oh) + kh * H.dilation;
+                for (int64_t kw = 0; kw < W.kernel; ++kw, ++n) {
+                    offset_[n] = box_.offset(id, ih, box_.origin[2] + kw * W.dilation);
+                    code_[n] = static_cast<int32_t>((kd * H.kernel + kh) * W.kernel + kw);
+                }
+            }
+        }
+    }
+
+    // The taps of output ow; `base` is what to add to their offsets.
+    Taps at(int64_t ow, int64_t& base) {
+        const Axis& W = axis_[2];
+        int64_t first, last;
+        W.taps(ow, first, last);
+        base = (W.start(ow) - box_.origin[2]) * box_.step;
+        if (last - first == W.kernel) return {static_cast<int>(rows_ * W.kernel), offset_, code_};
+        int64_t n = 0;
+        for (int64_t row = 0; row < rows_; ++row) {
+            for (int64_t kw = first; kw < last; ++kw, ++n) {
+                offset_[window_ + n] = offset_[row * W.kernel + kw];
+                code_[window_ + n] = code_[row * W.kernel + kw];
+            }
+        }
+        return {static_cast<int>(n), offset_ + window_, code_ + window_};
+    }
+
+  private:
+    const Axis* axis_;
+    Box box_;
+    int64_t* offset_;
+    int32_t* code_;
+    int64_t window_, rows_ = 0;
+};
+
+// Visits every output that lies in `outputs`, row by row, in groups of up to four neighbours with the same ow >> 2:
+// row(od, oh) and then group(quad, ow_first, ow_last).
+template <class Row, class Group>
+EMPOOL_INLINE void for_rows(const Box& outputs, const Row& row, const Group& group) {
+    for (int64_t od = outputs.origin[0]; od < outputs.origin[0] + outputs.size[0]; ++od) {
+        for (int64_t oh = outputs.origin[1]; oh < outputs.origin[1] + outputs.size[1]; ++oh) {
+            row(od, oh);
+            const int64_t end = outputs.origin[2] + outputs.size[2];
+            for (int64_t ow = outputs.origin[2]; ow < end;) {
+                const int64_t next = (ow / 4 + 1) * 4, last = next < end ? next : end;
+                group(od, oh, ow, last);
+                ow = last;
+            }
+        }
+    }
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool

@@ -1,0 +1,224 @@
+// Vectors of L lanes, in the compiler's own vector types, so that one source serves every instruction set: an operation
+// on more bytes than a register holds is split by the compiler. A lane holds a float (float32, bfloat16, float16) or a
+// double.
+//
+// This header and the kernels are compiled once for each instruction set, in the namespace EMPOOL_CAPABILITY, so that
+// the linker cannot mix them up.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define EMPOOL_INLINE inline __attribute__((always_inline))
+#define EMPOOL_NOINLINE __attribute__((noinline))
+#define EMPOOL_LAMBDA __attribute__((always_inline))
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+template <class T, int L>
+struct VecOf {
+    typedef T type __attribute__((vector_size(sizeof(T) * L)));
+};
+template <class T, int L>
+using Vec = typename VecOf<T, L>::type;
+
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Float16 {
+    uint16_t bits;
+};
+
+// The type that a lane computes in, and the integers of its size.
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+// Lanes in a register.
+template <class T>
+constexpr int lanes = EMPOOL_LANES * sizeof(float) / sizeof(Compute<T>);
+template <class C>
+using Int = std::conditional_t<std::is_same_v<C, double>, int64_t, int32_t>;
+
+template <class To, class From>
+EMPOOL_INLINE To bits(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+}
+
+template <class V, class T>
+EMPOOL_INLINE V load_raw(const T* p) {
+    V v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+template <class V, class T>
+EMPOOL_INLINE void store_raw(T* p, V v) {
+    std::memcpy(p, &v, sizeof(v));
+}
+
+template <class V, class T>
+EMPOOL_INLINE V fill(T value) {
+    return V{} + value;
+}
+
+template <class V>
+EMPOOL_INLINE V iota() {
+    V v{};
+    for (unsigned i = 0; i < sizeof(V) / sizeof(v[0]); ++i) v[i] = i;
+    return v;
+}
+
+// Whether any lane of a comparison's result is set.
+template <class V>
+EMPOOL_INLINE bool any(V mask) {
+#if defined(__x86_64__)
+    if constexpr (sizeof(V) == 16) return _mm_movemask_epi8(bits<__m128i>(mask)) != 0;
+#if EMPOOL_LANES >= 8
+    if constexpr (sizeof(V) == 32) return !_mm256_testz_si256(bits<__m256i>(mask), bits<__m256i>(mask));
+#endif
+#if EMPOOL_LANES >= 16
+    if constexpr (sizeof(V) == 64) return _mm512_test_epi32_mask(bits<__m512i>(mask), bits<__m512i>(mask)) != 0;
+#endif
+#endif
+    bool found = false;
+    for (unsigned i = 0; i < sizeof(V) / sizeof(mask[0]); ++i) found = found || mask[i] != 0;
+    return found;
+}
+
+// Half precision. Widening is exact; narrowing rounds to the nearest, ties to even.
+
+template <int L>
+EMPOOL_INLINE Vec<float, L> widen(Vec<uint16_t, L> h, BFloat16) {
+    return bits<Vec<float, L>>(__builtin_convertvector(h, Vec<uint32_t, L>) << 16);
+}
+
+template <int L>
+EMPOOL_INLINE Vec<uint16_t, L> narrow(Vec<float, L> f, BFloat16) {
+    const auto x = bits<Vec<uint32_t, L>>(f);
+    const auto rounded = (x + 0x7fff + ((x >> 16) & 1)) >> 16;
+    return __builtin_convertvector(f != f ? fill<Vec<uint32_t, L>>(0x7fc0u) : rounded, Vec<uint16_t, L>);
+}
+
+template <int L>
+EMPOOL_INLINE Vec<float, L> widen(Vec<uint16_t, L> h, Float16) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 8
+    if constexpr (L == 8) return bits<Vec<float, 8>>(_mm256_cvtph_ps(bits<__m128i>(h)));
+#if EMPOOL_LANES >= 16
+    if constexpr (L == 16) return bits<Vec<float, 16>>(_mm512_cvtph_ps(bits<__m256i>(h)));
+#endif
+#endif
+    using F = Vec<float, L>;
+    using U = Vec<uint32_t, L>;
+    const U x = __builtin_convertvector(h, U);
+    const U magnitude = (x & 0x7fff) << 13;
+    const U normal = magnitude + (112u << 23);
+    const U special = magnitude + (224u << 23);  // inf and NaN
+    // A subnormal is an integer below 2^10 in units of 2^-24: as the mantissa of a number near 2^-14 it is exact.
+    const U subnormal = bits<U>(bits<F>(magnitude + (113u << 23)) - bits<F>(fill<U>(113u << 23)));
+    U y = magnitude < (1u << 23) ? subnormal : normal;
+    y = magnitude >= (31u << 23) ? special : y;
+    return bits<F>(y | ((x & 0x8000) << 16));
+}
+
+template <int L>
+EMPOOL_INLINE Vec<uint16_t, L> narrow(Vec<float, L> f, Float16) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 8
+    constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    if constexpr (L == 8) return bits<Vec<uint16_t, 8>>(_mm256_cvtps_ph(bits<__m256>(f), nearest));
+#if EMPOOL_LANES >= 16
+    if constexpr (L == 16) return bits<Vec<uint16_t, 16>>(_mm512_cvtps_ph(bits<__m512>(f), nearest));
+#endif
+#endif
+    using F = Vec<float, L>;
+    using U = Vec<uint32_t, L>;
+    const U x = bits<U>(f), magnitude = x & 0x7fffffffu;
+    // Adding 0.5 moves the bits of a subnormal result to the end of the mantissa, rounded by the addition itself.
+    const U subnormal = bits<U>(bits<F>(magnitude) + 0.5f) - (126u << 23);
+    const U normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    const U special = magnitude > 0x7f800000u ? fill<U>(0x7e00u) : fill<U>(0x7c00u);
+    U y = magnitude < (113u << 23) ? subnormal : normal;
+    y = magnitude >= 0x47800000u ? special : y;
+    return __builtin_convertvector(y | ((x >> 16) & 0x8000), Vec<uint16_t, L>);
+}
+
+template <int L, class T>
+EMPOOL_INLINE Vec<Compute<T>, L> load(const T* p) {
+    if constexpr (sizeof(T) == 2) {
+        return widen<L>(load_raw<Vec<uint16_t, L>>(p), T{});
+    } else {
+        return load_raw<Vec<T, L>>(p);
+    }
+}
+
+template <int L, class T>
+EMPOOL_INLINE void store(T* p, Vec<Compute<T>, L> v) {
+    if constexpr (sizeof(T) == 2) {
+        store_raw(p, narrow<L>(v, T{}));
+    } else {
+        store_raw(p, v);
+    }
+}
+
+// Stores values that T holds exactly (they were loaded as T), NaN excepted.
+template <int L, class T>
+EMPOOL_INLINE void store_exact(T* p, Vec<Compute<T>, L> v) {
+    if constexpr (std::is_same_v<T, BFloat16>) {
+        store_raw(p, __builtin_convertvector(bits<Vec<uint32_t, L>>(v) >> 16, Vec<uint16_t, L>));
+    } else {
+        store<L>(p, v);
+    }
+}
+
+// Rounds to T and back.
+template <class T, int L>
+EMPOOL_INLINE Vec<Compute<T>, L> round_to(Vec<Compute<T>, L> v) {
+    if constexpr (sizeof(T) == 2) {
+        return widen<L>(narrow<L>(v, T{}), T{});
+    } else {
+        return v;
+    }
+}
+
+template <class T>
+EMPOOL_INLINE Compute<T> load_one(const T* p) {
+    if constexpr (sizeof(T) == 2) {
+        Vec<uint16_t, lanes<T>> h{};
+        h[0] = p->bits;
+        return widen<lanes<T>>(h, T{})[0];
+    } else {
+        return *p;
+    }
+}
+
+template <class T>
+EMPOOL_INLINE T round_one(Compute<T> value) {
+    if constexpr (sizeof(T) == 2) {
+        return T{narrow<lanes<T>>(fill<Vec<float, lanes<T>>>(value), T{})[0]};
+    } else {
+        return value;
+    }
+}
+
+// body(first), body(first + 1), ..., body(n - 1); unrolled if n is known to be N > 0.
+template <int N, int first, class Body>
+EMPOOL_INLINE void repeat(int n, const Body& body) {
+    if constexpr (N > first) {
+        [&]<int... i>(std::integer_sequence<int, i...>)
+            EMPOOL_LAMBDA { (body(first + i), ...); }(std::make_integer_sequence<int, N - first>{});
+    } else if constexpr (N <= 0) {
+        for (int k = first; k < n; ++k) body(k);
+    }
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool
