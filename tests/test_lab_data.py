@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_data
 import torch
 
+import tiny_data
 from empool.lab import augment, data, sources
 from empool.lab.augment import Augment, Draws, Normaliser
 from empool.lab.errors import LabError

@@ -9,9 +9,9 @@ import json
 import signal
 
 import pytest
-import tiny_data
 import torch
 
+import tiny_data
 from empool.lab import files, training
 from empool.lab.augment import Augment, Normaliser
 from empool.lab.errors import LabError, is_disk_full
@@ -233,7 +233,7 @@ def test_damaged_checkpoint_is_named(tmp_path):
         fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
     last = config.folder(tmp_path) / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(LabError, match="last.ckpt is damaged .*; delete it, and the run starts again") as caught:
+    with pytest.raises(LabError, match=r"last\.ckpt is damaged .*; delete it, and the run starts again") as caught:
         fit(config, tiny_data.data_set(), tmp_path)
     assert "\n" not in str(caught.value)
 

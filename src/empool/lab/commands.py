@@ -163,13 +163,15 @@ def report(
 @app.command()
 def show(
     output: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="An SVG, PNG or PDF to draw to. Default: the terminal.")
+        Path | None, typer.Argument(metavar="FILE", help="Draw to this SVG, PNG or PDF. Default: the terminal.")
     ] = None,
+    p: Annotated[float, typer.Option(min=0, max=1, help="Probability of dropping the largest activation.")] = 0.4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
 ) -> None:
     """Draw the training and the testing phase, on a small window of numbers and on an image."""
     from empool.lab.show import show as draw
 
-    draw(output)
+    draw(output, p=p, seed=seed)
 
 
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -175,8 +175,8 @@ def _fingerprint(decoded: Decoded) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for split in SPLITS:
         digest.update(str(decoded.images[split].shape).encode())
-        digest.update(np.ascontiguousarray(decoded.images[split]))
-        digest.update(decoded.labels[split].astype("<i8"))
+        digest.update(np.ascontiguousarray(decoded.images[split]).data)
+        digest.update(decoded.labels[split].astype("<i8").data)
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from empool.lab import augment, data, sources
 from empool.lab.data import DataSet
 from empool.lab.errors import LabError
 from empool.lab.run import RunConfig
+from empool.lab.training import make_network
 from empool.models import Recipe
 
 DEFAULT_POOLINGS = "max,average,stochastic,ensemble:0.1,ensemble:0.3,ensemble:0.5,max-dropout:0.2"
@@ -77,7 +78,11 @@ def configure(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     known = sources.KNOWN.get(source)
-    changes = {"epochs": epochs or (known.epochs if known else None), "batch_size": batch_size, "augment": augmentation}
+    changes: dict[str, Any] = {
+        "epochs": epochs or (known.epochs if known else None),
+        "batch_size": batch_size,
+        "augment": augmentation,
+    }
     try:
         recipe = models.network(model).recipe
         recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
@@ -101,6 +106,11 @@ def configure(
         channels_last=channels_last,
         device=device,
     )
+    try:
+        with torch.device("meta"):
+            make_network(config, loaded)
+    except ValueError as error:
+        raise LabError(str(error)) from None
     return config, loaded
 
 

@@ -124,7 +124,8 @@ class Lines:
         self.clock.begin(runs, records)
         self.total = len(runs)
         done = self.total - len(self.clock.left)
-        self.say(f"{self.total} runs" + (f", {done} of them done already" if done else ""))
+        counted = "1 run" if self.total == 1 else f"{self.total} runs"
+        self.say(f"{counted}, {done} of them done already" if done else counted)
 
     def started(self, config: RunConfig) -> None:
         """Start the clock."""

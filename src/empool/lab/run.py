@@ -51,7 +51,7 @@ class RunConfig:
     def from_json(cls, fields: Mapping[str, Any]) -> RunConfig:
         """Read what `to_json` gave."""
         recipe = type(models.network(fields["model"]).recipe)
-        choices = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["recipe"].items()}
+        choices: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["recipe"].items()}
         return cls(**{**fields, "recipe": recipe(**choices)})
 
 

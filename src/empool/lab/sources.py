@@ -173,7 +173,7 @@ def _parquet(folder: Path, files: list[Path]) -> Decoded:
     for split, paths in by_split.items():
         if not paths:
             raise LabError(f"{folder} has no {split} split: expected {split}-*.parquet")
-        decoded = []
+        decoded: list[tuple[str, npt.NDArray[np.uint8]]] = []
         split_labels = []
         for path in paths:
             try:

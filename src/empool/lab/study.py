@@ -55,8 +55,12 @@ def run(
             missing = [config for config in runs if not (config.folder(directory) / "result.json").exists()]
             _gather(directory)
             progress.begin(runs, results(directory))
-            for _ in launcher.launch(missing, data, directory, progress):
-                _gather(directory)
+            try:
+                for _ in launcher.launch(missing, data, directory, progress):
+                    _gather(directory)
+            except KeyboardInterrupt:
+                _gather(directory)  # A run may have ended just before.
+                raise
             return results(directory)
     except (OSError, RuntimeError) as error:
         if is_disk_full(error):

@@ -17,8 +17,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,7 +96,9 @@ class Experiment(pl.LightningModule):
     def __init__(self, config: RunConfig, network: nn.Module, data: DataSet, watch: Watch) -> None:
         super().__init__()
         self.config = config
-        self.network = network.to(memory_format=torch.channels_last) if config.channels_last else network
+        self.network = network
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
         self.watch = watch
         self.history: list[Row] = []
         device = torch.device(config.device)
@@ -184,7 +186,8 @@ class Experiment(pl.LightningModule):
         self.network.eval()
         totals = torch.zeros_like(self.totals)
         images, labels = self.test_images.images, self.test_images.labels
-        for batch, target in zip(images.split(_TEST_BATCH), labels.split(_TEST_BATCH), strict=True):
+        for first in range(0, len(labels), _TEST_BATCH):
+            batch, target = images[first : first + _TEST_BATCH], labels[first : first + _TEST_BATCH]
             logits = self._logits(self.normaliser.plain(batch))
             loss = F.cross_entropy(logits, target, reduction="sum")
             totals += torch.stack((loss, (logits.argmax(1) != target).sum()))
@@ -250,15 +253,19 @@ def fit(config: RunConfig, data: DataSet, directory: Path, watch: Watch = lambda
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _checkpoint(config, folder)
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    experiment = Experiment(config, _network(config, data), data, watch)
+    experiment = Experiment(config, make_network(config, data), data, watch)
     _train(experiment, folder, checkpoint)
     record = _record(experiment)
     write_json(folder / "result.json", record)
     return record
 
 
-def _network(config: RunConfig, data: DataSet) -> nn.Module:
-    """Make the network; options of its own come from the fields of its recipe, and the image size from the data."""
+def make_network(config: RunConfig, data: DataSet) -> nn.Module:
+    """Make a run's network; options of its own come from the fields of its recipe, the image size from the data.
+
+    Raises:
+        ValueError: if a field is out of range.
+    """
     own = models.network(config.model).options()
     options = {name: getattr(config.recipe, name) for name in own if hasattr(config.recipe, name)}
     if "image_size" in own:

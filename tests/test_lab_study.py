@@ -1,0 +1,240 @@
+"""Studies: their order, their folder, going on after an interruption, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+import tiny_data
+from empool.lab import files, launch, study
+from empool.lab.errors import LabError
+from empool.lab.launch import Local
+from empool.lab.progress import Clock, Lines, Screen, duration
+from empool.lab.run import difference, folder_name, results
+
+
+def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):
+    runs = study.plan(config or tiny_data.config(epochs=2), poolings, seeds)
+    return study.run(directory, runs, tiny_data.data_set(), Local(), progress or Lines(io.StringIO()), command)
+
+
+class Noted(Lines):
+    """Remembers which runs were started; may be interrupted."""
+
+    def __init__(self, interrupt=None):
+        super().__init__(io.StringIO())
+        self.runs = []
+        self.interrupt = interrupt
+
+    def started(self, config):
+        super().started(config)
+        self.runs.append((config.pooling, config.seed))
+        if self.runs[-1] == self.interrupt:
+            raise KeyboardInterrupt
+
+
+ORDER = [("max", 0), ("ensemble:0.2", 0), ("max", 1), ("ensemble:0.2", 1)]
+
+
+def keys(records):
+    return [(record["pooling"], record["seed"]) for record in records]
+
+
+def test_a_study_goes_seed_by_seed_and_gathers_its_results(tmp_path):
+    noted = Noted()
+    records = start(tmp_path / "new" / "study", progress=noted)
+    assert noted.runs == keys(records) == ORDER
+    assert json.loads((tmp_path / "new" / "study" / "results.json").read_text()) == records
+    for pooling in ("max", "ensemble-0.2"):
+        for seed in "01":
+            names = {path.name for path in (tmp_path / "new" / "study" / pooling / seed).iterdir()}
+            assert names == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
+
+
+def test_study_json_says_what_and_how(tmp_path):
+    config = tiny_data.config(epochs=1)
+    start(tmp_path, config=config, command="empool compare --seeds 2")
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert content == {
+        "command": "empool compare --seeds 2",
+        "configuration": config.settings(),
+        "poolings": ["max", "ensemble:0.2"],
+        "seeds": [0, 1],
+    }
+    assert content["configuration"]["recipe"]["epochs"] == 1
+
+
+def test_a_study_started_again_does_what_is_missing(tmp_path):
+    noted = Noted(interrupt=("max", 1))
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, progress=noted)
+    assert keys(json.loads((tmp_path / "results.json").read_text())) == ORDER[:2]
+    first = (tmp_path / "max" / "0" / "result.json").read_text()
+    again = Noted()
+    assert keys(start(tmp_path, progress=again)) == ORDER
+    assert again.runs == ORDER[2:]
+    assert (tmp_path / "max" / "0" / "result.json").read_text() == first
+    nothing = Noted()
+    start(tmp_path, progress=nothing)
+    assert nothing.runs == []
+
+
+def test_poolings_and_seeds_can_be_added(tmp_path):
+    start(tmp_path, seeds=(0,), command="first")
+    noted = Noted()
+    records = start(tmp_path, poolings=("average",), seeds=(0, 1), progress=noted, command="second")
+    assert noted.runs == [("average", 0), ("average", 1)]
+    assert keys(records) == [("max", 0), ("ensemble:0.2", 0), ("average", 0), ("average", 1)]
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert (content["poolings"], content["seeds"]) == (["max", "ensemble:0.2", "average"], [0, 1])
+    assert content["command"] == "second"
+    start(tmp_path, poolings=("max",), seeds=(0,), command="third")  # adds nothing
+    assert json.loads((tmp_path / "study.json").read_text())["command"] == "second"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"train_limit": 30}, "train_limit = all, not 30"),
+        ({"fingerprint": "f2"}, "fingerprint = f1, not f2"),
+        ({"precision": "bfloat16"}, "precision = float32, not bfloat16"),
+        ({"recipe": dataclasses.replace(tiny_data.config().recipe, epochs=9)}, "recipe.epochs = 2, not 9"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_configuration_is_refused_and_changes_nothing(tmp_path, changes, field):
+    start(tmp_path, poolings=("max",), seeds=(0,))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    with pytest.raises(LabError) as caught:
+        start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), **changes))
+    assert str(caught.value) == f"{tmp_path} holds a study with {field}: choose another --out, or delete that folder"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+
+
+def test_the_device_is_no_part_of_the_configuration():
+    config = tiny_data.config()
+    assert difference(config.settings(), dataclasses.replace(config, device="cuda").settings()) is None
+
+
+def test_a_folder_with_strange_results_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(LabError, match=r"holds runs but no study\.json: choose another --out"):
+        start(tmp_path)
+
+
+def test_damaged_study_file_is_named(tmp_path):
+    (tmp_path / "study.json").write_text('{"command"')
+    with pytest.raises(LabError, match=r"study\.json is not valid JSON .*; delete it to start over"):
+        start(tmp_path)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(LabError, match="another process is writing to"):
+        start(tmp_path)
+    assert len(start(tmp_path, seeds=(0,))) == 2
+
+
+def test_out_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match=r"cannot write to .*file"):
+        start(tmp_path / "file")
+
+
+def test_full_disk_is_said_in_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
+    replace = files.os.replace
+
+    def full(source, target):
+        if "ensemble" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(LabError) as caught:
+        start(tmp_path)
+    assert str(caught.value) == f"no space left on the disk of {tmp_path}: make room and give the same command"
+    assert keys(results(tmp_path)) == [("max", 0)]
+    monkeypatch.undo()
+    assert keys(start(tmp_path)) == ORDER
+
+
+def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
+    config = tiny_data.config(epochs=2)
+    recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
+    lines = io.StringIO()
+    records = start(tmp_path, config=dataclasses.replace(config, recipe=recipe), progress=Lines(lines))
+    assert [record["converged"] for record in records] == [False] * 4
+    assert "[1/4] max, seed 0: did not converge" in lines.getvalue()
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("pooling", "name"),
+    [("max", "max"), ("ensemble:0.1", "ensemble-0.1"), ("ordinal:0.7,0.3", "ordinal-0.7-0.3")],
+)
+def test_folder_names_suit_every_file_system(pooling, name):
+    assert folder_name(pooling) == name
+
+
+def test_lines_say_what_is_done_and_what_is_left(tmp_path):
+    lines = io.StringIO()
+    start(tmp_path, seeds=(0,), progress=Lines(lines))
+    said = lines.getvalue().splitlines()
+    assert said[0] == "2 runs"
+    assert said[1].startswith("[1/2] max, seed 0: test error ")
+    assert said[1].endswith(" left")
+    assert said[2].startswith("[2/2] ensemble:0.2, seed 0: test error ")
+    assert len(said) == 3
+    again = io.StringIO()
+    start(tmp_path, progress=Lines(again))
+    assert again.getvalue().splitlines()[0] == "4 runs, 2 of them done already"
+
+
+def test_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
+    shown = []
+
+    class Watched(Screen):
+        def advanced(self, config, epochs, row):
+            super().advanced(config, epochs, row)
+            with self.console.capture() as capture:
+                self.console.print(self.render())
+            shown.append(capture.get())
+
+    with Watched(Console(file=io.StringIO(), force_terminal=True, width=100)) as screen:
+        records = start(tmp_path, progress=screen)
+    last = shown[-1]
+    for record in records[:3]:
+        assert f"{record['test_error']:.2f}" in last
+    assert "ensemble:0.2, seed 1: epoch 2 of 2  loss " in last
+    assert "3 of 4 runs" in last
+    assert " left" in last
+    assert "seed 0" in shown[0]
+    assert "seed 1" in shown[0]
+
+
+def test_clock_estimates_from_runs_of_the_same_pooling():
+    runs = study.plan(tiny_data.config(epochs=4), ["max", "average"], [0, 1])
+    clock = Clock()
+    clock.begin(runs, [])
+    assert clock.seconds_left() is None
+    clock.finish(runs[0], 10.0)
+    assert clock.seconds_left() == pytest.approx(30.0)
+    clock.finish(runs[1], 20.0)
+    assert clock.seconds_left() == pytest.approx(30.0)
+    clock.start()
+    clock.advance(runs[2], 1.0)
+    assert clock.seconds_left() == pytest.approx(27.5)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (150, "2 min"), (12_000, "3 h 20 min")])
+def test_duration_is_written_as_people_say_it(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_launchers_have_names():
+    assert set(launch.LAUNCHERS) == {"local"}
