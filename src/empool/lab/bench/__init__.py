@@ -1,0 +1,118 @@
+"""Times of every operator and layer beside PyTorch's, of the obvious way to write them, and of a plain copy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from empool.lab.bench import cases, host, memory, table
+from empool.lab.errors import LabError
+from empool.lab.files import write_json
+
+__all__ = ["bench"]
+
+SECONDS = {"cpu": 1.0, "cuda": 0.3}
+"""How long a case takes unless the fewest rounds take longer."""
+
+
+def bench(
+    device: str = "cpu",
+    json_path: Path | None = None,
+    *,
+    quick: bool = False,
+    threads: int = 2,
+    dtypes: Sequence[str] = cases.DTYPES,
+    shapes: Sequence[tuple[int, ...]] | None = None,
+    only: str = "",
+    seconds: float | None = None,
+    command: str = "empool bench",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measure, show each case as it is done, and at the end a summary.
+
+    Args:
+        device: "cpu" or "cuda".
+        json_path: file that all of it is written to, once it is complete.
+        quick: a subset, in at most a minute.
+        threads: that PyTorch uses on the CPU.
+        dtypes: names in `torch`; the first one is measured most.
+        shapes: of inputs (N, C, H, W), in place of the usual ones.
+        only: words, each of which the text of a case must contain.
+        seconds: how long a case takes unless the fewest rounds take longer.
+        command: that the file is to name.
+        say: takes lines to show.
+
+    Returns:
+        What the file holds: the host, and "rows", one for each case and contestant.
+
+    Raises:
+        LabError: if there is no such device, no case is left, the file's folder is missing, or the measuring
+            process fails.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LabError("no CUDA device: use --device cpu")
+    unknown = [name for name in dtypes if name not in (*cases.DTYPES, "float64")]
+    if unknown or not dtypes:
+        raise LabError(f"bench: expected dtypes among {', '.join(cases.DTYPES)}, float64, got {', '.join(unknown)}")
+    if threads < 1:
+        raise LabError(f"bench: expected at least 1 thread, got {threads}")
+    if json_path is not None and not json_path.absolute().parent.is_dir():
+        raise LabError(f"{json_path.parent}: no such folder")
+    planned = cases.plan(device, quick=quick, dtypes=dtypes, shapes=shapes, only=only)
+    if not planned:
+        raise LabError(f'bench: no case contains "{only}"')
+    began = time.monotonic()
+    record = host.describe(device, threads, command) | {"reuse": memory.REUSE if device == "cpu" else None, "rows": []}
+    for line in table.head(record):
+        say(line)
+    order = {"device": device, "threads": threads, "seconds": seconds or SECONDS[device]}
+    done = 0
+    for kind in dict.fromkeys(case.memory for case in planned):
+        chosen = [case for case in planned if case.memory == kind]
+        for answer in _worker(kind, order | {"cases": [case.as_json() for case in chosen]}):
+            if "copy_bandwidth" in answer:
+                record.setdefault("copy_bandwidth", answer["copy_bandwidth"])
+                continue
+            done += 1
+            record["rows"] += answer["rows"]
+            for line in table.block(record, answer["rows"], f"[{done}/{len(planned)}]"):
+                say(line)
+    record |= {"load_after": host.load(), "wall_seconds": round(time.monotonic() - began, 1)}
+    for line in table.summary(record):
+        say(line)
+    if json_path is not None:
+        write_json(json_path, record)
+        say(f"written: {json_path}")
+    return record
+
+
+def _worker(kind: str, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Let a process of its own measure, and yield its answers as they come."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "empool.lab.bench.worker"],
+        env=memory.environment(kind),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        with process.stdin as stdin:
+            json.dump(order, stdin)
+        with process.stdout as stdout:
+            for line in stdout:
+                yield json.loads(line)
+        if process.wait():
+            raise LabError(f"bench: the measuring process ended with code {process.returncode}; its error is above")
+    finally:
+        process.kill()
+        process.wait()
