@@ -1,6 +1,7 @@
 """Ensemble and stochastic pooling for PyTorch."""
 
 from empool import functional
+from empool._kernels import kernels
 from empool._version import __version__
 from empool.distributions import (
     Average,
@@ -59,6 +60,7 @@ __all__ = [
     "StochasticPool3d",
     "__version__",
     "functional",
+    "kernels",
     "layer",
     "pooling",
 ]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from empool import _ops as _ops  # Registers the operators.
+from empool import _kernels as _kernels  # Registers the operators and their kernels.
 from empool import reference
 from empool._window import Geometry
 from empool.distributions import RankDistribution, probability

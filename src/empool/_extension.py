@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 
 import torch
 
@@ -24,7 +25,7 @@ def load() -> bool:
     Raises:
         ImportError: if they were built but cannot be loaded, say for another PyTorch.
     """
-    if importlib.util.find_spec("empool._C") is None:
+    if _unwanted() or importlib.util.find_spec("empool._C") is None:
         return False
     importlib.import_module("empool._C")
     return True
@@ -52,4 +53,8 @@ def why_not(operator: str) -> str | None:
         return None
     if operator not in OPERATORS:
         return "not written: the reference serves every device"
-    return "not loaded" if load() else _NOT_BUILT
+    return "EMPOOL_EXTENSION=0 is set" if _unwanted() else _NOT_BUILT
+
+
+def _unwanted() -> bool:
+    return os.environ.get("EMPOOL_EXTENSION", "1") == "0"

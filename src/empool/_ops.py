@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,11 @@ for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 _ops = torch.ops.empool
+
+
+def register(name: str, kernel: Callable[..., Any], key: str) -> None:
+    """Let a kernel in Python serve an operator on the devices of a dispatch key."""
+    _library.impl(name, kernel, key)
 
 
 # Fakes: shapes and strides without data.
