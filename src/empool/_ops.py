@@ -77,7 +77,7 @@ def _(input: Tensor, drawn: Tensor, *geometry: Any) -> Tensor:
 
 
 @torch.library.register_fake("empool::rank_mean", lib=_library)
-def _(input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any) -> Tensor:
+def _fake_rank_mean(input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any) -> Tensor:
     return _fake_output(input, Geometry(*geometry))
 
 
@@ -258,3 +258,6 @@ for _name in SCHEMAS:
 
 # ONNX: the exporter decomposes an operator that it does not know, and finds the means' definition in this table.
 torch._decomp.register_decomposition(_ops.rank_mean.default)(reference.rank_mean)
+# Where sizes are symbols, fake tensors would take that definition for the fake, and be minutes over a large window, were
+# it not for an entry in the table of fakes.
+torch._decomp.register_decomposition(_ops.rank_mean.default, type="meta")(_fake_rank_mean)
