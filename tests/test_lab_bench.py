@@ -136,12 +136,13 @@ def test_data_has_the_case_s_type_and_layout(layout: str, dtype: str) -> None:
 @pytest.mark.parametrize("phase", [cases.STEP, cases.TEST])
 def test_every_layer_runs(phase: str) -> None:
     names = (cases.MAX, cases.OURS, cases.COPY, *cases.METHODS, cases.UNFOLD)
-    rows = worker.measure(case(phase, *names), "cpu", 1e-4, timing.wall_clock)
+    rows = worker.measure(case(phase, *names), "cpu", 1e-4, timing.wall_clock, 1.0)
     assert [row["contestant"] for row in rows] == list(names)
     assert all(("kept_bytes" in row) == (phase == cases.STEP and row["contestant"] != cases.COPY) for row in rows)
     for row in rows:
         assert 0 < row["seconds"]["lower"] <= row["seconds"]["median"] <= row["seconds"]["upper"]
     assert set(rows[0]["ratio"].values()) == {1.0}
+    assert {row["contestant"]: row["copy_share"] for row in rows}[cases.COPY] == 1.0
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
@@ -224,7 +225,7 @@ def test_summary_holds_every_ratio(record: dict[str, Any]) -> None:
 def test_block_names_case_and_contestants(record: dict[str, Any]) -> None:
     rows = [row for row in record["rows"] if table.title(row) == table.title(record["rows"][0])]
     assert table.title(record["rows"][-1]) == "testing forward, 1x8x4x4, 2x2/2, contiguous, float32"
-    first, *rest = table.block(record, rows, "[1/2]")
+    first, *rest = table.block(rows, "[1/2]")
     assert first == "[1/2] training step, 2x3x9x8, 2x2/2, contiguous, float32"
     assert [line.split()[0] for line in rest] == [row["contestant"] for row in rows]
 

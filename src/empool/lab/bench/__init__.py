@@ -82,7 +82,7 @@ def bench(
                 continue
             done += 1
             record["rows"] += answer["rows"]
-            for line in table.block(record, answer["rows"], f"[{done}/{len(planned)}]"):
+            for line in table.block(answer["rows"], f"[{done}/{len(planned)}]"):
                 say(line)
     record |= {"load_after": host.load(), "wall_seconds": round(time.monotonic() - began, 1)}
     for line in table.summary(record):

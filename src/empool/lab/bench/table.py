@@ -59,7 +59,7 @@ def head(record: Row) -> Iterator[str]:
         yield f"memory is reused (glibc with {reuse}) unless a line says that it is as it comes"
     for kernel, operators in kernels(record).items():
         yield f"{kernel}: {', '.join(operators)}"
-    yield "median [quartiles]; of copy: share of a large copy's bandwidth, were every tensor moved once"
+    yield "median [quartiles]; of copy: share of a copy's bandwidth, were every tensor moved once"
     yield "".join(text.ljust(width) for text, width in zip(_HEADERS, _WIDTHS, strict=True)).rstrip()
 
 
@@ -71,11 +71,17 @@ def kernels(record: Row) -> dict[str, list[str]]:
     return served
 
 
-def block(record: Row, rows: Sequence[Row], progress: str) -> Iterator[str]:
+def block(rows: Sequence[Row], progress: str) -> Iterator[str]:
     """Yield the lines of a case."""
     yield f"{progress} {title(rows[0])}"
     for row in rows:
-        cells = (f"  {row['contestant']}", _time(row["seconds"]), _ratio(row), percent(share(record, row)), extra(row))
+        cells = (
+            f"  {row['contestant']}",
+            _time(row["seconds"]),
+            _ratio(row),
+            percent(row.get("copy_share")),
+            extra(row),
+        )
         yield "".join(cell.ljust(width) for cell, width in zip(cells, (*_WIDTHS, 0), strict=True)).rstrip()
 
 
@@ -107,13 +113,6 @@ def _ratio(row: Row) -> str:
     if row["contestant"] == row["baseline"]:
         return "1"
     return "{median:.2f} [{lower:.2f}, {upper:.2f}]".format(**row["ratio"])
-
-
-def share(record: Row, row: Row) -> float | None:
-    """Return the bandwidth that the bytes of the floor make of the time, relative to a large copy's."""
-    if "floor_bytes" not in row or tuple(row["shape"]) == cases.TINY:
-        return None
-    return float(row["floor_bytes"] / row["seconds"]["median"] / record["copy_bandwidth"])
 
 
 def percent(value: float | None) -> str:
@@ -207,7 +206,7 @@ def _contestants(record: Row) -> Table:
             row["contestant"],
             figures(row["seconds"]["median"] * 1e3),
             _median(row),
-            percent(share(record, row)),
+            percent(row.get("copy_share")),
             keeps(row) if "kept_bytes" in row else _NONE,
         ]
         for row in rows

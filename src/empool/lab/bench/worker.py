@@ -24,28 +24,42 @@ _CACHES = 4
 """Input sets that take turns on a GPU hold this many times what its cache does."""
 
 
-def measure(case: Case, device: str, seconds: float, clock: Clock) -> list[dict[str, Any]]:
+def measure(case: Case, device: str, seconds: float, clock: Clock, bandwidth: float) -> list[dict[str, Any]]:
     """Measure a case.
+
+    Args:
+        case: what to measure.
+        device: "cpu" or "cuda".
+        seconds: about how long it may take.
+        clock: how a sample is timed.
+        bandwidth: bytes a second of a large copy.
 
     Returns:
         One row a contestant, as `empool bench --json` holds it.
     """
-    rows = network.measure(case, seconds) if case.phase == cases.NETWORK else _layers(case, device, seconds, clock)
+    if case.phase == cases.NETWORK:
+        rows = network.measure(case, seconds)
+    else:
+        rows = _take_turns(case, device, seconds, clock, bandwidth)
     common = {name: value for name, value in case.as_json().items() if name not in ("contestants", "window")}
     return [{**common, "window": str(case.window), "baseline": case.baseline, **row} for row in rows]
 
 
-def _layers(case: Case, device: str, seconds: float, clock: Clock) -> list[dict[str, Any]]:
+def _take_turns(case: Case, device: str, seconds: float, clock: Clock, bandwidth: float) -> list[dict[str, Any]]:
     data = Data.of(case, device, _input_sets(case, device))
     torch.compiler.reset()
     forwards = contestants.forwards(case)
     with torch.set_grad_enabled(case.phase in (cases.STEP, cases.FORWARD)):
         timings = alternate(contestants.calls(case, data, forwards), clock, seconds)
-    floor = case.floor_bytes(data.inputs[0].element_size())
+    floor, copied = case.floor_bytes(data.inputs[0].element_size()), 2 * data.inputs[0].nbytes
+    if cases.COPY in timings:
+        bandwidth = max(bandwidth, copied / timings[cases.COPY].seconds.median)
     rows = []
     for name, timing in timings.items():
-        moved = 2 * data.inputs[0].nbytes if name == cases.COPY else floor
+        moved = copied if name == cases.COPY else floor
         row = {"contestant": name, **timing.as_json(), "floor_bytes": moved}
+        if case.shape != cases.TINY:
+            row["copy_share"] = moved / timing.seconds.median / bandwidth
         if case.phase == cases.STEP and name in forwards:
             row["kept_bytes"], row["keeps_input"] = contestants.kept(forwards[name], data.inputs[0])
             row["outputs"] = data.gradients[0].numel()
@@ -65,12 +79,14 @@ def _input_sets(case: Case, device: str) -> int:
 def work(order: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the bandwidth of a copy, then what each case gave."""
     device = order["device"]
-    yield {"copy_bandwidth": copy_bandwidth(device, _LARGE[device])}
+    bandwidth = copy_bandwidth(device, _LARGE[device])
+    yield {"copy_bandwidth": bandwidth}
     clock: Clock = wall_clock if device == "cpu" else EventClock()
     for content in order["cases"]:
         case = Case.from_json(content)
         host_bound = device == "cuda" and case.shape == cases.TINY
-        yield {"rows": measure(case, device, order["seconds"], synchronised_clock if host_bound else clock)}
+        rows = measure(case, device, order["seconds"], synchronised_clock if host_bound else clock, bandwidth)
+        yield {"rows": rows}
 
 
 def main() -> None:
