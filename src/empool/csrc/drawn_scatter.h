@@ -6,8 +6,7 @@
 // nothing. A unit is a row of input positions of one image, or a tile of a block of planes (tile.h).
 #pragma once
 
-#include "arguments.h"
-#include "tile.h"
+#include "halving_scatter.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -124,6 +123,10 @@ EMPOOL_INLINE Tiling input_tiling(const Geometry& g) {
 template <class T>
 Units drawn_scatter_units(const DrawnScatter& a) {
     const Geometry& g = a.geometry;
+    if (!a.wide && halving_side(g)) {
+        const Strips strips = halving_scatter_strips(g);
+        return {g.planes() * strips.count, 2 * strips.strip * g.axis[2].in};
+    }
     if (in_place(g, lanes<T>)) return {g.N * g.axis[0].in * g.axis[1].in, 2 * g.C * g.axis[2].in};
     const Tiling tiling = input_tiling<T>(g);
     return {plane_blocks(g, lanes<T>) * tiling.tiles(),
@@ -172,6 +175,7 @@ void drawn_scatter_as(const DrawnScatter& a, int64_t begin, int64_t end) {
 
 template <class T>
 void drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+    if (!a.wide && halving_side(a.geometry)) return halving_drawn_scatter<T>(a, begin, end);
     a.wide ? drawn_scatter_as<T, int32_t>(a, begin, end) : drawn_scatter_as<T, uint8_t>(a, begin, end);
 }
 

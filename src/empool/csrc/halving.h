@@ -1,0 +1,195 @@
+// The common windows, 2x2 and 3x3 with stride 2, in contiguous planes: rows are handled where they lie.
+//
+// With stride 2, the taps of neighbouring outputs alternate between two phases of a row: counted from the left padding,
+// output ow reads 2 * ow + kw, that is phase0[ow], phase1[ow] and (3x3) phase0[ow + 1]. So a row is split once into its
+// phases, in the compute type, with padding as -inf, and from then on every load is a plain one and lanes are
+// neighbouring outputs. Rows are processed in ascending order; a vector may write past the end of its row, because the
+// next row, of the same thread, comes after it.
+#pragma once
+
+#include "arguments.h"
+#include "tile.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+template <class V, int n, int... i>
+EMPOOL_INLINE V every_second(V a, V b, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (2 * i + n)...);
+}
+
+template <class V, int n, int... i>
+EMPOOL_INLINE V alternate(V a, V b, std::integer_sequence<int, i...>) {
+    constexpr int size = sizeof...(i);
+    return __builtin_shufflevector(a, b, ((i & 1) * size + i / 2 + n * size / 2)...);
+}
+
+// a[0], b[0], a[1], b[1], ...: the first half (n = 0) or the second (n = 1).
+template <int n, class V>
+EMPOOL_INLINE V zip(V a, V b) {
+    return alternate<V, n>(a, b, std::make_integer_sequence<int, sizeof(V) / sizeof(a[0])>{});
+}
+
+// Reads L pairs: even elements and odd elements.
+template <int L, class T>
+EMPOOL_INLINE void load_pairs(const T* p, Vec<Compute<T>, L>& even, Vec<Compute<T>, L>& odd) {
+    using V = Vec<Compute<T>, L>;
+    if constexpr (sizeof(T) == 2) {
+        const auto pairs = load_raw<Vec<uint32_t, L>>(p);
+        if constexpr (std::is_same_v<T, BFloat16>) {
+            even = bits<V>(pairs << 16);
+            odd = bits<V>(pairs & 0xffff0000u);
+        } else {
+            even = widen<L>(__builtin_convertvector(pairs & 0xffff, Vec<uint16_t, L>), T{});
+            odd = widen<L>(__builtin_convertvector(pairs >> 16, Vec<uint16_t, L>), T{});
+        }
+    } else {
+        const V low = load_raw<V>(p), high = load_raw<V>(p + L);
+        even = every_second<V, 0>(low, high, std::make_integer_sequence<int, L>{});
+        odd = every_second<V, 1>(low, high, std::make_integer_sequence<int, L>{});
+    }
+}
+
+// Writes L pairs of values that T holds exactly.
+template <int L, class T>
+EMPOOL_INLINE void store_pairs(T* p, Vec<Compute<T>, L> even, Vec<Compute<T>, L> odd) {
+    using V = Vec<Compute<T>, L>;
+    using U = Vec<uint32_t, L>;
+    if constexpr (std::is_same_v<T, BFloat16>) {
+        store_raw(p, (bits<U>(even) >> 16) | (bits<U>(odd) & 0xffff0000u));
+    } else if constexpr (std::is_same_v<T, Float16>) {
+        store_raw(p, __builtin_convertvector(narrow<L>(even, T{}), U) |
+                         (__builtin_convertvector(narrow<L>(odd, T{}), U) << 16));
+    } else {
+        store_raw(p, zip<0, V>(even, odd));
+        store_raw(p + L, zip<1, V>(even, odd));
+    }
+}
+
+// Splits `size` elements into even and odd ones; returns whether there is a NaN.
+template <int L, class T>
+EMPOOL_INLINE bool split_row(const T* row, int64_t size, Compute<T>* even, Compute<T>* odd) {
+    using V = Vec<Compute<T>, L>;
+    Vec<Int<Compute<T>>, L> nan{};
+    int64_t i = 0;
+    for (; i + 2 * L <= size; i += 2 * L) {
+        V a, b;
+        load_pairs<L>(row + i, a, b);
+        nan |= (a != a) | (b != b);
+        store_raw(even + i / 2, a);
+        store_raw(odd + i / 2, b);
+    }
+    bool found = any(nan);
+    if constexpr (L > 4) {
+        found |= split_row<L / 2>(row + i, size - i, even + i / 2, odd + i / 2);
+    } else {
+        for (; i < size; ++i) {
+            const Compute<T> value = load_one(row + i);
+            found |= value != value;
+            (i & 1 ? odd : even)[i / 2] = value;
+        }
+    }
+    return found;
+}
+
+// What the row kernels serve: side is the window's, 0 if it is another window.
+EMPOOL_INLINE int halving_side(const Geometry& g) {
+    const Axis &D = g.axis[0], &H = g.axis[1], &W = g.axis[2];
+    if (g.channels_last || D.in != 1 || D.kernel != 1 || D.padding != 0 || D.out != 1) return 0;
+    if (H.kernel != W.kernel || H.stride != 2 || W.stride != 2) return 0;
+    if (W.kernel == 2) return H.padding == 0 && W.padding == 0 && H.dilation == 1 && W.dilation == 1 ? 2 : 0;
+    if (W.kernel == 3) return H.padding <= 1 && W.padding <= 1 && H.dilation == 1 && W.dilation == 1 ? 3 : 0;
+    return 0;
+}
+
+// The least number of valid positions that a window has along an axis; 0 <= padding <= 1, stride 2.
+EMPOOL_INLINE int64_t fewest_taps(const Axis& a) {
+    int64_t fewest = a.kernel;
+    for (const int64_t o : {int64_t(0), a.out - 1}) {
+        int64_t first, last;
+        a.taps(o, first, last);
+        if (last - first < fewest) fewest = last - first;
+    }
+    return fewest;
+}
+
+// Units of about `work` elements: strips of rows of a plane.
+struct Strips {
+    int64_t rows, strip, count;
+
+    Strips(int64_t all_rows, int64_t rows_of_a_strip) : rows(all_rows) {
+        strip = rows_of_a_strip < 1 ? 1 : (rows_of_a_strip < rows ? rows_of_a_strip : rows);
+        count = (rows + strip - 1) / strip;
+    }
+    int64_t first(int64_t unit) const { return unit % count * strip; }
+    int64_t last(int64_t unit) const { return first(unit) + strip < rows ? first(unit) + strip : rows; }
+    // Rows of all planes that come before a unit.
+    int64_t before(int64_t unit) const { return unit / count * rows + first(unit); }
+};
+
+// The split rows of a plane that the windows at hand read.
+template <class T, int side>
+class SplitRows {
+    using C = Compute<T>;
+    static constexpr int slots = 4;
+
+  public:
+    explicit SplitRows(const Geometry& g) : H_(g.axis[1]), W_(g.axis[2]) {
+        constexpr int L = lanes<T>;
+        length_ = (W_.out + L) / L * L + 2 * L;
+        rows_ = scratch<C, 3>((2 * slots + 1) * length_);
+        for (int64_t i = 0; i < (2 * slots + 1) * length_; ++i) rows_[i] = -static_cast<C>(__builtin_inf());
+    }
+
+    void set_plane(const T* plane) {
+        plane_ = plane;
+        for (int64_t& row : held_) row = -1;
+    }
+
+    // Makes the rows of output oh ready; returns whether one holds a NaN. Rows of padding are -inf.
+    EMPOOL_INLINE bool set_output(int64_t oh, const C* (&phase0)[side], const C* (&phase1)[side]) {
+        bool nan = false;
+        for (int kh = 0; kh < side; ++kh) {
+            const int64_t ih = H_.start(oh) + kh;
+            if (ih < 0 || ih >= H_.in) {
+                phase0[kh] = phase1[kh] = rows_ + 2 * slots * length_;
+                continue;
+            }
+            const int64_t slot = ih % slots;
+            C *p0 = rows_ + 2 * slot * length_, *p1 = p0 + length_;
+            if (held_[slot] != ih) {
+                held_[slot] = ih;
+                const T* row = plane_ + ih * W_.in;
+                // Rows are read only as far as windows reach, so that what lies past them stays -inf.
+                const int64_t reach = 2 * W_.out + side - 2 - W_.padding;
+                const int64_t size = reach < W_.in ? reach : W_.in;
+                nan_[slot] =
+                    W_.padding ? split_row<lanes<T>>(row, size, p1, p0 + 1) : split_row<lanes<T>>(row, size, p0, p1);
+            }
+            nan = nan || nan_[slot];
+            phase0[kh] = p0;
+            phase1[kh] = p1;
+        }
+        return nan;
+    }
+
+  private:
+    const Axis &H_, &W_;
+    int64_t length_;
+    C* rows_;
+    const T* plane_ = nullptr;
+    int64_t held_[slots] = {};
+    bool nan_[slots] = {};
+};
+
+// Stores at `p`, but nothing at or past `end`.
+template <int L, class T>
+EMPOOL_INLINE void store_until(T* p, Vec<Compute<T>, L> v, const T* end) {
+    if (p + L <= end) return store_exact<L>(p, v);
+    T values[L];
+    store_exact<L>(values, v);
+    for (int i = 0; p + i < end; ++i) p[i] = values[i];
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool

@@ -1,0 +1,271 @@
+// rank_draw and rank_mean for 2x2 and 3x3 windows with stride 2 in contiguous planes (halving.h).
+//
+// The two largest of each window are tracked as in rank_draw.h, lanes being neighbouring outputs. Padding is -inf,
+// which is right unless a drawn value is -inf itself, or a row holds a NaN: such rows are drawn again, one output at a
+// time. Numbers are made for a strip of rows at once, one Philox lane for every four outputs of a row. Thresholds and
+// weights depend on the number of valid activations, so they are laid out beside the row, once for every number of
+// valid rows.
+#pragma once
+
+#include "halving.h"
+#include "philox.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+// value[(rows - 1) * stride + ow] is the table's entry for windows with so many valid rows.
+template <class E>
+struct RowTable {
+    E* value;
+    int64_t stride;
+
+    template <int slot, class Entry>
+    static RowTable make(const Geometry& g, int64_t pad, const Entry& entry) {
+        const Axis &H = g.axis[1], &W = g.axis[2];
+        RowTable table{nullptr, W.out + pad};
+        table.value = scratch<E, slot>(H.kernel * table.stride);
+        for (int64_t rows = 1; rows <= H.kernel; ++rows) {
+            for (int64_t ow = 0; ow < table.stride; ++ow) {
+                int64_t first = 0, last = W.kernel;
+                if (ow < W.out) W.taps(ow, first, last);
+                table.value[(rows - 1) * table.stride + ow] = entry(rows * (last - first));
+            }
+        }
+        return table;
+    }
+    const E* row(int64_t rows) const { return value + (rows - 1) * stride; }
+};
+
+EMPOOL_INLINE int64_t valid_rows(const Axis& H, int64_t oh) {
+    int64_t first, last;
+    H.taps(oh, first, last);
+    return last - first;
+}
+
+// The numbers of a strip of rows: u[(row * quads + quad) * 4 + j] belongs to output 4 * quad + j of the row.
+class RowNumbers {
+    static constexpr int H = EMPOOL_LANES / 2;
+    using V = Vec<uint64_t, H>;
+
+  public:
+    RowNumbers(int64_t rows, int64_t OW) : quads_((OW + 3) / 4) {
+        const int64_t padded = rows * quads_ + 2 * H;
+        quad_ = scratch<uint64_t, 7>(2 * padded);
+        row_ = quad_ + padded;
+        for (int64_t i = 0; i < padded; ++i) {
+            quad_[i] = static_cast<uint64_t>(i % quads_);
+            row_[i] = static_cast<uint64_t>(i / quads_);
+        }
+        u_ = scratch<uint32_t, 8>(4 * padded + 2 * EMPOOL_LANES);
+    }
+
+    // Two chains hide each other's latency.
+    void make(int64_t first_row, int64_t rows, int64_t channel, int64_t image, const PhiloxKeys<H>& keys) {
+        const V c1 = fill<V>(static_cast<uint64_t>(first_row)), c2 = fill<V>(static_cast<uint64_t>(channel));
+        const V c3 = fill<V>(static_cast<uint64_t>(image));
+        for (int64_t i = 0; i < rows * quads_; i += 2 * H) {
+            V a[4] = {load_raw<V>(quad_ + i), load_raw<V>(row_ + i) + c1, c2, c3};
+            V b[4] = {load_raw<V>(quad_ + i + H), load_raw<V>(row_ + i + H) + c1, c2, c3};
+            philox<H>(a[0], a[1], a[2], a[3], keys);
+            philox<H>(b[0], b[1], b[2], b[3], keys);
+            store(i, a);
+            store(i + H, b);
+        }
+    }
+
+    const uint32_t* row(int64_t row) const { return u_ + 4 * quads_ * row; }
+
+  private:
+    EMPOOL_INLINE void store(int64_t i, const V (&x)[4]) {
+        const V low = bits<V>(join_low_halves<H>(x[0], x[1])), high = bits<V>(join_low_halves<H>(x[2], x[3]));
+        store_raw(u_ + 4 * i, zip<0, V>(low, high));
+        store_raw(u_ + 4 * i + 2 * H, zip<1, V>(low, high));
+    }
+
+    int64_t quads_;
+    uint64_t *quad_, *row_;
+    uint32_t* u_;
+};
+
+EMPOOL_INLINE Strips halving_strips(const Geometry& g) {
+    return Strips(g.axis[1].out, 2048 / (g.axis[2].out > 0 ? g.axis[2].out : 1));
+}
+
+EMPOOL_INLINE Units halving_units(const Geometry& g) {
+    const Strips strips = halving_strips(g);
+    return {g.planes() * strips.count, strips.strip * g.axis[2].out * g.window()};
+}
+
+// One threshold, or none; never 0, which no comparison with a number minus 1 can express; n >= 2 throughout.
+EMPOOL_INLINE bool halving_draws(const RankDraw& a) {
+    const Geometry& g = a.geometry;
+    if (halving_side(g) == 0 || a.T > 1 || a.wide) return false;
+    if (fewest_taps(g.axis[1]) * fewest_taps(g.axis[2]) < 2) return false;
+    for (int64_t n = 0; a.T == 1 && n <= g.window(); ++n) {
+        if (a.thresholds[a.row[n]] == 0) return false;
+    }
+    return true;
+}
+
+// One output, with every special case; the window holds at least 2 activations.
+template <class T>
+EMPOOL_NOINLINE void draw_one(const Geometry& g, const T* plane, int64_t oh, int64_t ow, bool drop, T* out,
+                              uint8_t* drawn) {
+    using C = Compute<T>;
+    const Axis &H = g.axis[1], &W = g.axis[2];
+    const T *best = nullptr, *second = nullptr;
+    int64_t best_code = 0, second_code = 0;
+    bool nan = false;
+    for (int64_t kh = 0; kh < H.kernel; ++kh) {
+        for (int64_t kw = 0; kw < W.kernel; ++kw) {
+            const int64_t ih = H.start(oh) + kh, iw = W.start(ow) + kw, code = kh * W.kernel + kw;
+            if (ih < 0 || ih >= H.in || iw < 0 || iw >= W.in) continue;
+            const T* p = plane + ih * W.in + iw;
+            const C value = load_one(p);
+            if (value != value) {
+                nan = true;
+                best = second = p;
+                best_code = second_code = code;
+            } else if (!nan && (!best || value > load_one(best))) {
+                second = best;
+                second_code = best_code;
+                best = p;
+                best_code = code;
+            } else if (!nan && (!second || value > load_one(second))) {
+                second = p;
+                second_code = code;
+            }
+        }
+    }
+    *out = drop ? *second : *best;
+    *drawn = static_cast<uint8_t>(drop ? second_code : best_code);
+}
+
+template <class C, int L, int side>
+struct TwoLargest {
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    V first, second;
+    O first_code, second_code;
+
+    template <class Tap>
+    EMPOOL_INLINE explicit TwoLargest(const Tap& tap) {
+        if constexpr (side == 2) {
+            const V v0 = tap(0, 0), v1 = tap(0, 1), v2 = tap(1, 0), v3 = tap(1, 1);
+            const O g01 = v1 > v0, g23 = v3 > v2;
+            const V low0 = g01 ? v0 : v1, low1 = g23 ? v2 : v3;
+            const V high0 = g01 ? v1 : v0, high1 = g23 ? v3 : v2;
+            // A comparison is -1 where it holds: the codes of a pair are 0 and 1, or 2 and 3.
+            const O high0_code = -g01, low0_code = 1 + g01, high1_code = 2 - g23, low1_code = 3 + g23;
+            const O g = high1 > high0;
+            const V other = g ? high0 : high1, rest = g ? low1 : low0;
+            const O other_code = g ? high0_code : high1_code, rest_code = g ? low1_code : low0_code;
+            const O rest_wins = g ? rest > other : ~(other > rest);
+            first = g ? high1 : high0;
+            first_code = g ? high1_code : high0_code;
+            second = rest_wins ? rest : other;
+            second_code = rest_wins ? rest_code : other_code;
+        } else {
+            const V v0 = tap(0, 0), v1 = tap(0, 1);
+            const O g = v1 > v0;
+            first = g ? v1 : v0;
+            second = g ? v0 : v1;
+            first_code = -g;
+            second_code = 1 + g;
+            repeat<side * side, 2>(0, [&](int k) EMPOOL_LAMBDA {
+                const V v = tap(k / side, k % side);
+                const O code = fill<O>(k), passes_first = v > first, passes_second = v > second;
+                second_code = passes_first ? first_code : (passes_second ? code : second_code);
+                second = passes_first ? first : (passes_second ? v : second);
+                first_code = passes_first ? code : first_code;
+                first = passes_first ? v : first;
+            });
+        }
+    }
+};
+
+template <class T, int side, bool draws>
+void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
+    using C = Compute<T>;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    const Geometry& g = a.geometry;
+    const Axis &H = g.axis[1], &W = g.axis[2];
+    const int64_t OW = W.out, group = a.seeds > 0 ? g.N / a.seeds : 1;
+    const Strips strips = halving_strips(g);
+    RowNumbers numbers(draws ? strips.strip : 1, OW);
+    RowTable<uint32_t> limits{};
+    if (draws) {
+        limits = RowTable<uint32_t>::make<9>(
+            g, L, [&](int64_t n) { return static_cast<uint32_t>(a.thresholds[a.row[n]] - 1); });
+    }
+    PhiloxKeys<EMPOOL_LANES / 2> keys;
+    int64_t keyed = -1;
+    SplitRows<T, side> split(g);
+    T* out = static_cast<T*>(a.output);
+    uint8_t* drawn = static_cast<uint8_t*>(a.drawn);
+    T* const out_end = out + strips.before(end) * OW;
+    uint8_t* const drawn_end = drawn + strips.before(end) * OW;
+    const O lane = iota<O>();
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t plane = unit / strips.count, first = strips.first(unit), last = strips.last(unit);
+        const T* in = static_cast<const T*>(a.input) + plane * g.in_size();
+        split.set_plane(in);
+        if (draws) {
+            const int64_t n = plane / g.C;
+            if (n / group != keyed) {
+                keyed = n / group;
+                for (int l = 0; l < EMPOOL_LANES / 2; ++l) keys.set(l, a.seed[keyed]);
+            }
+            numbers.make(first, last - first, plane % g.C, n % group, keys);
+        }
+        for (int64_t oh = first; oh < last; ++oh) {
+            const C *phase0[side], *phase1[side];
+            const bool nan = split.set_output(oh, phase0, phase1);
+            const uint32_t* u = draws ? numbers.row(oh - first) : nullptr;
+            const uint32_t* limit = draws ? limits.row(valid_rows(H, oh)) : nullptr;
+            const int64_t at = (plane * H.out + oh) * OW;
+            O special{};
+            for (int64_t ow = 0; ow < OW; ow += L) {
+                const auto tap = [&](int kh, int kw) EMPOOL_LAMBDA {
+                    return load_raw<V>(kw == 1 ? phase1[kh] + ow : phase0[kh] + ow + kw / 2);
+                };
+                const TwoLargest<C, L, side> two(tap);
+                V value = two.first;
+                O code = two.first_code;
+                if constexpr (draws) {
+                    using U = Vec<uint32_t, L>;
+                    const O drop = __builtin_convertvector(load_raw<U>(u + ow) > load_raw<U>(limit + ow), O);
+                    value = drop ? two.second : value;
+                    code = drop ? two.second_code : code;
+                }
+                special |= (value == -static_cast<C>(__builtin_inf())) &
+                           (lane < static_cast<Int<C>>(OW - ow < L ? OW - ow : L));
+                store_until<L>(out + at + ow, value, out_end);
+                const auto bytes = __builtin_convertvector(code, Vec<uint8_t, L>);
+                if (drawn + at + ow + L <= drawn_end) {
+                    store_raw(drawn + at + ow, bytes);
+                } else {
+                    for (int i = 0; drawn + at + ow + i < drawn_end; ++i) drawn[at + ow + i] = bytes[i];
+                }
+            }
+            if (nan || any(special)) {
+                for (int64_t ow = 0; ow < OW; ++ow) {
+                    draw_one(g, in, oh, ow, draws && u[ow] > limit[ow], out + at + ow, drawn + at + ow);
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void halving_rank_draw(const RankDraw& a, int64_t begin, int64_t end) {
+    if (halving_side(a.geometry) == 2) {
+        return a.T ? halving_draw<T, 2, true>(a, begin, end) : halving_draw<T, 2, false>(a, begin, end);
+    }
+    return a.T ? halving_draw<T, 3, true>(a, begin, end) : halving_draw<T, 3, false>(a, begin, end);
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool

@@ -1,0 +1,155 @@
+// drawn_scatter for 2x2 and 3x3 windows with stride 2 in contiguous planes (halving.h).
+//
+// Counted from the padding, position 2j of a row is tap 0 of output j and (3x3) tap 2 of output j - 1, position 2j + 1
+// is tap 1 of output j; rows likewise. The gradients and offsets of an output row are laid out once, in the compute
+// type, with an offset that no tap has past both ends; then a row of the input's gradient is two sums of masked loads,
+// zipped.
+#pragma once
+
+#include "halving.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+EMPOOL_INLINE Strips halving_scatter_strips(const Geometry& g) {
+    // An even number of rows, so that most windows lie in one strip.
+    return Strips(g.axis[1].in, 8192 / (g.axis[2].in > 0 ? g.axis[2].in : 1) / 2 * 2 + 2);
+}
+
+// The gradients and offsets of the two output rows at hand.
+template <class T>
+class DrawnRows {
+    using C = Compute<T>;
+    using O = Int<C>;
+    static constexpr int L = lanes<T>;
+
+  public:
+    explicit DrawnRows(const Geometry& g) : OW_(g.axis[2].out) {
+        length_ = 1 + (g.axis[2].in / 2 + 2 > OW_ ? g.axis[2].in / 2 + 2 : OW_) + 2 * L;
+        grad_ = scratch<C, 3>(2 * length_);
+        code_ = scratch<O, 4>(2 * length_);
+        for (int64_t i = 0; i < 2 * length_; ++i) {
+            grad_[i] = 0;
+            code_[i] = -1;
+        }
+    }
+
+    void set_plane(const T* grad, const uint8_t* drawn) {
+        plane_grad_ = grad;
+        plane_drawn_ = drawn;
+        held_[0] = held_[1] = -1;
+    }
+
+    EMPOOL_INLINE void set_output(int64_t oh, const C*& grad, const O*& code) {
+        const int64_t slot = oh & 1;
+        C* const to_grad = grad_ + slot * length_ + 1;
+        O* const to_code = code_ + slot * length_ + 1;
+        grad = to_grad;
+        code = to_code;
+        if (held_[slot] == oh) return;
+        held_[slot] = oh;
+        const T* from = plane_grad_ + oh * OW_;
+        const uint8_t* from_code = plane_drawn_ + oh * OW_;
+        int64_t ow = 0;
+        for (; ow + L <= OW_; ow += L) {
+            store_raw(to_grad + ow, load<L>(from + ow));
+            store_raw(to_code + ow, __builtin_convertvector(load_raw<Vec<uint8_t, L>>(from_code + ow), Vec<O, L>));
+        }
+        for (; ow < OW_; ++ow) {
+            to_grad[ow] = load_one(from + ow);
+            to_code[ow] = from_code[ow];
+        }
+    }
+
+  private:
+    int64_t OW_, length_;
+    C* grad_;
+    O* code_;
+    const T* plane_grad_ = nullptr;
+    const uint8_t* plane_drawn_ = nullptr;
+    int64_t held_[2] = {-1, -1};
+};
+
+template <class T>
+struct DrawnRow {
+    const Compute<T>* grad;
+    const Int<Compute<T>>* code;
+    int first_code;  // of the window's row
+};
+
+// What output j gives to tap kw, or rather to those lanes where that was drawn.
+template <class T>
+EMPOOL_INLINE Vec<Compute<T>, lanes<T>> given(const DrawnRow<T>& row, int64_t j, int kw) {
+    using V = Vec<Compute<T>, lanes<T>>;
+    using O = Vec<Int<Compute<T>>, lanes<T>>;
+    return load_raw<O>(row.code + j) == fill<O>(row.first_code + kw) ? load_raw<V>(row.grad + j) : V{};
+}
+
+template <class T, int side, int padding, int rows>
+EMPOOL_INLINE void halving_scatter_row(const DrawnRow<T> (&row)[2], int64_t W, T* to, T* end) {
+    constexpr int L = lanes<T>;
+    using V = Vec<Compute<T>, L>;
+    for (int64_t j = 0; j < (W + 1) / 2; j += L) {
+        // With padding, pairs start at an odd position: (2j + 1, 2j + 2), else at an even one: (2j, 2j + 1).
+        const int64_t even = j + padding;
+        V even_sum{}, odd_sum{};
+        for (int r = 0; r < rows; ++r) {
+            if (side == 3) {
+                even_sum += given(row[r], even - 1, 2);
+                if (r > 0) even_sum = round_to<T, L>(even_sum);
+            }
+            even_sum += given(row[r], even, 0);
+            if (side == 3) even_sum = round_to<T, L>(even_sum);
+            odd_sum += given(row[r], j, 1);
+            if (r > 0) odd_sum = round_to<T, L>(odd_sum);
+        }
+        const V low = padding ? odd_sum : even_sum, high = padding ? even_sum : odd_sum;
+        T* p = to + 2 * j;
+        if (p + 2 * L <= end) {
+            store_pairs<L>(p, low, high);
+        } else {
+            T values[2 * L];
+            store_pairs<L>(values, low, high);
+            for (int i = 0; p + i < end; ++i) p[i] = values[i];
+        }
+    }
+}
+
+template <class T, int side, int padding>
+void halving_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+    const Geometry& g = a.geometry;
+    const Axis &H = g.axis[1], &W = g.axis[2];
+    const Strips strips = halving_scatter_strips(g);
+    T* grad_input = static_cast<T*>(a.grad_input);
+    T* const to_end = grad_input + strips.before(end) * W.in;
+    DrawnRows<T> rows(g);
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t plane = unit / strips.count;
+        rows.set_plane(static_cast<const T*>(a.grad_output) + plane * g.out_size(),
+                       static_cast<const uint8_t*>(a.drawn) + plane * g.out_size());
+        for (int64_t ih = strips.first(unit); ih < strips.last(unit); ++ih) {
+            DrawnRow<T> row[2] = {};
+            int count = 0;
+            int64_t oh, last;
+            for (H.outputs(ih, oh, last); oh < last; ++oh) {
+                const int64_t kh = H.tap(oh, ih);
+                if (kh < 0) continue;
+                rows.set_output(oh, row[count].grad, row[count].code);
+                row[count++].first_code = static_cast<int>(kh) * side;
+            }
+            T* to = grad_input + (plane * H.in + ih) * W.in;
+            if (count == 0) halving_scatter_row<T, side, padding, 0>(row, W.in, to, to_end);
+            if (count == 1) halving_scatter_row<T, side, padding, 1>(row, W.in, to, to_end);
+            if (count == 2) halving_scatter_row<T, side, padding, 2>(row, W.in, to, to_end);
+        }
+    }
+}
+
+template <class T>
+void halving_drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+    if (halving_side(a.geometry) == 2) return halving_scatter<T, 2, 0>(a, begin, end);
+    a.geometry.axis[2].padding ? halving_scatter<T, 3, 1>(a, begin, end) : halving_scatter<T, 3, 0>(a, begin, end);
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool
