@@ -61,10 +61,10 @@ def test_quick_plan_is_a_subset() -> None:
 
 
 def test_only_keeps_cases_with_all_words() -> None:
-    kept = cases.plan("cpu", only="step 3x3/2 channels bfloat16")
+    kept = cases.plan("cpu", only="step, 3x3/2 channels float16")
     assert kept
     assert {(c.phase, str(c.window), c.layout, c.dtype) for c in kept} == {
-        (cases.STEP, "3x3/2 pad 1", "channels last", "bfloat16")
+        (cases.STEP, "3x3/2 pad 1", "channels last", "float16")
     }
 
 
@@ -260,8 +260,20 @@ def test_markdown_refuses_other_files(record: dict[str, Any], tmp_path: Path) ->
     assert page.read_text() == "no marks\n"
 
 
+def test_failed_case_spares_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Images smaller than the window without padding fail at 2x2/2; the padded window and the tiny calls do not."""
+    path = tmp_path / "speed.json"
+    arguments = {"quick": True, "threads": 1, "shapes": [(1, 2, 1, 1)], "dtypes": ["float32"], "seconds": 1e-3}
+    with pytest.raises(LabError, match="8 of 19 cases failed"):
+        bench("cpu", path, **arguments)  # type: ignore[arg-type]
+    content = json.loads(path.read_text())
+    assert {failed["failed"].split(", ")[2] for failed in content["failed"]} == {"2x2/2"}
+    assert {row["window"] for row in content["rows"] if row["shape"] != list(cases.TINY)} == {"3x3/2 pad 1"}
+    assert "training step, 1x2x1x1, 2x2/2, contiguous, float32: RuntimeError" in capfd.readouterr().out
+
+
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match='no case contains "triangle"'):
+    with pytest.raises(LabError, match='no case has all the words "triangle"'):
         bench(only="triangle")
     with pytest.raises(LabError, match="expected dtypes among float32, bfloat16, float16, float64, got int8"):
         bench(dtypes=["int8"])
@@ -278,6 +290,19 @@ def test_command_writes_markdown(record: dict[str, Any], tmp_path: Path, capsys:
     assert "| 2x3x9x8, 2x2/2 |" in capsys.readouterr().out
     assert command.main(["--shapes", "1x2"]) == 1
     assert "expected shapes" in capsys.readouterr().err
+
+
+def test_command_of_the_lab(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from empool.lab.cli import main
+
+    path = tmp_path / "speed.json"
+    wanted = ["--only", "rank_draw 2x2/2 contiguous float16", "--shapes", "1x2x4x4", "--seconds", "0.001"]
+    assert main(["bench", "--json", str(path), *wanted]) == 0
+    record = json.loads(path.read_text())
+    assert [row["contestant"] for row in record["rows"]] == [cases.TWIN, "rank_draw", cases.COPY]
+    assert record["command"].startswith("empool bench --json")
+    assert main(["bench", "--only", "triangle"]) == 1
+    assert 'no case has all the words "triangle"' in capfd.readouterr().err
 
 
 def test_runs_with_nothing_but_torch() -> None:

@@ -161,6 +161,39 @@ def report(
 
 
 @app.command()
+def bench(
+    context: typer.Context,
+    device: Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")] = Device.cpu,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was measured.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A subset, in at most a minute.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="That PyTorch uses on the CPU.")] = 2,
+    dtypes: Annotated[
+        str, typer.Option(help="With commas between; the first is measured most.")
+    ] = "float32,bfloat16,float16",
+    shapes: Annotated[str | None, typer.Option(help="Of inputs, such as 64x64x56x56,128x64x32x32.")] = None,
+    only: Annotated[str, typer.Option(metavar="WORDS", help="Cases whose line has all of these words.")] = "",
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="That a case takes. Default: 1, or 0.3 on a GPU.")
+    ] = None,
+) -> None:
+    """Time layers and operators beside PyTorch's, the obvious way to write them, and a plain copy."""
+    from empool.lab.bench import bench as measure
+    from empool.lab.bench import cases
+
+    measure(
+        device.value,
+        json,
+        quick=quick,
+        threads=threads,
+        dtypes=dtypes.split(","),
+        shapes=cases.read_shapes(shapes) if shapes else None,
+        only=only,
+        seconds=seconds,
+        command=context.obj,
+    )
+
+
+@app.command()
 def show(
     output: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Draw to this SVG, PNG or PDF. Default: the terminal.")

@@ -38,13 +38,13 @@ def bench(
     """Measure, show each case as it is done, and at the end a summary.
 
     Args:
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
         json_path: file that all of it is written to, once it is complete.
         quick: a subset, in at most a minute.
         threads: that PyTorch uses on the CPU.
         dtypes: names in `torch`; the first one is measured most.
         shapes: of inputs (N, C, H, W), in place of the usual ones.
-        only: words, each of which the text of a case must contain.
+        only: words, each of which must be one of a case's text.
         seconds: how long a case takes unless the fewest rounds take longer.
         command: that the file is to name.
         say: takes lines to show.
@@ -53,9 +53,11 @@ def bench(
         What the file holds: the host, and "rows", one for each case and contestant.
 
     Raises:
-        LabError: if there is no such device, no case is left, the file's folder is missing, or the measuring
-            process fails.
+        LabError: if there is no such device, no case is left, the file's folder is missing, the measuring process
+            dies, or, once all others are written, a case fails.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise LabError("no CUDA device: use --device cpu")
     unknown = [name for name in dtypes if name not in (*cases.DTYPES, "float64")]
@@ -67,9 +69,10 @@ def bench(
         raise LabError(f"{json_path.parent}: no such folder")
     planned = cases.plan(device, quick=quick, dtypes=dtypes, shapes=shapes, only=only)
     if not planned:
-        raise LabError(f'bench: no case contains "{only}"')
+        raise LabError(f'bench: no case has all the words "{only}"')
     began = time.monotonic()
-    record = host.describe(device, threads, command) | {"reuse": memory.REUSE if device == "cpu" else None, "rows": []}
+    record = host.describe(device, threads, command)
+    record |= {"reuse": memory.REUSE if device == "cpu" else None, "rows": [], "failed": []}
     for line in table.head(record):
         say(line)
     order = {"device": device, "threads": threads, "seconds": seconds or SECONDS[device]}
@@ -81,6 +84,10 @@ def bench(
                 record.setdefault("copy_bandwidth", answer["copy_bandwidth"])
                 continue
             done += 1
+            if "failed" in answer:
+                record["failed"].append(answer)
+                say(f"[{done}/{len(planned)}] {answer['failed']}: {answer['error']}")
+                continue
             record["rows"] += answer["rows"]
             for line in table.block(answer["rows"], f"[{done}/{len(planned)}]"):
                 say(line)
@@ -90,6 +97,8 @@ def bench(
     if json_path is not None:
         write_json(json_path, record)
         say(f"written: {json_path}")
+    if record["failed"]:
+        raise LabError(f"bench: {len(record['failed'])} of {len(planned)} cases failed; their errors are above")
     return record
 
 

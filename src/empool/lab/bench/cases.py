@@ -150,9 +150,9 @@ def plan(
         quick: a subset: the first and the last shape, ensemble max-pooling against max-pooling, nothing compiled.
         dtypes: names in `torch`.
         shapes: in place of the device's in `SHAPES`.
-        only: words, each of which a case's text must contain.
+        only: words, each of which must be one of a case's text.
     """
-    shapes = tuple(shapes or SHAPES[device])
+    shapes = tuple(dict.fromkeys(shapes or SHAPES[device]))
     if quick:
         shapes, dtypes = tuple(dict.fromkeys((shapes[0], shapes[-1]))), dtypes[:2]
     cases = [*_layers(device, quick, shapes, dtypes)]
@@ -163,7 +163,11 @@ def plan(
     elif not quick:
         cases += _networks(dtypes)
     cases += _calls(device, dtypes)
-    return [case for case in cases if all(word in str(case) for word in only.split())]
+    return [case for case in cases if _words(only) <= _words(str(case))]
+
+
+def _words(text: str) -> set[str]:
+    return set(text.replace(",", " ").split())
 
 
 def read_shapes(text: str) -> list[tuple[int, ...]]:
@@ -199,7 +203,7 @@ def _layers(device: str, quick: bool, shapes: Sequence[tuple[int, ...]], dtypes:
             contestants = [MAX, OURS, COPY]
             if not quick and (first or shape == shapes[-1]):
                 contestants += METHODS
-            if first and (not quick or (phase == STEP and shape == shapes[-1])):
+            if first and _has_time_for_unfold(device, quick, shapes.index(shape), phase):
                 contestants.append(UNFOLD)
             if not quick and phase == STEP and shape == shapes[0]:
                 if device == "cuda" and dtype in dtypes[:2]:
@@ -207,6 +211,12 @@ def _layers(device: str, quick: bool, shapes: Sequence[tuple[int, ...]], dtypes:
                 if first and layout == LAYOUTS[0]:
                     contestants.append(UNFOLD_COMPILED)
             yield Case(phase, shape, window, layout, dtype, tuple(contestants), _memory(device))
+
+
+def _has_time_for_unfold(device: str, quick: bool, number: int, phase: str) -> bool:
+    if quick:
+        return phase == STEP and number == 0
+    return device == "cpu" or number == 0
 
 
 def _general(device: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> Iterator[Case]:

@@ -39,7 +39,7 @@ def describe(device: str, threads: int, command: str) -> dict[str, Any]:
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
         "versions": _versions(),
         "commit": provenance.commit(),
-        "kernels": _kernels(),
+        "kernels": empool.kernels(),
     }
     return about | (_card() if device == "cuda" else {})
 
@@ -85,19 +85,6 @@ def _driver() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return None
-
-
-def _kernels() -> Any:
-    """Return what `empool.kernels()` does, with strings where JSON has no such value."""
-    return _plain(empool.kernels()) if hasattr(empool, "kernels") else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _read(path: str) -> str | None:

@@ -45,7 +45,9 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
             yield from made.markdown()
     versions = record["versions"]
     where = record.get("card") or f"{record['processor']} ({record['capability']}), {record['threads']} threads"
-    served = "; ".join(table.kernels(record))
+    served = ", ".join(
+        dict.fromkeys(record["kernels"][operator][record["device"]].partition(":")[0] for operator in cases.OPERATORS)
+    )
     yield ""
     yield (
         f"{where}; PyTorch {versions['torch']}, empool {versions['empool']} ({served}); {record['time'][:10]}; "

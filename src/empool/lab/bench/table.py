@@ -66,7 +66,7 @@ def head(record: Row) -> Iterator[str]:
 def kernels(record: Row) -> dict[str, list[str]]:
     """Return the operators that each kernel serves on the device measured."""
     served: dict[str, list[str]] = {}
-    for operator, devices in (record["kernels"] or {}).items():
+    for operator, devices in record["kernels"].items():
         served.setdefault(devices[record["device"]], []).append(operator)
     return served
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -77,7 +78,7 @@ def _input_sets(case: Case, device: str) -> int:
 
 
 def work(order: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the bandwidth of a copy, then what each case gave."""
+    """Yield the bandwidth of a copy, then the rows of each case, or why it has none."""
     device = order["device"]
     bandwidth = copy_bandwidth(device, _LARGE[device])
     yield {"copy_bandwidth": bandwidth}
@@ -85,8 +86,12 @@ def work(order: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for content in order["cases"]:
         case = Case.from_json(content)
         host_bound = device == "cuda" and case.shape == cases.TINY
-        rows = measure(case, device, order["seconds"], synchronised_clock if host_bound else clock, bandwidth)
-        yield {"rows": rows}
+        turns = synchronised_clock if host_bound else clock
+        try:
+            yield {"rows": measure(case, device, order["seconds"], turns, bandwidth)}
+        except Exception as error:  # A compiler's, or too little memory: the other cases are worth having.
+            traceback.print_exc()
+            yield {"failed": str(case), "error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
