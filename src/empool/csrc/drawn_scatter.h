@@ -7,6 +7,7 @@
 #pragma once
 
 #include "halving_scatter.h"
+#include "halving_scatter_channels.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -123,7 +124,8 @@ EMPOOL_INLINE Tiling input_tiling(const Geometry& g) {
 template <class T>
 Units drawn_scatter_units(const DrawnScatter& a) {
     const Geometry& g = a.geometry;
-    if (!a.wide && halving_side(g)) {
+    if (halving_side(g) && in_place(g, lanes<T>)) return block_units(g);
+    if (halving_side(g) && !g.channels_last) {
         const Strips strips = halving_scatter_strips(g);
         return {g.planes() * strips.count, 2 * strips.strip * g.axis[2].in};
     }
@@ -175,7 +177,12 @@ void drawn_scatter_as(const DrawnScatter& a, int64_t begin, int64_t end) {
 
 template <class T>
 void drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
-    if (!a.wide && halving_side(a.geometry)) return halving_drawn_scatter<T>(a, begin, end);
+    const Geometry& g = a.geometry;
+    const int side = halving_side(g);
+    if (side && in_place(g, lanes<T>)) {
+        return side == 2 ? scatter_blocks<T, 2>(a, begin, end) : scatter_blocks<T, 3>(a, begin, end);
+    }
+    if (side && !g.channels_last) return halving_drawn_scatter<T>(a, begin, end);
     a.wide ? drawn_scatter_as<T, int32_t>(a, begin, end) : drawn_scatter_as<T, uint8_t>(a, begin, end);
 }
 

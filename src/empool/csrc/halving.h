@@ -92,10 +92,10 @@ EMPOOL_INLINE bool split_row(const T* row, int64_t size, Compute<T>* even, Compu
     return found;
 }
 
-// What the row kernels serve: side is the window's, 0 if it is another window.
+// The side of a window that these kernels serve, else 0.
 EMPOOL_INLINE int halving_side(const Geometry& g) {
     const Axis &D = g.axis[0], &H = g.axis[1], &W = g.axis[2];
-    if (g.channels_last || D.in != 1 || D.kernel != 1 || D.padding != 0 || D.out != 1) return 0;
+    if (D.in != 1 || D.kernel != 1 || D.padding != 0 || D.out != 1) return 0;
     if (H.kernel != W.kernel || H.stride != 2 || W.stride != 2) return 0;
     if (W.kernel == 2) return H.padding == 0 && W.padding == 0 && H.dilation == 1 && W.dilation == 1 ? 2 : 0;
     if (W.kernel == 3) return H.padding <= 1 && W.padding <= 1 && H.dilation == 1 && W.dilation == 1 ? 3 : 0;

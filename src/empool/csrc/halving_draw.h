@@ -99,7 +99,7 @@ EMPOOL_INLINE Units halving_units(const Geometry& g) {
 // One threshold, or none; never 0, which no comparison with a number minus 1 can express; n >= 2 throughout.
 EMPOOL_INLINE bool halving_draws(const RankDraw& a) {
     const Geometry& g = a.geometry;
-    if (halving_side(g) == 0 || a.T > 1 || a.wide) return false;
+    if (halving_side(g) == 0 || g.channels_last || a.T > 1 || a.wide) return false;
     if (fewest_taps(g.axis[1]) * fewest_taps(g.axis[2]) < 2) return false;
     for (int64_t n = 0; a.T == 1 && n <= g.window(); ++n) {
         if (a.thresholds[a.row[n]] == 0) return false;

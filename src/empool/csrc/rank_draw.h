@@ -63,14 +63,15 @@ void draw_maximum(const Window<T, I>& w) {
     using V = Vec<C, lanes<T>>;
     using O = Vec<Int<C>, lanes<T>>;
     const int n = N ? N : w.taps.n;
+    const TapPointers<N, T> tap(w.in, w.taps);
     O nan{};
     for_lanes<lanes<T>>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        V best = load<lanes<T>>(w.in + w.taps.offset[0] + c), sum = best;
-        O code = fill<O>(w.taps.code[0]);
+        V best = load<lanes<T>>(tap.in(0) + c), sum = best;
+        O code = fill<O>(tap.code(0));
         repeat<N, 1>(n, [&](int k) EMPOOL_LAMBDA {
-            const V v = load<lanes<T>>(w.in + w.taps.offset[k] + c);
+            const V v = load<lanes<T>>(tap.in(k) + c);
             const O greater = v > best;
-            code = greater ? fill<O>(w.taps.code[k]) : code;
+            code = greater ? fill<O>(tap.code(k)) : code;
             best = greater ? v : best;
             sum += v;
         });
@@ -89,18 +90,19 @@ void draw_of_two(const Window<T, I>& w, uint32_t threshold) {
     using O = Vec<Int<C>, lanes<T>>;
     const int n = N ? N : w.taps.n;
     const auto limit = fill<Vec<uint32_t, lanes<T>>>(threshold);
+    const TapPointers<N, T> tap(w.in, w.taps);
     O nan{};
     for_lanes<lanes<T>>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
         const auto reached = load_raw<Vec<uint32_t, lanes<T>>>(w.u + c) >= limit;
         const O drop = __builtin_convertvector(reached, O);
-        const V v0 = load<lanes<T>>(w.in + w.taps.offset[0] + c), v1 = load<lanes<T>>(w.in + w.taps.offset[1] + c);
+        const V v0 = load<lanes<T>>(tap.in(0) + c), v1 = load<lanes<T>>(tap.in(1) + c);
         const O g01 = v1 > v0;
-        const O code0 = fill<O>(w.taps.code[0]), code1 = fill<O>(w.taps.code[1]);
+        const O code0 = fill<O>(tap.code(0)), code1 = fill<O>(tap.code(1));
         V first = g01 ? v1 : v0, second = g01 ? v0 : v1, sum = v0 + v1;
         O first_code = g01 ? code1 : code0, second_code = g01 ? code0 : code1;
         if constexpr (N == 4) {
-            const V v2 = load<lanes<T>>(w.in + w.taps.offset[2] + c), v3 = load<lanes<T>>(w.in + w.taps.offset[3] + c);
-            const O code2 = fill<O>(w.taps.code[2]), code3 = fill<O>(w.taps.code[3]);
+            const V v2 = load<lanes<T>>(tap.in(2) + c), v3 = load<lanes<T>>(tap.in(3) + c);
+            const O code2 = fill<O>(tap.code(2)), code3 = fill<O>(tap.code(3));
             const O g23 = v3 > v2;
             const V high = g23 ? v3 : v2, low = g23 ? v2 : v3;
             const O high_code = g23 ? code3 : code2, low_code = g23 ? code2 : code3;
@@ -117,8 +119,8 @@ void draw_of_two(const Window<T, I>& w, uint32_t threshold) {
             second_code = rest_wins ? rest_code : other_code;
         } else {
             repeat<N, 2>(n, [&](int k) EMPOOL_LAMBDA {
-                const V v = load<lanes<T>>(w.in + w.taps.offset[k] + c);
-                const O code = fill<O>(w.taps.code[k]);
+                const V v = load<lanes<T>>(tap.in(k) + c);
+                const O code = fill<O>(tap.code(k));
                 const O passes_first = v > first, passes_second = v > second;
                 second_code = passes_first ? first_code : (passes_second ? code : second_code);
                 second = passes_first ? first : (passes_second ? v : second);

@@ -56,11 +56,12 @@ template <int N, class T, class I>
 void mean_of_one(const Window<T, I>& w, Compute<T> weight, bool copy) {
     using V = Vec<Compute<T>, lanes<T>>;
     const int n = N ? N : w.taps.n;
+    const TapPointers<N, T> tap(w.in, w.taps);
     Vec<Int<Compute<T>>, lanes<T>> nan{};
     for_lanes<lanes<T>>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        V best = load<lanes<T>>(w.in + w.taps.offset[0] + c), sum = best;
+        V best = load<lanes<T>>(tap.in(0) + c), sum = best;
         repeat<N, 1>(n, [&](int k) EMPOOL_LAMBDA {
-            const V v = load<lanes<T>>(w.in + w.taps.offset[k] + c);
+            const V v = load<lanes<T>>(tap.in(k) + c);
             best = larger(v, best);
             sum += v;
         });
@@ -80,19 +81,20 @@ void mean_of_two(const Window<T, I>& w, const Compute<T>* weights) {
     using V = Vec<Compute<T>, lanes<T>>;
     const int n = N ? N : w.taps.n;
     const Compute<T> w0 = weights[0], w1 = weights[1];
+    const TapPointers<N, T> tap(w.in, w.taps);
     Vec<Int<Compute<T>>, lanes<T>> nan{};
     for_lanes<lanes<T>>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        const V v0 = load<lanes<T>>(w.in + w.taps.offset[0] + c), v1 = load<lanes<T>>(w.in + w.taps.offset[1] + c);
+        const V v0 = load<lanes<T>>(tap.in(0) + c), v1 = load<lanes<T>>(tap.in(1) + c);
         V first = larger(v1, v0), second = smaller(v1, v0), sum = v0 + v1;
         if constexpr (N == 4) {
-            const V v2 = load<lanes<T>>(w.in + w.taps.offset[2] + c), v3 = load<lanes<T>>(w.in + w.taps.offset[3] + c);
+            const V v2 = load<lanes<T>>(tap.in(2) + c), v3 = load<lanes<T>>(tap.in(3) + c);
             const V high = larger(v3, v2), low = smaller(v3, v2);
             sum += v2 + v3;
             second = larger(smaller(first, high), larger(second, low));
             first = larger(first, high);
         } else {
             repeat<N, 2>(n, [&](int k) EMPOOL_LAMBDA {
-                const V v = load<lanes<T>>(w.in + w.taps.offset[k] + c);
+                const V v = load<lanes<T>>(tap.in(k) + c);
                 second = larger(smaller(v, first), second);
                 first = larger(v, first);
                 sum += v;

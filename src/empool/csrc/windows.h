@@ -13,6 +13,37 @@ namespace EMPOOL_CAPABILITY {
 template <class I>
 constexpr I zero_drawn = sizeof(I) == 1 ? static_cast<I>(255) : static_cast<I>(-1);
 
+// The taps' pointers and offsets, in registers if their number is known to be N > 0: stores through other pointers
+// would have them read again and again.
+template <int N, class T>
+class TapPointers {
+  public:
+    EMPOOL_INLINE TapPointers(const T* in, const Taps& taps) {
+        for (int k = 0; k < N; ++k) {
+            in_[k] = in + taps.offset[k];
+            code_[k] = taps.code[k];
+        }
+    }
+    EMPOOL_INLINE const T* in(int k) const { return in_[k]; }
+    EMPOOL_INLINE int32_t code(int k) const { return code_[k]; }
+
+  private:
+    const T* in_[N];
+    int32_t code_[N];
+};
+
+template <class T>
+class TapPointers<0, T> {
+  public:
+    EMPOOL_INLINE TapPointers(const T* in, const Taps& taps) : in_(in), taps_(taps) {}
+    EMPOOL_INLINE const T* in(int k) const { return in_ + taps_.offset[k]; }
+    EMPOOL_INLINE int32_t code(int k) const { return taps_.code[k]; }
+
+  private:
+    const T* in_;
+    const Taps taps_;
+};
+
 // Where the window of one output is read, and where its results go, for `count` lanes.
 template <class T, class I>
 struct Window {
