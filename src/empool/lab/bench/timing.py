@@ -183,15 +183,16 @@ def _faults() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else None
 
 
-def copy_bandwidth(device: str, size: int) -> float:
+def copy_bandwidth(device: str, size: int, seconds: float) -> float:
     """Return the bytes a second, read and written together, at which a large tensor is copied onto another.
 
     Args:
         device: "cpu" or "cuda".
         size: bytes of the tensor; more than fit into any cache.
+        seconds: about how long it may take.
     """
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     clock = wall_clock if device == "cpu" else EventClock()
-    timing = alternate({"copy": lambda _: target.copy_(source)}, clock, 1.0)["copy"]
+    timing = alternate({"copy": lambda _: target.copy_(source)}, clock, seconds)["copy"]
     return 2 * size / timing.seconds.median

@@ -80,7 +80,7 @@ def _input_sets(case: Case, device: str) -> int:
 def work(order: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the bandwidth of a copy, then the rows of each case, or why it has none."""
     device = order["device"]
-    bandwidth = copy_bandwidth(device, _LARGE[device])
+    bandwidth = copy_bandwidth(device, _LARGE[device], order["seconds"])
     yield {"copy_bandwidth": bandwidth}
     clock: Clock = wall_clock if device == "cpu" else EventClock()
     for content in order["cases"]:
