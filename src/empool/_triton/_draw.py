@@ -1,9 +1,13 @@
 """`rank_draw` and `value_draw` for CUDA."""
 
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: SIM108
+
 import triton
 import triton.language as tl
 
-from empool._triton._rank import next_largest, two_largest
+from empool._triton._rank import largest, ranked_after, two_largest
 from empool._triton._tile import LANES, activation, index_sizes, lane_exists, load_window, rows_and_channels, uniform32
 
 SIZES = ["rows", "share", "D", "H", "W", "OD", "OH", "OW", "blocks"]
@@ -16,9 +20,9 @@ def _lane(numbers, lane: tl.constexpr, CHANNELS_LAST: tl.constexpr):
     if CHANNELS_LAST:
         number = numbers[lane]
     else:
-        lanes = tl.arange(0, LANES)[None, :]
-        low = tl.where(lanes == 0, numbers[0], numbers[1])
-        number = tl.where(lanes < 2, low, tl.where(lanes == 2, numbers[2], numbers[3]))
+        even = tl.join(numbers[0], numbers[2])
+        odd = tl.join(numbers[1], numbers[3])
+        number = tl.reshape(tl.join(even, odd), [even.shape[0], LANES])
     return number
 
 
@@ -32,7 +36,7 @@ def _store_draw(output, drawn, at, value, position, nan_at, live):
     tl.store(drawn + at, tl.where(nan_at >= 0, nan_at, position).to(drawn.dtype.element_ty), mask=live)
 
 
-@triton.jit(do_not_specialize=["threshold", *SIZES, *DIVISORS])
+@triton.jit(do_not_specialize=["threshold", "columns", *SIZES, *DIVISORS])
 def _rank_draw_kernel(
     input,
     seed,
@@ -41,6 +45,7 @@ def _rank_draw_kernel(
     output,
     drawn,
     threshold,
+    columns,
     rows,
     share,
     C,
@@ -59,7 +64,6 @@ def _rank_draw_kernel(
     height_shift,
     channels_magic,
     channels_shift,
-    COLUMNS: tl.constexpr,
     SEEDS: tl.constexpr,
     METHOD: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -105,14 +109,14 @@ def _rank_draw_kernel(
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         if METHOD == "any":
             corner = input + (plane_start + ((d * H + h) * W + w) * step)
-            value, position, count, nan_at = next_largest(
-                corner, d, h, w, D, H, W, step, live, float("inf"), -1, WINDOW, HIGH, like
-            )
+            value, position, count, nan_at = largest(corner, d, h, w, D, H, W, step, live, WINDOW, HIGH, like)
             number = _lane(numbers, lane, CHANNELS_LAST).to(tl.int64)
-            table_row = thresholds + tl.load(table_rows + count) * COLUMNS
+            table_row = thresholds + tl.load(table_rows + count) * columns
             rank = like.to(tl.int32)
-            for column in range(COLUMNS):
+            column = 0
+            while column < columns:  # Not a range: with a NumPy of today the interpreter cannot take its end.
                 rank += (number >= tl.load(table_row + column)).to(tl.int32)
+                column += 1
             zero = (rank >= count) & (count > 0)
             wanted = tl.where(live & (nan_at < 0) & (rank < count), rank, 0)
             last = tl.max(wanted)
@@ -121,7 +125,7 @@ def _rank_draw_kernel(
             done = last * 0
             while done < last:
                 done += 1
-                current, current_at, _, _ = next_largest(
+                current, current_at = ranked_after(
                     corner, d, h, w, D, H, W, step, live, current, current_at, WINDOW, HIGH, like
                 )
                 value = tl.where(wanted >= done, current, value)
@@ -149,7 +153,21 @@ def _rank_draw_kernel(
 
 @triton.jit
 def _running_sums(
-    corner, d, h, w, D, H, W, step, live, target, total, FIND: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, like
+    corner,
+    d,
+    h,
+    w,
+    D,
+    H,
+    W,
+    step,
+    live,
+    target,
+    total,
+    WINDOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    like,
+    FIND: tl.constexpr,
 ):
     """Add up the positive parts of every window, in window order.
 
@@ -244,11 +262,9 @@ def _value_draw_kernel(
         w = ow * WINDOW[5] - WINDOW[8]
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         corner = input + (plane_start + ((d * H + h) * W + w) * step)
-        total, nan_at = _running_sums(corner, d, h, w, D, H, W, step, live, like, like, False, WINDOW, HIGH, like)
+        total, nan_at = _running_sums(corner, d, h, w, D, H, W, step, live, like, like, WINDOW, HIGH, like, False)
         target = _lane(numbers, lane, CHANNELS_LAST).to(wide) * 2.3283064365386963e-10 * total  # number / 2^32
-        value, position = _running_sums(
-            corner, d, h, w, D, H, W, step, live, target, total, True, WINDOW, HIGH, like
-        )
+        value, position = _running_sums(corner, d, h, w, D, H, W, step, live, target, total, WINDOW, HIGH, like, True)
         zero = total == 0
         value = tl.where(zero, 0.0, value)
         position = tl.where(zero, -1, position)

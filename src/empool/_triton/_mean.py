@@ -1,9 +1,13 @@
 """`rank_mean` and its backward for CUDA."""
 
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF059
+
 import triton
 import triton.language as tl
 
-from empool._triton._rank import next_largest, two_largest
+from empool._triton._rank import largest, ranked_after, two_largest
 from empool._triton._scatter import first_window
 from empool._triton._tile import LANES, activation, index_sizes, lane_exists, load_window, rows_and_channels
 
@@ -11,12 +15,13 @@ SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
 
 
-@triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
+@triton.jit(do_not_specialize=["columns", *SIZES, *DIVISORS])
 def _rank_mean_kernel(
     input,
     weights,
     table_rows,
     output,
+    columns,
     rows,
     C,
     D,
@@ -34,7 +39,6 @@ def _rank_mean_kernel(
     height_shift,
     channels_magic,
     channels_shift,
-    COLUMNS: tl.constexpr,
     METHOD: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
@@ -49,11 +53,11 @@ def _rank_mean_kernel(
 ):
     """Average the ranked activations of every window with the weights of the table's row.
 
-    METHOD "first": the maximum, copied. "second": at most two weights, both activations found in one pass.
+    METHOD "first": the maximum, copied. "second": two weights, both activations found in one pass.
     "any": the activations are selected one after another, each in a pass over the window.
     """
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    _, channel, place, od, oh, block, plane, row_live = rows_and_channels(
+    image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
         channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
@@ -76,38 +80,39 @@ def _rank_mean_kernel(
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         if METHOD == "any":
             corner = input + (plane_start + ((d * H + h) * W + w) * step)
-            value, position, count, nan_at = next_largest(
-                corner, d, h, w, D, H, W, step, live, float("inf"), -1, WINDOW, HIGH, like
-            )
-            table_row = weights + tl.load(table_rows + count) * COLUMNS
+            value, position, count, nan_at = largest(corner, d, h, w, D, H, W, step, live, WINDOW, HIGH, like)
+            table_row = weights + tl.load(table_rows + count) * columns
             weight = tl.load(table_row)
             mean = like + tl.where(weight > 0, weight * value, 0.0)
-            for column in range(1, COLUMNS):
-                value, position, _, _ = next_largest(
+            column = 1
+            while column < columns:  # Not a range: with a NumPy of today the interpreter cannot take its end.
+                value, position = ranked_after(
                     corner, d, h, w, D, H, W, step, live, value, position, WINDOW, HIGH, like
                 )
                 weight = tl.load(table_row + column)
                 mean += tl.where(weight > 0, weight * value, 0.0)
+                column += 1
             mean = tl.where(count > 0, mean, -float("inf"))
         else:
             values, valids = load_window(
                 input, plane_start, d, h, w, block, D, H, W, step, row_live, live, WINDOW, HIGH, PAIRS, wide
             )
-            mean, first_at, second, _, nan_at = two_largest(values, valids, K, METHOD == "second", CHECKED, like)
+            mean, first_at, second, second_at, nan_at = two_largest(
+                values, valids, K, METHOD == "second", CHECKED, like
+            )
             if METHOD == "second":
                 if CHECKED:
                     count = like.to(tl.int32)
                     for k in tl.static_range(K):
                         count += valids[k].to(tl.int32)
-                    table_row = weights + tl.load(table_rows + count) * COLUMNS
+                    table_row = weights + tl.load(table_rows + count) * columns
                 else:
                     table_row = weights
                 weight = tl.load(table_row)
                 first = mean
                 mean = like + tl.where(weight > 0, weight * first, 0.0)
-                if COLUMNS > 1:
-                    weight = tl.load(table_row + 1)
-                    mean += tl.where(weight > 0, weight * second, 0.0)
+                weight = tl.load(table_row + 1)
+                mean += tl.where(weight > 0, weight * second, 0.0)
                 mean = tl.where(first_at >= 0, mean, -float("inf"))
         if CHANNELS_LAST:
             at = (line_start + ow) * C + channel
@@ -118,7 +123,25 @@ def _rank_mean_kernel(
 
 
 @triton.jit
-def _share(corner, d, h, w, D, H, W, step, live, value, k, weights, table_rows, COLUMNS, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):  # fmt: skip
+def _share(
+    corner,
+    d,
+    h,
+    w,
+    D,
+    H,
+    W,
+    step,
+    live,
+    value,
+    k,
+    weights,
+    table_rows,
+    columns,
+    WINDOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    like,
+):
     """Return the weight that the activation at position k of every window has in the window's mean."""
     KD: tl.constexpr = WINDOW[0]
     KH: tl.constexpr = WINDOW[1]
@@ -137,17 +160,18 @@ def _share(corner, d, h, w, D, H, W, step, live, value, k, weights, table_rows, 
                 count += valid.to(tl.int32)
                 nan_at = tl.where(other != other, other_at, nan_at)
     row = tl.load(table_rows + count)
-    weight = tl.load(weights + row * COLUMNS + rank, mask=rank < COLUMNS, other=0.0)
+    weight = tl.load(weights + row * columns + rank, mask=rank < columns, other=0.0)
     return tl.where(nan_at < 0, weight, tl.where(nan_at == k, 1.0, 0.0).to(like.dtype))
 
 
-@triton.jit(do_not_specialize=[*SIZES, *DIVISORS, "depths", "heights"])
+@triton.jit(do_not_specialize=["columns", *SIZES, *DIVISORS, "depths", "heights"])
 def _rank_mean_backward_kernel(
     grad_output,
     input,
     weights,
     table_rows,
     grad_input,
+    columns,
     rows,
     C,
     D,
@@ -167,7 +191,6 @@ def _rank_mean_backward_kernel(
     height_shift,
     channels_magic,
     channels_shift,
-    COLUMNS: tl.constexpr,
     MAXIMUM: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
@@ -183,7 +206,7 @@ def _rank_mean_backward_kernel(
     the sum is rounded to the tensor's type after every addition.
     """
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    _, channel, _, id, ih, block, plane, row_live = rows_and_channels(
+    image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
         rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
         height_magic, height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
@@ -214,7 +237,7 @@ def _rank_mean_backward_kernel(
                 k = ((id - d) // WINDOW[9] * WINDOW[1] + (ih - h) // WINDOW[10]) * WINDOW[2] + (iw - w) // WINDOW[11]
                 corner = input + (plane_start + ((d * H + h) * W + w) * step)
                 share = _share(
-                    corner, d, h, w, D, H, W, step, over, value, k, weights, table_rows, COLUMNS, WINDOW, HIGH, like
+                    corner, d, h, w, D, H, W, step, over, value, k, weights, table_rows, columns, WINDOW, HIGH, like
                 )
                 at = (((plane * OD + od) * OH + oh) * OW + ow) * step + inner
                 takes = over & (share > 0)

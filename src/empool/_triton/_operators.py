@@ -24,7 +24,6 @@ def rank_draw(
     windows, input, output, drawn = _draw(input, Geometry(*geometry))
     method, threshold = draw_method(counts, thresholds, windows.volume)
     table = rows = seed
-    columns = len(thresholds) // len(counts)
     if method == "any":
         table = _tables.table(thresholds, torch.int64, input.device)
         rows = _tables.row_of_count(counts, windows.volume, input.device)
@@ -39,7 +38,7 @@ def rank_draw(
         drawn,
         threshold=_plan.signed32(threshold),
         share=windows.images // max(seed.numel(), 1),
-        COLUMNS=columns if method == "any" else 0,
+        columns=len(thresholds) // len(counts),
         SEEDS=seed.numel() != 1,
         METHOD=method,
     )
@@ -93,15 +92,17 @@ def rank_mean(input: Tensor, counts: Sequence[int], weights: Sequence[float], *g
     windows = Windows.of(input.shape, shape, geometry[:4], channels_last, input.element_size())
     output = _empty(shape, input, channels_last)
     method, columns = "any", len(weights) // len(counts)
-    if windows.volume <= _plan.UNROLLED_WINDOW and columns <= 2:
-        method = "first" if reference.is_maximum(counts, weights) else "second"
+    if windows.volume <= _plan.UNROLLED_WINDOW and reference.is_maximum(counts, weights):
+        method = "first"
+    elif windows.volume <= _plan.UNROLLED_WINDOW and columns == 2:
+        method = "second"
     launch(
         _rank_mean_kernel,
         _plan.output_plan(_rank_mean_kernel, windows),
         input,
         *_weights(input, counts, weights, windows.volume),
         output,
-        COLUMNS=columns,
+        columns=columns,
         METHOD=method,
     )
     return output
@@ -122,7 +123,7 @@ def rank_mean_backward(
         input,
         *_weights(input, counts, weights, windows.volume),
         grad_input,
-        COLUMNS=len(weights) // len(counts),
+        columns=len(weights) // len(counts),
         MAXIMUM=reference.is_maximum(counts, weights),
     )
     return grad_input

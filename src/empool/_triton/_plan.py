@@ -44,7 +44,9 @@ class Windows(NamedTuple):
         """Describe a call from both tensors' sizes and its kernel size, stride, padding and dilation."""
         missing = 5 - len(input)
         window = [
-            value for numbers, default in zip(geometry, (1, 1, 0, 1), strict=True) for value in [default] * missing + [*numbers]
+            value
+            for numbers, default in zip(geometry, (1, 1, 0, 1), strict=True)
+            for value in [default] * missing + [*numbers]
         ]
         ones = (1,) * missing
         size, out = (*ones, *input[2:]), (*ones, *output[2:])
@@ -60,7 +62,8 @@ class Windows(NamedTuple):
         """Whether the last window reaches past the input's end, for every dimension."""
         kernel, stride, padding, dilation = (self.window[i : i + 3] for i in (0, 3, 6, 9))
         return tuple(
-            (self.output[i] - 1) * stride[i] - padding[i] + (kernel[i] - 1) * dilation[i] >= self.size[i] for i in range(3)
+            (self.output[i] - 1) * stride[i] - padding[i] + (kernel[i] - 1) * dilation[i] >= self.size[i]
+            for i in range(3)
         )
 
 
@@ -81,7 +84,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
     """
     depths, heights, width = windows.output
     blocks = -(-width // LANES.value) if lanes or not windows.channels_last else width
-    pairs = windows.window[5] == 2 and windows.window[11] == 1 and windows.window[2] >= windows.window[8] + 2
+    pairs = windows.window[5] == 2 and windows.window[11] == 1
     return _plan(
         kernel,
         windows,

@@ -1,5 +1,9 @@
 """Ranking the activations of every window of a tile: value descending, equal values by position, first first."""
 
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF059
+
 import triton
 import triton.language as tl
 
@@ -60,10 +64,11 @@ def next_largest(
     HIGH: tl.constexpr,
     like,
 ):
-    """Find the activation that is ranked right after a given one (+inf at position -1: before all), reading all.
+    """Find the activation that is ranked right after a given one, reading all of the window.
 
     Returns:
-        Its value and position, the number of valid activations, and the last NaN's position.
+        Its value and position, the number of valid activations, and the last NaN's position; value -inf and
+        position -1 if there is none.
     """
     KD: tl.constexpr = WINDOW[0]
     KH: tl.constexpr = WINDOW[1]
@@ -85,3 +90,17 @@ def next_largest(
                 nan_at = tl.where(value != value, k, nan_at)
                 count += valid.to(tl.int32)
     return best, best_at, count, nan_at
+
+
+@triton.jit
+def largest(corner, d, h, w, D, H, W, step, live, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
+    """Do as `next_largest` for the first rank."""
+    none = like.to(tl.int32) - 1
+    return next_largest(corner, d, h, w, D, H, W, step, live, like + float("inf"), none, WINDOW, HIGH, like)
+
+
+@triton.jit
+def ranked_after(corner, d, h, w, D, H, W, step, live, after, after_at, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
+    """Return the value and position that `next_largest` finds."""
+    value, at, count, nan_at = next_largest(corner, d, h, w, D, H, W, step, live, after, after_at, WINDOW, HIGH, like)
+    return value, at

@@ -1,5 +1,9 @@
 """`drawn_scatter` and `drawn_gather` for CUDA: the backward of the draws, and its adjoint."""
 
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF005, RUF059
+
 import triton
 import triton.language as tl
 
@@ -134,7 +138,7 @@ def _drawn_scatter_kernel(
     PAIRS: 0, or, for stride 2, the power of two that divides the width: two neighbours are then stored together.
     """
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    _, channel, _, ad, ah, block, plane, row_live = rows_and_channels(
+    image, channel, place, ad, ah, block, plane, row_live = rows_and_channels(
         rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
         height_magic, height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
@@ -225,7 +229,7 @@ def _drawn_scatter_any_kernel(
 ):
     """Do as `_drawn_scatter_kernel`, with loops over the windows: for windows and strides too large to unroll."""
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    _, channel, _, id, ih, block, plane, row_live = rows_and_channels(
+    image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
         rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
         height_magic, height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
@@ -291,7 +295,7 @@ def _drawn_gather_kernel(
 ):
     """Read the input where the draws were."""
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    _, channel, place, od, oh, block, plane, row_live = rows_and_channels(
+    image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
         channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip

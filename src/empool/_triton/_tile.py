@@ -7,6 +7,10 @@ Rows are numbered (plane, depth, height, block), the last fastest, so that small
 `WINDOW` is the geometry as twelve numbers: kernel size, stride, padding and dilation, (depth, height, width) each.
 """
 
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF005
+
 import triton
 import triton.language as tl
 
@@ -161,8 +165,8 @@ def load_window(
         plane_start: index of the plane's (or image's and channel's) first element.
         d, h, w: where the window starts; negative in the padding.
         row_live, live: which rows, and which windows of them, exist.
-        PAIRS: 0, or, for stride 2, the power of two that divides the width: the columns ``2 * ow`` and
-            ``2 * ow + 1`` are then read together, as a row's aligned vectors, and split.
+        PAIRS: 0, or, for stride 2, the power of two that divides the width: neighbouring columns are then read
+            together, as vectors, and split.
     """
     KD: tl.constexpr = WINDOW[0]
     KH: tl.constexpr = WINDOW[1]
@@ -173,7 +177,7 @@ def load_window(
     for kd in tl.static_range(KD):
         for kh in tl.static_range(KH):
             for kw in tl.static_range(KW):
-                if PAIRS > 0 and kw == WINDOW[8]:
+                if PAIRS > 0:
                     id = d + kd * WINDOW[9]
                     ih = h + kh * WINDOW[10]
                     row = row_live
@@ -181,22 +185,36 @@ def load_window(
                         row = row & inside(id, D, WINDOW[6] > 0, HIGH[0])
                     if WINDOW[7] > 0 or HIGH[1]:
                         row = row & inside(ih, H, WINDOW[7] > 0, HIGH[1])
-                    columns = tl.arange(0, 8)[None, :]
-                    start = tl.multiple_of(plane_start + (id * H + ih) * W + block * 8, [PAIRS, PAIRS])
-                    within = row & (block * 8 + columns // PAIRS * PAIRS < W)
-                    both = tl.load(input + (start + columns), mask=within, other=-float("inf"))
-                    even, odd = tl.split(tl.reshape(both, [both.shape[0], 4, 2]))
-                    values = values + (even.to(wide), odd.to(wide))
-                    valid = live & row
-                    if HIGH[2]:
-                        valid = valid & (w + WINDOW[8] < W)
-                    valids = valids + (valid, valid)
-                elif PAIRS > 0 and kw == WINDOW[8] + 1:
-                    pass
-                else:
-                    value, valid = activation(
-                        corner, d, h, w, kd, kh, kw, D, H, W, step, live, WINDOW, HIGH
+                    left, right = _pair_of_columns(
+                        input, plane_start + (id * H + ih) * W, block, W, row, (kw - WINDOW[8]) // 2 * 2, PAIRS
                     )
-                    values = values + (value.to(wide),)
-                    valids = valids + (valid,)
+                    value = left if (kw - WINDOW[8]) % 2 == 0 else right
+                    valid = live & row
+                    if WINDOW[8] > 0 or HIGH[2]:
+                        valid = valid & inside(w + kw, W, WINDOW[8] > 0, HIGH[2])
+                else:
+                    value, valid = activation(corner, d, h, w, kd, kh, kw, D, H, W, step, live, WINDOW, HIGH)
+                values = values + (value.to(wide),)
+                valids = valids + (valid,)
     return values, valids
+
+
+@triton.jit
+def _pair_of_columns(input, line, block, W, row, shift: tl.constexpr, PAIRS: tl.constexpr):
+    """Load columns ``2 * ow + shift`` and the next one, of every lane, as vectors of a line.
+
+    (For two positions of a window in the same columns the compiler keeps one of the two equal loads.)
+    """
+    columns = tl.arange(0, 2 * LANES)[None, :]
+    start = tl.multiple_of(line + block * (2 * LANES), [PAIRS, PAIRS])
+    first = block * (2 * LANES) + shift
+    if shift % PAIRS == 0:
+        within = row & (first + columns // PAIRS * PAIRS < W)
+        if shift < 0:
+            within = within & (first + columns // PAIRS * PAIRS >= 0)
+    else:
+        within = row & (first + columns // 2 * 2 < W)
+        if shift < 0:
+            within = within & (first + columns // 2 * 2 >= 0)
+    both = tl.load(input + (start + (columns + shift)), mask=within, other=-float("inf"))
+    return tl.split(tl.reshape(both, [both.shape[0], LANES, 2]))
