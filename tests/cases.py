@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -316,33 +315,26 @@ def tie_free(shape: Sequence[int], seed: int = 0) -> Tensor:
     return ((order.to(torch.float64) - count / 2 + 0.25) / 10).reshape(tuple(shape))
 
 
-def calls(case: Case, dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """List a call of every operator on the case: the operator's name, what is special about it, the arguments.
+Call = tuple[str, str, tuple[Any, ...]]
+"""An operator's name, what is special about the call, and its arguments."""
 
-    Every rank distribution appears in the draws and the means; one of the draws feeds scatter and gather.
-    """
+
+def calls(case: Case, dtype: torch.dtype, distributions: Sequence[str] = tuple(DISTRIBUTIONS)) -> list[Call]:
+    """List a call of every operator on the case, the draws and the means with each of the rank distributions."""
     input, grad_output, geometry = case.input(dtype), case.grad_output(dtype), case.geometry
     seed = torch.tensor(zlib.crc32(case.name.encode()) * 7919 - 2**40)
     *window, _ = geometry
-    found: list[tuple[str, str, tuple[Any, ...]]] = [("value_draw", "", (input, seed, *geometry))]
-    for name, distribution in DISTRIBUTIONS.items():
-        thresholds = list(distribution.threshold_table(case.counts))
-        weights = list(distribution.weight_table(case.counts))
+    found: list[Call] = [("value_draw", "", (input, seed, *geometry))]
+    for name in distributions:
+        thresholds = list(DISTRIBUTIONS[name].threshold_table(case.counts))
+        weights = list(DISTRIBUTIONS[name].weight_table(case.counts))
+        drawn = reference.rank_draw(input, seed, case.counts, thresholds, *geometry)[1]
         found += [
             ("rank_draw", name, (input, seed, case.counts, thresholds, *geometry)),
             ("rank_mean", name, (input, case.counts, weights, *geometry)),
             ("rank_mean_backward", name, (grad_output, input, case.counts, weights, *geometry)),
             ("rank_mean_jvp", name, (input, input, case.counts, weights, *geometry)),
-        ]
-    for name in ("max", "max-dropout"):
-        thresholds = list(DISTRIBUTIONS[name].threshold_table(case.counts))
-        drawn = reference.rank_draw(input, seed, case.counts, thresholds, *geometry)[1]
-        found += [
             ("drawn_scatter", name, (grad_output, drawn, list(case.shape[2:]), *window)),
             ("drawn_gather", name, (input, drawn, *window)),
         ]
     return found
-
-
-def dtype_and_case(cases: Sequence[Case]) -> list[tuple[torch.dtype, Case]]:
-    return list(itertools.product(DTYPES, cases))

@@ -120,4 +120,4 @@ def overlap_add(portions: Iterator[Tensor], like: Tensor, geometry: Geometry, ou
         at_offset(total, offset, geometry, output).add_(portion)
     assert total is not None
     inside: list[Any] = [slice(p, p + n) for p, n in zip(geometry.padding, like.shape[2:], strict=True)]
-    return total[(..., *inside)]
+    return total[(..., *inside)].clone()  # An operator's result owns its memory, even where a crop is dense already.

@@ -1,0 +1,175 @@
+"""Every operator's kernel on every device against the reference, with proof of which kernel ran."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import empool
+from cases import CASES, DTYPES, GEOMETRIES, Call, Case, calls
+from empool import reference
+from tolerances import MEANS, assert_same_bits, assert_same_numbers
+
+KERNELS = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
+"""The operators that have kernels of their own; the rest are the reference everywhere."""
+DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+REQUIRED = [device for device in os.environ.get("EMPOOL_REQUIRE", "").split(",") if device]
+ops = torch.ops.empool
+
+
+def _has_kernel(name: str, device: str) -> bool:
+    """Ask the dispatcher, not the package."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"empool::{name}", device.upper())
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """A device whose kernels there are; where they must be (``EMPOOL_REQUIRE=cpu``), their absence is a failure."""
+    if not any(_has_kernel(name, request.param) for name in KERNELS) and request.param not in REQUIRED:
+        pytest.skip(f"no kernels on {request.param}: {empool.kernels()['rank_draw'][request.param]}")
+    return request.param
+
+
+def test_kernels_tells_what_the_dispatcher_runs() -> None:
+    table = empool.kernels()
+    assert set(table) == set(ops) | set(KERNELS) | {"rank_mean_jvp"}
+    for name, devices in table.items():
+        assert set(devices) == {"cpu", "cuda"}
+        for device, kernel in devices.items():
+            assert kernel.startswith("reference: ") != _has_kernel(name, device), (name, device, kernel)
+
+
+@pytest.mark.parametrize("device", REQUIRED)
+def test_required_kernels_are_there(device: str) -> None:
+    missing = {name: empool.kernels()[name][device] for name in KERNELS if not _has_kernel(name, device)}
+    assert not missing
+
+
+def _moved(args: tuple[Any, ...], device: str) -> tuple[Any, ...]:
+    return tuple(arg.to(device) if isinstance(arg, torch.Tensor) else arg for arg in args)
+
+
+def _check(call: Call, device: str, dtype: torch.dtype) -> None:
+    name, what, args = call
+    assert _has_kernel(name, device), f"{name} has no kernel on {device}: {empool.kernels()[name][device]}"
+    result = getattr(ops, name)(*_moved(args, device))
+    expected = getattr(reference, name)(*args)
+    what = f"{name} {what} {dtype}"
+    if device == "cpu" and name != "rank_mean" and name != "rank_mean_backward" and name != "drawn_scatter":
+        assert_same_bits(result, expected, what)
+    elif device == "cpu" or not name.startswith("rank_mean"):
+        assert_same_numbers(
+            _moved((result,) if isinstance(result, torch.Tensor) else result, "cpu"), _tuple(expected), what
+        )
+    else:
+        torch.testing.assert_close(
+            result.cpu(), expected, equal_nan=True, **MEANS[dtype], msg=lambda text: f"{what}\n{text}"
+        )
+    for r, e in zip(_tuple(result), _tuple(expected), strict=True):
+        assert r.is_contiguous() == e.is_contiguous(), what
+
+
+def _tuple(result: Any) -> tuple[torch.Tensor, ...]:
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel(case: Case, dtype: torch.dtype, device: str) -> None:
+    every = calls(case, dtype) if case in GEOMETRIES else calls(case, dtype, ("max", "ensemble", "ordinal"))
+    for call in every:
+        if call[0] in KERNELS:
+            _check(call, device, dtype)
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("window", [(2, 2), (3, 2, 1), (3, 1, 1)], ids=str)
+def test_any_number_of_threads_gives_the_same_bits(window: tuple[int, ...], layout: str) -> None:
+    case = Case("threads", (5, 19, 61, 67), *window, layout=layout)
+    for name, what, args in calls(case, torch.float32, ("ensemble", "max-dropout")):
+        torch.set_num_threads(1)
+        alone = getattr(ops, name)(*args)
+        for threads in (2, 3, 7):
+            torch.set_num_threads(threads)
+            assert_same_bits(getattr(ops, name)(*args), alone, f"{name} {what} {threads}")
+
+
+@pytest.mark.parametrize("name", ["value_draw", "rank_draw"])
+def test_several_seeds(name: str, device: str) -> None:
+    """vmap folds its batch into the images and gives every example its own seed."""
+    case = Case("several seeds", (6, 3, 9, 20), 3, 2, 1)
+    call = next(call for call in calls(case, torch.float32, ("ensemble",)) if call[0] == name)
+    seeds = torch.tensor([3, -5, 2**62])
+    _check((name, "", (call[2][0], seeds, *call[2][2:])), device, torch.float32)
+    _check((name, "", (call[2][0], seeds.repeat(2), *call[2][2:])), device, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_expanded_gradients(dtype: torch.dtype, device: str) -> None:
+    """The gradient of a sum has stride 0 everywhere."""
+    for layout in ("contiguous", "channels last"):
+        case = Case("expanded gradient", (2, 5, 7, 10), 3, 2, 1, layout=layout)
+        for name, what, args in calls(case, dtype, ("ensemble",)):
+            if name in ("drawn_scatter", "rank_mean_backward"):
+                ones = torch.ones((), dtype=dtype).expand(case.output_shape)
+                _check((name, what, (ones, *args[1:])), device, dtype)
+
+
+def _available_memory() -> int:
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except OSError:
+        return 0
+
+
+@pytest.mark.skipif(_available_memory() < 13 * 2**30, reason="takes 11 GiB of memory")
+def test_more_than_two_to_the_31_elements() -> None:
+    """2^31 + 2^16 elements in bfloat16, looked at from both ends; the reference takes the ends alone."""
+    if not _has_kernel("rank_draw", "cpu"):
+        if "cpu" in REQUIRED:
+            pytest.fail(empool.kernels()["rank_draw"]["cpu"])
+        pytest.skip("the reference has no memory for this")
+    pattern = torch.randn(6, 128, 256).to(torch.bfloat16)
+    input = pattern.expand(10923, 6, 128, 256).contiguous()
+    window = ([2, 2], [2, 2], [0, 0], [1, 1])
+
+    def check(input: torch.Tensor, ends: list[slice], dim: int, thresholds: list[int], seed: torch.Tensor) -> None:
+        output, drawn = ops.rank_draw(input, seed, [4], thresholds, *window, False)
+        gradient = ops.drawn_scatter(output, drawn, input.shape[2:], *window)
+        gathered = ops.drawn_gather(input, drawn, *window)
+        for end in ends:
+            half = slice(end.start and end.start // 2, end.stop and end.stop // 2) if dim == 2 else end
+            before = (slice(None),) * dim
+            part = input[(*before, end)]
+            # Where images are cut off, each has its own seed; where rows are, the draw is the maximum.
+            key = seed[end] if dim == 0 else seed
+            expected = reference.rank_draw(part, key, [4], thresholds, *window, False)
+            assert_same_bits((output[(*before, half)], drawn[(*before, half)]), expected, layout=False)
+            expected_gradient = reference.drawn_scatter(*expected, part.shape[2:], *window)
+            assert_same_bits(gradient[(*before, end)], expected_gradient, layout=False)
+            assert_same_bits(gathered[(*before, half)], expected[0], layout=False)
+
+    images = [slice(0, 2), slice(5460, 5463), slice(-2, None)]
+    check(input, images, 0, [2**31], torch.arange(10923))
+    rows = [slice(0, 4), slice(-4, None)]
+    check(input.view(1, 1, 65538, 32768), rows, 2, [], torch.tensor(0))
+    mean = ops.rank_mean(input, [4], [0.5, 0.5], *window, False)
+    assert_same_bits(mean[-2:], reference.rank_mean(input[-2:], [4], [0.5, 0.5], *window, False))
+    del mean
+    largest = ops.rank_mean(input.view(1, 1, 65538, 32768), [4], [1.0], *window, False)
+    tail = input.view(1, 1, 65538, 32768)[:, :, -4:]
+    assert_same_bits(largest[:, :, -2:], F.max_pool2d(tail, 2), layout=False)

@@ -1,0 +1,58 @@
+"""The operators as PyTorch sees them: schema, fakes, derivatives, dispatch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cases import DTYPES, GEOMETRIES, Case, calls
+from empool import _ops
+from tolerances import strides
+
+ops = torch.ops.empool
+LAYOUTS = tuple(case for case in GEOMETRIES if case.values == "normal")
+"""Fakes and schemas do not depend on values."""
+
+
+@pytest.mark.parametrize("case", LAYOUTS, ids=str)
+def test_opcheck(case: Case) -> None:
+    for name, _, args in calls(case, torch.float32, ("ensemble",)):
+        differentiable = 2 if name in ("rank_mean_backward", "rank_mean_jvp") else 1
+        tensors = [arg.detach().requires_grad_() for arg in args[:differentiable]]
+        if case.layout.startswith("expanded"):  # opcheck copies its arguments, which an overlapping one cannot be.
+            tensors = [tensor.detach().contiguous().requires_grad_() for tensor in tensors]
+        torch.library.opcheck(
+            getattr(ops, name).default, (*tensors, *args[differentiable:]), test_utils=_utilities(case)
+        )
+
+
+def _utilities(case: Case) -> tuple[str, ...]:
+    """Leave out the slow one, which compiles, where another case has the same layout."""
+    every = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    return (
+        every[:-1]
+        if case.name.startswith(("2x2/2, ", "1d", "one ", "3x3/2 padded, normal", "3x3/1 padded, ch")) and case.shape[0]
+        else every
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LAYOUTS, ids=str)
+def test_fakes_have_the_shape_and_strides_of_results(case: Case, dtype: torch.dtype) -> None:
+    mode = FakeTensorMode()
+    for name, what, args in calls(case, dtype, ("max", "max-dropout")):
+        real = getattr(ops, name)(*args)
+        with mode:
+            fake = getattr(ops, name)(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in args))
+        pairs = [(real, fake)] if isinstance(real, torch.Tensor) else zip(real, fake, strict=True)
+        for r, f in pairs:
+            assert (r.shape, r.dtype, strides(r)) == (f.shape, f.dtype, strides(f)), f"{name} {what}"
+
+
+def test_every_operator_has_a_reference_derivatives_a_fake_and_a_vmap_rule() -> None:
+    for name in _ops.SCHEMAS:
+        for key in ("CompositeExplicitAutograd", "Autograd", "FuncTorchBatched"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"empool::{name}", key), (name, key)
+        assert torch._library.simple_registry.singleton.find(f"empool::{name}").fake_impl.kernel is not None, name
+        assert torch.Tag.pt2_compliant_tag in getattr(ops, name).default.tags
