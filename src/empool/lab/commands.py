@@ -46,7 +46,7 @@ Data = Annotated[
     typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders."),
 ]
 Model = Annotated[str, typer.Option(help="Network: cnn.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 8 on digits.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step. Default: the network's recipe.")]
 TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images used, as many of each class.")]
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test images used, as many of each class.")]
