@@ -40,6 +40,19 @@ format: $(SETUP)  ## format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(filter %.h %.cpp,$(CSRC))
 
+audit: $(SETUP)  ## check that the extension needs PyTorch's stable ABI alone
+	@test -e src/empool/_C.abi3.so || { echo "audit: the extension is not built"; exit 1; }
+	@if nm --dynamic --demangle --undefined-only src/empool/_C.abi3.so | grep -E ' (at|c10|torch)::'; \
+	then echo "audit: the symbols above are not in PyTorch's stable ABI"; exit 1; \
+	else echo "audit: no at::, c10:: or torch:: symbol is needed"; fi
+
+sanitize: $(SETUP)  ## run the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r src setup.py pyproject.toml README.md LICENSE build/sanitize/ && rm -f build/sanitize/src/empool/_C*
+	cd build/sanitize && EMPOOL_SANITIZE=address,undefined $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	EMPOOL_REQUIRE=cpu PYTHONPATH=build/sanitize/src $(BIN)/python -m pytest -q tests/test_kernels.py
+
 bench: $(SETUP)  ## time the operators against max-pooling
 	$(BIN)/empool bench
 
