@@ -16,7 +16,7 @@ def probability(owner: str, name: str, value: Any) -> float:
     """Return the value as a float, or say that it is no probability; `owner` and `name` are whose argument it is."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: expected {name} to be a number in [0, 1], got {type(value).__name__}")
-    if not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:
         raise ValueError(f"{owner}: expected {name} in [0, 1], got {value}")
     return float(value)
 
