@@ -1,8 +1,15 @@
 """Ensemble and stochastic pooling for PyTorch."""
 
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from empool import functional
 from empool._kernels import kernels
 from empool._version import __version__
+from empool.convert import convert_
 from empool.distributions import (
     Average,
     EnsembleMax,
@@ -14,6 +21,7 @@ from empool.distributions import (
     Stochastic,
     StochasticMax,
 )
+from empool.ensemble import monte_carlo, set_p
 from empool.modules import (
     EnsembleMaxPool1d,
     EnsembleMaxPool2d,
@@ -32,6 +40,9 @@ from empool.modules import (
     StochasticPool3d,
 )
 from empool.pooling import layer, pooling
+
+if TYPE_CHECKING:
+    from empool import models
 
 __all__ = [
     "Average",
@@ -59,8 +70,18 @@ __all__ = [
     "StochasticPool2d",
     "StochasticPool3d",
     "__version__",
+    "convert_",
     "functional",
     "kernels",
     "layer",
+    "models",
+    "monte_carlo",
     "pooling",
+    "set_p",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name == "models":  # Whoever wants a pooling layer alone does not wait for networks.
+        return importlib.import_module("empool.models")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -124,8 +124,10 @@ def _choice(recipe: Recipe, choice: str) -> tuple[str, Any]:
     try:
         if isinstance(default, tuple):
             return field, tuple(float(number) for number in text.split(","))
+        if isinstance(default, bool):
+            return field, {"true": True, "false": False}[text.lower()]
         return field, type(default)(text)
-    except ValueError:
+    except (KeyError, ValueError):
         raise LabError(f'recipe: expected {field}={default} or the like, got "{choice}"') from None
 
 

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from empool.distributions import Pooling
-from empool.models import cnn
+from empool.models import cnn, dfn_mr, preact_resnet, resnet, stochastic_depth
+from empool.models.channel_max import ChannelDrop, ChannelMax2d
 from empool.models.cnn import CNN
+from empool.models.dfn_mr import DFNMR
+from empool.models.preact_resnet import PreActResNet
 from empool.models.recipe import Recipe
+from empool.models.resnet import ResNet
+from empool.models.stochastic_depth import StochasticDepth
 
-__all__ = ["CNN", "Network", "Recipe", "create", "names", "network"]
+__all__ = [
+    "CNN",
+    "DFNMR",
+    "ChannelDrop",
+    "ChannelMax2d",
+    "Network",
+    "PreActResNet",
+    "Recipe",
+    "ResNet",
+    "StochasticDepth",
+    "create",
+    "names",
+    "network",
+]
 
 
 @dataclass(frozen=True)
@@ -24,14 +42,18 @@ class Network:
     Attributes:
         build: makes it; takes num_classes, pooling, in_channels, options of its own, and depth where `depths` is given.
         recipe: how it is trained.
+        recipes: how it is trained with the depths that have another recipe.
         assumptions: what its sources leave open, and what was taken; plain sentences.
         depths: what may follow the colon of its name, in words; None for a network of one depth.
+        needs_pooling: whether it has no strided convolutions to do without a pooling.
     """
 
     build: Callable[..., nn.Module]
     recipe: Recipe
     assumptions: tuple[str, ...] = ()
     depths: str | None = None
+    recipes: Mapping[int, Recipe] = field(default_factory=dict)
+    needs_pooling: bool = False
 
     def options(self) -> frozenset[str]:
         """Name the arguments that are this network's own."""
@@ -39,7 +61,13 @@ class Network:
 
 
 _NETWORKS: dict[str, Network] = {
-    "cnn": Network(CNN, cnn.RECIPE, cnn.ASSUMPTIONS),
+    "cnn": Network(CNN, cnn.RECIPE, cnn.ASSUMPTIONS, needs_pooling=True),
+    "resnet": Network(ResNet, resnet.RECIPE, resnet.ASSUMPTIONS, "6n+2", resnet.RECIPES),
+    "preact_resnet": Network(
+        PreActResNet, preact_resnet.RECIPE, preact_resnet.ASSUMPTIONS, "9n+2", preact_resnet.RECIPES
+    ),
+    "stochastic_depth": Network(StochasticDepth, stochastic_depth.RECIPE, stochastic_depth.ASSUMPTIONS, "6n+2"),
+    "dfn_mr": Network(DFNMR, dfn_mr.RECIPE, dfn_mr.ASSUMPTIONS, "6n+2"),
 }
 
 
@@ -49,7 +77,7 @@ def names() -> list[str]:
 
 
 def network(spelling: str) -> Network:
-    """Look a network up.
+    """Look a network up; its `recipe` is that of its depth.
 
     Args:
         spelling: "name" or "name:depth".
@@ -65,16 +93,19 @@ def network(spelling: str) -> Network:
         raise ValueError(f'models: expected "{name}" without a depth, got "{spelling}"')
     if known.depths is not None and not (depth.isascii() and depth.isdigit()):
         raise ValueError(f'models: expected "{name}:DEPTH", DEPTH being {known.depths}, got "{spelling}"')
-    return known
+    return replace(known, recipe=known.recipes[int(depth)]) if depth and int(depth) in known.recipes else known
 
 
-def create(spelling: str, *, num_classes: int, pooling: Pooling, in_channels: int = 3, **options: Any) -> nn.Module:
+def create(
+    spelling: str, *, num_classes: int, pooling: Pooling | None = None, in_channels: int = 3, **options: Any
+) -> nn.Module:
     """Make a network with fresh weights.
 
     Args:
-        spelling: "name" or "name:depth", such as "cnn".
+        spelling: "name" or "name:depth", such as "cnn" or "resnet:20".
         num_classes: number of outputs.
-        pooling: which pooling it uses.
+        pooling: which pooling it uses. A network that reduces its maps by strided convolutions is as published with
+            None; with a pooling each of these becomes a tandem of the pooling and the same convolution with stride 1.
         in_channels: channels of the images.
         options: arguments of the network's own, such as ``image_size``.
 
@@ -82,7 +113,7 @@ def create(spelling: str, *, num_classes: int, pooling: Pooling, in_channels: in
         A module from images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
     Raises:
-        ValueError: for an unknown network or an argument out of range.
+        ValueError: for an unknown network, an argument out of range, or no pooling where one is needed.
         TypeError: for an option that the network does not have.
 
     Example:
@@ -97,6 +128,8 @@ def create(spelling: str, *, num_classes: int, pooling: Pooling, in_channels: in
         raise TypeError(
             f"models: {spelling} has no option {', '.join(unknown)}; it has {', '.join(sorted(known.options()))}"
         )
+    if pooling is None and known.needs_pooling:
+        raise ValueError(f"models: expected a pooling for {spelling}, got None: it has no strided convolutions")
     if known.depths is not None:
         options["depth"] = int(spelling.partition(":")[2])
     return known.build(num_classes=num_classes, pooling=pooling, in_channels=in_channels, **options)

@@ -1,0 +1,145 @@
+"""Which of PyTorch's pooling functions a module's forward can call, read off its bytecode."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+MAX_POOLING = frozenset(
+    f"{kind}max_pool{dims}d{ending}"
+    for kind in ("", "adaptive_", "fractional_")
+    for dims in (1, 2, 3)
+    for ending in ("", "_with_indices")
+)
+"""Names of the functions that take the maximum of windows."""
+
+_UNKNOWN = object()
+# Libraries that would not hide a model's pooling.
+_LIBRARIES = frozenset({"torch", "empool", "numpy", *sys.stdlib_module_names}) - {"__main__"}
+
+
+def max_pooling_calls(module: nn.Module) -> list[str]:
+    """Name the max-pooling functions that a module's forward can call, itself or through functions that it calls.
+
+    Nothing is run or traced, so any control flow will do; a call counts even where a condition would pass it over.
+    Modules that forward calls are not followed: each can be asked about on its own. A layer of `torch.nn` calls none in
+    this sense: it can be replaced.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> from torch import nn
+        >>> from empool._forward import max_pooling_calls
+        >>> class Net(nn.Module):
+        ...     def forward(self, input):
+        ...         return F.max_pool2d(input, 2)
+        >>> max_pooling_calls(Net())
+        ['max_pool2d']
+    """
+    found: dict[str, None] = {}
+    seen: set[types.CodeType] = set()
+    waiting: list[object] = [_attribute(module, "forward")]
+    while waiting:
+        called = waiting.pop()
+        if isinstance(called, functools.partial):
+            waiting.append(called.func)
+            continue
+        name = getattr(called, "__name__", "")
+        if name in MAX_POOLING and not isinstance(called, nn.Module):
+            found[name] = None
+            continue
+        function, instance = called, _UNKNOWN
+        if isinstance(called, types.MethodType):
+            function, instance = called.__func__, called.__self__
+        if isinstance(function, types.FunctionType):
+            function = inspect.unwrap(function)
+        if isinstance(function, types.FunctionType) and not _is_library(function) and function.__code__ not in seen:
+            seen.add(function.__code__)
+            for code in _nested(function.__code__):
+                waiting.extend(_loaded(code, function, instance))
+    return list(found)
+
+
+def _loaded(code: types.CodeType, function: types.FunctionType, instance: object) -> Iterator[object]:
+    """Yield what a function's code loads by a name or a dotted path, as far as that can be known.
+
+    Args:
+        code: the function's, or that of a function defined in it.
+        function: gives the names their meaning.
+        instance: the function's first argument, if it is a method.
+    """
+    receiver = function.__code__.co_varnames[:1] if instance is not _UNKNOWN else ()
+    enclosed = _closure(function)
+    current: object = _UNKNOWN
+    for instruction in dis.get_instructions(code):
+        operation = instruction.opname
+        name = instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
+        if operation.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")):
+            if current is super or operation.startswith("LOAD_SUPER_ATTR"):
+                yield from _inherited(instance, name)
+                current = _UNKNOWN
+            elif current is not _UNKNOWN:
+                current = _attribute(current, name)
+            elif name in MAX_POOLING:  # Of a module that the function itself imports.
+                current = _Named(name)
+        elif current is super:  # Up to the attribute, nothing after super says more.
+            continue
+        elif operation in ("LOAD_GLOBAL", "LOAD_NAME"):
+            current = function.__globals__.get(name, super if name == "super" else _UNKNOWN)
+        elif "LOAD_FAST" in operation or operation in ("LOAD_DEREF", "LOAD_CLASSDEREF"):
+            current = instance if name in receiver else enclosed.get(name, _UNKNOWN)
+        elif operation == "IMPORT_FROM":
+            current = _Named(name)
+        else:
+            current = _UNKNOWN
+        if current is not super and current is not instance:
+            yield current
+
+
+class _Named:
+    """Something of which only the name is known."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+
+def _attribute(owner: object, name: str) -> object:
+    """Look an attribute up without running code of the owner's; a method comes bound."""
+    if isinstance(owner, nn.Module) and name in owner._modules:
+        return owner._modules[name]
+    found = inspect.getattr_static(owner, name, _UNKNOWN)
+    if isinstance(found, staticmethod | classmethod):
+        return found.__func__
+    is_method = isinstance(owner, nn.Module) and name not in vars(owner)
+    return types.MethodType(found, owner) if is_method and isinstance(found, types.FunctionType) else found
+
+
+def _inherited(instance: object, name: str) -> Iterator[object]:
+    """Yield what `super()` can mean: the attribute of every base of the object's class that has it."""
+    for base in type(instance).__mro__[1:]:
+        found = vars(base).get(name)
+        if isinstance(found, types.FunctionType):
+            yield types.MethodType(found, instance)
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield the code and that of the functions defined in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
+
+
+def _is_library(function: types.FunctionType) -> bool:
+    return str(function.__globals__.get("__name__", "")).partition(".")[0] in _LIBRARIES

@@ -1,0 +1,98 @@
+"""What the residual networks share: convolutions, depths, checkpointed blocks, blocks that are passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from empool.distributions import Pooling
+from empool.tandem import to_tandem
+
+
+def convolution(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, pooling: Pooling | None = None
+) -> nn.Module:
+    """Make a convolution that keeps the size but for its stride, without bias, He-normal by fan-in.
+
+    With a stride and a pooling it is a tandem: pooling with that stride, then the convolution with stride 1.
+    """
+    made = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
+    return made if pooling is None or stride == 1 else to_tandem(made, pooling)
+
+
+def blocks_per_stage(owner: str, depth: int, layers: int) -> int:
+    """Give the n of a depth of ``layers * n + 2``: three stages of n blocks, a first convolution, a classifier.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if depth < layers + 2 or (depth - 2) % layers:
+        raise ValueError(
+            f"{owner}: expected a depth of {layers}n+2, such as {layers + 2} or {2 * layers + 2}, got {depth}"
+        )
+    return (depth - 2) // layers
+
+
+def require_positive(owner: str, **numbers: int) -> None:
+    """Raise a ValueError for a number that is less than 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{owner}: expected {name} of at least 1, got {number}")
+
+
+def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
+    """Run a block; with `checkpointing` its inner activations are not kept but computed again for the backward pass.
+
+    Outputs, gradients, draws and running statistics are the same either way.
+    """
+    if not (checkpointing and torch.is_grad_enabled()):
+        return block(*inputs)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(block)
+
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Keep batch normalisation from counting a batch again that is computed a second time."""
+    counting = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for module in counting:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in counting:
+            module.track_running_stats = True
+
+
+def pass_over(input: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return the input, and give parameters that take no part a gradient of 0.
+
+    Momentum and weight decay then go on for them, as they did in frameworks whose gradients begin at 0, and
+    distributed training finds a gradient for every parameter.
+    """
+    passed: Tensor = _PassOver.apply(input, *parameters)  # type: ignore[no-untyped-call]
+    return passed
+
+
+class _PassOver(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, *parameters: Tensor) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients[0], *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
