@@ -172,10 +172,25 @@ def test_metrics_have_a_row_an_epoch_and_the_last_one_counts(tmp_path):
     assert tuple(lines[0]) == training.COLUMNS
     assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
     assert float(lines[-1]["test_error"]) == record["test_error"]
-    assert float(lines[-1]["train_loss"]) == record["train_loss"]
     # The rate of the last of 3 batches of each epoch.
     rates = [config.recipe.rate(epoch + 2 / 3) for epoch in range(5)]
     assert [float(line["lr"]) for line in lines] == pytest.approx(rates)
+
+
+def test_the_train_error_is_that_of_the_images_as_they_are_in_the_testing_phase(tmp_path):
+    config = tiny_data.config("max-dropout:0.9")  # Fits what it can hardly be trained on: most windows give 0.
+    data = tiny_data.data_set()
+    record = fit(dataclasses.replace(config), data, tmp_path)
+    network = training.make_network(config, data)
+    checkpoint = torch.load(config.folder(tmp_path) / "last.ckpt", weights_only=True)
+    weights = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()}
+    network.load_state_dict(weights)
+    network.eval()
+    normaliser = Normaliser(data.mean, data.std, torch.device("cpu"))
+    logits = network(normaliser.plain(data.train.images).contiguous())
+    errors = (logits.argmax(1) != data.train.labels).double().mean().item()
+    assert record["train_error"] == pytest.approx(100 * errors)
+    assert float(rows(config.folder(tmp_path))[-1]["train_error"]) != pytest.approx(100 * errors)
 
 
 def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch):
@@ -192,7 +207,7 @@ def test_errors_are_counted_exactly(tmp_path):
     experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     torch.nn.init.zeros_(experiment.network[1].weight)
     experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
-    loss, error = experiment.test()
+    loss, error = experiment.test(data.test)
     assert error == pytest.approx(100 * 2 / 3)  # Always the second of three classes.
     exponentials = 2 + torch.e
     expected = (torch.log(torch.tensor(exponentials)) * 3 - 1) / 3

@@ -73,7 +73,8 @@ def remarks(rows: Sequence[Row], runs: Sequence[Record], beside: deck.Table | No
     """Say what to know when reading the table."""
     said = [
         "Test error is that of the last epoch, in percent of the test images, averaged over the runs that converged; "
-        "spread is the sample standard deviation over seeds.",
+        "spread is the sample standard deviation over seeds. Train error, in the list of runs, is that of the training "
+        "images without augmentation, in the testing phase, after the last epoch.",
     ]
     tested = sum(row.adjusted_p is not None for row in rows)
     if tested:

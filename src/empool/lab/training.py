@@ -34,8 +34,10 @@ COLUMNS = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error"
 TESTS = 20  # times that a long run is tested; its last epoch always is
 _TEST_BATCH = 500  # images
 
-# A row of metrics.csv, and the seconds that testing took. Losses are means, errors percentages. The training columns
-# are over the epoch's batches as they came: augmented, in the training phase. The test columns are None in between.
+# A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
+# loss and error, on the training images as they are and in the testing phase. Losses are means, errors percentages.
+# The training columns are over the epoch's batches as they came: augmented, in the training phase. The other columns
+# are None in between.
 Row = dict[str, float | None]
 Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
 
@@ -162,9 +164,12 @@ class Experiment(pl.LightningModule):
         seconds = time.perf_counter() - self.began
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)
-        test_loss, test_error = None, None
-        if diverged or epoch == epochs or epoch % math.ceil(epochs / TESTS) == 0:
-            test_loss, test_error = self.test()
+        test_loss, test_error, fitted_loss, fitted_error = None, None, None, None
+        last = diverged or epoch == epochs
+        if last or epoch % math.ceil(epochs / TESTS) == 0:
+            test_loss, test_error = self.test(self.test_images)
+        if last:
+            fitted_loss, fitted_error = self.test(self.batches.images)
         row: Row = {
             "epoch": epoch,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -172,6 +177,8 @@ class Experiment(pl.LightningModule):
             "train_error": 100 * errors,
             "test_loss": test_loss,
             "test_error": test_error,
+            "fitted_loss": fitted_loss,
+            "fitted_error": fitted_error,
             "seconds": seconds,
             "test_seconds": time.perf_counter() - self.began - seconds,
         }
@@ -181,11 +188,11 @@ class Experiment(pl.LightningModule):
             self.trainer.should_stop = True
 
     @torch.no_grad()
-    def test(self) -> tuple[float, float]:
-        """Compute mean loss and error in percent over the test images, in the testing phase."""
+    def test(self, split: Split) -> tuple[float, float]:
+        """Compute mean loss and error in percent over images as they are, in the testing phase."""
         self.network.eval()
         totals = torch.zeros_like(self.totals)
-        images, labels = self.test_images.images, self.test_images.labels
+        images, labels = split.images, split.labels
         for first in range(0, len(labels), _TEST_BATCH):
             batch, target = images[first : first + _TEST_BATCH], labels[first : first + _TEST_BATCH]
             logits = self._logits(self.normaliser.plain(batch))
@@ -332,7 +339,8 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
 def _record(experiment: Experiment) -> dict[str, Any]:
     config, history = experiment.config, experiment.history
     last = history[-1]
-    losses = {name: _finite(last[name]) for name in ("test_loss", "train_loss")}
+    losses = {"test_loss": _finite(last["test_loss"]), "train_loss": _finite(last["fitted_loss"])}
+    converged = None not in losses.values() and _finite(last["train_loss"]) is not None
     seconds = [row["seconds"] or 0.0 for row in history]
     return {
         "data": config.data,
@@ -346,9 +354,9 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "test_limit": config.test_limit,
         "augment": config.recipe.augment,
         "test_error": last["test_error"],
-        "train_error": last["train_error"],
+        "train_error": last["fitted_error"],
         **losses,
-        "converged": None not in losses.values(),
+        "converged": converged,
         "seconds": sum(seconds) + sum(row["test_seconds"] or 0.0 for row in history),
         "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
         "device": provenance.device_name(config.device),
