@@ -24,10 +24,10 @@ demo: $(SETUP)  ## compare the poolings of the deck on real images, and say wher
 	$(BIN)/empool compare --out $(OUT)
 
 test: $(SETUP)  ## run every test
-	EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q
+	EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q --timeout 900
 
 test-pure: $(SETUP)  ## run every test without the compiled extension
-	EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q
+	EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q --timeout 900
 
 check: $(SETUP)  ## format, lint and type-check, changing nothing
 	$(BIN)/ruff format --check .
@@ -51,7 +51,7 @@ sanitize: $(SETUP)  ## run the kernel tests under AddressSanitizer and Undefined
 	cp -r src setup.py pyproject.toml README.md LICENSE build/sanitize/ && rm -f build/sanitize/src/empool/_C*
 	cd build/sanitize && EMPOOL_SANITIZE=address,undefined $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	EMPOOL_REQUIRE=cpu PYTHONPATH=build/sanitize/src $(BIN)/python -m pytest -q tests/test_kernels.py
+	EMPOOL_REQUIRE=cpu PYTHONPATH=build/sanitize/src $(BIN)/python -m pytest -q --timeout 900 tests/test_kernels.py
 
 bench: $(SETUP)  ## time the operators against max-pooling
 	$(BIN)/empool bench

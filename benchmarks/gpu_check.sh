@@ -8,6 +8,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
 export PYTHONPATH=src:tests
+workers=$("$python" -c "import xdist" 2>"/dev/null" && echo "-n 14") # Side by side where pytest-xdist is installed.
 failed=""
 
 part() { # name, seconds, lines to print, command...
@@ -23,7 +24,7 @@ part() { # name, seconds, lines to print, command...
 part versions 60 8 "$python" -c "import torch, triton, empool
 print(torch.__version__, triton.__version__, torch.version.cuda, torch.cuda.get_device_name())"
 part tests 230 25 env OMP_NUM_THREADS=1 EMPOOL_REQUIRE=triton \
-    "$python" -m pytest -q -n 14 -p no:cacheprovider --durations 5 tests/test_triton.py
+    "$python" -m pytest -q $workers -p no:cacheprovider --durations 5 tests/test_triton.py
 part timing 100 60 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
 part bench 140 70 "$python" -m empool.lab.bench --device cuda --quick --json "$out/bench.json"
 echo "failed:${failed:- none}"
