@@ -64,14 +64,15 @@ def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Keep batch normalisation from counting a batch again that is computed a second time."""
-    counting = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for module in counting:
-        module.track_running_stats = False
+    # The layers go on counting, in copies: autograd wants to see the same tensors as the first time.
+    counted = [(m, dict(m._buffers)) for m in block.modules() if isinstance(m, _BatchNorm)]
+    for module, buffers in counted:
+        module._buffers = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
     try:
         yield
     finally:
-        for module in counting:
-            module.track_running_stats = True
+        for module, buffers in counted:
+            module._buffers = buffers
 
 
 def pass_over(input: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
