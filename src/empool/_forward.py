@@ -142,4 +142,7 @@ def _closure(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _is_library(function: types.FunctionType) -> bool:
-    return str(function.__globals__.get("__name__", "")).partition(".")[0] in _LIBRARIES
+    name = str(function.__globals__.get("__name__", ""))
+    # The globals of generated code may have the name of the module that generated it.
+    is_of_module = getattr(sys.modules.get(name), "__dict__", None) is function.__globals__
+    return is_of_module and name.partition(".")[0] in _LIBRARIES

@@ -101,7 +101,7 @@ def convert_(
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
         >>> print(empool.convert_(net, empool.EnsembleMax(0.1)))
-        module  was                                                                        is now
+        module  was                                                                         is now
         2       MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)  EnsembleMaxPool2d(p=0.1)
     """
     if not isinstance(pooling, Pooling):

@@ -1,0 +1,409 @@
+"""Conversion of networks: what is replaced, what is carried over, what is refused, what is found and left."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.util
+import pickle
+import re
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import empool
+from empool._forward import max_pooling_calls
+from empool.tandem import TandemConv1d, TandemConv2d, TandemConv3d, to_tandem
+
+EMP = empool.EnsembleMax(0.3)
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2))
+    )
+
+
+def names(conversion):
+    return [name for name, _, _ in conversion]
+
+
+def test_swaps_the_max_pools_and_says_so():
+    net = small()
+    old = net[2][0]
+    conversion = empool.convert_(net, EMP)
+    assert conversion == [("2.0", old, net[2][0])]
+    assert repr(net[2][0]) == repr(empool.EnsembleMaxPool2d(3, 2, 1, p=0.3))
+    assert isinstance(net[2][1], nn.AvgPool2d)
+    assert str(conversion) == (
+        "module  was                                                                         is now\n"
+        "2.0     MaxPool2d(kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=False)  EnsembleMaxPool2d(p=0.3)"
+    )
+    assert repr(conversion) == str(conversion)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("pooling", ["ensemble:0.3", "max-dropout:0.2", "stochastic", "ordinal:0.7,0.3", "average"])
+def test_carries_the_geometry_over(pooling, dims):
+    sizes, steps = (3, 2, 3)[:dims], (2, 1, 2)[:dims]
+    old = getattr(nn, f"MaxPool{dims}d")(sizes, steps, padding=(1,) * dims, ceil_mode=True)
+    net = nn.Sequential(old)
+    empool.convert_(net, empool.pooling(pooling))
+    assert repr(net[0]) == repr(empool.layer(empool.pooling(pooling), dims, sizes, steps, (1,) * dims, ceil_mode=True))
+    input = torch.rand(2, 3, *(8, 7, 6)[:dims])
+    assert net(input).shape == old(input).shape
+
+
+def test_carries_dilation_indices_phase_and_hooks_over():
+    old = nn.MaxPool2d(2, 3, dilation=2, return_indices=True).eval()
+    net, seen = nn.ModuleList([old]), []
+    handle = old.register_forward_hook(lambda module, _, output: seen.append(module))
+    empool.convert_(net, EMP)
+    output, indices = net[0](torch.rand(1, 1, 8, 8))
+    assert output.shape == indices.shape == (1, 1, 2, 2)
+    assert net[0].dilation == 2
+    assert not net[0].training
+    assert seen == [net[0]]
+    handle.remove()
+    net[0](torch.rand(1, 1, 8, 8))
+    assert len(seen) == 1
+
+
+def test_p_0_computes_what_the_network_did():
+    net, input = small(), torch.randn(2, 3, 16, 16)
+    before = net(input)
+    empool.convert_(net, empool.EnsembleMax(0))
+    torch.testing.assert_close(net(input), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("filter_fn", [None, lambda name, module: True], ids=["max", "all"])
+@pytest.mark.parametrize("strided_convs", [False, True])
+@pytest.mark.parametrize("pooling", [EMP, empool.Max(), empool.Average()], ids=str)
+def test_converting_twice_changes_nothing(pooling, strided_convs, filter_fn):
+    net = small()
+    empool.convert_(net, pooling, strided_convs=strided_convs, filter_fn=filter_fn)
+    modules = list(net.modules())
+    again = empool.convert_(net, pooling, strided_convs=strided_convs, filter_fn=filter_fn)
+    assert again == []
+    assert str(again) == "nothing to replace"
+    assert all(a is b for a, b in zip(net.modules(), modules, strict=True))
+
+
+def test_filter_names_any_pools():
+    net, asked = small(), []
+
+    def averages(name, module):
+        asked.append(name)
+        return isinstance(module, nn.AvgPool2d)
+
+    assert names(empool.convert_(net, EMP, filter_fn=averages)) == ["2.1"]
+    assert asked == ["2.0", "2.1"]
+    assert repr(net[2][1]) == repr(empool.EnsembleMaxPool2d(2, p=0.3))
+    everything = empool.convert_(net, empool.Max(), filter_fn=lambda name, module: True, strided_convs=True)
+    assert names(everything) == ["0", "2.1"]
+    assert isinstance(net[2][1], nn.MaxPool2d)
+
+
+def test_shared_modules_stay_shared():
+    pool = nn.MaxPool2d(2)
+    block = nn.Sequential(pool)
+    net = nn.ModuleDict({"a": pool, "b": block, "c": block})
+    conversion = empool.convert_(net, EMP)
+    assert names(conversion) == ["a", "b.0", "c.0"]
+    assert net["a"] is net["b"][0]
+    assert net["b"] is net["c"]
+    assert isinstance(net["a"], empool.EnsembleMaxPool2d)
+
+
+def test_the_model_itself_may_be_the_layer():
+    pool, conv = nn.MaxPool2d(3, 2), nn.Conv2d(2, 4, 3, stride=2, padding=1)
+    weight = conv.weight
+    conversion = empool.convert_(pool, EMP)
+    assert repr(pool) == repr(empool.EnsembleMaxPool2d(3, 2, p=0.3))
+    assert conversion[0].new is pool
+    assert type(conversion[0].old) is nn.MaxPool2d
+    assert str(conversion).splitlines()[1].startswith("(the model)  MaxPool2d(kernel_size=3, ")
+    assert pool(torch.rand(1, 1, 7, 7)).shape == (1, 1, 3, 3)
+    empool.convert_(conv, EMP, strided_convs=True)
+    assert type(conv) is TandemConv2d
+    assert conv.weight is weight
+    assert conv(torch.rand(1, 2, 6, 6)).shape == (1, 4, 3, 3)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("options", [{}, {"groups": 2, "bias": False}, {"padding_mode": "circular"}, {"dilation": 2}])
+def test_tandem_is_the_pooling_and_then_the_convolution(options, size, dims):
+    padding = 2 * options.get("dilation", 1)
+    conv = getattr(nn, f"Conv{dims}d")(4, 6, 5, stride=2, padding=padding, **options).eval()
+    tandem = to_tandem(conv, EMP)
+    assert type(tandem) is (TandemConv1d, TandemConv2d, TandemConv3d)[dims - 1]
+    single = getattr(nn, f"Conv{dims}d")(4, 6, 5, stride=1, padding=padding, **options)
+    single.load_state_dict(tandem.state_dict())
+    input = torch.randn(2, 4, *[size] * dims)
+    pooled = empool.layer(EMP, dims, 2, 2, ceil_mode=True).eval()(input)
+    torch.testing.assert_close(tandem(input), single(pooled))
+    assert tandem(input).shape == conv(input).shape
+
+
+def test_tandem_of_one_strided_dimension():
+    conv = nn.Conv2d(2, 3, (3, 4), stride=(2, 1), padding=(1, 0))
+    tandem = to_tandem(conv, empool.Max())
+    assert tandem.pool.kernel_size == (2, 1)
+    assert tandem(torch.rand(1, 2, 8, 8)).shape == conv(torch.rand(1, 2, 8, 8)).shape == (1, 3, 4, 5)
+
+
+def test_pretrained_weights_load_into_tandems():
+    net = small()
+    pretrained = copy.deepcopy(net.state_dict())
+    weight = net[0].weight
+    conversion = empool.convert_(net, EMP, strided_convs=True)
+    assert names(conversion) == ["0", "2.0"]
+    assert net[0].weight is weight
+    assert str(conversion).splitlines()[1].endswith("  TandemConv2d(EnsembleMaxPool2d(p=0.3))")
+    fresh = small()
+    empool.convert_(fresh, EMP, strided_convs=True)
+    assert fresh.load_state_dict(pretrained)
+    torch.testing.assert_close(fresh.state_dict(), pretrained, rtol=0, atol=0)
+    for clone in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        torch.testing.assert_close(clone.eval()(torch.ones(1, 3, 16, 16)), net.eval()(torch.ones(1, 3, 16, 16)))
+        assert clone[0].weight is not weight
+
+
+def test_converted_network_trains():
+    net = nn.Sequential(small(), nn.Flatten(), nn.Linear(16, 2))
+    empool.convert_(net, EMP, strided_convs=True)
+    net(torch.randn(2, 3, 16, 16)).logsumexp(1).sum().backward()
+    assert all(parameter.grad.any() for parameter in net.parameters())
+
+
+class Padded(nn.Conv2d):
+    def forward(self, input):
+        return super().forward(F.pad(input, (0, 1, 0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("module", "pooling", "reason"),
+    [
+        (nn.Conv2d(2, 2, 2, stride=2), EMP, r"expected a padding of dilation \* \(kernel_size - 1\) / 2"),
+        (nn.Conv2d(2, 2, 3, stride=2, padding="valid"), EMP, r"got padding \(0, 0\) with kernel_size \(3, 3\)"),
+        (Padded(2, 2, 3, stride=2), EMP, "expected one of torch.nn's Conv1d, Conv2d, Conv3d, got Padded"),
+        (nn.AdaptiveMaxPool2d(2), EMP, "it has no windows of one size"),
+        (nn.AvgPool2d(2, divisor_override=3), EMP, "its divisor_override has no counterpart"),
+        (nn.MaxPool2d(2, return_indices=True), empool.Average(), "an average has no indices to return"),
+        (nn.MaxPool2d(2, dilation=2), empool.Average(), "layer: expected dilation 1 for average pooling, got 2"),
+        (type("Mine", (nn.MaxPool2d,), {})(2), EMP, "its class is not one of torch.nn's own"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_refuses_by_name_and_changes_nothing(module, pooling, reason):
+    net = nn.Sequential(nn.MaxPool2d(2), nn.ModuleDict({"down": module}))
+    with pytest.raises(
+        ValueError, match=rf"(?s)leave them out with filter_fn\n  1\.down, {type(module).__name__}\(.*{reason}"
+    ):
+        empool.convert_(net, pooling, filter_fn=lambda name, module: True, strided_convs=True)
+    assert isinstance(net[0], nn.MaxPool2d)
+    assert net[1]["down"] is module
+
+
+def test_refuses_what_is_no_pooling():
+    with pytest.raises(TypeError, match=re.escape("such as empool.EnsembleMax(0.1), got str")):
+        empool.convert_(small(), "max")
+
+
+def test_leaves_other_strides_and_transposed_convolutions():
+    net = nn.Sequential(nn.Conv2d(2, 2, 16, stride=16), nn.ConvTranspose2d(2, 2, 3, stride=2), nn.Conv2d(2, 2, 3))
+    assert str(empool.convert_(net, EMP, strided_convs=True)) == "nothing to replace"
+
+
+def pool_of_a_library(input):
+    return torch.max_pool2d(input, 2)
+
+
+class Calls(nn.Module):
+    """Takes the forward of one of the functions below."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+        self.max_pool2d = nn.MaxPool2d(2)
+        self.function = functools.partial(F.max_pool3d, kernel_size=2)
+        type(self).forward = forward
+
+    def method(self, input):
+        return F.max_pool1d(input, 2)
+
+    @staticmethod
+    def static(input):
+        return F.adaptive_max_pool2d(input, 2)
+
+
+def direct(self, input):
+    return F.max_pool2d(input, 2)
+
+
+def dotted(self, input):
+    return torch.nn.functional.max_pool2d(input, 2)
+
+
+def imported(self, input):
+    from torch.nn.functional import max_pool2d as pool
+
+    return pool(input, 2)
+
+
+def aliased(self, input):
+    import torch.nn.functional as functions
+
+    return functions.max_pool2d(input, 2)
+
+
+def nested(self, input):
+    return [self.method(part) for part in input] + (lambda part: self.static(part))(input)
+
+
+def through_a_function(self, input):
+    return pool_of_a_library(input)
+
+
+def through_an_attribute(self, input):
+    return self.function(input)
+
+
+@torch.no_grad()
+def decorated(self, input):
+    return F.max_pool2d(input, 2)
+
+
+def with_layers_only(self, input):
+    return self.pool(self.max_pool2d(F.avg_pool2d(input, 2))).max()
+
+
+@pytest.mark.parametrize(
+    ("forward", "found"),
+    [
+        (direct, {"max_pool2d"}),
+        (dotted, {"max_pool2d"}),
+        (imported, {"max_pool2d"}),
+        (aliased, {"max_pool2d"}),
+        (nested, {"max_pool1d", "adaptive_max_pool2d"}),
+        (through_a_function, {"max_pool2d"}),
+        (through_an_attribute, {"max_pool3d"}),
+        (decorated, {"max_pool2d"}),
+        (with_layers_only, set()),
+    ],
+)
+def test_finds_functional_calls(forward, found):
+    assert set(max_pooling_calls(Calls(forward))) == found
+
+
+def test_finds_functional_calls_of_a_base_class():
+    class Base(nn.Module):
+        def forward(self, input):
+            return F.max_pool2d(input, 2)
+
+    class Heir(Base):
+        def forward(self, input):
+            return super().forward(input)
+
+    class Other(Base):
+        def forward(self, input):
+            return input
+
+    assert max_pooling_calls(Heir()) == ["max_pool2d"]
+    assert max_pooling_calls(Other()) == []
+
+
+def test_finds_functional_calls_of_a_traced_network():
+    assert max_pooling_calls(torch.fx.symbolic_trace(Calls(direct))) == ["max_pool2d"]
+
+
+def test_names_functional_calls():
+    net = nn.Sequential(nn.MaxPool2d(2), nn.ModuleDict({"head": Calls(direct)}), nn.AdaptiveMaxPool2d(2))
+    warned = re.escape("these modules pool by a function and keep doing so: 1.head (calls max_pool2d); call a layer")
+    with pytest.warns(UserWarning, match=warned):
+        conversion = empool.convert_(net, EMP)
+    assert conversion.left == [("1.head", "calls max_pool2d"), ("2", "AdaptiveMaxPool2d(output_size=2)")]
+    assert str(conversion).splitlines()[-2:] == [
+        "left as it is: 1.head, calls max_pool2d",
+        "left as it is: 2, AdaptiveMaxPool2d(output_size=2)",
+    ]
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    # torchvision's shapes of its own operators need these to exist; a build for another PyTorch does not bring them.
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return pytest.importorskip("torchvision")
+
+
+@pytest.mark.parametrize(
+    ("name", "pools", "convolutions"),
+    [
+        # Strided convolutions of a ResNet: the first, and in each of three stages a 3x3 one and the shortcut's.
+        ("resnet18", 1, 7),
+        ("resnet50", 1, 7),
+        ("resnet101", 1, 7),
+        ("resnet152", 1, 7),
+        ("vgg11", 5, 0),
+        ("vgg16_bn", 5, 0),
+        ("googlenet", 13, 1),
+        ("densenet121", 1, 1),
+        ("squeezenet1_1", 3, None),
+    ],
+)
+def test_torchvision(torchvision, name, pools, convolutions):
+    def make():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.device("meta"):
+                return torchvision.models.get_model(name, weights=None).eval()
+
+    net = make()
+    keys, input = list(net.state_dict()), torch.empty(2, 3, 97, 97, device="meta")
+    shape = net(input).shape
+    assert len(empool.convert_(net, EMP)) == pools
+    if convolutions is None:  # Padded by nothing, so no tandem has outputs of the same size.
+        with pytest.raises(ValueError, match=r"features\.0, Conv2d\(3, 64, kernel_size=\(3, 3\), stride=\(2, 2\)\)"):
+            empool.convert_(net, EMP, strided_convs=True)
+    else:
+        assert len(empool.convert_(net, EMP, strided_convs=True)) == convolutions
+    assert list(net.state_dict()) == keys
+    assert net(input).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "pools", "convolutions"),
+    [("resnet50", 1, 7), ("regnetx_002", 0, 9), ("convnext_atto", 0, None)],
+)
+def test_timm(torchvision, name, pools, convolutions):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        net = timm.create_model(name, pretrained=False).eval()
+    keys, input = list(net.state_dict()), torch.empty(2, 3, 96, 96, device="meta")
+    shape = net(input).shape
+    conversion = empool.convert_(net, EMP)
+    assert len(conversion) == pools
+    assert (str(conversion) == "nothing to replace") == (pools == 0)
+    if convolutions is None:  # Its windows do not overlap: there is nothing for a pooling to take over.
+        with pytest.raises(ValueError, match=r"stages\.1\.downsample\.1, Conv2d\(40, 80, kernel_size=\(2, 2\)"):
+            empool.convert_(net, EMP, strided_convs=True)
+    else:
+        assert len(empool.convert_(net, EMP, strided_convs=True)) == convolutions
+    assert list(net.state_dict()) == keys
+    assert net(input).shape == shape
+
+
+def test_torchvision_calls_are_named(torchvision):
+    with torch.device("meta"):
+        net = torchvision.models.inception_v3(weights=None, init_weights=False)
+    with pytest.warns(UserWarning, match=r"Mixed_6a \(calls max_pool2d\), Mixed_7a \(calls max_pool2d\); call"):
+        conversion = empool.convert_(net, EMP)
+    assert names(conversion) == ["maxpool1", "maxpool2"]
