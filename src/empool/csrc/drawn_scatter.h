@@ -97,7 +97,7 @@ EMPOOL_INLINE void scatter_position(const T* grad_output, const I* drawn, const 
         V sum{};
         repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
             const V grad = load<lanes<T>>(grad_output + taps.offset[k] + c);
-            const O code = __builtin_convertvector(load_raw<Vec<I, lanes<T>>>(drawn + taps.offset[k] + c), O);
+            const O code = convert<Int<C>, I, lanes<T>>(load_raw<Vec<I, lanes<T>>>(drawn + taps.offset[k] + c));
             sum += code == fill<O>(taps.code[k]) ? grad : V{};
             if (k > 0) sum = round_to<T, lanes<T>>(sum);
         });
@@ -160,8 +160,8 @@ void drawn_scatter_as(const DrawnScatter& a, int64_t begin, int64_t end) {
         T* grad = scratch<T, 3>(outputs.positions() * lanes<T>);
         I* codes = scratch<I, 5>(outputs.positions() * lanes<T>);
         T* sums = scratch<T, 4>(inputs.positions() * lanes<T>);
-        interleave(g, grad_output, whole_output(g, 1), block, outputs, grad);
-        interleave(g, drawn, whole_output(g, 1), block, outputs, codes);
+        interleave<lanes<T>>(g, grad_output, whole_output(g, 1), block, outputs, grad);
+        interleave<lanes<T>>(g, drawn, whole_output(g, 1), block, outputs, codes);
         RowCover cover(g, outputs, inputs.origin[2], inputs.size[2]);
         for (int64_t d = 0, at = 0; d < inputs.size[0]; ++d) {
             for (int64_t h = 0; h < inputs.size[1]; ++h) {
@@ -171,7 +171,7 @@ void drawn_scatter_as(const DrawnScatter& a, int64_t begin, int64_t end) {
                 }
             }
         }
-        deinterleave(g, grad_input, whole_input(g, 1), block, inputs, static_cast<const T*>(sums));
+        deinterleave<lanes<T>>(g, grad_input, whole_input(g, 1), block, inputs, static_cast<const T*>(sums));
     }
 }
 

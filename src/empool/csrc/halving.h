@@ -13,23 +13,6 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-template <class V, int n, int... i>
-EMPOOL_INLINE V every_second(V a, V b, std::integer_sequence<int, i...>) {
-    return __builtin_shufflevector(a, b, (2 * i + n)...);
-}
-
-template <class V, int n, int... i>
-EMPOOL_INLINE V alternate(V a, V b, std::integer_sequence<int, i...>) {
-    constexpr int size = sizeof...(i);
-    return __builtin_shufflevector(a, b, ((i & 1) * size + i / 2 + n * size / 2)...);
-}
-
-// a[0], b[0], a[1], b[1], ...: the first half (n = 0) or the second (n = 1).
-template <int n, class V>
-EMPOOL_INLINE V zip(V a, V b) {
-    return alternate<V, n>(a, b, std::make_integer_sequence<int, sizeof(V) / sizeof(a[0])>{});
-}
-
 // Reads L pairs: even elements and odd elements.
 template <int L, class T>
 EMPOOL_INLINE void load_pairs(const T* p, Vec<Compute<T>, L>& even, Vec<Compute<T>, L>& odd) {
@@ -45,15 +28,14 @@ EMPOOL_INLINE void load_pairs(const T* p, Vec<Compute<T>, L>& even, Vec<Compute<
         }
     } else {
         const V low = load_raw<V>(p), high = load_raw<V>(p + L);
-        even = every_second<V, 0>(low, high, std::make_integer_sequence<int, L>{});
-        odd = every_second<V, 1>(low, high, std::make_integer_sequence<int, L>{});
+        even = unzip<0>(low, high);
+        odd = unzip<1>(low, high);
     }
 }
 
 // Writes L pairs of values that T holds exactly.
 template <int L, class T>
 EMPOOL_INLINE void store_pairs(T* p, Vec<Compute<T>, L> even, Vec<Compute<T>, L> odd) {
-    using V = Vec<Compute<T>, L>;
     using U = Vec<uint32_t, L>;
     if constexpr (std::is_same_v<T, BFloat16>) {
         store_raw(p, (bits<U>(even) >> 16) | (bits<U>(odd) & 0xffff0000u));
@@ -61,33 +43,36 @@ EMPOOL_INLINE void store_pairs(T* p, Vec<Compute<T>, L> even, Vec<Compute<T>, L>
         store_raw(p, __builtin_convertvector(narrow<L>(even, T{}), U) |
                          (__builtin_convertvector(narrow<L>(odd, T{}), U) << 16));
     } else {
-        store_raw(p, zip<0, V>(even, odd));
-        store_raw(p + L, zip<1, V>(even, odd));
+        store_raw(p, zip<0>(even, odd));
+        store_raw(p + L, zip<1>(even, odd));
     }
 }
 
-// Splits `size` elements into even and odd ones; returns whether there is a NaN.
+// Splits `size` elements into even and odd ones; returns whether there is a NaN. The last vectors overlap the ones
+// before; short rows take shorter vectors.
 template <int L, class T>
 EMPOOL_INLINE bool split_row(const T* row, int64_t size, Compute<T>* even, Compute<T>* odd) {
     using V = Vec<Compute<T>, L>;
-    Vec<Int<Compute<T>>, L> nan{};
-    int64_t i = 0;
-    for (; i + 2 * L <= size; i += 2 * L) {
-        V a, b;
-        load_pairs<L>(row + i, a, b);
-        nan |= (a != a) | (b != b);
-        store_raw(even + i / 2, a);
-        store_raw(odd + i / 2, b);
+    bool found = false;
+    int64_t done = 0;
+    if (size >= 2 * L) {
+        Vec<Int<Compute<T>>, L> nan{};
+        done = size / 2 * 2;
+        for_lanes<2 * L>(done, [&](int64_t i) EMPOOL_LAMBDA {
+            V a, b;
+            load_pairs<L>(row + i, a, b);
+            nan |= (a != a) | (b != b);
+            store_raw(even + i / 2, a);
+            store_raw(odd + i / 2, b);
+        });
+        found = any(nan);
+    } else if constexpr (L > 4) {
+        return split_row<L / 2>(row, size, even, odd);
     }
-    bool found = any(nan);
-    if constexpr (L > 4) {
-        found |= split_row<L / 2>(row + i, size - i, even + i / 2, odd + i / 2);
-    } else {
-        for (; i < size; ++i) {
-            const Compute<T> value = load_one(row + i);
-            found |= value != value;
-            (i & 1 ? odd : even)[i / 2] = value;
-        }
+    for (int64_t i = done; i < size; ++i) {
+        const Compute<T> value = load_one(row + i);
+        found |= value != value;
+        (i & 1 ? odd : even)[i / 2] = value;
     }
     return found;
 }

@@ -78,8 +78,8 @@ class RowNumbers {
   private:
     EMPOOL_INLINE void store(int64_t i, const V (&x)[4]) {
         const V low = bits<V>(join_low_halves<H>(x[0], x[1])), high = bits<V>(join_low_halves<H>(x[2], x[3]));
-        store_raw(u_ + 4 * i, zip<0, V>(low, high));
-        store_raw(u_ + 4 * i + 2 * H, zip<1, V>(low, high));
+        store_raw(u_ + 4 * i, zip<0>(low, high));
+        store_raw(u_ + 4 * i + 2 * H, zip<1>(low, high));
     }
 
     int64_t quads_;
@@ -243,7 +243,7 @@ void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
                 special |= (value == -static_cast<C>(__builtin_inf())) &
                            (lane < static_cast<Int<C>>(OW - ow < L ? OW - ow : L));
                 store_until<L>(out + at + ow, value, out_end);
-                const auto bytes = __builtin_convertvector(code, Vec<uint8_t, L>);
+                const auto bytes = convert<uint8_t, Int<C>, L>(code);
                 if (drawn + at + ow + L <= drawn_end) {
                     store_raw(drawn + at + ow, bytes);
                 } else {

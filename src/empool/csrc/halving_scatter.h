@@ -48,20 +48,28 @@ class DrawnRows {
         code = to_code;
         if (held_[slot] == oh) return;
         held_[slot] = oh;
-        const T* from = plane_grad_ + oh * OW_;
-        const uint8_t* from_code = plane_drawn_ + oh * OW_;
-        int64_t ow = 0;
-        for (; ow + L <= OW_; ow += L) {
-            store_raw(to_grad + ow, load<L>(from + ow));
-            store_raw(to_code + ow, __builtin_convertvector(load_raw<Vec<uint8_t, L>>(from_code + ow), Vec<O, L>));
-        }
-        for (; ow < OW_; ++ow) {
-            to_grad[ow] = load_one(from + ow);
-            to_code[ow] = from_code[ow];
-        }
+        copy<L>(plane_grad_ + oh * OW_, plane_drawn_ + oh * OW_, to_grad, to_code);
     }
 
   private:
+    // The last vector overlaps the one before; short rows take shorter vectors.
+    template <int l>
+    EMPOOL_INLINE void copy(const T* grad, const uint8_t* drawn, C* to_grad, O* to_code) const {
+        if (OW_ >= l) {
+            for_lanes<l>(OW_, [&](int64_t ow) EMPOOL_LAMBDA {
+                store_raw(to_grad + ow, load<l>(grad + ow));
+                store_raw(to_code + ow, convert<O, uint8_t, l>(load_raw<Vec<uint8_t, l>>(drawn + ow)));
+            });
+        } else if constexpr (l > 4) {
+            copy<l / 2>(grad, drawn, to_grad, to_code);
+        } else {
+            for (int64_t ow = 0; ow < OW_; ++ow) {
+                to_grad[ow] = load_one(grad + ow);
+                to_code[ow] = drawn[ow];
+            }
+        }
+    }
+
     int64_t OW_, length_;
     C* grad_;
     O* code_;

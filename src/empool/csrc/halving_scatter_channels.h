@@ -29,7 +29,7 @@ struct DrawnLanes {
 
     EMPOOL_INLINE DrawnLanes(const DrawnAt<T>& at, int64_t c)
         : grad(load<lanes<T>>(at.grad + c)),
-          code(__builtin_convertvector(load_raw<Vec<uint8_t, lanes<T>>>(at.drawn + c), decltype(code))) {}
+          code(convert<Int<Compute<T>>, uint8_t, lanes<T>>(load_raw<Vec<uint8_t, lanes<T>>>(at.drawn + c))) {}
 
     EMPOOL_INLINE auto given(int k) const { return code == fill<decltype(code)>(k) ? grad : decltype(grad){}; }
 };
@@ -88,11 +88,15 @@ void scatter_blocks(const DrawnScatter& a, int64_t begin, int64_t end) {
             if (ih < 0 || ih >= H.in || iw < 0 || iw >= W.in) return sink;
             return static_cast<T*>(a.grad_input) + (inputs + ih * W.in + iw) * C;
         };
+        DrawnAt<T> from[4] = {output(i - 1, -1), output(i - 1, 0), output(i, -1), output(i, 0)};
         for (int64_t j = 0; j < columns; ++j) {
-            const DrawnAt<T> from[4] = {output(i - 1, j - 1), output(i - 1, j), output(i, j - 1), output(i, j)};
             T* const to[4] = {input(2 * i, 2 * j), input(2 * i, 2 * j + 1), input(2 * i + 1, 2 * j),
                               input(2 * i + 1, 2 * j + 1)};
             scatter_block<T, side>(from, to, C);
+            from[0] = from[1];
+            from[1] = side == 3 ? output(i - 1, j + 1) : none;
+            from[2] = from[3];
+            from[3] = output(i, j + 1);
         }
     }
 }

@@ -77,7 +77,7 @@ void draw_maximum(const Window<T, I>& w) {
         });
         nan |= sum != sum;
         store_exact<lanes<T>>(w.out + c, best);
-        store_raw(w.drawn + c, __builtin_convertvector(code, Vec<I, lanes<T>>));
+        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(code));
     });
     if (any(nan)) draw_nan(w);
 }
@@ -131,7 +131,7 @@ void draw_of_two(const Window<T, I>& w, uint32_t threshold) {
         }
         nan |= sum != sum;
         store_exact<lanes<T>>(w.out + c, drop ? second : first);
-        store_raw(w.drawn + c, __builtin_convertvector(drop ? second_code : first_code, Vec<I, lanes<T>>));
+        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(drop ? second_code : first_code));
     });
     if (any(nan)) draw_nan(w);
 }
@@ -189,7 +189,7 @@ void draw_ranked(const Window<T, I>& w, const Thresholds& thresholds, void* held
         value = zero ? V{} : value;
         code = zero ? fill<O>(zero_drawn<I>) : code;
         store_exact<lanes<T>>(w.out + c, value);
-        store_raw(w.drawn + c, __builtin_convertvector(code, Vec<I, lanes<T>>));
+        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(code));
     });
     if (any(nan)) draw_nan(w);
 }

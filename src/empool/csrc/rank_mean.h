@@ -259,8 +259,8 @@ void rank_mean_backward(const RankMean& a, int64_t begin, int64_t end) {
         T* grad = scratch<T, 4>(outputs.positions() * lanes<T>);
         C* sums = scratch<C, 5>(inputs.positions() * lanes<T>);
         T* rounded = scratch<T, 13>(tile.positions() * lanes<T>);
-        interleave(g, static_cast<const T*>(a.input), whole_input(g, 1), block, inputs, in);
-        interleave(g, static_cast<const T*>(a.grad_output), whole_output(g, 1), block, outputs, grad);
+        interleave<lanes<T>>(g, static_cast<const T*>(a.input), whole_input(g, 1), block, inputs, in);
+        interleave<lanes<T>>(g, static_cast<const T*>(a.grad_output), whole_output(g, 1), block, outputs, grad);
         for (int64_t i = 0; i < inputs.positions() * lanes<T>; ++i) sums[i] = 0;
         RowWindows windows(g, inputs);
         for_rows(
@@ -283,7 +283,8 @@ void rank_mean_backward(const RankMean& a, int64_t begin, int64_t end) {
                 }
             }
         }
-        deinterleave(g, static_cast<T*>(a.output), whole_input(g, 1), block, tile, static_cast<const T*>(rounded));
+        deinterleave<lanes<T>>(g, static_cast<T*>(a.output), whole_input(g, 1), block, tile,
+                               static_cast<const T*>(rounded));
     }
 }
 

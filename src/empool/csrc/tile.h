@@ -133,40 +133,105 @@ EMPOOL_INLINE int64_t plane_blocks(const Geometry& g, int lanes) { return (g.pla
 // Whether channels fill the lanes where they lie.
 EMPOOL_INLINE bool in_place(const Geometry& g, int lanes) { return g.channels_last && g.C >= lanes; }
 
-// tile[position][lane] = tensor, for the positions of `box`; `whole` holds the tensor's sizes.
-template <class T>
-void interleave(const Geometry& g, const T* tensor, const Box& whole, const PlaneBlock& block, const Box& box,
-                T* tile) {
-    const int64_t step = g.step(), row = box.size[2], lanes = box.step;
-    for (int lane = 0; lane < lanes; ++lane) {
-        const T* plane = tensor + g.plane(block.plane(lane), whole.positions());
-        T* to = tile + lane;
-        for (int64_t d = 0; d < box.size[0]; ++d) {
-            for (int64_t h = 0; h < box.size[1]; ++h) {
-                const T* from =
-                    plane +
-                    step * (((box.origin[0] + d) * whole.size[1] + box.origin[1] + h) * whole.size[2] + box.origin[2]);
-                for (int64_t w = 0; w < row; ++w, to += lanes) *to = from[w * step];
+// Turns L rows of `width` elements, one from each plane, into `width` positions of L lanes, and back. A round zips the
+// first half of the vectors with the second; after log2(L) rounds every element has moved to its place.
+template <class E, int L>
+struct Transpose {
+    static constexpr int width = L * sizeof(E) >= 16 ? L : 16 / sizeof(E);
+    using V = Vec<E, width>;
+
+    static EMPOOL_INLINE void to_lanes(V (&v)[L]) {
+        for (int round = 1; round < L; round *= 2) {
+            V next[L];
+            for (int i = 0; i < L / 2; ++i) {
+                next[2 * i] = zip<0>(v[i], v[i + L / 2]);
+                next[2 * i + 1] = zip<1>(v[i], v[i + L / 2]);
             }
+            for (int i = 0; i < L; ++i) v[i] = next[i];
+        }
+    }
+    static EMPOOL_INLINE void to_rows(V (&v)[L]) {
+        for (int round = 1; round < L; round *= 2) {
+            V next[L];
+            for (int i = 0; i < L / 2; ++i) {
+                next[i] = unzip<0>(v[2 * i], v[2 * i + 1]);
+                next[i + L / 2] = unzip<1>(v[2 * i], v[2 * i + 1]);
+            }
+            for (int i = 0; i < L; ++i) v[i] = next[i];
+        }
+    }
+};
+
+template <class T>
+using Bits = std::conditional_t<
+    sizeof(T) == 8, uint64_t,
+    std::conditional_t<sizeof(T) == 4, uint32_t, std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>>;
+
+// Moves a row of positions between L planes and a tile.
+template <int L, class T>
+EMPOOL_NOINLINE void interleave_row(const T* const (&plane)[L], int64_t from, int64_t size, int64_t step, T* tile) {
+    using Block = Transpose<Bits<T>, L>;
+    int64_t w = 0;
+    for (; step == 1 && w + Block::width <= size; w += Block::width) {
+        typename Block::V v[L];
+        for (int l = 0; l < L; ++l) v[l] = load_raw<typename Block::V>(plane[l] + from + w);
+        Block::to_lanes(v);
+        for (int l = 0; l < L; ++l) store_raw(tile + w * L + l * Block::width, v[l]);
+    }
+    for (; w < size; ++w) {
+        for (int l = 0; l < L; ++l) tile[w * L + l] = plane[l][from + w * step];
+    }
+}
+
+template <int L, class T>
+EMPOOL_NOINLINE void deinterleave_row(T* const (&plane)[L], int used, int64_t to, int64_t size, int64_t step,
+                                      const T* tile) {
+    using Block = Transpose<Bits<T>, L>;
+    int64_t w = 0;
+    for (; step == 1 && w + Block::width <= size; w += Block::width) {
+        typename Block::V v[L];
+        for (int l = 0; l < L; ++l) v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width);
+        Block::to_rows(v);
+        for (int l = 0; l < used; ++l) store_raw(plane[l] + to + w, v[l]);
+    }
+    for (; w < size; ++w) {
+        for (int l = 0; l < used; ++l) plane[l][to + w * step] = tile[w * L + l];
+    }
+}
+
+template <int L, class T, class Row>
+EMPOOL_INLINE void for_tile_rows(const Geometry& g, T* tensor, const Box& whole, const PlaneBlock& block,
+                                 const Box& box, const Row& row) {
+    T* plane[L];
+    for (int l = 0; l < L; ++l) plane[l] = tensor + g.plane(block.plane(l), whole.positions());
+    // Rows that follow each other both in the tensor and in the tile are one row.
+    const bool rows_join = box.size[2] == whole.size[2], planes_join = rows_join && box.size[1] == whole.size[1];
+    const int64_t D = planes_join ? 1 : box.size[0], H = rows_join ? 1 : box.size[1];
+    const int64_t size = box.positions() / (D * H > 0 ? D * H : 1);
+    for (int64_t d = 0; d < D; ++d) {
+        for (int64_t h = 0; h < H; ++h) {
+            const int64_t at =
+                ((box.origin[0] + d) * whole.size[1] + box.origin[1] + h) * whole.size[2] + box.origin[2];
+            row(plane, at * g.step(), size, (d * H + h) * size * L);
         }
     }
 }
 
-template <class T>
+// tile[position][lane] = tensor, for the positions of `box`; `whole` holds the tensor's sizes.
+template <int L, class T>
+void interleave(const Geometry& g, const T* tensor, const Box& whole, const PlaneBlock& block, const Box& box,
+                T* tile) {
+    for_tile_rows<L>(g, tensor, whole, block, box, [&](auto& plane, int64_t from, int64_t size, int64_t at) {
+        interleave_row<L>(plane, from, size, g.step(), tile + at);
+    });
+}
+
+template <int L, class T>
 void deinterleave(const Geometry& g, T* tensor, const Box& whole, const PlaneBlock& block, const Box& box,
                   const T* tile) {
-    const int64_t step = g.step(), row = box.size[2], lanes = box.step;
-    for (int lane = 0; lane < block.used; ++lane) {
-        T* plane = tensor + g.plane(block.plane(lane), whole.positions());
-        const T* from = tile + lane;
-        for (int64_t d = 0; d < box.size[0]; ++d) {
-            for (int64_t h = 0; h < box.size[1]; ++h) {
-                T* to = plane + step * (((box.origin[0] + d) * whole.size[1] + box.origin[1] + h) * whole.size[2] +
-                                        box.origin[2]);
-                for (int64_t w = 0; w < row; ++w, from += lanes) to[w * step] = *from;
-            }
-        }
-    }
+    for_tile_rows<L>(g, tensor, whole, block, box, [&](auto& plane, int64_t to, int64_t size, int64_t at) {
+        deinterleave_row<L>(plane, static_cast<int>(block.used), to, size, g.step(), tile + at);
+    });
 }
 
 // Calls body(c) for c = 0, L, 2L, ... so that [c, c + L) covers [0, count), count >= L; the last step may overlap.

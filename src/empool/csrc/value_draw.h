@@ -48,7 +48,7 @@ EMPOOL_NOINLINE void value_draw_window(const Window<T, I>& w) {
             found |= reached;
         }
         store_exact<lanes<T>>(w.out + c, value);
-        store_raw(w.drawn + c, __builtin_convertvector(code, Vec<I, lanes<T>>));
+        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(code));
     });
     if (any(nan)) draw_nan(w);
 }

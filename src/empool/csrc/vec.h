@@ -95,6 +95,45 @@ EMPOOL_INLINE bool any(V mask) {
     return found;
 }
 
+// Integers of another size, in steps of a factor of two: GCC takes a longer step apart, element by element.
+template <class To, class From, int L>
+EMPOOL_INLINE Vec<To, L> convert(Vec<From, L> v) {
+    if constexpr (sizeof(To) > 2 * sizeof(From)) {
+        using Next = std::conditional_t<sizeof(From) == 1, uint16_t, uint32_t>;
+        return convert<To, Next, L>(__builtin_convertvector(v, Vec<Next, L>));
+    } else if constexpr (2 * sizeof(To) < sizeof(From)) {
+        using Next = std::conditional_t<sizeof(From) == 8, uint32_t, uint16_t>;
+        return convert<To, Next, L>(__builtin_convertvector(v, Vec<Next, L>));
+    } else {
+        return __builtin_convertvector(v, Vec<To, L>);
+    }
+}
+
+template <class V>
+constexpr int size_of = sizeof(V) / sizeof(std::declval<V>()[0]);
+
+template <int n, class V, int... i>
+EMPOOL_INLINE V zip_at(V a, V b, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, ((i & 1) * size_of<V> + (i + n * size_of<V>) / 2)...);
+}
+
+// a[0], b[0], a[1], b[1], ...: the first half (n = 0) or the second (n = 1).
+template <int n, class V>
+EMPOOL_INLINE V zip(V a, V b) {
+    return zip_at<n>(a, b, std::make_integer_sequence<int, size_of<V>>{});
+}
+
+template <int n, class V, int... i>
+EMPOOL_INLINE V unzip_at(V a, V b, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (2 * i + n)...);
+}
+
+// The even elements (n = 0) or the odd ones (n = 1) of a and b in a row.
+template <int n, class V>
+EMPOOL_INLINE V unzip(V a, V b) {
+    return unzip_at<n>(a, b, std::make_integer_sequence<int, size_of<V>>{});
+}
+
 // Half precision. Widening is exact; narrowing rounds to the nearest, ties to even.
 
 template <int L>

@@ -133,7 +133,7 @@ EMPOOL_INLINE void for_windows(const Geometry& g, const int64_t* seed, int64_t s
         T* in = scratch<T, 3>(inputs.positions() * lanes<T>);
         T* out = scratch<T, 4>(outputs.positions() * lanes<T>);
         I* codes = scratch<I, 5>(outputs.positions() * lanes<T>);
-        interleave(g, input, whole_input(g, 1), block, inputs, in);
+        interleave<lanes<T>>(g, input, whole_input(g, 1), block, inputs, in);
         if (numbers) {
             for (int l = 0; l < lanes<T>; ++l) {
                 const int64_t n = block.plane(l) / g.C, c = block.plane(l) % g.C;
@@ -153,8 +153,8 @@ EMPOOL_INLINE void for_windows(const Geometry& g, const int64_t* seed, int64_t s
                                        codes + at, lanes<T>});
                 }
             });
-        deinterleave(g, output, whole_output(g, 1), block, outputs, static_cast<const T*>(out));
-        if (drawn) deinterleave(g, drawn, whole_output(g, 1), block, outputs, static_cast<const I*>(codes));
+        deinterleave<lanes<T>>(g, output, whole_output(g, 1), block, outputs, static_cast<const T*>(out));
+        if (drawn) deinterleave<lanes<T>>(g, drawn, whole_output(g, 1), block, outputs, static_cast<const I*>(codes));
     }
 }
 
