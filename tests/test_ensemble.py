@@ -1,0 +1,212 @@
+"""Members of the ensemble drawn at test time, and the probability that they are drawn with."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import empool
+
+
+class TwoClasses(nn.Module):
+    """One window for each image, and logits of its output and 0."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+        self.sizes = []
+
+    def forward(self, input):
+        self.sizes.append(len(input))
+        value = self.pool(input).flatten(1)
+        return torch.cat([value, torch.zeros_like(value)], dim=1)
+
+
+def entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+# The odds are 4 to 1 for the largest activation and 1 to 1 for the second.
+WINDOW = torch.tensor([[[[math.log(4.0), 0.0], [-5.0, -6.0]]]])
+
+
+def test_the_mean_entropy_and_mutual_information_by_hand():
+    net = TwoClasses(empool.EnsembleMaxPool2d(2, p=0.25))
+    probs, total, mutual_information = empool.monte_carlo(net, WINDOW.repeat(500, 1, 1, 1), samples=40)
+    assert probs.shape == (500, 2)
+    assert total.shape == mutual_information.shape == (500,)
+    mean = 0.75 * 0.8 + 0.25 * 0.5
+    assert probs.mean(0).tolist() == pytest.approx([mean, 1 - mean], abs=0.005)
+    # What 40 members leave of the entropy and of the mutual information is a little less than their expectation.
+    assert total.mean().item() == pytest.approx(entropy(mean), abs=0.005)
+    expected = entropy(mean) - (0.75 * entropy(0.8) + 0.25 * entropy(0.5))
+    assert mutual_information.mean().item() == pytest.approx(expected, abs=0.005)
+    draws = ((0.8 - probs[:, 0]) / 0.3 * 40).round()
+    torch.testing.assert_close(probs[:, 0], 0.8 - 0.3 * draws / 40)
+    assert draws.var().item() == pytest.approx(40 * 0.25 * 0.75, rel=0.2)
+
+
+@pytest.mark.parametrize(("p", "odds"), [(0.0, 0.8), (1.0, 0.5)])
+def test_members_that_agree_have_no_mutual_information(p, odds):
+    result = empool.monte_carlo(TwoClasses(empool.EnsembleMaxPool2d(2, p=p)), WINDOW, samples=3)
+    torch.testing.assert_close(result.probs, torch.tensor([[odds, 1 - odds]]))
+    torch.testing.assert_close(result.entropy, torch.tensor([entropy(odds)]))
+    torch.testing.assert_close(result.mutual_information, torch.zeros(1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("samples", "at_once", "sizes"), [(3, 1, [2, 2, 2]), (10, 4, [8, 8, 4]), (3, 8, [6]), (1, 1, [2])]
+)
+def test_a_forward_pass_holds_the_members_asked_for(samples, at_once, sizes):
+    net = TwoClasses(empool.EnsembleMaxPool2d(2, p=0.5))
+    empool.monte_carlo(net, WINDOW.repeat(2, 1, 1, 1), samples, at_once=at_once)
+    assert net.sizes == sizes
+
+
+def test_copies_in_one_pass_draw_independently():
+    net = TwoClasses(empool.EnsembleMaxPool2d(2, p=0.5))
+    probs = empool.monte_carlo(net, WINDOW, samples=1000, at_once=1000).probs
+    assert probs[0, 0].item() == pytest.approx(0.65, abs=0.02)
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        empool.MaxPoolDropout2d(2, p=0.4),
+        nn.Dropout(0.9),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_only_pooling_draws_and_phases_are_put_back(training):
+    net = network().train(training)
+    net[1].train(not training)
+    phases = [module.training for module in net.modules()]
+    seen = []
+    handles = [m.register_forward_hook(lambda m, *_: seen.append((type(m).__name__, m.training))) for m in net]
+    buffers = copy.deepcopy(dict(net.named_buffers()))
+    result = empool.monte_carlo(net, torch.randn(3, 1, 4, 4), samples=2)
+    assert [name for name, is_training in seen if is_training] == ["MaxPoolDropout2d"] * 2
+    assert [module.training for module in net.modules()] == phases
+    torch.testing.assert_close(dict(net.named_buffers()), buffers, rtol=0, atol=0)
+    assert not result.probs.requires_grad
+    assert torch.is_grad_enabled()
+    for handle in handles:
+        handle.remove()
+
+
+def test_phases_are_put_back_after_an_error():
+    net = network().train()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        empool.monte_carlo(net, torch.randn(1, 1, 8, 8))
+    assert all(module.training for module in net.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_repeats_with_the_seed():
+    net, input = network(), torch.randn(3, 1, 4, 4)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(empool.monte_carlo(net, input, samples=4, at_once=2))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    assert not torch.equal(results[2].probs, results[0].probs)
+
+
+def test_maps_of_logits_and_half_precision():
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2, p=0.5), nn.Conv2d(1, 3, 1)).bfloat16()
+    probs, total, mutual_information = empool.monte_carlo(net, torch.randn(2, 1, 4, 6).bfloat16(), samples=8, at_once=3)
+    assert probs.dtype == torch.float32
+    assert probs.shape == (2, 3, 2, 3)
+    torch.testing.assert_close(probs.sum(1), torch.ones(2, 2, 3))
+    assert total.shape == mutual_information.shape == (2, 2, 3)
+    assert mutual_information.min() >= 0
+
+
+def test_a_converted_network_draws_too():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(16, 3))
+    empool.convert_(net, empool.EnsembleMax(0.5), strided_convs=True)
+    assert empool.monte_carlo(net, torch.randn(3, 1, 4, 4)).mutual_information.min() > 0
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "message"),
+    [
+        (nn.MaxPool2d(2), {}, "monte_carlo: expected a model with a layer of empool's that draws; see empool.convert_"),
+        (network(), {"samples": 0}, "monte_carlo: expected samples of at least 1, got 0"),
+        (network(), {"at_once": 0}, "monte_carlo: expected at_once of at least 1, got 0"),
+    ],
+)
+def test_monte_carlo_refuses(net, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        empool.monte_carlo(net, torch.randn(1, 1, 4, 4), **options)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            nn.Sequential(empool.EnsembleMaxPool2d(2), nn.Flatten(0)),
+            "monte_carlo: expected logits (2, num_classes, ...), got (8,)",
+        ),
+        (
+            empool.EnsembleMaxPool2d(2, return_indices=True),
+            "monte_carlo: expected a model that gives logits, got tuple",
+        ),
+    ],
+)
+def test_monte_carlo_wants_logits(net, message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        empool.monte_carlo(net, torch.randn(2, 1, 4, 4))
+
+
+def test_set_p_sets_every_layer_that_has_one():
+    shared = empool.EnsembleMaxPool1d(2)
+    net = nn.ModuleDict(
+        {
+            "a": shared,
+            "b": shared,
+            "c": nn.Sequential(empool.MaxPoolDropout3d(2)),
+            "d": empool.StochasticMaxPool2d(2),
+            "e": nn.Dropout(0.4),
+        }
+    )
+    assert empool.set_p(net, 0.7) == ["a", "c.0"]
+    assert (shared.p, net["c"][0].p, net["d"].drop, net["e"].p) == (0.7, 0.7, 0.5, 0.4)
+    assert empool.set_p(shared, 1) == [""]
+    assert shared.p == 1.0
+
+
+def test_set_p_reaches_tandems_and_changes_what_is_computed():
+    net = empool.models.create("dfn_mr:8", num_classes=2, pooling=empool.EnsembleMax(0.2), in_channels=1).eval()
+    input = torch.randn(1, 1, 8, 8)
+    before = net(input)
+    assert len(empool.set_p(net, 0.6)) == 8
+    after = net(input)
+    assert not torch.equal(after, before)
+    fresh = empool.models.create("dfn_mr:8", num_classes=2, pooling=empool.EnsembleMax(0.6), in_channels=1).eval()
+    fresh.load_state_dict(net.state_dict())
+    torch.testing.assert_close(fresh(input), after, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_set_p_refuses_what_is_no_probability(p):
+    net = empool.EnsembleMaxPool2d(2, p=0.2)
+    with pytest.raises(ValueError, match=rf"^set_p: expected p in \[0, 1\], got {p}$"):
+        empool.set_p(net, p)
+    assert net.p == 0.2
+
+
+def test_set_p_refuses_a_network_without_such_layers():
+    message = "set_p: expected a model with ensemble max-pooling or max-pooling dropout; see empool.convert_"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        empool.set_p(nn.Sequential(nn.MaxPool2d(2), empool.StochasticPool2d(2)), 0.1)
