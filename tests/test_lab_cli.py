@@ -146,6 +146,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
         (["--poolings", "max,median"], "expected one of max, average, "),
         (["--poolings", "ensemble:1.5"], "expected p in [0, 1], got 1.5"),
         (["--poolings", "ensemble:nan"], "expected p in [0, 1], got nan"),
+        (["--poolings", "max,none"], "none keeps strided convolutions, and cnn has no such: name a pooling"),
         (["--poolings", ""], "expected one of max, average, "),
         (["--model", "lenet"], "models: expected one of cnn, dfn_mr:DEPTH, "),
         (["--data", "imagenet"], 'no data set "imagenet": expected one of digits, cifar10, '),
@@ -232,4 +233,5 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
 def test_ordinal_weights_keep_their_commas():
     from empool.lab.options import poolings
 
-    assert poolings("max,ordinal:0.5,0.5,average,max") == ["max", "ordinal:0.5,0.5", "average"]
+    assert poolings("max,ordinal:0.5,0.5,average,max", "cnn") == ["max", "ordinal:0.5,0.5", "average"]
+    assert poolings("none,max", "dfn_mr:56") == ["none", "max"]

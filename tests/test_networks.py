@@ -345,3 +345,8 @@ def test_channel_drop_in_channel_max():
 def test_channel_max_refuses(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ChannelMax2d(*arguments)
+
+
+def test_none_is_read_as_no_pooling():
+    assert models.read_pooling("none") is None
+    assert models.read_pooling("ensemble:0.3") == empool.EnsembleMax(0.3)

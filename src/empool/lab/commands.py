@@ -144,7 +144,7 @@ def train(
 
     from empool.lab.options import poolings as read_poolings
 
-    spelling = read_poolings(pooling)[0]
+    spelling = read_poolings(pooling, model)[0]
     record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
     error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
     print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
@@ -246,7 +246,7 @@ def _study(
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
-            names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings)
+            names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
             config, data = configure(**options, say=shown.say)
             directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
             runs = study.plan(config, names, seeds)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from empool import models, pooling
+from empool import models
 from empool.lab import augment, data, sources
 from empool.lab.data import DataSet
 from empool.lab.errors import LabError
@@ -19,13 +19,13 @@ from empool.models import Recipe
 DEFAULT_POOLINGS = "max,average,stochastic,ensemble:0.1,ensemble:0.3,ensemble:0.5,max-dropout:0.2"
 
 
-def poolings(spellings: str) -> list[str]:
-    """Read a list of poolings, each spelled as `str` does it and named once.
+def poolings(spellings: str, model: str) -> list[str]:
+    """Read a list of poolings for a network, each spelled as `str` does it and named once; "none" may be one.
 
     A number after a comma belongs to the pooling before it: "max,ordinal:0.7,0.3" are two.
 
     Raises:
-        LabError: for an unknown pooling, or one whose number is out of range.
+        LabError: for an unknown pooling, one whose number is out of range, or "none" for a network that needs one.
     """
     parts: list[str] = []
     for part in spellings.split(","):
@@ -34,7 +34,10 @@ def poolings(spellings: str) -> list[str]:
         else:
             parts.append(part)
     try:
-        return list(dict.fromkeys(str(pooling(part)) for part in parts))
+        named = list(dict.fromkeys(str(models.read_pooling(part) or models.NONE) for part in parts))
+        if models.NONE in named and models.network(model).needs_pooling:
+            raise LabError(f"{models.NONE} keeps strided convolutions, and {model} has no such: name a pooling")
+        return named
     except ValueError as error:
         raise LabError(str(error)) from None
 

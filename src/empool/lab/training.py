@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from empool import models, pooling
+from empool import models
 from empool.lab import augment, provenance
 from empool.lab.augment import Augment, Draws, Normaliser
 from empool.lab.data import DataSet, Split
@@ -280,7 +280,7 @@ def make_network(config: RunConfig, data: DataSet) -> nn.Module:
     return models.create(
         config.model,
         num_classes=len(data.classes),
-        pooling=pooling(config.pooling),
+        pooling=models.read_pooling(config.pooling),
         in_channels=data.in_channels,
         **options,
     )
@@ -346,7 +346,7 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "data": config.data,
         "model": config.model,
         "pooling": config.pooling,
-        "p": getattr(pooling(config.pooling), "p", None),
+        "p": getattr(models.read_pooling(config.pooling), "p", None),
         "seed": config.seed,
         "epochs": config.recipe.epochs,
         "batch_size": config.recipe.batch_size,

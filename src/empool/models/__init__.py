@@ -18,6 +18,7 @@ from empool.models.preact_resnet import PreActResNet
 from empool.models.recipe import Recipe
 from empool.models.resnet import ResNet
 from empool.models.stochastic_depth import StochasticDepth
+from empool.pooling import pooling as _pooling
 
 __all__ = [
     "CNN",
@@ -32,7 +33,11 @@ __all__ = [
     "create",
     "names",
     "network",
+    "read_pooling",
 ]
+
+NONE = "none"
+"""The spelling of no pooling: a network's strided convolutions stay."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,15 @@ def network(spelling: str) -> Network:
     if known.depths is not None and not (depth.isascii() and depth.isdigit()):
         raise ValueError(f'models: expected "{name}:DEPTH", DEPTH being {known.depths}, got "{spelling}"')
     return replace(known, recipe=known.recipes[int(depth)]) if depth and int(depth) in known.recipes else known
+
+
+def read_pooling(spelling: str) -> Pooling | None:
+    """Read what `create` takes as its pooling: a spelling that `empool.pooling` reads, or "none".
+
+    Raises:
+        ValueError: for an unknown spelling, or a number out of range.
+    """
+    return None if spelling.strip() == NONE else _pooling(spelling)
 
 
 def create(
