@@ -98,7 +98,18 @@ EMPOOL_INLINE int64_t fewest_taps(const Axis& a) {
     return fewest;
 }
 
-// Units of about `work` elements: strips of rows of a plane.
+// Whether holds(n) for every number n of valid activations that a window may have.
+template <class Holds>
+EMPOOL_INLINE bool for_counts(const Geometry& g, const Holds& holds) {
+    for (int64_t rows = fewest_taps(g.axis[1]); rows <= g.axis[1].kernel; ++rows) {
+        for (int64_t columns = fewest_taps(g.axis[2]); columns <= g.axis[2].kernel; ++columns) {
+            if (!holds(rows * columns)) return false;
+        }
+    }
+    return true;
+}
+
+// Strips of rows of a plane.
 struct Strips {
     int64_t rows, strip, count;
 
@@ -112,59 +123,52 @@ struct Strips {
     int64_t before(int64_t unit) const { return unit / count * rows + first(unit); }
 };
 
-// The split rows of a plane that the windows at hand read.
+// The split rows that a strip of outputs reads. They are all split before the first is used: a vector that is read
+// right after its parts were written waits for them.
 template <class T, int side>
 class SplitRows {
     using C = Compute<T>;
-    static constexpr int slots = 4;
 
   public:
-    explicit SplitRows(const Geometry& g) : H_(g.axis[1]), W_(g.axis[2]) {
+    SplitRows(const Geometry& g, int64_t strip) : H_(g.axis[1]), W_(g.axis[2]), slots_(2 * strip + side) {
         constexpr int L = lanes<T>;
         length_ = (W_.out + L) / L * L + 2 * L;
-        rows_ = scratch<C, 3>((2 * slots + 1) * length_);
-        for (int64_t i = 0; i < (2 * slots + 1) * length_; ++i) rows_[i] = -static_cast<C>(__builtin_inf());
+        rows_ = scratch<C, 3>((2 * slots_ + 1) * length_);
+        nan_ = scratch<bool, 4>(slots_);
+        for (int64_t i = 0; i < (2 * slots_ + 1) * length_; ++i) rows_[i] = -static_cast<C>(__builtin_inf());
     }
 
-    void set_plane(const T* plane) {
-        plane_ = plane;
-        for (int64_t& row : held_) row = -1;
+    void set_strip(const T* plane, int64_t first_output, int64_t last_output) {
+        const int64_t first = H_.start(first_output), last = H_.start(last_output - 1) + side;
+        first_ = first < 0 ? 0 : first;
+        // Rows are read only as far as windows reach, so that what lies past them stays -inf.
+        const int64_t reach = 2 * W_.out + side - 2 - W_.padding, size = reach < W_.in ? reach : W_.in;
+        for (int64_t ih = first_; ih < last && ih < H_.in; ++ih) {
+            C *phase0 = rows_ + 2 * (ih - first_) * length_, *phase1 = phase0 + length_;
+            const T* row = plane + ih * W_.in;
+            nan_[ih - first_] = W_.padding ? split_row<lanes<T>>(row, size, phase1, phase0 + 1)
+                                           : split_row<lanes<T>>(row, size, phase0, phase1);
+        }
     }
 
-    // Makes the rows of output oh ready; returns whether one holds a NaN. Rows of padding are -inf.
-    EMPOOL_INLINE bool set_output(int64_t oh, const C* (&phase0)[side], const C* (&phase1)[side]) {
+    // The rows of output oh; returns whether one holds a NaN. Rows of padding are -inf.
+    EMPOOL_INLINE bool at(int64_t oh, const C* (&phase0)[side], const C* (&phase1)[side]) const {
         bool nan = false;
         for (int kh = 0; kh < side; ++kh) {
             const int64_t ih = H_.start(oh) + kh;
-            if (ih < 0 || ih >= H_.in) {
-                phase0[kh] = phase1[kh] = rows_ + 2 * slots * length_;
-                continue;
-            }
-            const int64_t slot = ih % slots;
-            C *p0 = rows_ + 2 * slot * length_, *p1 = p0 + length_;
-            if (held_[slot] != ih) {
-                held_[slot] = ih;
-                const T* row = plane_ + ih * W_.in;
-                // Rows are read only as far as windows reach, so that what lies past them stays -inf.
-                const int64_t reach = 2 * W_.out + side - 2 - W_.padding;
-                const int64_t size = reach < W_.in ? reach : W_.in;
-                nan_[slot] =
-                    W_.padding ? split_row<lanes<T>>(row, size, p1, p0 + 1) : split_row<lanes<T>>(row, size, p0, p1);
-            }
-            nan = nan || nan_[slot];
-            phase0[kh] = p0;
-            phase1[kh] = p1;
+            const bool inside = ih >= 0 && ih < H_.in;
+            phase0[kh] = rows_ + 2 * (inside ? ih - first_ : slots_) * length_;
+            phase1[kh] = inside ? phase0[kh] + length_ : phase0[kh];
+            nan |= inside && nan_[ih - first_];
         }
         return nan;
     }
 
   private:
     const Axis &H_, &W_;
-    int64_t length_;
+    int64_t slots_, length_, first_ = 0;
     C* rows_;
-    const T* plane_ = nullptr;
-    int64_t held_[slots] = {};
-    bool nan_[slots] = {};
+    bool* nan_;
 };
 
 // Stores at `p`, but nothing at or past `end`.

@@ -88,7 +88,7 @@ class RowNumbers {
 };
 
 EMPOOL_INLINE Strips halving_strips(const Geometry& g) {
-    return Strips(g.axis[1].out, 2048 / (g.axis[2].out > 0 ? g.axis[2].out : 1));
+    return Strips(g.axis[1].out, 1024 / (g.axis[2].out > 0 ? g.axis[2].out : 1));
 }
 
 EMPOOL_INLINE Units halving_units(const Geometry& g) {
@@ -100,11 +100,7 @@ EMPOOL_INLINE Units halving_units(const Geometry& g) {
 EMPOOL_INLINE bool halving_draws(const RankDraw& a) {
     const Geometry& g = a.geometry;
     if (halving_side(g) == 0 || g.channels_last || a.T > 1 || a.wide) return false;
-    if (fewest_taps(g.axis[1]) * fewest_taps(g.axis[2]) < 2) return false;
-    for (int64_t n = 0; a.T == 1 && n <= g.window(); ++n) {
-        if (a.thresholds[a.row[n]] == 0) return false;
-    }
-    return true;
+    return for_counts(g, [&](int64_t n) { return n >= 2 && (a.T == 0 || a.thresholds[a.row[n]] != 0); });
 }
 
 // One output, with every special case; the window holds at least 2 activations.
@@ -202,7 +198,7 @@ void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
     }
     PhiloxKeys<EMPOOL_LANES / 2> keys;
     int64_t keyed = -1;
-    SplitRows<T, side> split(g);
+    SplitRows<T, side> split(g, strips.strip);
     T* out = static_cast<T*>(a.output);
     uint8_t* drawn = static_cast<uint8_t*>(a.drawn);
     T* const out_end = out + strips.before(end) * OW;
@@ -211,7 +207,7 @@ void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t plane = unit / strips.count, first = strips.first(unit), last = strips.last(unit);
         const T* in = static_cast<const T*>(a.input) + plane * g.in_size();
-        split.set_plane(in);
+        split.set_strip(in, first, last);
         if (draws) {
             const int64_t n = plane / g.C;
             if (n / group != keyed) {
@@ -222,7 +218,7 @@ void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
         }
         for (int64_t oh = first; oh < last; ++oh) {
             const C *phase0[side], *phase1[side];
-            const bool nan = split.set_output(oh, phase0, phase1);
+            const bool nan = split.at(oh, phase0, phase1);
             const uint32_t* u = draws ? numbers.row(oh - first) : nullptr;
             const uint32_t* limit = draws ? limits.row(valid_rows(H, oh)) : nullptr;
             const int64_t at = (plane * H.out + oh) * OW;

@@ -13,10 +13,11 @@ namespace EMPOOL_CAPABILITY {
 
 EMPOOL_INLINE Strips halving_scatter_strips(const Geometry& g) {
     // An even number of rows, so that most windows lie in one strip.
-    return Strips(g.axis[1].in, 8192 / (g.axis[2].in > 0 ? g.axis[2].in : 1) / 2 * 2 + 2);
+    return Strips(g.axis[1].in, 4096 / (g.axis[2].in > 0 ? g.axis[2].in : 1) / 2 * 2 + 2);
 }
 
-// The gradients and offsets of the two output rows at hand.
+// The gradients and offsets of the output rows that a strip of the input's rows reads, all laid out before the first is
+// used.
 template <class T>
 class DrawnRows {
     using C = Compute<T>;
@@ -24,31 +25,30 @@ class DrawnRows {
     static constexpr int L = lanes<T>;
 
   public:
-    explicit DrawnRows(const Geometry& g) : OW_(g.axis[2].out) {
+    DrawnRows(const Geometry& g, int64_t strip) : H_(g.axis[1]), OW_(g.axis[2].out) {
+        const int64_t slots = strip / 2 + 3;
         length_ = 1 + (g.axis[2].in / 2 + 2 > OW_ ? g.axis[2].in / 2 + 2 : OW_) + 2 * L;
-        grad_ = scratch<C, 3>(2 * length_);
-        code_ = scratch<O, 4>(2 * length_);
-        for (int64_t i = 0; i < 2 * length_; ++i) {
+        grad_ = scratch<C, 3>(slots * length_);
+        code_ = scratch<O, 4>(slots * length_);
+        for (int64_t i = 0; i < slots * length_; ++i) {
             grad_[i] = 0;
             code_[i] = -1;
         }
     }
 
-    void set_plane(const T* grad, const uint8_t* drawn) {
-        plane_grad_ = grad;
-        plane_drawn_ = drawn;
-        held_[0] = held_[1] = -1;
+    void set_strip(const T* grad, const uint8_t* drawn, int64_t first, int64_t last) {
+        int64_t end, unused;
+        H_.outputs(first, first_, unused);
+        H_.outputs(last - 1, unused, end);
+        for (int64_t oh = first_; oh < end; ++oh) {
+            const int64_t to = (oh - first_) * length_ + 1;
+            copy<L>(grad + oh * OW_, drawn + oh * OW_, grad_ + to, code_ + to);
+        }
     }
 
-    EMPOOL_INLINE void set_output(int64_t oh, const C*& grad, const O*& code) {
-        const int64_t slot = oh & 1;
-        C* const to_grad = grad_ + slot * length_ + 1;
-        O* const to_code = code_ + slot * length_ + 1;
-        grad = to_grad;
-        code = to_code;
-        if (held_[slot] == oh) return;
-        held_[slot] = oh;
-        copy<L>(plane_grad_ + oh * OW_, plane_drawn_ + oh * OW_, to_grad, to_code);
+    EMPOOL_INLINE void at(int64_t oh, const C*& grad, const O*& code) const {
+        grad = grad_ + (oh - first_) * length_ + 1;
+        code = code_ + (oh - first_) * length_ + 1;
     }
 
   private:
@@ -70,12 +70,10 @@ class DrawnRows {
         }
     }
 
-    int64_t OW_, length_;
+    const Axis& H_;
+    int64_t OW_, length_, first_ = 0;
     C* grad_;
     O* code_;
-    const T* plane_grad_ = nullptr;
-    const uint8_t* plane_drawn_ = nullptr;
-    int64_t held_[2] = {-1, -1};
 };
 
 template <class T>
@@ -130,11 +128,12 @@ void halving_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
     const Strips strips = halving_scatter_strips(g);
     T* grad_input = static_cast<T*>(a.grad_input);
     T* const to_end = grad_input + strips.before(end) * W.in;
-    DrawnRows<T> rows(g);
+    DrawnRows<T> rows(g, strips.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t plane = unit / strips.count;
-        rows.set_plane(static_cast<const T*>(a.grad_output) + plane * g.out_size(),
-                       static_cast<const uint8_t*>(a.drawn) + plane * g.out_size());
+        rows.set_strip(static_cast<const T*>(a.grad_output) + plane * g.out_size(),
+                       static_cast<const uint8_t*>(a.drawn) + plane * g.out_size(), strips.first(unit),
+                       strips.last(unit));
         for (int64_t ih = strips.first(unit); ih < strips.last(unit); ++ih) {
             DrawnRow<T> row[2] = {};
             int count = 0;
@@ -142,7 +141,7 @@ void halving_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
             for (H.outputs(ih, oh, last); oh < last; ++oh) {
                 const int64_t kh = H.tap(oh, ih);
                 if (kh < 0) continue;
-                rows.set_output(oh, row[count].grad, row[count].code);
+                rows.at(oh, row[count].grad, row[count].code);
                 row[count++].first_code = static_cast<int>(kh) * side;
             }
             T* to = grad_input + (plane * H.in + ih) * W.in;

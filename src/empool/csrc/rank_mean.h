@@ -6,6 +6,7 @@
 // held in the compute type while all windows that touch the tile pass in ascending order.
 #pragma once
 
+#include "halving_mean.h"
 #include "windows.h"
 
 namespace empool {
@@ -39,16 +40,6 @@ __attribute__((noinline)) void mean_nan(const Window<T, I>& w) {
             }
         }
     }
-}
-
-template <class V>
-EMPOOL_INLINE V larger(V a, V b) {
-    return a > b ? a : b;
-}
-
-template <class V>
-EMPOOL_INLINE V smaller(V a, V b) {
-    return a < b ? a : b;
 }
 
 // One weight; `copy` if it is 1 and the value is to be kept bit for bit.
@@ -161,11 +152,12 @@ EMPOOL_NOINLINE void mean_window(const Window<T, I>& w, const Weights<Compute<T>
 
 template <class T>
 Units rank_mean_units(const RankMean& a) {
-    return lane_units<T>(a.geometry);
+    return halving_means(a) ? halving_units(a.geometry) : lane_units<T>(a.geometry);
 }
 
 template <class T>
 void rank_mean(const RankMean& a, int64_t begin, int64_t end) {
+    if (halving_means(a)) return halving_rank_mean<T>(a, begin, end);
     auto* held = scratch<Vec<Compute<T>, lanes<T>>, 6>(a.R);
     Weights<Compute<T>> weights;
     for_windows<T, uint8_t>(a.geometry, nullptr, 0, static_cast<const T*>(a.input), static_cast<T*>(a.output), nullptr,
