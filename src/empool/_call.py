@@ -35,6 +35,8 @@ def pool(
     seed: Seed,
 ) -> Any:
     """Pool by rank, or by value where there is no distribution."""
+    if not isinstance(input, Tensor):
+        _MAX_POOL[dims](input, *arguments)  # Raises PyTorch's own error.
     if not input.is_floating_point():
         return _pool_integers(function, dims, input, arguments, return_indices, distribution)
     geometry = _geometry(function, dims, input, arguments)
@@ -87,7 +89,7 @@ def _geometry(function: str, dims: int, input: Tensor, arguments: Arguments) -> 
         geometry = _remembered(_sound_geometry, dims, input.shape[-dims - 1 :], *arguments)
         if geometry is not None:
             return geometry
-    _MAX_POOL[dims](input.detach(), *arguments)
+    _MAX_POOL[dims](input, *arguments)
     geometry = _normalised(dims, *arguments)
     if geometry is None:
         raise TypeError(f"{function}: expected whole numbers for the geometry, got {arguments}")
@@ -102,7 +104,12 @@ def _sound_geometry(dims: int, sizes: Sequence[int], *arguments: Any) -> Geometr
     windows = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
     if not all(k > 0 and s > 0 and 0 <= 2 * p <= k and d > 0 for k, s, p, d in windows):
         return None
-    return geometry if all(size > 0 for size in geometry.output_sizes(sizes[1:])) else None
+    output = geometry.output_sizes(sizes[1:])
+    if geometry.ceil_mode and not any(geometry.padding) and not torch.compiler.is_compiling():
+        floor = geometry._replace(ceil_mode=False)
+        if floor.output_sizes(sizes[1:]) == output:
+            geometry = floor  # Every window is whole: one count, and the kernels' fast paths.
+    return geometry if all(size > 0 for size in output) else None
 
 
 def _normalised(
@@ -114,7 +121,8 @@ def _normalised(
     sizes: list[tuple[int, ...]] = []
     for size in (kernel_size, stride, padding, dilation):
         numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-        if len(numbers) not in (1, dims) or not all(isinstance(number, int) for number in numbers):
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if len(numbers) not in (1, dims) or not whole:
             return None
         sizes.append(numbers if len(numbers) == dims else numbers * dims)
     return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], bool(ceil_mode))
