@@ -256,8 +256,8 @@ for _name in SCHEMAS:
     torch.library.register_vmap(f"empool::{_name}", functools.partial(_vmap, _name), lib=_library)
 
 
-# ONNX: the exporter decomposes an operator that it does not know, and finds the means' definition in this table.
+# ONNX: the exporter decomposes an operator that it does not know, and finds the means' definition in this table. Where
+# sizes are symbols, fake tensors would take it for the fake too, and be minutes over a large window, were it not for an
+# entry in the table of fakes.
 torch._decomp.register_decomposition(_ops.rank_mean.default)(reference.rank_mean)
-# Where sizes are symbols, fake tensors would take that definition for the fake, and be minutes over a large window, were
-# it not for an entry in the table of fakes.
 torch._decomp.register_decomposition(_ops.rank_mean.default, type="meta")(_fake_rank_mean)
