@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 def pool(
     function: str,
     dims: int,
-    input: Tensor,
+    input: Any,
     arguments: Arguments,
     return_indices: bool,
     distribution: RankDistribution | None,
@@ -36,10 +37,10 @@ def pool(
 ) -> Any:
     """Pool by rank, or by value where there is no distribution."""
     if not isinstance(input, Tensor):
-        _MAX_POOL[dims](input, *arguments)  # Raises PyTorch's own error.
+        _MAX_POOL[dims](input, *arguments, return_indices=return_indices)  # Raises PyTorch's own error.
     if not input.is_floating_point():
         return _pool_integers(function, dims, input, arguments, return_indices, distribution)
-    geometry = _geometry(function, dims, input, arguments)
+    geometry = _geometry(function, dims, input, arguments, return_indices)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
     if not training:
         output = _mean(batched, geometry, distribution)
@@ -83,13 +84,13 @@ def _pool_integers(
     return _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
 
 
-def _geometry(function: str, dims: int, input: Tensor, arguments: Arguments) -> Geometry:
+def _geometry(function: str, dims: int, input: Tensor, arguments: Arguments, return_indices: bool) -> Geometry:
     """Normalise the geometry; one that PyTorch refuses raises PyTorch's own error."""
     if input.dim() in (dims + 1, dims + 2):
         geometry = _remembered(_sound_geometry, dims, input.shape[-dims - 1 :], *arguments)
         if geometry is not None:
             return geometry
-    _MAX_POOL[dims](input, *arguments)
+    _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
     geometry = _normalised(dims, *arguments)
     if geometry is None:
         raise TypeError(f"{function}: expected whole numbers for the geometry, got {arguments}")
@@ -121,8 +122,12 @@ def _normalised(
     sizes: list[tuple[int, ...]] = []
     for size in (kernel_size, stride, padding, dilation):
         numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
-        if len(numbers) not in (1, dims) or not whole:
+        if len(numbers) not in (1, dims) or any(isinstance(number, bool) for number in numbers):
+            return None
+        try:
+            # NumPy's whole numbers and tensors of one too, as PyTorch does.
+            numbers = tuple(number if isinstance(number, int) else operator.index(number) for number in numbers)
+        except TypeError:
             return None
         sizes.append(numbers if len(numbers) == dims else numbers * dims)
     return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], bool(ceil_mode))

@@ -1,0 +1,234 @@
+"""With p = 0 it is max-pooling, bit for bit: on every case, and on PyTorch's own samples for functions and layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import module_db
+
+import empool
+from cases import CASES, DTYPES, GEOMETRIES, Case, function
+from tolerances import assert_same_bits, assert_same_numbers, strides
+
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+PLAIN: dict[str, dict[str, Any]] = {
+    "ensemble_max_pool": {"p": 0.0},
+    "max_pool_dropout": {"p": 0.0},
+    "stochastic_max_pool": {"drop": 0.0},
+    "rank_pool": {"distribution": empool.Max()},
+}
+"""The methods that can be max-pooling, and how."""
+phases = pytest.mark.parametrize("training", [True, False], ids=["training", "testing"])
+
+
+def _forward_and_backward(call: Callable[..., Any], case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    input = case.input(dtype).detach().requires_grad_()
+    output, indices = call(input, *case.geometry, return_indices=True)
+    if case.has_empty_windows:  # PyTorch's backward writes outside the gradient.
+        return output.detach(), indices, output.new_empty(0)
+    (gradient,) = torch.autograd.grad(output, input, case.grad_output(dtype))
+    return output.detach(), indices, gradient
+
+
+@phases
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_case(case: Case, dtype: torch.dtype, training: bool) -> None:
+    expected = _forward_and_backward(MAX_POOL[case.dims], case, dtype)
+    stems = PLAIN if case in GEOMETRIES and case.dims == 2 else ["ensemble_max_pool"]
+    for stem in stems:
+        call = functools.partial(function(stem, case.dims), training=training, **PLAIN[stem])
+        result = _forward_and_backward(call, case, dtype)
+        for what, r, e in zip(("output", "indices", "gradient"), result, expected, strict=True):
+            assert_same_numbers(r, e, f"{stem} {what}")
+        assert_same_numbers(call(case.input(dtype), *case.geometry), expected[0], stem)
+
+
+@phases
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "permuted", "strided", "channels last, strided"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_output_indices_and_gradient_have_the_same_layout(dims: int, layout: str, training: bool) -> None:
+    case = Case("layout", (2, 5, *(6, 7, 9)[:dims]), 3, 2, 1, layout=layout)
+    expected = _forward_and_backward(MAX_POOL[dims], case, torch.float32)
+    call = functools.partial(function("ensemble_max_pool", dims), p=0.0, training=training)
+    result = _forward_and_backward(call, case, torch.float32)
+    for what, r, e in zip(("output", "indices", "gradient"), result, expected, strict=True):
+        assert strides(r) == strides(e), what
+
+
+@phases
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_integers(dims: int, dtype: torch.dtype, training: bool) -> None:
+    input = torch.randint(0, 100, (2, 3, *[9] * dims)).to(dtype)
+    call = functools.partial(function("ensemble_max_pool", dims), p=0.0, training=training)
+    _check_same(call, MAX_POOL[dims], input, 3, 2, 1)
+    _check_same(call, MAX_POOL[dims], input, 3, 2, 1, return_indices=True)
+    _check_same(call, MAX_POOL[dims], input[0], 2, ceil_mode=True)
+
+
+def _outcome(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return the result, or the type and message of the error."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        return type(error), str(error)
+
+
+def _check_same(call: Callable[..., Any], twin: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    result, expected = _outcome(call, *args, **kwargs), _outcome(twin, *args, **kwargs)
+    if isinstance(expected, Tensor) or (isinstance(expected, tuple) and isinstance(expected[0], Tensor)):
+        assert type(result) is type(expected), result
+        assert_same_bits(result, expected, f"{args[1:]} {kwargs}", layout=False)
+        return
+    assert result == expected
+
+
+OPS = {int(op.name[-2]): op for op in op_db if op.name.startswith("nn.functional.max_pool")}
+assert sorted(OPS) == [1, 2, 3]
+
+
+@phases
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dims", OPS)
+def test_pytorch_samples(dims: int, dtype: torch.dtype, requires_grad: bool, training: bool) -> None:
+    call = functools.partial(function("ensemble_max_pool", dims), p=0.0, training=training)
+    samples = list(OPS[dims].reference_inputs("cpu", dtype, requires_grad=requires_grad))
+    # There are some hundred, the same for each of these 16 tests: they share them out.
+    mine = samples[DTYPES.index(dtype) + 4 * requires_grad + 8 * training :: 16]
+    assert mine
+    for sample in mine:
+        result, expected = (each(sample.input, *sample.args, **sample.kwargs) for each in (call, OPS[dims].op))
+        assert type(result) is type(expected)
+        assert_same_bits(result, expected, str(sample.kwargs), layout=False)
+        if requires_grad:
+            gradient = torch.randn_like(_first(expected))
+            (g,), (e,) = (torch.autograd.grad(_first(each), sample.input, gradient) for each in (result, expected))
+            assert_same_bits(g, e, str(sample.kwargs), layout=False)
+
+
+def _first(result: Any) -> Tensor:
+    tensor: Tensor = result if isinstance(result, Tensor) else result[0]
+    return tensor
+
+
+@phases
+@pytest.mark.parametrize("dims", OPS)
+def test_pytorch_error_inputs(dims: int, training: bool) -> None:
+    call = functools.partial(function("ensemble_max_pool", dims), p=0.0, training=training)
+    errors = list(OPS[dims].error_inputs("cpu"))
+    assert len(errors) > 3
+    for error in errors:
+        sample = error.sample_input
+        with pytest.raises(error.error_type, match=error.error_regex):
+            call(sample.input, *sample.args, **sample.kwargs)
+        _check_same(call, OPS[dims].op, sample.input, *sample.args, **sample.kwargs)
+
+
+MODULES = {int(info.name[-2]): info for info in module_db if info.name.startswith("nn.MaxPool")}
+assert sorted(MODULES) == [1, 2, 3]
+
+
+@phases
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dims", MODULES)
+def test_pytorch_module_samples(dims: int, dtype: torch.dtype, training: bool) -> None:
+    info = MODULES[dims]
+    samples = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=training)
+    made = getattr(empool, f"EnsembleMaxPool{dims}d")
+    for sample in samples:
+        arguments = sample.constructor_input
+        twin = info.module_cls(*arguments.args, **arguments.kwargs).train(training)
+        module = made(*arguments.args, **arguments.kwargs, p=0.0).train(training)
+        given = sample.forward_input
+        _check_same(module, twin, *given.args, **given.kwargs)
+
+
+BAD_CALLS: dict[str, tuple[Any, ...]] = {
+    "no window": ((2, 3, 8, 8), 0),
+    "negative window": ((2, 3, 8, 8), -1),
+    "negative stride": ((2, 3, 8, 8), 2, -1),
+    "stride 0": ((2, 3, 8, 8), 2, 0),
+    "negative padding": ((2, 3, 8, 8), 2, 2, -1),
+    "too much padding": ((2, 3, 8, 8), 2, 2, 2),
+    "too much padding, ceil": ((2, 3, 8, 8), 3, 2, 2, 1, True),
+    "dilation 0": ((2, 3, 8, 8), 2, 2, 0, 0),
+    "negative dilation": ((2, 3, 8, 8), 2, 2, 0, -2),
+    "window too large": ((2, 3, 2, 2), 3),
+    "dilated window too large": ((2, 3, 4, 4), 3, 1, 0, 2),
+    "three sizes for two dimensions": ((2, 3, 8, 8), (2, 2, 2)),
+    "three strides": ((2, 3, 8, 8), 2, (1, 1, 1)),
+    "fractions": ((2, 3, 8, 8), 2.5),
+    "fraction in a tuple": ((2, 3, 8, 8), (2, 2.0)),
+    "text": ((2, 3, 8, 8), "2"),
+    "nothing": ((2, 3, 8, 8), None),
+    "no sizes": ((2, 3, 8, 8), ()),
+    "stride of text": ((2, 3, 8, 8), 2, "1"),
+    "no channels": ((2, 0, 8, 8), 2),
+    "no rows": ((2, 3, 0, 8), 2),
+    "no columns": ((2, 3, 8, 0), 2),
+    "no images, no rows": ((0, 3, 0, 8), 2),
+    "too few dimensions": ((8, 8), 2),
+    "too many dimensions": ((1, 2, 3, 8, 8), 2),
+    "scalar": ((), 2),
+    "empty stride": ((2, 3, 8, 8), 2, ()),
+    "one size in a tuple": ((2, 3, 8, 8), (2,), (2,), (0,), (1,)),
+    "lists": ((2, 3, 8, 8), [2, 3], [1, 2], [1, 0], [1, 1]),
+    "truth values": ((2, 3, 8, 8), True, True),
+    "no images": ((0, 3, 8, 8), 2),
+    "padded dilation": ((2, 3, 8, 8), 2, 1, 1, 3),
+    "NumPy's numbers": ((2, 3, 8, 8), np.int64(2), (np.int32(1), 2), np.int8(1)),
+    "tensors of one": ((2, 3, 8, 8), torch.tensor(2), torch.tensor(3)),
+    "array": ((2, 3, 8, 8), np.array([2, 2])),
+    "huge window": ((1, 1, 2, 2), 2**40),
+    "huge dilation": ((1, 1, 2, 2), 2, 1, 0, 2**40),
+}
+
+
+@phases
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_the_same_answer_or_the_same_error(name: str, training: bool) -> None:
+    shape, *arguments = BAD_CALLS[name]
+    call = functools.partial(empool.functional.ensemble_max_pool2d, p=0.0, training=training)
+    _check_same(call, F.max_pool2d, torch.randn(shape), *arguments)
+
+
+@phases
+@pytest.mark.parametrize("input", [None, 3.0, [1.0, 2.0], torch.ones(1, 2, 4, 4, dtype=torch.bool)], ids=repr)
+def test_the_same_error_for_what_is_no_input(input: Any, training: bool) -> None:
+    call = functools.partial(empool.functional.ensemble_max_pool2d, p=0.0, training=training)
+    _check_same(call, F.max_pool2d, input, 2)
+
+
+def test_complex_input() -> None:
+    input = torch.zeros(1, 2, 4, 4, dtype=torch.complex64)
+    _check_same(functools.partial(empool.functional.ensemble_max_pool2d, p=0.0), F.max_pool2d, input, 2)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_unpooling_takes_the_indices(dims: int) -> None:
+    """The drawn activation returns to its place, and so does a drawn zero, to the maximum's."""
+    input = torch.randn(2, 3, *[8] * dims).abs() + 0.1
+    unpool = (torch.nn.MaxUnpool1d, torch.nn.MaxUnpool2d, torch.nn.MaxUnpool3d)[dims - 1](2)
+    for stem, arguments in {"ensemble_max_pool": {"p": 0.5}, "max_pool_dropout": {"p": 0.7}}.items():
+        output, indices = function(stem, dims)(input, 2, return_indices=True, seed=3, **arguments)
+        back = unpool(output, indices)
+        assert back.shape == input.shape
+        # All but the drawn activations are zero, and those are the input's own.
+        drawn = output != 0
+        assert int((back != 0).sum()) == int(drawn.sum())
+        torch.testing.assert_close(back[back != 0], input[back != 0], rtol=0, atol=0)
+        largest = MAX_POOL[dims](input, 2, return_indices=True)[1]
+        torch.testing.assert_close(indices[~drawn], largest[~drawn], rtol=0, atol=0)
+        torch.testing.assert_close(
+            input.flatten(2).gather(2, indices.flatten(2)).reshape(output.shape)[drawn], output[drawn], rtol=0, atol=0
+        )
