@@ -1,0 +1,179 @@
+"""Rank distributions: probabilities, thresholds and weights worked out by hand, and how poolings are spelled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from fractions import Fraction
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+import empool
+from cases import DISTRIBUTIONS
+from empool.reference import NEVER
+
+HALF = 2**31
+TOP = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("pooling", "n", "probabilities", "zero"),
+    [
+        (empool.Max(), 4, (1.0,), 0),
+        (empool.Average(), 4, (0.25, 0.25, 0.25, 0.25), 0),
+        (empool.Average(), 1, (1.0,), 0),
+        (empool.EnsembleMax(0.25), 4, (0.75, 0.25), 0),
+        (empool.EnsembleMax(0.25), 2, (0.75, 0.25), 0),
+        (empool.EnsembleMax(0.25), 1, (1.0,), 0),
+        (empool.EnsembleMax(1), 3, (0.0, 1.0), 0),
+        (empool.MaxDropout(0.5), 3, (0.5, 0.25, 0.125), 0.125),
+        (empool.MaxDropout(0.5), 1, (0.5,), 0.5),
+        (empool.MaxDropout(0), 2, (1.0, 0.0), 0),
+        (empool.MaxDropout(1), 2, (0.0, 0.0), 1),
+        (empool.StochasticMax(0.5), 4, (1 / 2, 1 / 3, 1 / 6), 0),
+        (empool.StochasticMax(0.5), 3, (2 / 3, 1 / 3), 0),
+        (empool.StochasticMax(0.5), 2, (0.5, 0.5), 0),
+        (empool.StochasticMax(0.5), 1, (1.0,), 0),
+        (empool.StochasticMax(0), 4, (1.0,), 0),
+        (empool.StochasticMax(0.9), 4, (0.25, 0.25, 0.25, 0.25), 0),
+        (empool.Ordinal((0.5, 0.25, 0.25)), 4, (0.5, 0.25, 0.25), 0),
+        (empool.Ordinal((0.5, 0.25, 0.25)), 2, (2 / 3, 1 / 3), 0),
+        (empool.Ordinal((0.0, 0.0, 1.0)), 2, (0.0, 1.0), 0),
+    ],
+)
+def test_probabilities(pooling: empool.RankDistribution, n: int, probabilities: tuple[float, ...], zero: float) -> None:
+    assert pooling.probabilities(n) == pytest.approx(probabilities, abs=1e-15)
+    assert pooling.zero_probability(n) == zero
+
+
+@pytest.mark.parametrize(
+    ("pooling", "counts", "thresholds", "weights"),
+    [
+        (empool.Max(), (1, 2), (), (1.0, 1.0)),
+        (empool.EnsembleMax(0), (4,), (), (1.0,)),
+        (empool.EnsembleMax(0.5), (4,), (HALF,), (0.5, 0.5)),
+        (empool.EnsembleMax(1), (4,), (0,), (0.0, 1.0)),
+        (empool.EnsembleMax(0.5), (1, 4), (NEVER, HALF), (1.0, 0.0, 0.5, 0.5)),
+        (empool.EnsembleMax(0.5), (1,), (), (1.0,)),
+        (empool.EnsembleMax(2.0**-40), (2,), (TOP,), (1 - 2.0**-40, 2.0**-40)),
+        (empool.Average(), (4,), (2**30, 2**31, 3 * 2**30), (0.25, 0.25, 0.25, 0.25)),
+        (empool.Average(), (3,), (1431655765, 2863311531), (1 / 3, 1 / 3, 1 / 3)),
+        (empool.MaxDropout(0.5), (1, 2), (HALF, NEVER, HALF, 3 * 2**30), (0.5, 0.0, 0.5, 0.25)),
+        (empool.MaxDropout(1), (2,), (0, 0), (0.0,)),
+        (empool.MaxDropout(0), (1, 2), (), (1.0, 1.0)),
+        (empool.MaxDropout(1e-20), (2,), (TOP, TOP), (1.0, 1e-20)),
+        (empool.Ordinal((0.5, 0.5, 0.0)), (4,), (HALF,), (0.5, 0.5)),
+        (empool.Ordinal((0.0, 1.0)), (1, 2), (NEVER, 0), (1.0, 0.0, 0.0, 1.0)),
+        (empool.Ordinal((1.0,)), (1, 2), (), (1.0, 1.0)),
+    ],
+)
+def test_tables(
+    pooling: empool.RankDistribution,
+    counts: tuple[int, ...],
+    thresholds: tuple[int, ...],
+    weights: tuple[float, ...],
+) -> None:
+    assert pooling.threshold_table(counts) == thresholds
+    assert pooling.weight_table(counts) == weights
+
+
+@pytest.mark.parametrize("n", [*range(1, 30), 64, 300])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_invariants(name: str, n: int) -> None:
+    pooling = DISTRIBUTIONS[name]
+    probabilities, zero = pooling.probabilities(n), pooling.zero_probability(n)
+    assert len(probabilities) <= n
+    assert all(0 <= p <= 1 for p in (*probabilities, zero))
+    assert math.fsum((*probabilities, zero)) == pytest.approx(1, abs=1e-12)
+    thresholds = pooling.threshold_table((n,))
+    assert list(thresholds) == sorted(thresholds)
+    assert all(0 <= t < NEVER for t in thresholds)
+    # Rank n, one beyond the last, is the zero; without one it cannot be reached.
+    assert len(thresholds) <= (n if zero else n - 1)
+    weights = pooling.weight_table((n,))
+    assert len(weights) == 1 or weights[-1] > 0
+
+
+@given(drop=st.integers(0, 99), n=st.integers(1, 30))
+def test_stochastic_max_pooling_is_dropping_without_replacement(drop: int, n: int) -> None:
+    """P(rank r): of the n - 1 others, the r - 1 larger ones are all dropped."""
+    share = drop / 100
+    dropped = math.floor(share * n)
+    expected = []
+    for rank in range(1, dropped + 2):
+        probability = Fraction(n - dropped, n - rank + 1)
+        for larger in range(rank - 1):
+            probability *= Fraction(dropped - larger, n - larger)
+        expected.append(float(probability))
+    assert empool.StochasticMax(share).probabilities(n) == pytest.approx(expected, rel=1e-12)
+
+
+SPELLED = {
+    "max": empool.Max(),
+    "average": empool.Average(),
+    "ensemble:0.1": empool.EnsembleMax(0.1),
+    "ensemble:1": empool.EnsembleMax(1.0),
+    "ensemble:1e-05": empool.EnsembleMax(1e-5),
+    "max-dropout:0.2": empool.MaxDropout(0.2),
+    "stochastic-max:0.5": empool.StochasticMax(0.5),
+    "stochastic": empool.Stochastic(),
+    "ordinal:0.7,0.2,0.1": empool.Ordinal((0.7, 0.2, 0.1)),
+    "ordinal:1": empool.Ordinal((1.0,)),
+}
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_spelling(text: str) -> None:
+    assert str(SPELLED[text]) == text
+    assert empool.pooling(text) == SPELLED[text]
+    assert hash(empool.pooling(text)) == hash(SPELLED[text])
+    assert pickle.loads(pickle.dumps(SPELLED[text])) == SPELLED[text]
+    assert empool.pooling(f"  {text} ") == SPELLED[text]
+
+
+@given(p=st.floats(0, 1))
+def test_spelling_keeps_every_digit(p: float) -> None:
+    for pooling in (empool.EnsembleMax(p), empool.MaxDropout(p)):
+        assert empool.pooling(str(pooling)) == pooling
+
+
+@pytest.mark.parametrize("pooling", SPELLED.values(), ids=str)
+def test_poolings_are_frozen(pooling: empool.Pooling) -> None:
+    for name in [field.name for field in dataclasses.fields(pooling)] or ["p"]:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(pooling, name, 0.5)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("text", SPELLED)
+def test_layer(text: str, dims: int) -> None:
+    layer = empool.layer(SPELLED[text], dims, 3, 2, 1)
+    names = {
+        "max": "MaxPool",
+        "average": "AvgPool",
+        "ensemble": "EnsembleMaxPool",
+        "max-dropout": "MaxPoolDropout",
+        "stochastic-max": "StochasticMaxPool",
+        "stochastic": "StochasticPool",
+        "ordinal": "RankPool",
+    }
+    assert type(layer).__name__ == f"{names[text.partition(':')[0]]}{dims}d"
+    assert layer.kernel_size in (3, (3,))
+    assert layer.stride in (2, (2,))
+    assert layer.padding in (1, (1,))
+
+
+def test_a_distribution_of_ones_own() -> None:
+    class Second(empool.RankDistribution):
+        def probabilities(self, n: int) -> tuple[float, ...]:
+            return (1.0,) if n == 1 else (0.0, 1.0)
+
+    image = torch.tensor([[[1.0, 5.0, 3.0, 2.0]]])
+    for training in (True, False):
+        output = empool.functional.rank_pool1d(image, 2, distribution=Second(), training=training)
+        torch.testing.assert_close(output, torch.tensor([[[1.0, 2.0]]]), rtol=0, atol=0)
+    assert str(Second()).startswith("<")
