@@ -18,7 +18,7 @@ from tolerances import MEANS, assert_same_bits, assert_same_numbers
 KERNELS = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
 """The operators that have kernels of their own; the rest are the reference everywhere."""
 DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
-REQUIRED = [device for device in os.environ.get("EMPOOL_REQUIRE", "").split(",") if device]
+REQUIRED = [{"triton": "cuda"}.get(name, name) for name in os.environ.get("EMPOOL_REQUIRE", "").split(",") if name]
 ops = torch.ops.empool
 
 
