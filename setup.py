@@ -19,11 +19,11 @@ def _extension():
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
         return {}
-    compile_args = ["-std=c++20", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi"]
+    compile_args = ["-std=c++20", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
     link_args = []
     if sanitize := os.environ.get("EMPOOL_SANITIZE"):
         link_args = [f"-fsanitize={sanitize}"]
-        compile_args += [*link_args, "-g", "-fno-sanitize-recover=all"]
+        compile_args += [*link_args, "-O1", "-g1", "-fno-sanitize-recover=all"]
     root = Path("src/empool/csrc")
     extension = CppExtension(
         "empool._C",

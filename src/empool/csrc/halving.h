@@ -72,7 +72,8 @@ EMPOOL_INLINE bool split_row(const T* row, int64_t size, Compute<T>* even, Compu
     for (int64_t i = done; i < size; ++i) {
         const Compute<T> value = load_one(row + i);
         found |= value != value;
-        (i & 1 ? odd : even)[i / 2] = value;
+        Compute<T>* phase = i & 1 ? odd : even;
+        phase[i / 2] = value;
     }
     return found;
 }
