@@ -1,0 +1,142 @@
+"""torch.compile and torch.export: one graph, the eager results, new draws at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import empool
+from cases import METHODS, function, layer
+from tolerances import MEANS, assert_same_bits
+
+pytestmark = [
+    # Raised by PyTorch's own compiler.
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:isinstance.*LeafSpec:FutureWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class _Every(nn.Module):
+    """All the methods at once, after something with parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.pools = nn.ModuleList(layer(stem, 2)(3, 2, 1, **arguments) for stem, arguments in METHODS.items())
+
+    def forward(self, input: Tensor) -> Tensor:
+        features = self.conv(input).relu()
+        return torch.cat([pool(features) for pool in self.pools], dim=1)
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_both_phases(backend: str) -> None:
+    torch.manual_seed(1)
+    model, input = _Every(), torch.randn(2, 3, 10, 10)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    model.eval()
+    torch.testing.assert_close(compiled(input), model(input), **MEANS[torch.float32])
+    model.train()
+    first, second = compiled(input), compiled(input)
+    assert not torch.equal(first, second)
+    # Each of the methods draws anew.
+    assert all(not torch.equal(a, b) for a, b in zip(first.split(5, 1), second.split(5, 1), strict=True))
+    gradients = torch.autograd.grad(compiled(input).square().sum(), list(model.parameters()))
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_a_given_seed_draws_what_eager_draws(backend: str) -> None:
+    def call(input: Tensor, seed: Tensor) -> Tensor:
+        pooled = [function(stem, 2)(input, 3, 2, 1, seed=seed, **METHODS[stem]) for stem in METHODS]
+        return torch.cat(pooled, 1)
+
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        input = torch.randn(2, 4, 10, 10).to(memory_format=layout).requires_grad_()
+        for seed in (torch.tensor(3), torch.tensor(-4)):
+            output, expected = compiled(input, seed), call(input, seed)
+            assert_same_bits(output.detach(), expected.detach(), layout=False)
+            gradient = torch.randn_like(expected)
+            (g,), (e,) = (torch.autograd.grad(each, input, gradient) for each in (output, expected))
+            torch.testing.assert_close(g, e)
+
+
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_sizes_that_change(backend: str) -> None:
+    """One graph for every size, padding and ceil_mode included, with the eager results."""
+
+    def call(input: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        value = empool.functional.stochastic_pool2d(input, 3, 2, 1, seed=seed)
+        mean = empool.functional.max_pool_dropout2d(input, 2, 2, dilation=2, training=False)
+        drawing = (input, 3, 2, 1, 1, True)
+        if (
+            backend == "inductor"
+        ):  # Its max-pooling, which has the indices of drawn zeros, is compiled for odd sizes anew.
+            return value, mean, empool.functional.ensemble_max_pool2d(*drawing, p=0.5, seed=seed)
+        return value, mean, *empool.functional.ensemble_max_pool2d(*drawing, True, p=0.5, seed=seed)
+
+    compiled = torch.compile(call, fullgraph=True, backend=backend, dynamic=True)
+    for shape in ((2, 3, 10, 11), (3, 4, 17, 8), (5, 3, 7, 7)):
+        input, seed = torch.randn(shape), torch.tensor(shape[-1])
+        for result, expected in zip(compiled(input, seed), call(input, seed), strict=True):
+            torch.testing.assert_close(result, expected)
+
+
+def test_a_changed_p_is_noticed() -> None:
+    module = empool.EnsembleMaxPool2d(2, p=0.0)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    input = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    for p, training, expected in ((0.0, True, 4.0), (1.0, True, 3.0), (0.5, False, 3.5), (0.25, False, 3.75)):
+        module.p = p
+        module.train(training)
+        assert compiled(input).item() == expected
+
+
+def test_one_and_three_dimensions_and_no_batch() -> None:
+    def call(line: Tensor, solid: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            empool.functional.ensemble_max_pool1d(line, 3, 2, 1, p=0.5, seed=4),
+            empool.functional.stochastic_max_pool3d(solid, 2, seed=2**63 + 1),
+        )
+
+    arguments = torch.randn(4, 9), torch.randn(2, 3, 4, 6, 4)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert_same_bits(compiled(*arguments), call(*arguments))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict: bool) -> None:
+    """The testing phase as a graph of its own, for any batch and size; training exports too, and draws."""
+    model, input = _Every().eval(), torch.randn(2, 3, 10, 12)
+    batch, height = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("height", min=5, max=100)
+    shapes = {"input": {0: batch, 2: height}}
+    program = torch.export.export(model, (input,), dynamic_shapes=shapes, strict=strict)
+    for shape in ((2, 3, 10, 12), (5, 3, 21, 12)):
+        other = torch.randn(shape)
+        torch.testing.assert_close(program.module()(other), model(other), **MEANS[torch.float32])
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "empool.rank_mean.default" in names
+    training = torch.export.export(model.train(), (input,), dynamic_shapes=shapes, strict=strict).module()
+    assert not torch.equal(training(input), training(input))
+
+
+def test_save_and_load_an_exported_program(tmp_path: Any) -> None:
+    model, input = empool.EnsembleMaxPool2d(3, 2, 1).eval(), torch.randn(1, 3, 9, 9)
+    program = torch.export.export(model, (input,))
+    torch.export.save(program, tmp_path / "program.pt2")
+    loaded: Callable[[Tensor], Tensor] = torch.export.load(tmp_path / "program.pt2").module()
+    assert_same_bits(loaded(input), model(input))
