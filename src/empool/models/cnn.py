@@ -38,8 +38,8 @@ ASSUMPTIONS = (
     "Batch normalisation between convolution and ReLU stands in for local response normalisation.",
     "Width, normalisation and the training recipe were chosen by the error of max-pooling alone, trained on 45,000 of "
     "the training images with crop and mirror and tested on the other 5,000: 16 epochs without warm-up gave 20.2 % at "
-    "width 32 and 18.3 % at width 48. A full training has not been tried, so how near it comes to the deck's 15.25 % is "
-    "not known.",
+    "width 32 and 18.3 % at width 48. A full training has not been tried, so how near it comes to the deck's 15.25 % "
+    "is not known.",
     "Training images are cropped at random after padding with the mean, and mirrored where the data set allows it; "
     "the deck does not say how its images were augmented.",
 )
