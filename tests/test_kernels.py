@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import empool
-from cases import CASES, DTYPES, GEOMETRIES, Call, Case, calls
+from cases import CASES, DISTRIBUTIONS, DTYPES, GEOMETRIES, Call, Case, calls
 from empool import reference
 from tolerances import MEANS, assert_same_bits, assert_same_numbers
 
@@ -78,13 +80,47 @@ def _tuple(result: Any) -> tuple[torch.Tensor, ...]:
     return (result,) if isinstance(result, torch.Tensor) else tuple(result)
 
 
+def _distributions(case: Case, dtype: torch.dtype) -> tuple[str, ...]:
+    """Choose every second one, by turns, and fewer where only the size is new."""
+    if case not in GEOMETRIES:
+        return ("max", "ensemble", "ordinal")
+    return tuple(DISTRIBUTIONS)[(CASES.index(case) + DTYPES.index(dtype)) % 2 :: 2]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernel(case: Case, dtype: torch.dtype, device: str) -> None:
-    every = calls(case, dtype) if case in GEOMETRIES else calls(case, dtype, ("max", "ensemble", "ordinal"))
-    for call in every:
+    for call in calls(case, dtype, _distributions(case, dtype)):
         if call[0] in KERNELS:
             _check(call, device, dtype)
+
+
+def check_every_case(capability: str) -> None:
+    """Compare every case in one type, in a process that was told which instruction set to use."""
+    assert empool.kernels()["rank_draw"]["cpu"] == f"C++ ({capability})"
+    for index, case in enumerate(CASES):
+        dtype = DTYPES[index % 4]
+        for call in calls(case, dtype, _distributions(case, dtype)):
+            if call[0] in KERNELS:
+                _check(call, "cpu", dtype)
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_other_instruction_sets(capability: str) -> None:
+    """One process has one instruction set: the others need processes of their own."""
+    own = empool.kernels()["rank_draw"]["cpu"]
+    if not own.startswith("C++") or own == f"C++ ({capability})":
+        pytest.skip(f"this process has {own}")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import test_kernels; test_kernels.check_every_case({capability!r})"],
+        env={**os.environ, "EMPOOL_CPU_CAPABILITY": capability, "PYTHONPATH": os.path.dirname(__file__)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if "ValueError" in done.stderr and "EMPOOL_CPU_CAPABILITY" in done.stderr:
+        pytest.skip(f"this processor has no {capability}")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
