@@ -17,17 +17,12 @@ namespace EMPOOL_CAPABILITY {
 template <int L, class T>
 EMPOOL_INLINE void load_pairs(const T* p, Vec<Compute<T>, L>& even, Vec<Compute<T>, L>& odd) {
     using V = Vec<Compute<T>, L>;
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (std::is_same_v<T, BFloat16>) {
         const auto pairs = load_raw<Vec<uint32_t, L>>(p);
-        if constexpr (std::is_same_v<T, BFloat16>) {
-            even = bits<V>(pairs << 16);
-            odd = bits<V>(pairs & 0xffff0000u);
-        } else {
-            even = widen<L>(__builtin_convertvector(pairs & 0xffff, Vec<uint16_t, L>), T{});
-            odd = widen<L>(__builtin_convertvector(pairs >> 16, Vec<uint16_t, L>), T{});
-        }
+        even = bits<V>(pairs << 16);
+        odd = bits<V>(pairs & 0xffff0000u);
     } else {
-        const V low = load_raw<V>(p), high = load_raw<V>(p + L);
+        const V low = load<L>(p), high = load<L>(p + L);
         even = unzip<0>(low, high);
         odd = unzip<1>(low, high);
     }
@@ -36,15 +31,12 @@ EMPOOL_INLINE void load_pairs(const T* p, Vec<Compute<T>, L>& even, Vec<Compute<
 // Writes L pairs of values that T holds exactly.
 template <int L, class T>
 EMPOOL_INLINE void store_pairs(T* p, Vec<Compute<T>, L> even, Vec<Compute<T>, L> odd) {
-    using U = Vec<uint32_t, L>;
     if constexpr (std::is_same_v<T, BFloat16>) {
+        using U = Vec<uint32_t, L>;
         store_raw(p, (bits<U>(even) >> 16) | (bits<U>(odd) & 0xffff0000u));
-    } else if constexpr (std::is_same_v<T, Float16>) {
-        store_raw(p, __builtin_convertvector(narrow<L>(even, T{}), U) |
-                         (__builtin_convertvector(narrow<L>(odd, T{}), U) << 16));
     } else {
-        store_raw(p, zip<0>(even, odd));
-        store_raw(p + L, zip<1>(even, odd));
+        store_exact<L>(p, zip<0>(even, odd));
+        store_exact<L>(p + L, zip<1>(even, odd));
     }
 }
 

@@ -151,6 +151,7 @@ EMPOOL_INLINE Vec<uint16_t, L> narrow(Vec<float, L> f, BFloat16) {
 template <int L>
 EMPOOL_INLINE Vec<float, L> widen(Vec<uint16_t, L> h, Float16) {
 #if defined(__x86_64__) && EMPOOL_LANES >= 8
+    if constexpr (L == 4) return bits<Vec<float, 4>>(_mm_cvtph_ps(_mm_cvtsi64_si128(bits<int64_t>(h))));
     if constexpr (L == 8) return bits<Vec<float, 8>>(_mm256_cvtph_ps(bits<__m128i>(h)));
 #if EMPOOL_LANES >= 16
     if constexpr (L == 16) return bits<Vec<float, 16>>(_mm512_cvtph_ps(bits<__m256i>(h)));
@@ -173,6 +174,7 @@ template <int L>
 EMPOOL_INLINE Vec<uint16_t, L> narrow(Vec<float, L> f, Float16) {
 #if defined(__x86_64__) && EMPOOL_LANES >= 8
     constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    if constexpr (L == 4) return bits<Vec<uint16_t, 4>>(_mm_cvtsi128_si64(_mm_cvtps_ph(bits<__m128>(f), nearest)));
     if constexpr (L == 8) return bits<Vec<uint16_t, 8>>(_mm256_cvtps_ph(bits<__m256>(f), nearest));
 #if EMPOOL_LANES >= 16
     if constexpr (L == 16) return bits<Vec<uint16_t, 16>>(_mm512_cvtps_ph(bits<__m512>(f), nearest));
@@ -218,10 +220,14 @@ EMPOOL_INLINE void store_exact(T* p, Vec<Compute<T>, L> v) {
     }
 }
 
-// Rounds to T and back.
+// Rounds to T and back. bfloat16 needs no care for NaN here: in a sum of such values the low half of a NaN is 0, and
+// rounding leaves it alone.
 template <class T, int L>
 EMPOOL_INLINE Vec<Compute<T>, L> round_to(Vec<Compute<T>, L> v) {
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (std::is_same_v<T, BFloat16>) {
+        const auto x = bits<Vec<uint32_t, L>>(v);
+        return bits<Vec<float, L>>((x + 0x7fff + ((x >> 16) & 1)) & 0xffff0000u);
+    } else if constexpr (sizeof(T) == 2) {
         return widen<L>(narrow<L>(v, T{}), T{});
     } else {
         return v;
