@@ -49,7 +49,7 @@ EACH_TYPE = [
 @pytest.mark.parametrize(("case", "dtype"), EACH_TYPE, ids=str)
 def test_case(case: Case, dtype: torch.dtype, training: bool) -> None:
     expected = _forward_and_backward(MAX_POOL[case.dims], case, dtype)
-    stems = PLAIN if case in GEOMETRIES and case.dims == 2 else ["ensemble_max_pool"]
+    stems = PLAIN if case in GEOMETRIES and case.dims == 2 and dtype == torch.float32 else ["ensemble_max_pool"]
     for stem in stems:
         call = functools.partial(function(stem, case.dims), training=training, **PLAIN[stem])
         result = _forward_and_backward(call, case, dtype)
@@ -102,24 +102,25 @@ OPS = {int(op.name[-2]): op for op in op_db if op.name.startswith("nn.functional
 assert sorted(OPS) == [1, 2, 3]
 
 
-@phases
-@pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dims", OPS)
-def test_pytorch_samples(dims: int, dtype: torch.dtype, requires_grad: bool, training: bool) -> None:
-    call = functools.partial(function("ensemble_max_pool", dims), p=0.0, training=training)
-    samples = list(OPS[dims].reference_inputs("cpu", dtype, requires_grad=requires_grad))
-    # There are some hundred, the same for each of these 16 tests: they share them out.
-    mine = samples[DTYPES.index(dtype) + 4 * requires_grad + 8 * training :: 16]
-    assert mine
-    for sample in mine:
-        result, expected = (each(sample.input, *sample.args, **sample.kwargs) for each in (call, OPS[dims].op))
-        assert type(result) is type(expected)
-        assert_same_bits(result, expected, str(sample.kwargs), layout=False)
-        if requires_grad:
-            gradient = torch.randn_like(_first(expected))
-            (g,), (e,) = (torch.autograd.grad(_first(each), sample.input, gradient) for each in (result, expected))
-            assert_same_bits(g, e, str(sample.kwargs), layout=False)
+def test_pytorch_samples(dims: int, dtype: torch.dtype) -> None:
+    """There are some hundred, the same for every type, so the types share them out; every other one has no gradient."""
+    samples = list(OPS[dims].reference_inputs("cpu", dtype, requires_grad=True))[DTYPES.index(dtype) :: 4]
+    assert len(samples) > 100
+    for index, sample in enumerate(samples):
+        input = sample.input if index % 2 else sample.input.detach()
+        expected = OPS[dims].op(input, *sample.args, **sample.kwargs)
+        for training in (True, False):
+            result = function("ensemble_max_pool", dims)(input, *sample.args, **sample.kwargs, p=0.0, training=training)
+            assert type(result) is type(expected)
+            assert_same_bits(result, expected, str(sample.kwargs), layout=False)
+            if input.requires_grad:
+                gradient = torch.randn_like(_first(expected))
+                (g,), (e,) = (
+                    torch.autograd.grad(_first(each), input, gradient, retain_graph=True) for each in (result, expected)
+                )
+                assert_same_bits(g, e, str(sample.kwargs), layout=False)
 
 
 def _first(result: Any) -> Tensor:

@@ -83,7 +83,7 @@ def _tuple(result: Any) -> tuple[torch.Tensor, ...]:
 def _distributions(case: Case, dtype: torch.dtype) -> tuple[str, ...]:
     """Choose every second one, by turns, and fewer where only the size is new."""
     if case not in GEOMETRIES:
-        return ("max", "ensemble", "ordinal")
+        return ("ensemble", "ordinal")
     return tuple(DISTRIBUTIONS)[(CASES.index(case) + DTYPES.index(dtype)) % 2 :: 2]
 
 
