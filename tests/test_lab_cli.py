@@ -152,7 +152,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
         (["--data", "imagenet"], 'no data set "imagenet": expected one of digits, cifar10, '),
         (["--augment", "blur"], 'augment: expected none, crop:P, mirror or crop:P,mirror, got "blur"'),
         (["--recipe", "colour=red"], "recipe: expected FIELD=VALUE with one of epochs, "),
-        (["--recipe", "width=wide"], 'recipe: expected width=64 or the like, got "width=wide"'),
+        (["--recipe", "width=wide"], 'recipe: expected width=48 or the like, got "width=wide"'),
         (
             ["--model", "dfn_mr:8", "--recipe", "pool_projections=no"],
             'recipe: expected pool_projections=True or the like, got "pool_projections=no"',
