@@ -18,3 +18,9 @@ hypothesis.settings.load_profile(os.environ.get("EMPOOL_HYPOTHESIS", "fixed"))
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _global_flags_can_be_set() -> None:
+    """Undo what importing PyTorch's own test cases does: it forbids the flags that Lightning sets."""
+    torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True

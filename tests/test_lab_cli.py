@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -120,7 +121,9 @@ def test_show_draws_to_the_terminal_or_a_file(tmp_path, capsys):
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
     command = [sys.executable, "-m", "empool.lab.cli", "compare", "--data", str(images), *SMALL]
     command += ["--poolings", "max,average", "--seeds", "40", "--recipe", "epochs=5", "--out", "study"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A shell's background job, as these tests may be, ignores SIGINT, and so would its child.
+    obeys = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=obeys)
     lines = []
     for line in process.stderr:
         lines.append(line)
