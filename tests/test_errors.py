@@ -67,24 +67,28 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         _pool("stochastic_max_pool2d", drop=1),
         ValueError,
-        "stochastic_max_pool2d: expected drop in [0, 1), got 1: an activation must be left",
+        "stochastic_max_pool2d: expected drop in [0, 1), got 1.0: an activation must be left",
     ),
     (
         _pool("stochastic_max_pool3d", drop=-1),
         ValueError,
-        "stochastic_max_pool3d: expected drop in [0, 1], got -1",
+        "stochastic_max_pool3d: expected drop in [0, 1), got -1: an activation must be left",
     ),
     (
         functools.partial(empool.StochasticMaxPool2d, 2, drop=1.0),
         ValueError,
-        "StochasticMaxPool2d: expected drop in [0, 1), got 1: an activation must be left",
+        "StochasticMaxPool2d: expected drop in [0, 1), got 1.0: an activation must be left",
     ),
     (
         functools.partial(empool.StochasticMax, 1.0),
         ValueError,
-        "StochasticMax: expected drop in [0, 1), got 1: an activation must be left",
+        "StochasticMax: expected drop in [0, 1), got 1.0: an activation must be left",
     ),
-    (functools.partial(empool.StochasticMax, 2), ValueError, "StochasticMax: expected drop in [0, 1], got 2"),
+    (
+        functools.partial(empool.StochasticMax, 2),
+        ValueError,
+        "StochasticMax: expected drop in [0, 1), got 2: an activation must be left",
+    ),
     # Weights.
     (
         functools.partial(empool.Ordinal, (0.5, 0.2)),

@@ -6,16 +6,16 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
-from empool import reference
+from empool import _ops, reference
 from empool._window import Geometry
-from empool.distributions import RankDistribution, probability
+from empool.distributions import RankDistribution
 
 Size = int | Sequence[int]
 Seed = int | Tensor | None
@@ -23,6 +23,14 @@ Arguments = tuple[Size, Size | None, Size, Size, bool]
 """A geometry as the user gave it: kernel_size, stride, padding, dilation, ceil_mode."""
 
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+class _Plan(NamedTuple):
+    """What a call comes to: the windows, and an operator's arguments after its tensors."""
+
+    geometry: Geometry
+    arguments: tuple[Any, ...]
+    draws: bool
 
 
 def pool(
@@ -40,34 +48,33 @@ def pool(
         _MAX_POOL[dims](input, *arguments, return_indices=return_indices)  # Raises PyTorch's own error.
     if not input.is_floating_point():
         return _pool_integers(function, dims, input, arguments, return_indices, distribution)
-    geometry = _geometry(function, dims, input, arguments, return_indices)
+    plan = _plan(function, dims, input, arguments, return_indices, distribution, training)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
-    if not training:
-        output = _mean(batched, geometry, distribution)
-        indices = _max_indices(batched, geometry) if return_indices else None
+    if training:
+        output, drawn = _draw(function, batched, plan, distribution, seed)
+        indices = _drawn_indices(drawn, batched, plan.geometry) if return_indices else None
     else:
-        output, drawn = _draw(function, batched, geometry, distribution, seed)
-        indices = _drawn_indices(drawn, batched, geometry) if return_indices else None
+        output = _mean(batched, plan, distribution)
+        indices = _max_indices(batched, plan.geometry) if return_indices else None
     if batched is not input:
         output, indices = output.squeeze(0), None if indices is None else indices.squeeze(0)
     return output if indices is None else (output, indices)
 
 
 def _draw(
-    function: str, input: Tensor, geometry: Geometry, distribution: RankDistribution | None, seed: Seed
+    function: str, input: Tensor, plan: _Plan, distribution: RankDistribution | None, seed: Seed
 ) -> tuple[Tensor, Tensor]:
-    if distribution is None:
-        return torch.ops.empool.value_draw(input, _seed(function, input, seed), *geometry)
-    counts, thresholds = _remembered(_thresholds, distribution, geometry)
     # The plain maximum needs no random numbers, so it takes none from the generator.
-    key = _seed(function, input, seed) if thresholds else input.new_empty((), dtype=torch.int64)
-    return torch.ops.empool.rank_draw(input, key, counts, thresholds, *geometry)
+    key = _seed(function, input, seed) if plan.draws else input.new_empty((), dtype=torch.int64)
+    output, drawn = _ops.call("value_draw" if distribution is None else "rank_draw", input, key, *plan.arguments)
+    return output, drawn
 
 
-def _mean(input: Tensor, geometry: Geometry, distribution: RankDistribution | None) -> Tensor:
+def _mean(input: Tensor, plan: _Plan, distribution: RankDistribution | None) -> Tensor:
     if distribution is None:
-        return reference.value_mean(input, *geometry)
-    return torch.ops.empool.rank_mean(input, *_remembered(_weights, distribution, geometry), *geometry)
+        return reference.value_mean(input, *plan.geometry)
+    output: Tensor = _ops.call("rank_mean", input, *plan.arguments)
+    return output
 
 
 def _pool_integers(
@@ -84,17 +91,59 @@ def _pool_integers(
     return _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
 
 
-def _geometry(function: str, dims: int, input: Tensor, arguments: Arguments, return_indices: bool) -> Geometry:
-    """Normalise the geometry; one that PyTorch refuses raises PyTorch's own error."""
-    if input.dim() in (dims + 1, dims + 2):
-        geometry = _remembered(_sound_geometry, dims, input.shape[-dims - 1 :], *arguments)
-        if geometry is not None:
-            return geometry
+def _plan(
+    function: str,
+    dims: int,
+    input: Tensor,
+    arguments: Arguments,
+    return_indices: bool,
+    distribution: RankDistribution | None,
+    training: bool,
+) -> _Plan:
+    """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error."""
+    sizes = input.shape
+    if len(sizes) in (dims + 1, dims + 2):
+        plan = _sound_plan(distribution, training, dims, sizes[-dims - 1 :], *arguments)
+        if plan is not None:
+            return plan
     _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
     geometry = _normalised(dims, *arguments)
     if geometry is None:
         raise TypeError(f"{function}: expected whole numbers for the geometry, got {arguments}")
-    return geometry
+    return _planned(distribution, training, geometry)
+
+
+def _sound_plan(distribution: RankDistribution | None, *args: Any) -> _Plan | None:
+    """Make the plan, or take it from an earlier call: the checks cost more than a small pooling.
+
+    A tracer makes it anew, so that its guards see the arguments; so does an argument that has no value to be compared
+    by (a list, or a distribution that is compared by identity and may have changed).
+    """
+    by_identity = distribution is not None and not dataclasses.is_dataclass(distribution)
+    if not (by_identity or torch.compiler.is_compiling()):
+        try:
+            return _remembered_plan(distribution, *args)
+        except TypeError:
+            pass
+    return _new_plan(distribution, *args)
+
+
+def _new_plan(
+    distribution: RankDistribution | None, training: bool, dims: int, sizes: Sequence[int], *arguments: Any
+) -> _Plan | None:
+    geometry = _sound_geometry(dims, sizes, *arguments)
+    return None if geometry is None else _planned(distribution, training, geometry)
+
+
+_remembered_plan = functools.lru_cache(maxsize=1024, typed=True)(_new_plan)
+
+
+def _planned(distribution: RankDistribution | None, training: bool, geometry: Geometry) -> _Plan:
+    if distribution is None:
+        return _Plan(geometry, tuple(geometry), draws=True)
+    counts = geometry.possible_counts()
+    table = distribution.threshold_table(counts) if training else distribution.weight_table(counts)
+    return _Plan(geometry, (counts, table, *geometry), draws=len(table) > 0)
 
 
 def _sound_geometry(dims: int, sizes: Sequence[int], *arguments: Any) -> Geometry | None:
@@ -133,37 +182,6 @@ def _normalised(
     return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], bool(ceil_mode))
 
 
-def _thresholds(distribution: RankDistribution, geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    counts = geometry.possible_counts()
-    return counts, distribution.threshold_table(counts)
-
-
-def _weights(distribution: RankDistribution, geometry: Geometry) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    counts = geometry.possible_counts()
-    return counts, distribution.weight_table(counts)
-
-
-_cached = {
-    function: functools.lru_cache(maxsize=1024, typed=True)(function)
-    for function in (_sound_geometry, _thresholds, _weights)
-}
-
-
-def _remembered(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a pure function, or take its result from an earlier call: the checks cost more than a small pooling.
-
-    A tracer looks at the function itself, so that its guards see the arguments; so does an argument that has no value
-    to be compared by (a list, or a distribution that is compared by identity and may have changed).
-    """
-    by_identity = any(isinstance(arg, RankDistribution) and not dataclasses.is_dataclass(arg) for arg in args)
-    if by_identity or torch.compiler.is_compiling():
-        return function(*args)
-    try:
-        return _cached[function](*args)
-    except TypeError:
-        return function(*args)
-
-
 def _seed(function: str, input: Tensor, seed: Seed) -> Tensor:
     """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
     if seed is None:
@@ -183,12 +201,27 @@ def _seed(function: str, input: Tensor, seed: Seed) -> Tensor:
     return torch.full((), signed, dtype=torch.int64, device=input.device)
 
 
-def drop_argument(function: str, drop: float) -> float:
-    """Return the share to drop, or say under the function's name what is wrong with it."""
-    drop = probability(function, "drop", drop)
-    if drop == 1:
-        raise ValueError(f"{function}: expected drop in [0, 1), got 1: an activation must be left")
-    return drop
+def distribution_of(kind: Callable[[float], Any], check: Callable[..., float], *argument: Any) -> Any:
+    """Make a distribution of a checked argument, or take it from an earlier call.
+
+    Args:
+        kind: the distribution.
+        check: `probability` or `share`.
+        argument: whose it is, its name and its value.
+    """
+    if not torch.compiler.is_compiling():
+        try:
+            return _remembered_distribution(kind, check, *argument)
+        except TypeError:  # No number, which the check says better than a dictionary.
+            pass
+    return kind(check(*argument))
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _remembered_distribution(
+    kind: Callable[[float], RankDistribution], check: Callable[..., float], *argument: Any
+) -> Any:
+    return kind(check(*argument))
 
 
 def distribution_argument(function: str, distribution: RankDistribution) -> RankDistribution:

@@ -21,6 +21,15 @@ def probability(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def share(owner: str, name: str, value: Any) -> float:
+    """Return the value as a float, or say that it is no share that leaves something."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: expected {name} to be a number in [0, 1), got {type(value).__name__}")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{owner}: expected {name} in [0, 1), got {value}: an activation must be left")
+    return float(value)
+
+
 class Pooling:
     """Which pooling, apart from its geometry; `str` spells it and `empool.pooling` reads the spelling."""
 
@@ -152,10 +161,7 @@ class StochasticMax(RankDistribution):
     drop: float
 
     def __post_init__(self) -> None:
-        drop = probability("StochasticMax", "drop", self.drop)
-        if drop == 1:
-            raise ValueError("StochasticMax: expected drop in [0, 1), got 1: an activation must be left")
-        object.__setattr__(self, "drop", drop)
+        object.__setattr__(self, "drop", share("StochasticMax", "drop", self.drop))
 
     def probabilities(self, n: int) -> tuple[float, ...]:
         kept = n - math.floor(self.drop * n)

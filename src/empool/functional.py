@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from empool._call import Seed, Size, distribution_argument, drop_argument, pool
-from empool.distributions import EnsembleMax, MaxDropout, RankDistribution, StochasticMax, probability
+from empool._call import Seed, Size, distribution_argument, distribution_of, pool
+from empool.distributions import EnsembleMax, MaxDropout, RankDistribution, StochasticMax, probability, share
 
 __all__ = [
     "ensemble_max_pool1d",
@@ -71,7 +71,7 @@ def ensemble_max_pool2d(
         input,
         geometry,
         return_indices,
-        EnsembleMax(probability("ensemble_max_pool2d", "p", p)),
+        distribution_of(EnsembleMax, probability, "ensemble_max_pool2d", "p", p),
         training,
         seed,
     )
@@ -98,7 +98,7 @@ def ensemble_max_pool1d(
         input,
         geometry,
         return_indices,
-        EnsembleMax(probability("ensemble_max_pool1d", "p", p)),
+        distribution_of(EnsembleMax, probability, "ensemble_max_pool1d", "p", p),
         training,
         seed,
     )
@@ -125,7 +125,7 @@ def ensemble_max_pool3d(
         input,
         geometry,
         return_indices,
-        EnsembleMax(probability("ensemble_max_pool3d", "p", p)),
+        distribution_of(EnsembleMax, probability, "ensemble_max_pool3d", "p", p),
         training,
         seed,
     )
@@ -174,7 +174,7 @@ def max_pool_dropout2d(
         input,
         geometry,
         return_indices,
-        MaxDropout(probability("max_pool_dropout2d", "p", p)),
+        distribution_of(MaxDropout, probability, "max_pool_dropout2d", "p", p),
         training,
         seed,
     )
@@ -201,7 +201,7 @@ def max_pool_dropout1d(
         input,
         geometry,
         return_indices,
-        MaxDropout(probability("max_pool_dropout1d", "p", p)),
+        distribution_of(MaxDropout, probability, "max_pool_dropout1d", "p", p),
         training,
         seed,
     )
@@ -228,7 +228,7 @@ def max_pool_dropout3d(
         input,
         geometry,
         return_indices,
-        MaxDropout(probability("max_pool_dropout3d", "p", p)),
+        distribution_of(MaxDropout, probability, "max_pool_dropout3d", "p", p),
         training,
         seed,
     )
@@ -277,7 +277,7 @@ def stochastic_max_pool2d(
         input,
         geometry,
         return_indices,
-        StochasticMax(drop_argument("stochastic_max_pool2d", drop)),
+        distribution_of(StochasticMax, share, "stochastic_max_pool2d", "drop", drop),
         training,
         seed,
     )
@@ -304,7 +304,7 @@ def stochastic_max_pool1d(
         input,
         geometry,
         return_indices,
-        StochasticMax(drop_argument("stochastic_max_pool1d", drop)),
+        distribution_of(StochasticMax, share, "stochastic_max_pool1d", "drop", drop),
         training,
         seed,
     )
@@ -331,7 +331,7 @@ def stochastic_max_pool3d(
         input,
         geometry,
         return_indices,
-        StochasticMax(drop_argument("stochastic_max_pool3d", drop)),
+        distribution_of(StochasticMax, share, "stochastic_max_pool3d", "drop", drop),
         training,
         seed,
     )

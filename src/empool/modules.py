@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.modules.pooling import _MaxPoolNd
 
 from empool import functional
-from empool._call import Size, distribution_argument, drop_argument
-from empool.distributions import RankDistribution, probability
+from empool._call import Size, distribution_argument
+from empool.distributions import RankDistribution, probability, share
 
 
 class _Pool(_MaxPoolNd):
@@ -153,7 +153,7 @@ class _StochasticMaxPool(_Pool):
         drop: float = 0.5,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
-        self.drop = drop_argument(type(self).__name__, drop)
+        self.drop = share(type(self).__name__, "drop", drop)
 
 
 class StochasticMaxPool1d(_StochasticMaxPool):
