@@ -67,7 +67,7 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         _pool("stochastic_max_pool2d", drop=1),
         ValueError,
-        "stochastic_max_pool2d: expected drop in [0, 1), got 1.0: an activation must be left",
+        "stochastic_max_pool2d: expected drop in [0, 1), got 1: an activation must be left",
     ),
     (
         _pool("stochastic_max_pool3d", drop=-1),
