@@ -8,6 +8,7 @@
 
 #include "halving_scatter.h"
 #include "halving_scatter_channels.h"
+#include "narrow_scatter.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -125,6 +126,7 @@ template <class T>
 Units drawn_scatter_units(const DrawnScatter& a) {
     const Geometry& g = a.geometry;
     if (halving_side(g) && in_place(g, lanes<T>)) return block_units(g);
+    if (narrow_scatters<T>(g)) return plane_units(g);
     if (halving_side(g) && !g.channels_last) {
         const Strips strips = halving_scatter_strips(g);
         return {g.planes() * strips.count, 2 * strips.strip * g.axis[2].in};
@@ -182,6 +184,7 @@ void drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
     if (side && in_place(g, lanes<T>)) {
         return side == 2 ? scatter_blocks<T, 2>(a, begin, end) : scatter_blocks<T, 3>(a, begin, end);
     }
+    if (narrow_scatters<T>(g)) return narrow_drawn_scatter<T>(a, begin, end);
     if (side && !g.channels_last) return halving_drawn_scatter<T>(a, begin, end);
     a.wide ? drawn_scatter_as<T, int32_t>(a, begin, end) : drawn_scatter_as<T, uint8_t>(a, begin, end);
 }

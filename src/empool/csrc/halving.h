@@ -164,6 +164,15 @@ class SplitRows {
     bool* nan_;
 };
 
+// Adds what windows give to a position, from +0 on, rounding to the dtype after every addition.
+template <class T, class... Given>
+EMPOOL_INLINE Vec<Compute<T>, lanes<T>> rounded_sum(Given... given) {
+    Vec<Compute<T>, lanes<T>> sum{};
+    int terms = 0;
+    ((sum += given, sum = terms++ ? round_to<T, lanes<T>>(sum) : sum), ...);
+    return sum;
+}
+
 // Stores at `p`, but nothing at or past `end`.
 template <int L, class T>
 EMPOOL_INLINE void store_until(T* p, Vec<Compute<T>, L> v, const T* end) {

@@ -137,6 +137,12 @@ EMPOOL_NOINLINE void draw_one(const Geometry& g, const T* plane, int64_t oh, int
     *drawn = static_cast<uint8_t>(drop ? second_code : best_code);
 }
 
+template <class C, int L>
+struct Drawn {
+    Vec<C, L> value;
+    Vec<Int<C>, L> code;
+};
+
 template <class C, int L, int side>
 struct TwoLargest {
     using V = Vec<C, L>;
@@ -177,6 +183,15 @@ struct TwoLargest {
                 first = passes_first ? v : first;
             });
         }
+    }
+
+    // The second where the number is greater than the limit.
+    template <bool draws>
+    EMPOOL_INLINE Drawn<C, L> drawn(const uint32_t* u, const uint32_t* limit) const {
+        if constexpr (!draws) return {first, first_code};
+        using U = Vec<uint32_t, L>;
+        const O drop = __builtin_convertvector(load_raw<U>(u) > load_raw<U>(limit), O);
+        return {drop ? second : first, drop ? second_code : first_code};
     }
 };
 
@@ -228,14 +243,7 @@ void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
                     return load_raw<V>(kw == 1 ? phase1[kh] + ow : phase0[kh] + ow + kw / 2);
                 };
                 const TwoLargest<C, L, side> two(tap);
-                V value = two.first;
-                O code = two.first_code;
-                if constexpr (draws) {
-                    using U = Vec<uint32_t, L>;
-                    const O drop = __builtin_convertvector(load_raw<U>(u + ow) > load_raw<U>(limit + ow), O);
-                    value = drop ? two.second : value;
-                    code = drop ? two.second_code : code;
-                }
+                const auto [value, code] = two.template drawn<draws>(u + ow, limit + ow);
                 special |= (value == -static_cast<C>(__builtin_inf())) &
                            (lane < static_cast<Int<C>>(OW - ow < L ? OW - ow : L));
                 store_until<L>(out + at + ow, value, out_end);

@@ -16,6 +16,26 @@ EMPOOL_INLINE Strips halving_scatter_strips(const Geometry& g) {
     return Strips(g.axis[1].in, 4096 / (g.axis[2].in > 0 ? g.axis[2].in : 1) / 2 * 2 + 2);
 }
 
+// Copies a row of gradients and offsets in the types that lanes compute in. The last vector overlaps the one before;
+// short rows take shorter vectors.
+template <class T, int l>
+EMPOOL_INLINE void lay_out_drawn(const T* grad, const uint8_t* drawn, int64_t OW, Compute<T>* to_grad,
+                                 Int<Compute<T>>* to_code) {
+    if (OW >= l) {
+        for_lanes<l>(OW, [&](int64_t ow) EMPOOL_LAMBDA {
+            store_raw(to_grad + ow, load<l>(grad + ow));
+            store_raw(to_code + ow, convert<Int<Compute<T>>, uint8_t, l>(load_raw<Vec<uint8_t, l>>(drawn + ow)));
+        });
+    } else if constexpr (l > 4) {
+        lay_out_drawn<T, l / 2>(grad, drawn, OW, to_grad, to_code);
+    } else {
+        for (int64_t ow = 0; ow < OW; ++ow) {
+            to_grad[ow] = load_one(grad + ow);
+            to_code[ow] = drawn[ow];
+        }
+    }
+}
+
 // The gradients and offsets of the output rows that a strip of the input's rows reads, all laid out before the first is
 // used.
 template <class T>
@@ -42,7 +62,7 @@ class DrawnRows {
         H_.outputs(last - 1, unused, end);
         for (int64_t oh = first_; oh < end; ++oh) {
             const int64_t to = (oh - first_) * length_ + 1;
-            copy<L>(grad + oh * OW_, drawn + oh * OW_, grad_ + to, code_ + to);
+            lay_out_drawn<T, L>(grad + oh * OW_, drawn + oh * OW_, OW_, grad_ + to, code_ + to);
         }
     }
 
@@ -52,24 +72,6 @@ class DrawnRows {
     }
 
   private:
-    // The last vector overlaps the one before; short rows take shorter vectors.
-    template <int l>
-    EMPOOL_INLINE void copy(const T* grad, const uint8_t* drawn, C* to_grad, O* to_code) const {
-        if (OW_ >= l) {
-            for_lanes<l>(OW_, [&](int64_t ow) EMPOOL_LAMBDA {
-                store_raw(to_grad + ow, load<l>(grad + ow));
-                store_raw(to_code + ow, convert<O, uint8_t, l>(load_raw<Vec<uint8_t, l>>(drawn + ow)));
-            });
-        } else if constexpr (l > 4) {
-            copy<l / 2>(grad, drawn, to_grad, to_code);
-        } else {
-            for (int64_t ow = 0; ow < OW_; ++ow) {
-                to_grad[ow] = load_one(grad + ow);
-                to_code[ow] = drawn[ow];
-            }
-        }
-    }
-
     const Axis& H_;
     int64_t OW_, length_, first_ = 0;
     C* grad_;

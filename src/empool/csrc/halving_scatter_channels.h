@@ -36,10 +36,7 @@ struct DrawnLanes {
 
 template <class T, class... Given>
 EMPOOL_INLINE void store_sum(T* to, Given... given) {
-    Vec<Compute<T>, lanes<T>> sum{};
-    int terms = 0;
-    ((sum += given, sum = terms++ ? round_to<T, lanes<T>>(sum) : sum), ...);
-    store_exact<lanes<T>>(to, sum);
+    store_exact<lanes<T>>(to, rounded_sum<T>(given...));
 }
 
 template <class T, int side>

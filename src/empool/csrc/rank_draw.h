@@ -11,7 +11,7 @@
 #pragma once
 
 #include "arguments.h"
-#include "halving_draw.h"
+#include "narrow_draw.h"
 #include "windows.h"
 
 namespace empool {
@@ -215,6 +215,7 @@ EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const Thresholds& thresh
 
 template <class T>
 Units rank_draw_units(const RankDraw& a) {
+    if (narrow_draws<T>(a)) return plane_units(a.geometry);
     return halving_draws(a) ? halving_units(a.geometry) : lane_units<T>(a.geometry);
 }
 
@@ -233,6 +234,7 @@ void rank_draw_as(const RankDraw& a, int64_t begin, int64_t end) {
 
 template <class T>
 void rank_draw(const RankDraw& a, int64_t begin, int64_t end) {
+    if (narrow_draws<T>(a)) return narrow_rank_draw<T>(a, begin, end);
     if (halving_draws(a)) return halving_rank_draw<T>(a, begin, end);
     a.wide ? rank_draw_as<T, int32_t>(a, begin, end) : rank_draw_as<T, uint8_t>(a, begin, end);
 }
