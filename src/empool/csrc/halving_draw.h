@@ -9,6 +9,7 @@
 
 #include "halving.h"
 #include "philox.h"
+#include "two_largest.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -137,63 +138,15 @@ EMPOOL_NOINLINE void draw_one(const Geometry& g, const T* plane, int64_t oh, int
     *drawn = static_cast<uint8_t>(drop ? second_code : best_code);
 }
 
-template <class C, int L>
-struct Drawn {
-    Vec<C, L> value;
-    Vec<Int<C>, L> code;
-};
-
-template <class C, int L, int side>
-struct TwoLargest {
-    using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
-    V first, second;
-    O first_code, second_code;
-
-    template <class Tap>
-    EMPOOL_INLINE explicit TwoLargest(const Tap& tap) {
-        if constexpr (side == 2) {
-            const V v0 = tap(0, 0), v1 = tap(0, 1), v2 = tap(1, 0), v3 = tap(1, 1);
-            const O g01 = v1 > v0, g23 = v3 > v2;
-            const V low0 = g01 ? v0 : v1, low1 = g23 ? v2 : v3;
-            const V high0 = g01 ? v1 : v0, high1 = g23 ? v3 : v2;
-            // A comparison is -1 where it holds: the codes of a pair are 0 and 1, or 2 and 3.
-            const O high0_code = -g01, low0_code = 1 + g01, high1_code = 2 - g23, low1_code = 3 + g23;
-            const O g = high1 > high0;
-            const V other = g ? high0 : high1, rest = g ? low1 : low0;
-            const O other_code = g ? high0_code : high1_code, rest_code = g ? low1_code : low0_code;
-            const O rest_wins = g ? rest > other : ~(other > rest);
-            first = g ? high1 : high0;
-            first_code = g ? high1_code : high0_code;
-            second = rest_wins ? rest : other;
-            second_code = rest_wins ? rest_code : other_code;
-        } else {
-            const V v0 = tap(0, 0), v1 = tap(0, 1);
-            const O g = v1 > v0;
-            first = g ? v1 : v0;
-            second = g ? v0 : v1;
-            first_code = -g;
-            second_code = 1 + g;
-            repeat<side * side, 2>(0, [&](int k) EMPOOL_LAMBDA {
-                const V v = tap(k / side, k % side);
-                const O code = fill<O>(k), passes_first = v > first, passes_second = v > second;
-                second_code = passes_first ? first_code : (passes_second ? code : second_code);
-                second = passes_first ? first : (passes_second ? v : second);
-                first_code = passes_first ? code : first_code;
-                first = passes_first ? v : first;
-            });
-        }
-    }
-
-    // The second where the number is greater than the limit.
-    template <bool draws>
-    EMPOOL_INLINE Drawn<C, L> drawn(const uint32_t* u, const uint32_t* limit) const {
-        if constexpr (!draws) return {first, first_code};
-        using U = Vec<uint32_t, L>;
-        const O drop = __builtin_convertvector(load_raw<U>(u) > load_raw<U>(limit), O);
-        return {drop ? second : first, drop ? second_code : first_code};
-    }
-};
+// The draws of L outputs; the second largest where the number passes the limit.
+template <class C, int L, int side, bool draws, class Tap>
+EMPOOL_INLINE Drawn<C, L, uint8_t> halving_draw_lanes(const Tap& tap, const uint32_t* u, const uint32_t* limit) {
+    Mask<C, L> drop{};
+    if constexpr (draws) drop = passes<C, L>(load_raw<Vec<uint32_t, L>>(u), load_raw<Vec<uint32_t, L>>(limit));
+    return draw_lanes<C, L, uint8_t, side * side, draws, false>(
+        side * side, [&](int k) EMPOOL_LAMBDA { return tap(k / side, k % side); },
+        [](int k) EMPOOL_LAMBDA { return k; }, drop);
+}
 
 template <class T, int side, bool draws>
 void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
@@ -242,12 +195,11 @@ void halving_draw(const RankDraw& a, int64_t begin, int64_t end) {
                 const auto tap = [&](int kh, int kw) EMPOOL_LAMBDA {
                     return load_raw<V>(kw == 1 ? phase1[kh] + ow : phase0[kh] + ow + kw / 2);
                 };
-                const TwoLargest<C, L, side> two(tap);
-                const auto [value, code] = two.template drawn<draws>(u + ow, limit + ow);
+                const auto [value, code, unused] = halving_draw_lanes<C, L, side, draws>(tap, u + ow, limit + ow);
                 special |= (value == -static_cast<C>(__builtin_inf())) &
                            (lane < static_cast<Int<C>>(OW - ow < L ? OW - ow : L));
                 store_until<L>(out + at + ow, value, out_end);
-                const auto bytes = convert<uint8_t, Int<C>, L>(code);
+                const auto bytes = convert<uint8_t, std::remove_cvref_t<decltype(code[0])>, L>(code);
                 if (drawn + at + ow + L <= drawn_end) {
                     store_raw(drawn + at + ow, bytes);
                 } else {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "halving.h"
+#include "two_largest.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -24,38 +25,37 @@ struct DrawnAt {
 // A window's gradient and offsets in the lanes at hand.
 template <class T>
 struct DrawnLanes {
-    Vec<Compute<T>, lanes<T>> grad;
-    Vec<Int<Compute<T>>, lanes<T>> code;
+    using V = Vec<Compute<T>, lanes<T>>;
+    V grad;
+    Codes<Compute<T>, lanes<T>, uint8_t> code;
 
     EMPOOL_INLINE DrawnLanes(const DrawnAt<T>& at, int64_t c)
-        : grad(load<lanes<T>>(at.grad + c)),
-          code(convert<Int<Compute<T>>, uint8_t, lanes<T>>(load_raw<Vec<uint8_t, lanes<T>>>(at.drawn + c))) {}
+        : grad(load<lanes<T>>(at.grad + c)), code(load_codes<decltype(code), lanes<T>>(at.drawn + c)) {}
 
-    EMPOOL_INLINE auto given(int k) const { return code == fill<decltype(code)>(k) ? grad : decltype(grad){}; }
+    // Adds the gradient where position k was drawn.
+    EMPOOL_INLINE V add_to(V sum, int k) const { return add_where(equal<Compute<T>>(code, k), sum, grad); }
+    EMPOOL_INLINE V round_sum(V sum, int k) const { return round_to<T, lanes<T>>(add_to(sum, k)); }
 };
-
-template <class T, class... Given>
-EMPOOL_INLINE void store_sum(T* to, Given... given) {
-    store_exact<lanes<T>>(to, rounded_sum<T>(given...));
-}
 
 template <class T, int side>
 EMPOOL_NOINLINE void scatter_block(const DrawnAt<T> (&from)[4], T* const (&to)[4], int64_t C) {
+    constexpr int L = lanes<T>;
     const DrawnAt<T> f0 = from[0], f1 = from[1], f2 = from[2], f3 = from[3];
     T *const t0 = to[0], *const t1 = to[1], *const t2 = to[2], *const t3 = to[3];
-    for_lanes<lanes<T>>(C, [&](int64_t c) EMPOOL_LAMBDA {
+    for_lanes<L>(C, [&](int64_t c) EMPOOL_LAMBDA {
         const DrawnLanes<T> d(f3, c);
+        const typename DrawnLanes<T>::V zero{};
         if constexpr (side == 2) {
-            store_sum<T>(t0 + c, d.given(0));
-            store_sum<T>(t1 + c, d.given(1));
-            store_sum<T>(t2 + c, d.given(2));
-            store_sum<T>(t3 + c, d.given(3));
+            store_exact<L>(t0 + c, d.add_to(zero, 0));
+            store_exact<L>(t1 + c, d.add_to(zero, 1));
+            store_exact<L>(t2 + c, d.add_to(zero, 2));
+            store_exact<L>(t3 + c, d.add_to(zero, 3));
         } else {
             const DrawnLanes<T> a(f0, c), b(f1, c), e(f2, c);
-            store_sum<T>(t0 + c, a.given(8), b.given(6), e.given(2), d.given(0));
-            store_sum<T>(t1 + c, b.given(7), d.given(1));
-            store_sum<T>(t2 + c, e.given(5), d.given(3));
-            store_sum<T>(t3 + c, d.given(4));
+            store_exact<L>(t0 + c, d.round_sum(e.round_sum(b.round_sum(a.add_to(zero, 8), 6), 2), 0));
+            store_exact<L>(t1 + c, d.round_sum(b.add_to(zero, 7), 1));
+            store_exact<L>(t2 + c, d.round_sum(e.add_to(zero, 5), 3));
+            store_exact<L>(t3 + c, d.add_to(zero, 4));
         }
     });
 }

@@ -1,9 +1,9 @@
 // The common windows of halving.h in small planes, whose rows of outputs are shorter than a vector.
 //
-// The rows of a whole plane lie one after the other in scratch memory, at a pitch of P elements, P a multiple of 4 and a
-// little more than a row: lanes are then outputs of several rows, and a row costs no more than its share. Counted from
-// the padding, row 2i of the input is row i of plane `a` = 0, row 2i + 1 row i of `a` = 1; columns likewise split into
-// b = 0 and b = 1. Tap (kh, kw) of the output at f = oh * P + ow is then element f + kh / 2 * P + kw / 2 of plane
+// The rows of a whole plane lie one after the other in scratch memory, at a pitch of P elements, P a multiple of 4 and
+// a little more than a row: lanes are then outputs of several rows, and a row costs no more than its share. Counted
+// from the padding, row 2i of the input is row i of plane `a` = 0, row 2i + 1 row i of `a` = 1; columns likewise split
+// into b = 0 and b = 1. Tap (kh, kw) of the output at f = oh * P + ow is then element f + kh / 2 * P + kw / 2 of plane
 // (kh & 1, kw & 1). Results go back row by row.
 #pragma once
 
@@ -12,8 +12,8 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-// The pitch of a plane's rows, or 0 where these kernels do not serve. A row of the input has an element more than one of
-// outputs where windows are 3 wide.
+// The pitch of a plane's rows, or 0 where these kernels do not serve. A row of the input has an element more than one
+// of outputs where windows are 3 wide.
 template <class T>
 EMPOOL_INLINE int64_t narrow_pitch(const Geometry& g) {
     const int64_t OW = g.axis[2].out, OH = g.axis[1].out;

@@ -38,8 +38,8 @@ class NarrowPlanes {
         const T* row = plane;
         for (int64_t y = H_.padding; y < H_.in + H_.padding && y < 2 * H_.out + side - 2; ++y, row += W_.in) {
             C *const even = plane_[y & 1][0] + y / 2 * pitch_, *const odd = plane_[y & 1][1] + y / 2 * pitch_;
-            nan |= W_.padding ? split_row<lanes<T>>(row, size, odd, even + 1)
-                              : split_row<lanes<T>>(row, size, even, odd);
+            nan |=
+                W_.padding ? split_row<lanes<T>>(row, size, odd, even + 1) : split_row<lanes<T>>(row, size, even, odd);
         }
         return nan;
     }
@@ -98,12 +98,12 @@ void narrow_draw(const RankDraw& a, int64_t begin, int64_t end) {
         }
         O special{};
         for (int64_t f = 0; f < OH * pitch; f += L) {
-            const TwoLargest<C, L, side> two(
-                [&](int kh, int kw) EMPOOL_LAMBDA { return load_raw<V>(planes.tap(kh, kw) + f); });
-            const auto drawn = two.template drawn<draws>(numbers.row(0) + f, limits + f);
-            special |= drawn.value == -static_cast<C>(__builtin_inf());
-            store_exact<L>(values + f, drawn.value);
-            store_raw(codes + f, convert<uint8_t, Int<C>, L>(drawn.code));
+            const auto [value, code, unused] = halving_draw_lanes<C, L, side, draws>(
+                [&](int kh, int kw) EMPOOL_LAMBDA { return load_raw<V>(planes.tap(kh, kw) + f); }, numbers.row(0) + f,
+                limits + f);
+            special |= value == -static_cast<C>(__builtin_inf());
+            store_exact<L>(values + f, value);
+            store_codes<uint8_t, L>(codes + f, code);
         }
         T* out = static_cast<T*>(a.output) + plane * size;
         uint8_t* drawn = static_cast<uint8_t*>(a.drawn) + plane * size;

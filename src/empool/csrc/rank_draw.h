@@ -60,78 +60,44 @@ void draw_empty(const Window<T, I>& w, Compute<T> value) {
 template <int N, class T, class I>
 void draw_maximum(const Window<T, I>& w) {
     using C = Compute<T>;
-    using V = Vec<C, lanes<T>>;
-    using O = Vec<Int<C>, lanes<T>>;
-    const int n = N ? N : w.taps.n;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
     const TapPointers<N, T> tap(w.in, w.taps);
-    O nan{};
-    for_lanes<lanes<T>>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        V best = load<lanes<T>>(tap.in(0) + c), sum = best;
-        O code = fill<O>(tap.code(0));
-        repeat<N, 1>(n, [&](int k) EMPOOL_LAMBDA {
-            const V v = load<lanes<T>>(tap.in(k) + c);
-            const O greater = v > best;
-            code = greater ? fill<O>(tap.code(k)) : code;
-            best = greater ? v : best;
-            sum += v;
-        });
-        nan |= sum != sum;
-        store_exact<lanes<T>>(w.out + c, best);
-        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(code));
+    Mask<C, L> nan{};
+    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+        const auto in = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); };
+        const auto code = [&](int k) EMPOOL_LAMBDA { return tap.code(k); };
+        if (w.taps.n == 1) {
+            nan = nan | unordered(in(0), in(0));
+            store_exact<L>(w.out + c, in(0));
+            store_codes<I, L>(w.drawn + c, fill_code<Codes<C, L, I>>(code(0)));
+            return;
+        }
+        const auto drawn = draw_lanes<C, L, I, N, false, true>(w.taps.n, in, code, Mask<C, L>{});
+        nan = nan | drawn.nan;
+        store_exact<L>(w.out + c, drawn.value);
+        store_codes<I, L>(w.drawn + c, drawn.code);
     });
     if (any(nan)) draw_nan(w);
 }
 
-// The two largest of n >= 2 activations; `drop` selects the second.
+// The two largest of n >= 2 activations; the second where the number reaches the threshold, which is greater than 0.
 template <int N, class T, class I>
 void draw_of_two(const Window<T, I>& w, uint32_t threshold) {
     using C = Compute<T>;
-    using V = Vec<C, lanes<T>>;
-    using O = Vec<Int<C>, lanes<T>>;
-    const int n = N ? N : w.taps.n;
-    const auto limit = fill<Vec<uint32_t, lanes<T>>>(threshold);
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    using U = Vec<uint32_t, L>;
+    const auto limit = fill<U>(threshold - 1);
     const TapPointers<N, T> tap(w.in, w.taps);
-    O nan{};
-    for_lanes<lanes<T>>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        const auto reached = load_raw<Vec<uint32_t, lanes<T>>>(w.u + c) >= limit;
-        const O drop = __builtin_convertvector(reached, O);
-        const V v0 = load<lanes<T>>(tap.in(0) + c), v1 = load<lanes<T>>(tap.in(1) + c);
-        const O g01 = v1 > v0;
-        const O code0 = fill<O>(tap.code(0)), code1 = fill<O>(tap.code(1));
-        V first = g01 ? v1 : v0, second = g01 ? v0 : v1, sum = v0 + v1;
-        O first_code = g01 ? code1 : code0, second_code = g01 ? code0 : code1;
-        if constexpr (N == 4) {
-            const V v2 = load<lanes<T>>(tap.in(2) + c), v3 = load<lanes<T>>(tap.in(3) + c);
-            const O code2 = fill<O>(tap.code(2)), code3 = fill<O>(tap.code(3));
-            const O g23 = v3 > v2;
-            const V high = g23 ? v3 : v2, low = g23 ? v2 : v3;
-            const O high_code = g23 ? code3 : code2, low_code = g23 ? code2 : code3;
-            sum += v2 + v3;
-            // The winner's loser meets the loser of the final; the earlier pair wins ties.
-            const O g = high > first;
-            const V other = g ? first : high, rest = g ? low : second;
-            const O other_code = g ? first_code : high_code, rest_code = g ? low_code : second_code;
-            // If the first pair won, `rest` is the earlier of the two, else `other` is.
-            const O rest_wins = g ? rest > other : ~(other > rest);
-            first = g ? high : first;
-            first_code = g ? high_code : first_code;
-            second = rest_wins ? rest : other;
-            second_code = rest_wins ? rest_code : other_code;
-        } else {
-            repeat<N, 2>(n, [&](int k) EMPOOL_LAMBDA {
-                const V v = load<lanes<T>>(tap.in(k) + c);
-                const O code = fill<O>(tap.code(k));
-                const O passes_first = v > first, passes_second = v > second;
-                second_code = passes_first ? first_code : (passes_second ? code : second_code);
-                second = passes_first ? first : (passes_second ? v : second);
-                first_code = passes_first ? code : first_code;
-                first = passes_first ? v : first;
-                sum += v;
-            });
-        }
-        nan |= sum != sum;
-        store_exact<lanes<T>>(w.out + c, drop ? second : first);
-        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(drop ? second_code : first_code));
+    Mask<C, L> nan{};
+    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+        const auto drawn = draw_lanes<C, L, I, N, true, true>(
+            w.taps.n, [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); },
+            [&](int k) EMPOOL_LAMBDA { return tap.code(k); }, passes<C, L>(load_raw<U>(w.u + c), limit));
+        nan = nan | drawn.nan;
+        store_exact<L>(w.out + c, drawn.value);
+        store_codes<I, L>(w.drawn + c, drawn.code);
     });
     if (any(nan)) draw_nan(w);
 }
@@ -203,7 +169,7 @@ EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const Thresholds& thresh
         if (common && w.taps.n == 9) return draw_maximum<9>(w);
         return draw_maximum<0>(w);
     }
-    if (thresholds.count == 1 && w.taps.n > 1) {
+    if (thresholds.count == 1 && thresholds.value[0] > 0 && w.taps.n > 1) {
         const uint32_t threshold = static_cast<uint32_t>(thresholds.value[0]);
         if (common && w.taps.n == 4) return draw_of_two<4>(w, threshold);
         if (common && w.taps.n == 6) return draw_of_two<6>(w, threshold);

@@ -95,6 +95,121 @@ EMPOOL_INLINE bool any(V mask) {
     return found;
 }
 
+// The result of comparing lanes. AVX512 keeps it in registers of its own, with logic that costs next to nothing.
+template <class C, int L>
+struct Mask {
+    static constexpr bool selects_bytes = false;
+    Vec<Int<C>, L> lanes;  // -1 or 0
+};
+
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+template <>
+struct Mask<float, 16> {
+    static constexpr bool selects_bytes = true;
+    __mmask16 lanes;
+};
+#endif
+
+template <class C, int L>
+EMPOOL_INLINE Mask<C, L> operator&(Mask<C, L> a, Mask<C, L> b) {
+    return {static_cast<decltype(a.lanes)>(a.lanes & b.lanes)};
+}
+template <class C, int L>
+EMPOOL_INLINE Mask<C, L> operator|(Mask<C, L> a, Mask<C, L> b) {
+    return {static_cast<decltype(a.lanes)>(a.lanes | b.lanes)};
+}
+template <class C, int L>
+EMPOOL_INLINE Mask<C, L> operator^(Mask<C, L> a, Mask<C, L> b) {
+    return {static_cast<decltype(a.lanes)>(a.lanes ^ b.lanes)};
+}
+template <class C, int L>
+EMPOOL_INLINE Mask<C, L> operator~(Mask<C, L> a) {
+    return {static_cast<decltype(a.lanes)>(~a.lanes)};
+}
+
+template <class V>
+using MaskOf =
+    Mask<std::remove_reference_t<decltype(std::declval<V&>()[0])>, sizeof(V) / sizeof(std::declval<V&>()[0])>;
+
+template <class V>
+EMPOOL_INLINE MaskOf<V> greater(V a, V b) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (MaskOf<V>::selects_bytes) {
+        return {_mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_GT_OQ)};
+    } else
+#endif
+        return {a > b};
+}
+
+// Where one of the two is a NaN.
+template <class V>
+EMPOOL_INLINE MaskOf<V> unordered(V a, V b) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (MaskOf<V>::selects_bytes) {
+        return {_mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_UNORD_Q)};
+    } else
+#endif
+        return {(a != a) | (b != b)};
+}
+
+// Where a number is greater than a limit.
+template <class C, int L>
+EMPOOL_INLINE Mask<C, L> passes(Vec<uint32_t, L> u, Vec<uint32_t, L> limit) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (Mask<C, L>::selects_bytes) {
+        return {_mm512_cmpgt_epu32_mask(bits<__m512i>(u), bits<__m512i>(limit))};
+    } else
+#endif
+        return {__builtin_convertvector(u > limit, Vec<Int<C>, L>)};
+}
+
+// Where offsets are k. Offsets are bytes, or integers of a lane's size.
+template <class C, class K>
+EMPOOL_INLINE Mask<C, sizeof(K) / sizeof(K{}[0])> equal(K codes, int k) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (sizeof(K) == 16 && sizeof(K{}[0]) == 1) {
+        return {_mm_cmpeq_epi8_mask(bits<__m128i>(codes), _mm_set1_epi8(static_cast<char>(k)))};
+    } else
+#endif
+        return {codes == k};
+}
+
+// sum + term where the mask is set, else sum; a sum is never -0, so that adding 0 instead comes to the same.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> add_where(Mask<C, L> mask, Vec<C, L> sum, Vec<C, L> term) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (Mask<C, L>::selects_bytes) {
+        const auto s = bits<__m512>(sum);
+        return bits<Vec<C, L>>(_mm512_mask_add_ps(s, mask.lanes, s, bits<__m512>(term)));
+    } else
+#endif
+        return sum + (mask.lanes ? term : Vec<C, L>{});
+}
+
+// a where the mask is set, else b: activations or offsets.
+template <class C, int L, class V>
+EMPOOL_INLINE V select(Mask<C, L> mask, V a, V b) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (Mask<C, L>::selects_bytes) {
+        if constexpr (sizeof(V) == 16) {
+            return bits<V>(_mm_mask_blend_epi8(mask.lanes, bits<__m128i>(b), bits<__m128i>(a)));
+        } else {
+            return bits<V>(_mm512_mask_blend_epi32(mask.lanes, bits<__m512i>(b), bits<__m512i>(a)));
+        }
+    } else
+#endif
+        return mask.lanes ? a : b;
+}
+
+template <class C, int L>
+EMPOOL_INLINE bool any(Mask<C, L> mask) {
+    if constexpr (Mask<C, L>::selects_bytes) {
+        return mask.lanes != 0;
+    } else {
+        return any(mask.lanes);
+    }
+}
+
 // Integers of another size, in steps of a factor of two: GCC takes a longer step apart, element by element.
 template <class To, class From, int L>
 EMPOOL_INLINE Vec<To, L> convert(Vec<From, L> v) {

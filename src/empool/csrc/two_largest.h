@@ -1,0 +1,104 @@
+// The two largest activations of a window, in lanes, and which of them is drawn.
+//
+// Ranks go by value, equal values by position: a later activation passes an earlier one only if it is greater. So a
+// maximum `b > a ? b : a` of an earlier a and a later b keeps the earlier of two zeros that differ in sign.
+#pragma once
+
+#include "vec.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+// Offsets in a window, in lanes: bytes where selecting bytes is possible, else integers of a lane's size.
+template <class C, int L, class I>
+using Codes = std::conditional_t<Mask<C, L>::selects_bytes && sizeof(I) == 1, Vec<uint8_t, L>, Vec<Int<C>, L>>;
+
+template <class K, int L>
+EMPOOL_INLINE K load_codes(const uint8_t* p) {
+    return convert<std::remove_cvref_t<decltype(K{}[0])>, uint8_t, L>(load_raw<Vec<uint8_t, L>>(p));
+}
+
+template <class I, int L, class V>
+EMPOOL_INLINE void store_codes(I* p, V codes) {
+    using E = std::remove_cvref_t<decltype(codes[0])>;
+    store_raw(p, convert<I, E, L>(codes));
+}
+
+template <class K>
+EMPOOL_INLINE K fill_code(int32_t code) {
+    return fill<K>(static_cast<std::remove_cvref_t<decltype(K{}[0])>>(code));
+}
+
+template <class C, int L, class I>
+struct Drawn {
+    Vec<C, L> value;
+    Codes<C, L, I> code;
+    Mask<C, L> nan;  // in the window; as far as it was asked for
+};
+
+// Four activations meet in a tournament. The winner's loser meets the loser of the final; the earlier pair wins ties.
+template <class C, int L, class I, bool draws, bool finds_nan, class Tap, class Code>
+EMPOOL_INLINE Drawn<C, L, I> draw_of_four(const Tap& tap, const Code& code, Mask<C, L> drop) {
+    using V = Vec<C, L>;
+    using M = Mask<C, L>;
+    using K = Codes<C, L, I>;
+    const V v0 = tap(0), v1 = tap(1), v2 = tap(2), v3 = tap(3);
+    const M m01 = greater(v1, v0), m23 = greater(v3, v2);
+    const V high0 = select(m01, v1, v0), high1 = select(m23, v3, v2);
+    const M late = greater(high1, high0);  // the pair that the largest comes from
+    const M odd = (late & m23) | (m01 & ~late);
+    V value = select(late, high1, high0);
+    M from_late = late, from_odd = odd;
+    if constexpr (draws) {
+        const V low0 = select(m01, v0, v1), low1 = select(m23, v2, v3);
+        const V other = select(late, high0, high1), rest = select(late, low1, low0);
+        // If the first pair won, `rest` is the earlier of the two, else `other` is.
+        const M rest_wins = (late & greater(rest, other)) | ~(late | greater(other, rest));
+        value = select(drop, select(rest_wins, rest, other), value);
+        const M swaps = drop & ~rest_wins, other_odd = (late & m01) | (m23 & ~late);
+        from_late = late ^ swaps;
+        from_odd = (odd & ~drop) | (drop & rest_wins & ~odd) | (swaps & other_odd);
+    }
+    const K even_code = select(from_late, fill_code<K>(code(2)), fill_code<K>(code(0)));
+    const K odd_code = select(from_late, fill_code<K>(code(3)), fill_code<K>(code(1)));
+    M nan = drop;
+    if constexpr (finds_nan) nan = unordered(v0, v1) | unordered(v2, v3);
+    return {value, select(from_odd, odd_code, even_code), nan};
+}
+
+// Any number n >= 2 of activations, one after the other; N is n if it is known, or 0.
+template <class C, int L, class I, int N, bool draws, bool finds_nan, class Tap, class Code>
+EMPOOL_INLINE Drawn<C, L, I> draw_lanes(int n, const Tap& tap, const Code& code, Mask<C, L> drop) {
+    if constexpr (N == 4) {
+        return draw_of_four<C, L, I, draws, finds_nan>(tap, code, drop);
+    } else {
+        using V = Vec<C, L>;
+        using M = Mask<C, L>;
+        using K = Codes<C, L, I>;
+        const int count = N ? N : n;
+        const V v0 = tap(0), v1 = tap(1);
+        const K code0 = fill_code<K>(code(0)), code1 = fill_code<K>(code(1));
+        const M later = greater(v1, v0);
+        V first = select(later, v1, v0), second = select(later, v0, v1);
+        K first_code = select(later, code1, code0), second_code = select(later, code0, code1);
+        M nan = finds_nan ? unordered(v0, v1) : later;
+        repeat<N, 2>(count, [&](int k) EMPOOL_LAMBDA {
+            const V v = tap(k);
+            const K c = fill_code<K>(code(k));
+            const M passes_first = greater(v, first);
+            if constexpr (draws) {
+                const M passes_second = greater(v, second);
+                second_code = select(passes_first, first_code, select(passes_second, c, second_code));
+                second = select(passes_first, first, select(passes_second, v, second));
+            }
+            first_code = select(passes_first, c, first_code);
+            first = select(passes_first, v, first);
+            if (finds_nan && k % 2 == 0) nan = nan | unordered(v, k + 1 < count ? tap(k + 1) : v);
+        });
+        if constexpr (!draws) return {first, first_code, nan};
+        return {select(drop, second, first), select(drop, second_code, first_code), nan};
+    }
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool
