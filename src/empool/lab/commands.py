@@ -45,7 +45,13 @@ Data = Annotated[
     str,
     typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders."),
 ]
-Model = Annotated[str, typer.Option(help="Network: cnn.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Network: cnn, resnet:20, preact_resnet:164, stochastic_depth:110, dfn_mr:56 and the like; the number is "
+        "the depth."
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step. Default: the network's recipe.")]
 TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images used, as many of each class.")]
