@@ -212,8 +212,8 @@ def _machine(records: Sequence[Record]) -> list[tuple[str, str]]:
 def _runs(section: Section) -> list[table.Column]:
     """Lay out every run of a section as columns."""
 
-    def numbers(field: str, places: int) -> list[str]:
-        values = [record.get(field) for record in section.records]
+    def numbers(field: str, places: int, formerly: str = "") -> list[str]:
+        values = [record.get(field, record.get(formerly)) for record in section.records]
         return [table.decimals(value, places) if _finite(value) else table.NONE for value in values]
 
     return [
@@ -221,8 +221,9 @@ def _runs(section: Section) -> list[table.Column]:
         table.Column("Seed", [str(record["seed"]) for record in section.records]),
         table.Column("Test error %", numbers("test_error", 2)),
         table.Column("Train error %", numbers("train_error", 2)),
-        table.Column("Test loss", numbers("test_loss", 4)),
-        table.Column("Train loss", numbers("train_loss", 4)),
+        table.Column("Test NLL", numbers("test_nll", 4, "test_loss")),
+        table.Column("Test ECE %", numbers("test_ece", 2)),
+        table.Column("Train NLL", numbers("train_loss", 4)),
         table.Column(
             "Converged", ["yes" if record["converged"] else "no" for record in section.records], numeric=False
         ),
