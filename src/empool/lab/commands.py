@@ -67,6 +67,14 @@ Choices = Annotated[
 OnDevice = Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")]
 InPrecision = Annotated[Precision, typer.Option("--precision", help="bfloat16: mixed precision.")]
 ChannelsLast = Annotated[bool, typer.Option(help="Memory format of weights and images.")]
+PSchedule = Annotated[
+    str,
+    typer.Option(
+        "--p-schedule",
+        help="How the p of ensemble:P and max-dropout:P changes: constant, warmup:EPOCHS (from 0 to p), anneal:FINAL "
+        "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
+    ),
+]
 Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
 
@@ -105,6 +113,7 @@ def compare(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    p_schedule: PSchedule = "constant",
     launcher: Where = Launcher.local,
     out: Out = None,
 ) -> None:
@@ -142,6 +151,7 @@ def train(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    p_schedule: PSchedule = "constant",
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
@@ -223,7 +233,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         "precision": arguments["precision"].value,
         **{
             name: arguments[name]
-            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last")
+            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last", "p_schedule")
         },
     }
 
@@ -248,12 +258,13 @@ def _study(
         try:
             from empool.lab import study
             from empool.lab.launch import LAUNCHERS
-            from empool.lab.options import DEFAULT_POOLINGS, configure
+            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
             config, data = configure(**options, say=shown.say)
+            check_p_schedule(config, names)
             directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
             runs = study.plan(config, names, seeds)
             if resume is not None:

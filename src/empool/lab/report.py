@@ -18,7 +18,7 @@ from empool.lab import deck, plots, statistics, svg, table
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.findings import Record, answer, count, data_name, images_tested, remarks
-from empool.lab.run import folder_name
+from empool.lab.run import RunConfig, folder_name
 from empool.lab.statistics import Row
 
 # What runs must share to be compared; records that differ in one of these get a section of their own.
@@ -116,7 +116,8 @@ def group(records: Sequence[Record]) -> list[list[Record]]:
     """Split records into lists of runs that may be compared, in the order of their first appearance."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(json.dumps([record.get(name) for name in SETTINGS]), []).append(record)
+        settings = [*(record.get(name) for name in SETTINGS), _p_schedule(record)]
+        groups.setdefault(json.dumps(settings), []).append(record)
     return list(groups.values())
 
 
@@ -180,7 +181,12 @@ def _protocol(section: Section) -> list[tuple[str, str]]:
         ("Epochs", str(first.get("epochs", "not recorded"))),
         ("Batch size", str(first.get("batch_size", "not recorded"))),
         ("Augmentation", str(first.get("augment") or "none")),
+        ("Schedule of p", _p_schedule(first)),
     ]
+
+
+def _p_schedule(record: Record) -> str:
+    return str(record.get("p_schedule", RunConfig.p_schedule))
 
 
 def _planned(study: Mapping[str, Any]) -> dict[str, Any]:

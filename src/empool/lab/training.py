@@ -30,6 +30,7 @@ from empool.lab.errors import LabError
 from empool.lab.files import read_json, replacing, write_json, write_text
 from empool.lab.metrics import Scores, Tally
 from empool.lab.run import RunConfig, difference
+from empool.lab.schedule import PSchedule
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "test_ece", "seconds")
 TESTS = 20  # times that a long run is tested; its last epoch always is
@@ -324,7 +325,7 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
             devices=1,
             max_epochs=experiment.config.recipe.epochs,
-            callbacks=[_LastCheckpoint(folder)],
+            callbacks=[*_p_schedule(experiment.config), _LastCheckpoint(folder)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -342,6 +343,17 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             raise KeyboardInterrupt from None
 
 
+def _p_schedule(config: RunConfig) -> list[PSchedule]:
+    p = own_p(config.pooling)
+    return [] if p is None or config.p_schedule == RunConfig.p_schedule else [PSchedule(config.p_schedule, p)]
+
+
+def own_p(pooling: str) -> float | None:
+    """Give the p of a pooling, which `PSchedule` can schedule, or None if it has none."""
+    p: float | None = getattr(models.read_pooling(pooling), "p", None)
+    return p
+
+
 def _record(experiment: Experiment) -> dict[str, Any]:
     config, history = experiment.config, experiment.history
     last = history[-1]
@@ -354,13 +366,14 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "data": config.data,
         "model": config.model,
         "pooling": config.pooling,
-        "p": getattr(models.read_pooling(config.pooling), "p", None),
+        "p": own_p(config.pooling),
         "seed": config.seed,
         "epochs": config.recipe.epochs,
         "batch_size": config.recipe.batch_size,
         "train_limit": config.train_limit,
         "test_limit": config.test_limit,
         "augment": config.recipe.augment,
+        "p_schedule": config.p_schedule,
         "test_error": last["test_error"],
         "train_error": last["fitted_error"],
         **losses,
