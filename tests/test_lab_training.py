@@ -152,6 +152,7 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
         "train_limit": None,
         "test_limit": None,
         "augment": "crop:1,mirror",
+        "p_schedule": "constant",
         "converged": True,
         "device": "cpu",
         "threads": torch.get_num_threads(),

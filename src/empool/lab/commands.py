@@ -177,6 +177,30 @@ def report(
 
 
 @app.command()
+def evaluate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of a study for all its runs.")],
+    samples: Annotated[int, typer.Option(min=1, help="Members drawn for every image.")] = 32,
+    data: Annotated[
+        str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
+    ] = None,
+    device: OnDevice = Device.auto,
+) -> None:
+    """Test trained networks by the expectation, by members drawn and averaged, and by plain max."""
+    from empool.lab.progress import progress
+
+    with progress() as shown:
+        from empool.lab import evaluate as rules
+
+        records = rules.evaluate(directory, samples=samples, source=data, device=device.value, say=shown.say)
+
+    from rich.console import Console
+
+    Console().print(rules.terminal(records))
+    print("\n".join(rules.remarks(records)))
+    print(f"evaluation: {directory / 'evaluation.json'}")
+
+
+@app.command()
 def bench(
     context: typer.Context,
     device: Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")] = Device.cpu,

@@ -78,10 +78,7 @@ def configure(
     Raises:
         LabError: for what does not exist or is out of range.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LabError("no CUDA device: use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_named(device)
     known = sources.KNOWN.get(source)
     changes: dict[str, Any] = {
         "epochs": epochs or (known.epochs if known else None),
@@ -118,6 +115,19 @@ def configure(
     except ValueError as error:
         raise LabError(str(error)) from None
     return config, loaded
+
+
+def device_named(device: str) -> str:
+    """Choose "cpu" or "cuda", which "auto" stands for.
+
+    Raises:
+        LabError: for "cuda" where there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LabError("no CUDA device: use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def check_p_schedule(config: RunConfig, poolings: Sequence[str]) -> None:

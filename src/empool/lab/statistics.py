@@ -177,6 +177,12 @@ def binomial_error(error: float, images: int) -> float:
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of some values, or None if there are none or one of them is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
 def mean_interval(errors: Sequence[float]) -> Interval | None:
     """Return the 95 % t interval of the mean of some errors, or None with fewer than two or no spread."""
     if len(errors) < 2 or max(errors) == min(errors):
@@ -209,8 +215,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     rows = [
         replace(
             _row(pooling, by_seed, baseline),
-            nll=_mean([record.get("test_nll", record.get("test_loss")) for record in _converged(records, pooling)]),
-            ece=_mean([record.get("test_ece") for record in _converged(records, pooling)]),
+            nll=mean([record.get("test_nll", record.get("test_loss")) for record in _converged(records, pooling)]),
+            ece=mean([record.get("test_ece") for record in _converged(records, pooling)]),
         )
         for pooling, by_seed in runs.items()
     ]
@@ -223,11 +229,6 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def _converged(records: Sequence[Mapping[str, Any]], pooling: str) -> list[Mapping[str, Any]]:
     return [record for record in records if record["pooling"] == pooling and record["converged"]]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _row(pooling: str, by_seed: Mapping[int, float | None], baseline: Mapping[int, float]) -> Row:

@@ -306,11 +306,21 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
     last = folder / "last.ckpt"
     if not last.exists():
         return None
-    try:
-        torch.load(last, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise LabError(f"{last} is damaged ({_first_line(error)}); delete it, and the run starts again") from None
+    read_checkpoint(last, "delete it, and the run starts again")
     return last
+
+
+def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a checkpoint, to the CPU.
+
+    Raises:
+        LabError: if it is damaged, with the remedy.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
+    return checkpoint
 
 
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
@@ -357,10 +367,10 @@ def own_p(pooling: str) -> float | None:
 def _record(experiment: Experiment) -> dict[str, Any]:
     config, history = experiment.config, experiment.history
     last = history[-1]
-    losses = {"test_loss": _finite(last["test_loss"]), "train_loss": _finite(last["fitted_loss"])}
+    losses = {"test_loss": finite(last["test_loss"]), "train_loss": finite(last["fitted_loss"])}
     # A checkpoint may be of a version that computed no ECE.
-    calibration = {"test_nll": losses["test_loss"], "test_ece": _finite(last.get("test_ece"))}
-    converged = None not in losses.values() and _finite(last["train_loss"]) is not None
+    calibration = {"test_nll": losses["test_loss"], "test_ece": finite(last.get("test_ece"))}
+    converged = None not in losses.values() and finite(last["train_loss"]) is not None
     seconds = [row["seconds"] or 0.0 for row in history]
     return {
         "data": config.data,
@@ -389,9 +399,11 @@ def _record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Give a number that JSON has, or None."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's message."""
     return str(error).strip().partition("\n")[0]
