@@ -80,17 +80,17 @@ def test_plain_max_is_the_network_with_max_pooling(tmp_path):
 def test_monte_carlo_is_the_mean_of_members(tmp_path):
     config = tiny_data.config("stochastic")
     fit(config, tiny_data.data_set(), tmp_path)
-    (record,) = run(config.folder(tmp_path), samples=400)
+    (record,) = run(config.folder(tmp_path), samples=60)
     network, data = trained(tmp_path, config), tiny_data.data_set()
     for module in network.modules():
         module.training = isinstance(module, empool.StochasticPool2d)
     images = Normaliser(data.mean, data.std, "cpu").plain(data.test.images)
     with torch.no_grad():
-        probs = torch.stack([network(images).softmax(1) for _ in range(400)]).mean(0)
+        probs = torch.stack([network(images).softmax(1) for _ in range(60)]).mean(0)
     expected = -probs[torch.arange(18), data.test.labels].log().mean().item()
-    assert record["monte_carlo"]["nll"] == pytest.approx(expected, rel=0.02)  # 400 other members
+    assert record["monte_carlo"]["nll"] == pytest.approx(expected, rel=0.05)  # 60 other members
     assert record["plain_max"] is None
-    assert run(config.folder(tmp_path), samples=400) == [record]  # The same members.
+    assert run(config.folder(tmp_path), samples=60) == [record]  # The same members.
     assert run(config.folder(tmp_path), samples=1)[0]["monte_carlo"] != record["monte_carlo"]
 
 

@@ -64,5 +64,15 @@ def test_predictions_of_nan_have_no_calibration():
     assert math.isnan(ece)
 
 
+def test_a_batch_is_added_without_a_wait_for_the_device():
+    tally = Tally(3, "meta")  # A device whose numbers cannot be waited for: reading one is an error.
+    logits, labels = torch.empty(5, 3, device="meta"), torch.empty(5, dtype=torch.int64, device="meta")
+    tally.add_logits(logits, labels)
+    tally.add_probabilities(logits, labels)
+    assert tally.images == 10
+    with pytest.raises(NotImplementedError):
+        tally.scores()
+
+
 def test_docstring_examples():
     assert doctest.testmod(metrics).failed == 0

@@ -92,6 +92,19 @@ def test_a_run_that_ended_before_its_result_was_written_needs_no_training(tmp_pa
     assert again == whole
 
 
+def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
+    config = tiny_data.config()
+    whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    last = config.folder(tmp_path) / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"]
+    torch.save(checkpoint, last)
+    assert outcome(fit(config, tiny_data.data_set(), tmp_path)) == outcome(whole)
+    assert [bool(line["test_ece"]) for line in rows(config.folder(tmp_path))] == [False, True, True]
+
+
 def test_interrupt_gives_the_handler_of_ctrl_c_back(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

@@ -48,8 +48,8 @@ Data = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="Network: cnn, resnet:20, preact_resnet:164, stochastic_depth:110, dfn_mr:56 and the like; the number is "
-        "the depth."
+        help="Network: cnn, or NAME:DEPTH, such as resnet:20, of resnet (20), preact_resnet (164), stochastic_depth "
+        "(110) and dfn_mr (56)."
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
