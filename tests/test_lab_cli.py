@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny_data
+from empool import models
 from empool.lab import cli
 
 
@@ -222,7 +224,13 @@ def test_version(capsys):
 def test_help_names_the_commands(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert [name for name in ("compare", "train", "report", "show") if name not in out] == []
+    assert [name for name in ("compare", "train", "evaluate", "report", "show") if name not in out] == []
+
+
+def test_help_names_every_network(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    words = re.findall(r"\w+", capsys.readouterr().out)
+    assert [name for name in models.names() if name.partition(":")[0] not in words] == []
 
 
 def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):

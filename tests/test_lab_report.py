@@ -84,6 +84,8 @@ def record(pooling: str, seed: int, error: float | None, **changes: Any) -> dict
         "train_error": error and error / 2,
         "test_loss": 0.5 if converged else None,
         "train_loss": 0.25 if converged else None,
+        "test_nll": 0.5 if converged else None,
+        "test_ece": 1.25 + seed if converged else None,
         "converged": converged,
         "seconds": 61.5,
         "images_per_second": 1234.5,
@@ -159,20 +161,22 @@ def test_results_stand_beside_the_decks(page: Page) -> None:
     by_pooling = {row[0]: row for row in rows}
     assert list(by_pooling) == ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
     assert by_pooling["ensemble:0.3"][1:4] == ["3", "14.30", "0.20"]
-    assert by_pooling["ensemble:0.3"][-4:] == ["[+5.2, +7.8]", "better than max", "14.28", "+6.36"]
-    assert by_pooling["max-dropout:0.4"][-3:] == ["1 of 3 did not converge", "25.93", "\N{MINUS SIGN}67.18"]
+    assert header[6:10] == ["95 % interval", "What the seeds support", "Test NLL", "Test ECE %"]
+    assert by_pooling["ensemble:0.3"][6:] == ["[+5.2, +7.8]", "better than max", "0.5000", "2.25", "14.28", "+6.36"]
+    diverged = by_pooling["max-dropout:0.4"]  # with the second of three seeds
+    assert diverged[7:] == ["1 of 3 did not converge", "0.5000", "2.25", "25.93", "\N{MINUS SIGN}67.18"]
     assert "its protocol differs from ours" in page.text
     assert "binomial standard error of 0.36 points" in page.text
 
 
 def test_every_run_is_listed(page: Page) -> None:
     header, *rows = page.tables[1]
-    assert header[:4] == ["Pooling", "Seed", "Test error %", "Train error %"]
+    assert header[:6] == ["Pooling", "Seed", "Test error %", "Train error %", "Test NLL", "Test ECE %"]
     assert len(rows) == len(RECORDS)
     for run, row in zip(RECORDS, rows, strict=True):
         error = "-" if run["test_error"] is None else f"{run['test_error']:.2f}"
         assert row[:3] == [run["pooling"], str(run["seed"]), error]
-        assert row[6] == ("yes" if run["converged"] else "no")
+        assert row[header.index("Converged")] == ("yes" if run["converged"] else "no")
 
 
 def test_missing_runs_are_named(page: Page) -> None:
@@ -264,7 +268,7 @@ def test_another_data_set_has_no_deck_beside_it(tmp_path: Path) -> None:
     write_study(tmp_path, [{**run, "data": "digits"} for run in RECORDS])
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "Deck" not in page.text
-    assert len(page.tables[0][0]) == 8
+    assert page.tables[0][0][-1] == "Test ECE %"
 
 
 def test_runs_of_different_recipes_are_not_compared(tmp_path: Path) -> None:
@@ -287,6 +291,23 @@ def test_results_alone_are_enough(tmp_path: Path) -> None:
     assert len(page.tables[1]) == len(RECORDS) + 1
     assert "Learning curves" not in page.text
     assert "Command" not in page.text
+
+
+def test_results_of_before_there_was_an_ece_are_reported(tmp_path: Path) -> None:
+    old = [{name: value for name, value in run.items() if name not in ("test_nll", "test_ece")} for run in RECORDS]
+    write_study(tmp_path, old)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    header, first, *_ = page.tables[0]
+    assert "Test ECE %" not in header
+    assert first[header.index("Test NLL")] == "0.5000"  # It was called test_loss.
+    runs = page.tables[1]
+    assert runs[1][4:6] == ["0.5000", "-"]
+
+
+def test_an_ece_that_one_run_lacks_has_no_mean(tmp_path: Path) -> None:
+    runs = [record("max", 0, 15.0), {**record("max", 1, 15.0), "test_ece": None}, record("average", 0, 16.0)]
+    header, *rows = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8")).tables[0]
+    assert [row[header.index("Test ECE %")] for row in rows] == ["-", "1.25"]
 
 
 def test_names_are_text_and_not_markup(tmp_path: Path) -> None:

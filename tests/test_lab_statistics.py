@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,7 @@ def test_the_decks_improvements_follow_from_its_errors() -> None:
         ("cifar10", "cnn", "Table 1"),
         ("/somewhere/CIFAR-10", "cnn", "Table 1"),
         ("cifar10", "dfn_mr:56", "Table 2"),
+        ("cifar10", "resnet:110", "Table 2"),
         ("cifar10", "resnet:20", None),
         ("cifar100", "cnn", None),
         ("digits", "cnn", None),
@@ -240,6 +242,15 @@ def test_the_decks_improvements_follow_from_its_errors() -> None:
 def test_the_deck_stands_only_beside_its_own_data_and_network(data: str, model: str, name: str | None) -> None:
     beside = deck.comparable(data, model)
     assert (beside and beside.name) == name
+
+
+def test_the_network_as_published_stands_beside_no_pooling() -> None:
+    beside = deck.comparable("cifar10", "dfn_mr:56")
+    assert beside is not None
+    assert list(beside.rows)[:3] == ["none", "max", "ensemble:0.05"]
+    assert beside.rows["none"] == deck.Figure(5.50, 0.00)
+    row = table.markdown([Row("none", (0,), (5.4,), (), mean=5.4)], beside).splitlines()[-1]
+    assert row.endswith("| 5.50 | +0.00 |")
 
 
 ROWS = [
@@ -296,4 +307,16 @@ def test_terminal_fits_80_columns() -> None:
     (line,) = [line for line in lines if "ensemble:0.4" in line]
     assert line.split()[:5] == ["ensemble:0.4", "14.27", "+6.4", "[-1.2,", "+13.0]"]
     assert line.split()[-1] == "14.27"
+    assert "\N{HORIZONTAL ELLIPSIS}" not in capture.get()
+
+
+def test_terminal_has_nll_and_ece_below() -> None:
+    rows = [replace(row, nll=0.51234, ece=12.346 if row.errors else None) for row in ROWS]
+    console = Console(width=80, file=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table.terminal(rows, deck.comparable("cifar10", "cnn")))
+    lines = [line.split() for line in capture.get().splitlines()]
+    below = lines[lines.index(["Pooling", "Test", "NLL", "Test", "ECE", "%"]) :]
+    assert ["ensemble:0.4", "0.5123", "12.35"] in below
+    assert ["max-dropout:0.7", "0.5123", "-"] in below
     assert "\N{HORIZONTAL ELLIPSIS}" not in capture.get()

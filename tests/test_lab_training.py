@@ -92,6 +92,19 @@ def test_a_run_that_ended_before_its_result_was_written_needs_no_training(tmp_pa
     assert again == whole
 
 
+def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
+    config = tiny_data.config()
+    whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    last = config.folder(tmp_path) / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"]
+    torch.save(checkpoint, last)
+    assert outcome(fit(config, tiny_data.data_set(), tmp_path)) == outcome(whole)
+    assert [bool(line["test_ece"]) for line in rows(config.folder(tmp_path))] == [False, True, True]
+
+
 def test_interrupt_gives_the_handler_of_ctrl_c_back(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -152,6 +165,7 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
         "train_limit": None,
         "test_limit": None,
         "augment": "crop:1,mirror",
+        "p_schedule": "constant",
         "converged": True,
         "device": "cpu",
         "threads": torch.get_num_threads(),
@@ -159,7 +173,7 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     }
     assert {name: record[name] for name in expected} == expected
     assert set(record) - set(expected) == {
-        *("test_error", "train_error", "test_loss", "train_loss"),
+        *("test_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
         *("seconds", "images_per_second", "versions", "commit"),
     }
     assert record["versions"]["torch"] == torch.__version__
@@ -171,7 +185,9 @@ def test_metrics_have_a_row_an_epoch_and_the_last_one_counts(tmp_path):
     lines = rows(config.folder(tmp_path))
     assert tuple(lines[0]) == training.COLUMNS
     assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
-    assert float(lines[-1]["test_error"]) == record["test_error"]
+    for name in ("test_error", "test_loss", "test_ece"):
+        assert float(lines[-1][name]) == record[name]
+    assert record["test_nll"] == record["test_loss"]
     # The rate of the last of 3 batches of each epoch.
     rates = [config.recipe.rate(epoch + 2 / 3) for epoch in range(5)]
     assert [float(line["lr"]) for line in lines] == pytest.approx(rates)
@@ -207,11 +223,12 @@ def test_errors_are_counted_exactly(tmp_path):
     experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     torch.nn.init.zeros_(experiment.network[1].weight)
     experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
-    loss, error = experiment.test(data.test)
+    loss, error, ece = experiment.test(data.test)
     assert error == pytest.approx(100 * 2 / 3)  # Always the second of three classes.
     exponentials = 2 + torch.e
     expected = (torch.log(torch.tensor(exponentials)) * 3 - 1) / 3
     assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert ece == pytest.approx(100 * (torch.e / exponentials - 1 / 3), rel=1e-6)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_not_converged(tmp_path):
@@ -219,7 +236,7 @@ def test_a_loss_that_is_no_number_ends_the_run_as_not_converged(tmp_path):
     recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
     record = fit(dataclasses.replace(config, recipe=recipe), tiny_data.data_set(), tmp_path)
     assert record["converged"] is False
-    assert record["train_loss"] is None
+    assert record["train_loss"] is record["test_nll"] is record["test_ece"] is None
     assert record["test_error"] == pytest.approx(100 * 2 / 3)  # What a network of NaN has: it always says class 0.
     assert len(rows(config.folder(tmp_path))) < 50
 

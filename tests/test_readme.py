@@ -17,7 +17,7 @@ def test_the_examples_run(capsys):
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
-    assert names["probs"].shape == (4, 10)
+    assert names["probs"].shape == names["once"].shape == (4, 10)
     assert (names["mutual_information"] >= 0).all()
     printed = capsys.readouterr().out
     assert "MaxPool2d" in printed

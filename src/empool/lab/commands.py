@@ -45,7 +45,13 @@ Data = Annotated[
     str,
     typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders."),
 ]
-Model = Annotated[str, typer.Option(help="Network: cnn.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Network: cnn, or NAME:DEPTH, such as resnet:20, of resnet (20), preact_resnet (164), stochastic_depth "
+        "(110) and dfn_mr (56)."
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step. Default: the network's recipe.")]
 TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images used, as many of each class.")]
@@ -61,6 +67,14 @@ Choices = Annotated[
 OnDevice = Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")]
 InPrecision = Annotated[Precision, typer.Option("--precision", help="bfloat16: mixed precision.")]
 ChannelsLast = Annotated[bool, typer.Option(help="Memory format of weights and images.")]
+PSchedule = Annotated[
+    str,
+    typer.Option(
+        "--p-schedule",
+        help="How the p of ensemble:P and max-dropout:P changes: constant, warmup:EPOCHS (from 0 to p), anneal:FINAL "
+        "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
+    ),
+]
 Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
 
@@ -99,6 +113,7 @@ def compare(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    p_schedule: PSchedule = "constant",
     launcher: Where = Launcher.local,
     out: Out = None,
 ) -> None:
@@ -136,6 +151,7 @@ def train(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    p_schedule: PSchedule = "constant",
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
@@ -158,6 +174,30 @@ def report(
     from empool.lab.report import write_report
 
     print(f"report: {write_report(directory)}")
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of a study for all its runs.")],
+    samples: Annotated[int, typer.Option(min=1, help="Members drawn for every image.")] = 32,
+    data: Annotated[
+        str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
+    ] = None,
+    device: OnDevice = Device.auto,
+) -> None:
+    """Test trained networks by the expectation, by members drawn and averaged, and by plain max."""
+    from empool.lab.progress import progress
+
+    with progress() as shown:
+        from empool.lab import evaluate as rules
+
+        records = rules.evaluate(directory, samples=samples, source=data, device=device.value, say=shown.say)
+
+    from rich.console import Console
+
+    Console().print(rules.terminal(records))
+    print("\n".join(rules.remarks(records)))
+    print(f"evaluation: {directory / 'evaluation.json'}")
 
 
 @app.command()
@@ -217,7 +257,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         "precision": arguments["precision"].value,
         **{
             name: arguments[name]
-            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last")
+            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last", "p_schedule")
         },
     }
 
@@ -242,12 +282,13 @@ def _study(
         try:
             from empool.lab import study
             from empool.lab.launch import LAUNCHERS
-            from empool.lab.options import DEFAULT_POOLINGS, configure
+            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
             config, data = configure(**options, say=shown.say)
+            check_p_schedule(config, names)
             directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
             runs = study.plan(config, names, seeds)
             if resume is not None:

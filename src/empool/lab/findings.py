@@ -76,6 +76,16 @@ def remarks(rows: Sequence[Row], runs: Sequence[Record], beside: deck.Table | No
         "spread is the sample standard deviation over seeds. Train error, in the list of runs, is that of the training "
         "images without augmentation, in the testing phase, after the last epoch.",
     ]
+    if any(row.nll is not None for row in rows):
+        said.append(
+            "NLL is the negative log-likelihood of the test images' classes, that is the mean cross entropy, in nats; "
+            "averaged like the test error."
+        )
+    if any(row.ece is not None for row in rows):
+        said.append(
+            "ECE is the expected calibration error of the test images in percent: how far the probability of the "
+            "predicted class is from the share of right answers, over 15 bins of that probability; averaged likewise."
+        )
     tested = sum(row.adjusted_p is not None for row in rows)
     if tested:
         said.append(

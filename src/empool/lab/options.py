@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from empool import models
-from empool.lab import augment, data, sources
+from empool.lab import augment, data, schedule, sources
 from empool.lab.data import DataSet
 from empool.lab.errors import LabError
 from empool.lab.run import RunConfig
-from empool.lab.training import make_network
+from empool.lab.training import make_network, own_p
 from empool.models import Recipe
 
 DEFAULT_POOLINGS = "max,average,stochastic,ensemble:0.1,ensemble:0.3,ensemble:0.5,max-dropout:0.2"
@@ -55,6 +55,7 @@ def configure(
     device: str,
     precision: str,
     channels_last: bool,
+    p_schedule: str = "constant",
     say: Callable[[str], None],
 ) -> tuple[RunConfig, DataSet]:
     """Load the data and settle every choice of a run, apart from pooling and seed.
@@ -71,15 +72,13 @@ def configure(
         device: "auto", "cpu" or "cuda".
         precision: "float32" or "bfloat16".
         channels_last: memory format.
+        p_schedule: spelling of a schedule of p.
         say: takes a line on what takes time.
 
     Raises:
         LabError: for what does not exist or is out of range.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LabError("no CUDA device: use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_named(device)
     known = sources.KNOWN.get(source)
     changes: dict[str, Any] = {
         "epochs": epochs or (known.epochs if known else None),
@@ -108,6 +107,7 @@ def configure(
         precision=precision,
         channels_last=channels_last,
         device=device,
+        p_schedule=_p_schedule(p_schedule, recipe.epochs),
     )
     try:
         with torch.device("meta"):
@@ -115,6 +115,42 @@ def configure(
     except ValueError as error:
         raise LabError(str(error)) from None
     return config, loaded
+
+
+def device_named(device: str) -> str:
+    """Choose "cpu" or "cuda", which "auto" stands for.
+
+    Raises:
+        LabError: for "cuda" where there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LabError("no CUDA device: use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def check_p_schedule(config: RunConfig, poolings: Sequence[str]) -> None:
+    """Refuse a schedule of p that none of the poolings has; those that have none are trained as ever.
+
+    Raises:
+        LabError: in that case.
+    """
+    if config.p_schedule != RunConfig.p_schedule and all(own_p(pooling) is None for pooling in poolings):
+        raise LabError(
+            f"p_schedule: {config.p_schedule} needs a pooling with a p, ensemble:P or max-dropout:P, "
+            f"got {', '.join(poolings)}"
+        )
+
+
+def _p_schedule(spelling: str, epochs: int) -> str:
+    try:
+        read = schedule.parse(spelling)
+    except ValueError as error:
+        raise LabError(str(error)) from None
+    if read.kind == "warmup" and read.number > epochs:
+        raise LabError(f"p_schedule: {read} is longer than the training, whose epochs are {epochs}")
+    return str(read)
 
 
 def _choice(recipe: Recipe, choice: str) -> tuple[str, Any]:

@@ -18,7 +18,7 @@ from empool.lab import deck, plots, statistics, svg, table
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.findings import Record, answer, count, data_name, images_tested, remarks
-from empool.lab.run import folder_name
+from empool.lab.run import RunConfig, folder_name
 from empool.lab.statistics import Row
 
 # What runs must share to be compared; records that differ in one of these get a section of their own.
@@ -116,7 +116,8 @@ def group(records: Sequence[Record]) -> list[list[Record]]:
     """Split records into lists of runs that may be compared, in the order of their first appearance."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(json.dumps([record.get(name) for name in SETTINGS]), []).append(record)
+        settings = [*(record.get(name) for name in SETTINGS), _p_schedule(record)]
+        groups.setdefault(json.dumps(settings), []).append(record)
     return list(groups.values())
 
 
@@ -180,7 +181,12 @@ def _protocol(section: Section) -> list[tuple[str, str]]:
         ("Epochs", str(first.get("epochs", "not recorded"))),
         ("Batch size", str(first.get("batch_size", "not recorded"))),
         ("Augmentation", str(first.get("augment") or "none")),
+        ("Schedule of p", _p_schedule(first)),
     ]
+
+
+def _p_schedule(record: Record) -> str:
+    return str(record.get("p_schedule", RunConfig.p_schedule))
 
 
 def _planned(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,8 +218,8 @@ def _machine(records: Sequence[Record]) -> list[tuple[str, str]]:
 def _runs(section: Section) -> list[table.Column]:
     """Lay out every run of a section as columns."""
 
-    def numbers(field: str, places: int) -> list[str]:
-        values = [record.get(field) for record in section.records]
+    def numbers(field: str, places: int, formerly: str = "") -> list[str]:
+        values = [record.get(field, record.get(formerly)) for record in section.records]
         return [table.decimals(value, places) if _finite(value) else table.NONE for value in values]
 
     return [
@@ -221,8 +227,9 @@ def _runs(section: Section) -> list[table.Column]:
         table.Column("Seed", [str(record["seed"]) for record in section.records]),
         table.Column("Test error %", numbers("test_error", 2)),
         table.Column("Train error %", numbers("train_error", 2)),
-        table.Column("Test loss", numbers("test_loss", 4)),
-        table.Column("Train loss", numbers("train_loss", 4)),
+        table.Column("Test NLL", numbers("test_nll", 4, "test_loss")),
+        table.Column("Test ECE %", numbers("test_ece", 2)),
+        table.Column("Train NLL", numbers("train_loss", 4)),
         table.Column(
             "Converged", ["yes" if record["converged"] else "no" for record in section.records], numeric=False
         ),

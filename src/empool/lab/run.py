@@ -29,6 +29,7 @@ class RunConfig:
     precision: str = "float32"  # "float32", or "bfloat16" for mixed precision
     channels_last: bool = True  # memory format of weights and images
     device: str = "cpu"  # "cpu" or "cuda"
+    p_schedule: str = "constant"  # spelling, as empool.lab.schedule takes it; of the poolings that have a p
 
     def folder(self, directory: Path) -> Path:
         """Give the run's folder in that of its study."""
@@ -61,9 +62,13 @@ def folder_name(pooling: str) -> str:
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
-    """Say in which field two settings differ first, or None if they do not."""
+    """Say in which field two settings differ first, or None if they do not.
+
+    A field that has a default, and is missing, has it: the settings are of a time before there was that field.
+    """
     for field in sorted({*ours, *theirs}):
-        mine, other = ours.get(field), theirs.get(field)
+        default = None if prefix else getattr(RunConfig, field, None)
+        mine, other = ours.get(field, default), theirs.get(field, default)
         if isinstance(mine, Mapping) and isinstance(other, Mapping):
             inner = difference(mine, other, f"{prefix}{field}.")
             if inner is not None:

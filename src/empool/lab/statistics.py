@@ -49,6 +49,9 @@ class Row:
         p_value: of the paired t test that the mean difference from max is zero.
         adjusted_p: the same after Holm's correction over all rows that have one.
         verdict: in words, what these seeds support.
+        nll: mean negative log-likelihood of the test images, in nats, over the runs that converged; None where one of
+            them does not say it.
+        ece: likewise their expected calibration error in percent.
     """
 
     pooling: str
@@ -64,6 +67,8 @@ class Row:
     p_value: float | None = None
     adjusted_p: float | None = None
     verdict: str = ""
+    nll: float | None = None
+    ece: float | None = None
 
     @property
     def best(self) -> float | None:
@@ -172,6 +177,12 @@ def binomial_error(error: float, images: int) -> float:
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of some values, or None if there are none or one of them is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
 def mean_interval(errors: Sequence[float]) -> Interval | None:
     """Return the 95 % t interval of the mean of some errors, or None with fewer than two or no spread."""
     if len(errors) < 2 or max(errors) == min(errors):
@@ -186,7 +197,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     Args:
         records: one mapping a run with at least pooling, seed, test_error and converged; all of the same data, network
-            and recipe, which the caller sees to.
+            and recipe, which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
 
     Raises:
         ValueError: if a pooling has two runs with the same seed, or a converged run has no test error.
@@ -201,12 +212,23 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
         runs[pooling][seed] = float(error) if record["converged"] else None
 
     baseline = {seed: error for seed, error in runs.get(BASELINE, {}).items() if error is not None}
-    rows = [_row(pooling, by_seed, baseline) for pooling, by_seed in runs.items()]
+    rows = [
+        replace(
+            _row(pooling, by_seed, baseline),
+            nll=mean([record.get("test_nll", record.get("test_loss")) for record in _converged(records, pooling)]),
+            ece=mean([record.get("test_ece") for record in _converged(records, pooling)]),
+        )
+        for pooling, by_seed in runs.items()
+    ]
     # A row with a run that diverged is not tested: the seeds that are left were selected by their outcome.
     tested = [i for i, row in enumerate(rows) if row.p_value is not None and not row.not_converged]
     for index, adjusted in zip(tested, holm([rows[i].p_value or 0.0 for i in tested]), strict=True):
         rows[index] = replace(rows[index], adjusted_p=adjusted)
     return [replace(row, verdict=_verdict(row)) for row in rows]
+
+
+def _converged(records: Sequence[Mapping[str, Any]], pooling: str) -> list[Mapping[str, Any]]:
+    return [record for record in records if record["pooling"] == pooling and record["converged"]]
 
 
 def _row(pooling: str, by_seed: Mapping[int, float | None], baseline: Mapping[int, float]) -> Row:

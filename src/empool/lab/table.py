@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import rich.box
+import rich.console
 import rich.table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from empool.lab import deck
 from empool.lab.statistics import Interval, Row
 
 NONE = "-"
+_PROBABILISTIC = ("Test NLL", "Test ECE %")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Colum
         Column("Improvement over max %", [signed(row.improvement) for row in rows]),
         Column("95 % interval", [bracketed(row.interval) for row in rows]),
         Column("What the seeds support", [row.verdict for row in rows], numeric=False),
+    ]
+    # Left out where no run says them.
+    probabilistic = [[decimals(row.nll, 4) for row in rows], [decimals(row.ece, 2) for row in rows]]
+    laid_out += [
+        Column(header, cells) for header, cells in zip(_PROBABILISTIC, probabilistic, strict=True) if {*cells} != {NONE}
     ]
     if beside is not None:
         figures = [beside.rows.get(row.pooling) for row in rows]
@@ -89,24 +96,33 @@ def printed_improvement(figure: deck.Figure | None) -> str:
     return NONE if figure is None or figure.improvement is None else f"{figure.improvement:+.2f}"
 
 
-def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: str | None = None) -> rich.table.Table:
-    """Return the table as a rich renderable, with the columns that fit 80 characters."""
-    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: str | None = None) -> rich.console.Group:
+    """Return the table as a rich renderable of 80 characters: what fits, and NLL and ECE in a second table below."""
+    laid_out = columns(rows, beside)
     left_out = {"Runs", "Best to worst", *(("Spread", "Deck improvement %") if beside is not None else ())}
-    shown = {column.header: column for column in columns(rows, beside) if column.header not in left_out}
     brief = {
         "Test error %": "Error %",
         "Improvement over max %": "Better by %",
         "What the seeds support": "Verdict",
         "Deck error %": "Deck %",
     }
-    for header, column in shown.items():
-        justify: Literal["left", "right"] = "right" if column.numeric else "left"
-        table.add_column(brief.get(header, header), justify=justify, no_wrap=header in ("Pooling", "95 % interval"))
+    below = [column for column in laid_out if column.header in _PROBABILISTIC]
+    first = [column for column in laid_out if column.header not in left_out and column not in below]
+    tables = [rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)]
+    if below:
+        tables.append(rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False))
     styles = {"better": "green", "worse": "red"}
-    for row, cells in zip(rows, zip(*(column.cells for column in shown.values()), strict=True), strict=True):
-        table.add_row(*(Text(cell) for cell in cells), style=styles.get(row.verdict.partition(" ")[0], ""))
-    return table
+    for table, shown in zip(tables, (first, [first[0], *below]), strict=False):
+        for column in shown:
+            justify: Literal["left", "right"] = "right" if column.numeric else "left"
+            table.add_column(
+                brief.get(column.header, column.header),
+                justify=justify,
+                no_wrap=column.header in ("Pooling", "95 % interval"),
+            )
+        for row, cells in zip(rows, zip(*(column.cells for column in shown), strict=True), strict=True):
+            table.add_row(*(Text(cell) for cell in cells), style=styles.get(row.verdict.partition(" ")[0], ""))
+    return rich.console.Group(*tables)
 
 
 def markdown(rows: Sequence[Row], beside: deck.Table | None = None) -> str:

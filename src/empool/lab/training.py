@@ -28,16 +28,19 @@ from empool.lab.augment import Augment, Draws, Normaliser
 from empool.lab.data import DataSet, Split
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, replacing, write_json, write_text
+from empool.lab.metrics import Scores, Tally
 from empool.lab.run import RunConfig, difference
+from empool.lab.schedule import PSchedule
 
-COLUMNS = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "seconds")
+COLUMNS = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "test_ece", "seconds")
 TESTS = 20  # times that a long run is tested; its last epoch always is
 _TEST_BATCH = 500  # images
 
 # A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
-# loss and error, on the training images as they are and in the testing phase. Losses are means, errors percentages.
-# The training columns are over the epoch's batches as they came: augmented, in the training phase. The other columns
-# are None in between.
+# loss and error, on the training images as they are and in the testing phase. Losses are mean cross entropies, which is
+# the negative log-likelihood (NLL); errors and the expected calibration error (ECE) are percentages. The training
+# columns are over the epoch's batches as they came: augmented, in the training phase. The other columns are None in
+# between.
 Row = dict[str, float | None]
 Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
 
@@ -111,6 +114,7 @@ class Experiment(pl.LightningModule):
             data.train.to(device), recipe.batch_size, augment.parse(recipe.augment), normaliser, config.seed
         )
         self.test_images = data.test.to(device)
+        self.num_classes = len(data.classes)
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, errors; sums, read once an epoch
         self.images_seen = 0
         self.began = 0.0
@@ -147,7 +151,7 @@ class Experiment(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
         images, labels = batch
-        logits = self._logits(images)
+        logits = self(images)
         loss = F.cross_entropy(logits, labels)
         with torch.no_grad():
             self.totals += torch.stack((loss * len(labels), (logits.argmax(1) != labels).sum()))
@@ -164,12 +168,12 @@ class Experiment(pl.LightningModule):
         seconds = time.perf_counter() - self.began
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)
-        test_loss, test_error, fitted_loss, fitted_error = None, None, None, None
+        test_loss, test_error, test_ece, fitted_loss, fitted_error = None, None, None, None, None
         last = diverged or epoch == epochs
         if last or epoch % math.ceil(epochs / TESTS) == 0:
-            test_loss, test_error = self.test(self.test_images)
+            test_loss, test_error, test_ece = self.test(self.test_images)
         if last:
-            fitted_loss, fitted_error = self.test(self.batches.images)
+            fitted_loss, fitted_error, _ = self.test(self.batches.images)
         row: Row = {
             "epoch": epoch,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -177,6 +181,7 @@ class Experiment(pl.LightningModule):
             "train_error": 100 * errors,
             "test_loss": test_loss,
             "test_error": test_error,
+            "test_ece": test_ece,
             "fitted_loss": fitted_loss,
             "fitted_error": fitted_error,
             "seconds": seconds,
@@ -188,19 +193,20 @@ class Experiment(pl.LightningModule):
             self.trainer.should_stop = True
 
     @torch.no_grad()
-    def test(self, split: Split) -> tuple[float, float]:
-        """Compute mean loss and error in percent over images as they are, in the testing phase."""
+    def test(self, split: Split) -> Scores:
+        """Score the predictions for images as they are, in the testing phase."""
         self.network.eval()
-        totals = torch.zeros_like(self.totals)
-        images, labels = split.images, split.labels
-        for first in range(0, len(labels), _TEST_BATCH):
-            batch, target = images[first : first + _TEST_BATCH], labels[first : first + _TEST_BATCH]
-            logits = self._logits(self.normaliser.plain(batch))
-            loss = F.cross_entropy(logits, target, reduction="sum")
-            totals += torch.stack((loss, (logits.argmax(1) != target).sum()))
+        tally = Tally(self.num_classes, split.labels.device)
+        for images, labels in self.plain_batches(split):
+            tally.add_logits(self(images), labels)
         self.network.train()
-        loss_mean, errors = (totals / len(labels)).tolist()
-        return loss_mean, 100 * errors
+        return tally.scores()
+
+    def plain_batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give images as they are, as the network takes them, and their labels."""
+        for first in range(0, len(split), _TEST_BATCH):
+            part = slice(first, first + _TEST_BATCH)
+            yield self.normaliser.plain(split.images[part]), split.labels[part]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the metrics so far, and what run this is."""
@@ -211,7 +217,8 @@ class Experiment(pl.LightningModule):
         """Take up the metrics so far."""
         self.history = checkpoint["history"]
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of normalised images, in the run's precision and memory format."""
         if not self.config.channels_last:
             images = images.contiguous()
         half = self.config.precision == "bfloat16"
@@ -299,11 +306,21 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
     last = folder / "last.ckpt"
     if not last.exists():
         return None
-    try:
-        torch.load(last, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise LabError(f"{last} is damaged ({_first_line(error)}); delete it, and the run starts again") from None
+    read_checkpoint(last, "delete it, and the run starts again")
     return last
+
+
+def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a checkpoint, to the CPU.
+
+    Raises:
+        LabError: if it is damaged, with the remedy.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
+    return checkpoint
 
 
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
@@ -318,7 +335,7 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
             devices=1,
             max_epochs=experiment.config.recipe.epochs,
-            callbacks=[_LastCheckpoint(folder)],
+            callbacks=[*_p_schedule(experiment.config), _LastCheckpoint(folder)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -336,26 +353,41 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             raise KeyboardInterrupt from None
 
 
+def _p_schedule(config: RunConfig) -> list[PSchedule]:
+    p = own_p(config.pooling)
+    return [] if p is None or config.p_schedule == RunConfig.p_schedule else [PSchedule(config.p_schedule, p)]
+
+
+def own_p(pooling: str) -> float | None:
+    """Give the p of a pooling, which `PSchedule` can schedule, or None if it has none."""
+    p: float | None = getattr(models.read_pooling(pooling), "p", None)
+    return p
+
+
 def _record(experiment: Experiment) -> dict[str, Any]:
     config, history = experiment.config, experiment.history
     last = history[-1]
-    losses = {"test_loss": _finite(last["test_loss"]), "train_loss": _finite(last["fitted_loss"])}
-    converged = None not in losses.values() and _finite(last["train_loss"]) is not None
+    losses = {"test_loss": finite(last["test_loss"]), "train_loss": finite(last["fitted_loss"])}
+    # A checkpoint may be of a version that computed no ECE.
+    calibration = {"test_nll": losses["test_loss"], "test_ece": finite(last.get("test_ece"))}
+    converged = None not in losses.values() and finite(last["train_loss"]) is not None
     seconds = [row["seconds"] or 0.0 for row in history]
     return {
         "data": config.data,
         "model": config.model,
         "pooling": config.pooling,
-        "p": getattr(models.read_pooling(config.pooling), "p", None),
+        "p": own_p(config.pooling),
         "seed": config.seed,
         "epochs": config.recipe.epochs,
         "batch_size": config.recipe.batch_size,
         "train_limit": config.train_limit,
         "test_limit": config.test_limit,
         "augment": config.recipe.augment,
+        "p_schedule": config.p_schedule,
         "test_error": last["test_error"],
         "train_error": last["fitted_error"],
         **losses,
+        **calibration,
         "converged": converged,
         "seconds": sum(seconds) + sum(row["test_seconds"] or 0.0 for row in history),
         "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
@@ -367,9 +399,11 @@ def _record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Give a number that JSON has, or None."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's message."""
     return str(error).strip().partition("\n")[0]

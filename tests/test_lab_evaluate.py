@@ -1,0 +1,223 @@
+"""Testing rules on trained networks: the expectation, members drawn and averaged, plain max."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import empool
+import tiny_data
+from empool.lab import cli, files, sources, study
+from empool.lab import data as data_sets
+from empool.lab.augment import Normaliser
+from empool.lab.errors import LabError
+from empool.lab.evaluate import evaluate, remarks
+from empool.lab.launch import Local
+from empool.lab.metrics import Tally
+from empool.lab.progress import Lines
+from empool.lab.training import fit, make_network
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    """Let the data set of `tiny_data` be one with a name."""
+    monkeypatch.setitem(sources.KNOWN, "tiny", sources.KNOWN["digits"])
+    monkeypatch.setattr(data_sets, "load", lambda *arguments: tiny_data.data_set())
+
+
+def run(directory, samples=8, said=None):
+    say = (lambda line: None) if said is None else said.append
+    return evaluate(directory, samples=samples, source=None, device="cpu", say=say)
+
+
+def scores(record):
+    return {"error": record["test_error"], "nll": record["test_nll"], "ece": record["test_ece"]}
+
+
+def trained(directory, config):
+    """Load the network of a finished run, in its testing phase."""
+    network = make_network(config, tiny_data.data_set())
+    checkpoint = torch.load(config.folder(directory) / "last.ckpt", weights_only=True)
+    network.load_state_dict({name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()})
+    return network.eval()
+
+
+def test_the_expectation_is_what_the_run_was_tested_with(tmp_path):
+    config = tiny_data.config("ensemble:0.4")
+    result = fit(config, tiny_data.data_set(), tmp_path)
+    (record,) = run(config.folder(tmp_path))
+    assert record["expectation"] == scores(result)
+    assert {name: record[name] for name in ("data", "model", "pooling", "p", "seed", "draws", "samples")} == {
+        "data": "tiny",
+        "model": "cnn",
+        "pooling": "ensemble:0.4",
+        "p": 0.4,
+        "seed": 0,
+        "draws": True,
+        "samples": 8,
+    }
+    assert record["test_images"] == 18
+    assert json.loads((config.folder(tmp_path) / "evaluation.json").read_text()) == [record]
+
+
+def test_plain_max_is_the_network_with_max_pooling(tmp_path):
+    config = tiny_data.config("max-dropout:0.5")
+    fit(config, tiny_data.data_set(), tmp_path)
+    (record,) = run(config.folder(tmp_path))
+    network, data = make_network(tiny_data.config("max"), tiny_data.data_set()), tiny_data.data_set()
+    network.load_state_dict(trained(tmp_path, config).state_dict())
+    tally = Tally(3, "cpu")
+    images = Normaliser(data.mean, data.std, "cpu").plain(data.test.images)
+    with torch.no_grad():
+        tally.add_logits(network.eval()(images), data.test.labels)
+    assert record["plain_max"] == pytest.approx(tally.scores()._asdict(), rel=1e-5)
+    assert record["plain_max"]["nll"] != pytest.approx(record["expectation"]["nll"], rel=1e-3)
+
+
+def test_monte_carlo_is_the_mean_of_members(tmp_path):
+    config = tiny_data.config("stochastic")
+    fit(config, tiny_data.data_set(), tmp_path)
+    (record,) = run(config.folder(tmp_path), samples=60)
+    network, data = trained(tmp_path, config), tiny_data.data_set()
+    for module in network.modules():
+        module.training = isinstance(module, empool.StochasticPool2d)
+    images = Normaliser(data.mean, data.std, "cpu").plain(data.test.images)
+    with torch.no_grad():
+        probs = torch.stack([network(images).softmax(1) for _ in range(60)]).mean(0)
+    expected = -probs[torch.arange(18), data.test.labels].log().mean().item()
+    assert record["monte_carlo"]["nll"] == pytest.approx(expected, rel=0.05)  # 60 other members
+    assert record["plain_max"] is None
+    assert run(config.folder(tmp_path), samples=60) == [record]  # The same members.
+    assert run(config.folder(tmp_path), samples=1)[0]["monte_carlo"] != record["monte_carlo"]
+
+
+def test_with_p_annealed_to_0_all_rules_agree(tmp_path):
+    config = tiny_data.config("ensemble:0.4", p_schedule="anneal:0")
+    result = fit(config, tiny_data.data_set(), tmp_path)
+    (record,) = run(config.folder(tmp_path))
+    assert record["p"] == 0
+    assert record["expectation"] == record["plain_max"] == scores(result)
+    assert record["monte_carlo"] == pytest.approx(record["expectation"], rel=1e-5)
+
+
+def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
+    runs = study.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
+    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    (tmp_path / "max" / "1" / "result.json").unlink()
+    said = []
+    records = run(tmp_path, said=said)
+    places = [(record["pooling"], record["seed"]) for record in records]
+    assert places == [("stochastic-max:0.5", 0), ("stochastic-max:0.5", 1), ("max", 0), ("average", 0), ("average", 1)]
+    assert said[0] == f"{tmp_path / 'max' / '1'} is not finished: left out"
+    assert [record["draws"] for record in records] == [True, True, False, False, False]
+    assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == records
+    assert remarks(records) == [
+        "expectation: the testing phase, one deterministic pass.",
+        "Monte Carlo: the mean of the probabilities of 8 members, drawn for every image anew.",
+        "max, average draw nothing: Monte Carlo would be the single pass.",
+    ]
+
+
+def test_a_run_that_diverged_has_no_likelihood(tmp_path):
+    config = tiny_data.config("ensemble:0.4")
+    fit(config, tiny_data.data_set(), tmp_path)
+    path = config.folder(tmp_path) / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    for weight in checkpoint["state_dict"].values():
+        if weight.is_floating_point():
+            weight.fill_(torch.nan)
+    torch.save(checkpoint, path)
+    (record,) = run(config.folder(tmp_path))
+    for rule in ("expectation", "monte_carlo", "plain_max"):
+        assert record[rule] == {"nll": None, "error": pytest.approx(100 * 2 / 3), "ece": None}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    fit(tiny_data.config(epochs=1), tiny_data.data_set(), directory)
+    return directory
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """Give a finished run to spoil."""
+    return shutil.copytree(tiny_data.config().folder(finished), tmp_path / "max" / "0")
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path, folder):
+    (folder / "result.json").unlink()
+    for directory in (folder, tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(LabError, match=r"holds no finished run: expected the folder of a run or a study of empool"):
+            run(directory)
+
+
+def test_a_run_without_its_weights_is_refused(folder):
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:500])
+    with pytest.raises(LabError, match=r"last\.ckpt is damaged \(.*\); delete that folder, and train the run again"):
+        run(folder)
+    last.unlink()
+    with pytest.raises(LabError, match=r"max/0 has no last\.ckpt, so there are no weights to evaluate: train that run"):
+        run(folder)
+
+
+def test_another_data_set_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "fingerprint": "f0"}))
+    with pytest.raises(
+        LabError, match=r"tiny is not what .*max/0 was trained on, or has changed since \(fingerprint f1"
+    ):
+        run(folder)
+    (folder / "config.json").write_text(json.dumps({**config, "data": "photos"}))
+    with pytest.raises(LabError, match="trained on a folder called photos: say where it is with --data"):
+        run(folder)
+
+
+def test_another_network_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["recipe"]["width"] = 9
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LabError, match=r"last\.ckpt holds another network than cnn"):
+        run(folder)
+
+
+def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
+    run(folder)
+    before = (folder / "evaluation.json").read_bytes()
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(folder)
+    assert (folder / "evaluation.json").read_bytes() == before
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = str(tiny_data.parquet_folder(tmp_path / "shapes"))
+    small = ["--seeds", "2", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
+    assert cli.main(["compare", "--data", images, "--poolings", "max,ensemble:0.3", *small, "--out", "study"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "study", "--data", images, "--samples", "3"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Pooling", "Testing", "rule", "Runs", "Error", "%", "NLL", "ECE", "%"] in lines
+    assert [line[:3] for line in lines[3:7]] == [
+        ["max", "expectation", "2"],
+        ["ensemble:0.3", "expectation", "2"],
+        ["Monte", "Carlo", "2"],
+        ["plain", "max", "2"],
+    ]
+    assert lines[-1] == ["evaluation:", "study/evaluation.json"]
+    assert cli.main(["evaluate", "study"]) == 1
+    assert "folder called shapes: say where it is with --data" in capsys.readouterr().err
+    assert cli.main(["evaluate", "study", "--samples", "0"]) == 2

@@ -1,0 +1,78 @@
+"""Error, negative log-likelihood and calibration error, by hand."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import pytest
+import torch
+
+from empool.lab import metrics
+from empool.lab.metrics import Tally
+
+# Two predictions at 90 %, one of them right, and two at 65 %, both right.
+PROBS = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.65, 0.35], [0.35, 0.65]])
+LABELS = torch.tensor([0, 0, 0, 1])
+NLL = -(math.log(0.9) + math.log(0.1) + 2 * math.log(0.65)) / 4
+ERROR = 25.0
+ECE = 100 * (abs(0.5 - 0.9) / 2 + abs(1.0 - 0.65) / 2)
+
+
+@pytest.mark.parametrize("cuts", [[4], [1, 3], [2, 2], [1, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+def test_scores_by_hand_however_the_images_are_batched(form, cuts):
+    tally = Tally(2, "cpu")
+    for probs, labels in zip(PROBS.split(cuts), LABELS.split(cuts), strict=True):
+        if form == "logits":
+            tally.add_logits(probs.log() + 7, labels)
+        else:
+            tally.add_probabilities(probs, labels)
+    assert tally.scores() == pytest.approx((NLL, ERROR, ECE), rel=1e-6)
+
+
+def test_logits_between_0_and_1_are_logits():
+    tally = Tally(2, "cpu")
+    tally.add_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    confidence = math.e / (math.e + 1)
+    assert tally.scores() == pytest.approx((-math.log(confidence), 0, 100 * (1 - confidence)), rel=1e-6)
+
+
+def test_confidence_that_is_right_as_often_as_it_says_is_calibrated():
+    tally = Tally(4, "cpu")
+    tally.add_probabilities(torch.full((4, 4), 0.2) + 0.2 * torch.tensor([1, 0, 0, 0]), torch.tensor([0, 0, 1, 2]))
+    assert tally.scores().ece == pytest.approx(100 * abs(0.5 - 0.4), rel=1e-5)
+    certain = Tally(2, "cpu")
+    certain.add_logits(torch.tensor([[100.0, -100.0]]), torch.tensor([0]))
+    assert certain.scores() == (0, 0, 0)
+
+
+def test_a_probability_of_0_is_not_infinitely_bad():
+    tally = Tally(2, "cpu")
+    tally.add_probabilities(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    nll, error, ece = tally.scores()
+    assert nll == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
+    assert (error, ece) == (100, 100)
+
+
+def test_predictions_of_nan_have_no_calibration():
+    tally = Tally(2, "cpu")
+    tally.add_logits(torch.tensor([[math.nan, math.nan], [1.0, 0.0]]), torch.tensor([1, 0]))
+    nll, error, ece = tally.scores()
+    assert math.isnan(nll)
+    assert error == 50
+    assert math.isnan(ece)
+
+
+def test_a_batch_is_added_without_a_wait_for_the_device():
+    tally = Tally(3, "meta")  # A device whose numbers cannot be waited for: reading one is an error.
+    logits, labels = torch.empty(5, 3, device="meta"), torch.empty(5, dtype=torch.int64, device="meta")
+    tally.add_logits(logits, labels)
+    tally.add_probabilities(logits, labels)
+    assert tally.images == 10
+    with pytest.raises(NotImplementedError):
+        tally.scores()
+
+
+def test_docstring_examples():
+    assert doctest.testmod(metrics).failed == 0

@@ -1,0 +1,267 @@
+"""The schedule of p: its values, in a user's own training and in the lab, and after going on from a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import json
+import math
+import re
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+
+import empool
+import tiny_data
+from empool.lab import cli, schedule, study, training
+from empool.lab.errors import LabError
+from empool.lab.options import check_p_schedule
+from empool.lab.run import RunConfig, difference
+from empool.lab.schedule import PSchedule, Schedule, parse
+from empool.lab.training import fit
+
+# Lightning's own use of what PyTorch deprecates, and its advice.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated"),
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+]
+QUIET = {
+    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    "accelerator": "cpu",
+}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "values"),  # for p = 0.4 after 0, 1, 2.5, 5 and 10 of 10 epochs
+    [
+        ("constant", [0.4, 0.4, 0.4, 0.4, 0.4]),
+        ("warmup:5", [0.0, 0.08, 0.2, 0.4, 0.4]),
+        ("warmup:0.5", [0.0, 0.4, 0.4, 0.4, 0.4]),
+        ("anneal:0", [0.4, 0.36, 0.3, 0.2, 0.0]),
+        ("anneal:0.8", [0.4, 0.44, 0.5, 0.6, 0.8]),
+        ("cosine:0", [0.4, 0.2 + 0.2 * math.cos(math.pi / 10), 0.2 + 0.2 * math.sqrt(0.5), 0.2, 0.0]),
+        ("cosine:0.1", [0.4, 0.25 + 0.15 * math.cos(math.pi / 10), 0.25 + 0.15 * math.sqrt(0.5), 0.25, 0.1]),
+    ],
+)
+def test_values_by_hand(spelling, values):
+    read = parse(spelling)
+    assert str(read) == spelling
+    assert [read.value(0.4, epoch, 10) for epoch in (0, 1, 2.5, 5, 10)] == pytest.approx(values)
+    assert read.value(0.4, 0, 10) == values[0]
+    assert read.value(0.4, 10, 10) == values[-1]
+
+
+KNOWN = "expected constant, warmup:EPOCHS, anneal:FINAL or cosine:FINAL"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("linear:0", f'p_schedule: {KNOWN}, got "linear:0"'),
+        ("warmup", f'p_schedule: {KNOWN}, got "warmup"'),
+        ("constant:1", f'p_schedule: {KNOWN}, got "constant:1"'),
+        ("anneal:low", f'p_schedule: {KNOWN}, got "anneal:low"'),
+        ("", f'p_schedule: {KNOWN}, got ""'),
+        ("warmup:0", 'p_schedule: expected a warm-up of more than 0 epochs, got "warmup:0"'),
+        ("warmup:inf", 'p_schedule: expected a warm-up of more than 0 epochs, got "warmup:inf"'),
+        ("anneal:1.5", "p_schedule: expected FINAL in [0, 1], got 1.5"),
+        ("cosine:nan", "p_schedule: expected FINAL in [0, 1], got nan"),
+    ],
+)
+def test_other_spellings_are_refused(spelling, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        parse(spelling)
+
+
+class Net(pl.LightningModule):
+    """A user's own network, which notes the p of every step and of every test."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.layers = nn.Sequential(pool, nn.Flatten(), nn.Linear(4, 2))
+        self.training_p, self.validation_p = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.training_p.append(self.layers[0].p)
+        return self.layers(batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        if not self.trainer.sanity_checking:
+            self.validation_p.append(self.layers[0].p)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def batches(count):
+    return torch.utils.data.DataLoader(torch.randn(count, 1, 4, 4), batch_size=1)
+
+
+def train(net, callback, epochs, checkpoint=None):
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[callback], **QUIET)
+    trainer.fit(net, batches(4), batches(1), ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def test_p_changes_with_every_batch_of_a_users_own_training():
+    net = Net(empool.MaxPoolDropout2d(2, p=0.9))
+    train(net, PSchedule("warmup:1.5", p=0.6), 2)
+    assert net.training_p == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6])
+    assert net.validation_p == pytest.approx([0.4, 0.6])  # What the training has come to by then.
+    assert net.layers[0].p == 0.6
+
+
+def test_p_is_right_after_going_on_from_a_checkpoint(tmp_path):
+    whole = Net(empool.EnsembleMaxPool2d(2, p=0.4))
+    train(whole, PSchedule("cosine:0", p=0.4), 3)
+
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "first.ckpt")
+            trainer.should_stop = True
+
+    first = Net(empool.EnsembleMaxPool2d(2, p=0.4))
+    trainer = pl.Trainer(max_epochs=3, callbacks=[PSchedule("cosine:0", p=0.4), Stop()], **QUIET)
+    trainer.fit(first, batches(4))
+    assert first.training_p == whole.training_p[:4]
+    rest = Net(empool.EnsembleMaxPool2d(2, p=0.4))
+    trainer = train(rest, PSchedule("cosine:0", p=0.4), 3, tmp_path / "first.ckpt")
+    assert rest.training_p == whole.training_p[4:]
+    assert rest.layers[0].p == whole.layers[0].p == 0.0
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    done = Net(empool.EnsembleMaxPool2d(2, p=0.4))
+    train(done, PSchedule("cosine:0", p=0.4), 3, tmp_path / "last.ckpt")
+    assert done.training_p == []
+    assert done.layers[0].p == 0.0
+
+
+def test_batches_without_a_number_change_p_by_the_epoch():
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(torch.randn(2, 1, 4, 4))
+
+    net = Net(empool.EnsembleMaxPool2d(2))
+    trainer = pl.Trainer(max_epochs=2, callbacks=[PSchedule("anneal:0", p=0.4)], **QUIET)
+    trainer.fit(net, torch.utils.data.DataLoader(Endless(), batch_size=1))
+    assert net.training_p == [0.4, 0.4, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2), empool.StochasticPool2d(2), empool.RankPool2d(2, distribution=empool.Ordinal([0.5, 0.5]))]
+)
+def test_a_pooling_without_p_is_refused(pool):
+    message = (
+        "PSchedule: expected a network with ensemble max-pooling or max-pooling dropout, the poolings that have a p; "
+        "see empool.convert_"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(Net(pool), PSchedule("warmup:1", p=0.4), 1)
+
+
+def test_what_cannot_be_scheduled_is_refused():
+    with pytest.raises(ValueError, match=r"^PSchedule: expected p in \[0, 1\], got 1.5$"):
+        PSchedule("constant", p=1.5)
+    trainer = pl.Trainer(max_steps=3, callbacks=[PSchedule("anneal:0", p=0.4)], **QUIET)
+    with pytest.raises(ValueError, match=r"max_epochs, which anneal:0 depends on$"):
+        trainer.fit(Net(empool.EnsembleMaxPool2d(2)), batches(4))
+
+
+def interrupt_in_the_second_epoch(done, row):
+    if done > 1.5:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("pooling", ["ensemble:0.4", "max-dropout:0.4"])
+def test_an_interrupted_run_of_the_lab_ends_as_if_it_had_not_been(tmp_path, pooling):
+    config = tiny_data.config(pooling, p_schedule="cosine:0.05")
+    whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
+    assert whole["p_schedule"] == "cosine:0.05"
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path / "cut", interrupt_in_the_second_epoch)
+    resumed = fit(config, tiny_data.data_set(), tmp_path / "cut")
+    weights = [
+        torch.load(config.folder(tmp_path / name) / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "cut")
+    ]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
+    for name in ("test_error", "test_nll", "test_ece", "train_loss"):
+        assert resumed[name] == whole[name]
+    constant = fit(tiny_data.config(pooling), tiny_data.data_set(), tmp_path / "constant")
+    assert constant["train_loss"] != whole["train_loss"]
+
+
+def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatch):
+    seen = []
+
+    class Seen(training.Experiment):
+        def test(self, split):
+            seen.append(next(m.p for m in self.network.modules() if isinstance(m, empool.EnsembleMaxPool2d)))
+            return super().test(split)
+
+    monkeypatch.setattr(training, "Experiment", Seen)
+    fit(tiny_data.config("ensemble:0.4", epochs=4, p_schedule="anneal:0"), tiny_data.data_set(), tmp_path)
+    assert seen == pytest.approx([0.3, 0.2, 0.1, 0.0, 0.0])  # After the last epoch the training images, too.
+
+
+def test_runs_of_before_there_was_a_schedule_had_a_constant_p(tmp_path):
+    config = tiny_data.config("ensemble:0.1", epochs=1)
+    old = {name: value for name, value in config.to_json().items() if name != "p_schedule"}
+    assert RunConfig.from_json(old) == config
+    assert difference(config.to_json(), old) is None
+    other = dataclasses.replace(config, p_schedule="anneal:0")
+    assert difference(other.to_json(), old) == "p_schedule = constant, not anneal:0"
+    assert RunConfig.from_json(json.loads(json.dumps(other.to_json()))) == other
+    fit(config, tiny_data.data_set(), tmp_path)
+    (config.folder(tmp_path) / "config.json").write_text(json.dumps(old))
+    fit(config, tiny_data.data_set(), tmp_path)
+    with pytest.raises(LabError, match=r"holds another run \(p_schedule = constant, not anneal:0\)"):
+        fit(other, tiny_data.data_set(), tmp_path)
+
+
+def test_a_study_schedules_the_poolings_that_have_a_p():
+    config = tiny_data.config(p_schedule="warmup:2")
+    assert len(study.plan(config, ["max", "ensemble:0.1"], [0])) == 2
+    check_p_schedule(config, ["max", "ensemble:0.1"])
+    check_p_schedule(tiny_data.config(), ["max", "stochastic"])
+    message = (
+        "p_schedule: warmup:2 needs a pooling with a p, ensemble:P or max-dropout:P, "
+        "got max, stochastic, ordinal:0.5,0.5"
+    )
+    with pytest.raises(LabError, match=f"^{re.escape(message)}$"):
+        check_p_schedule(config, ["max", "stochastic", "ordinal:0.5,0.5"])
+
+
+SMALL = ["--epochs", "2", "--batch-size", "16", "--device", "cpu", "--recipe", "width=4", "--seeds", "1"]
+
+
+def test_the_command_line_takes_a_schedule(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = tiny_data.parquet_folder(tmp_path / "shapes")
+    common = ["compare", "--data", str(images), *SMALL, "--out", "study", "--poolings"]
+    assert cli.main([*common, "max,ensemble:0.2", "--p-schedule", "warmup:1.0"]) == 0
+    records = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert [(record["p"], record["p_schedule"]) for record in records] == [(None, "warmup:1"), (0.2, "warmup:1")]
+    assert "warmup:1" in (tmp_path / "study" / "report.html").read_text()
+    capsys.readouterr()
+    for arguments, message in [
+        (["ensemble:0.2"], "study holds a study with p_schedule = warmup:1, not constant"),
+        (
+            ["max", "--p-schedule", "warmup:1"],
+            "warmup:1 needs a pooling with a p, ensemble:P or max-dropout:P, got max",
+        ),
+        (["ensemble:0.2", "--p-schedule", "warmup:3"], "warmup:3 is longer than the training, whose epochs are 2"),
+        (["ensemble:0.2", "--p-schedule", "fall:0"], f'{KNOWN}, got "fall:0"'),
+    ]:
+        assert cli.main([*common, *arguments]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_docstring_examples():
+    assert doctest.testmod(schedule).failed == 0
+
+
+def test_a_schedule_is_a_value():
+    assert parse("cosine:0.05") == Schedule("cosine", 0.05) != parse("anneal:0.05")
