@@ -1,6 +1,6 @@
 // rank_draw and rank_mean for 2x2 and 3x3 windows with stride 2 in contiguous planes (halving.h).
 //
-// The two largest of each window are tracked as in rank_draw.h, lanes being neighbouring outputs. Padding is -inf,
+// The two largest of each window are tracked (two_largest.h), lanes being neighbouring outputs. Padding is -inf,
 // which is right unless a drawn value is -inf itself, or a row holds a NaN: such rows are drawn again, one output at a
 // time. Numbers are made for a strip of rows at once, one Philox lane for every four outputs of a row. Thresholds and
 // weights depend on the number of valid activations, so they are laid out beside the row, once for every number of

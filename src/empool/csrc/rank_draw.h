@@ -1,11 +1,10 @@
 // rank_draw: output the activation of a drawn rank, and its offset in the window.
 //
 // The rank of an output is the number of thresholds that its Philox word reaches, counted from 0; n, the number of
-// valid activations, stands for "zero". Ranks go by value, equal values by position, so a later activation passes an
-// earlier one only if it is greater. With one threshold (ensemble max-pooling) the two largest are tracked with their
-// offsets, by compare and blend, and a mask selects; a 2x2 window does that as a tournament. With more, the M largest
-// are kept by insertion, M - 1 being the largest rank drawn in the vector at hand. A NaN is found by summing the window
-// (inf - inf is a false alarm) and put right one lane at a time.
+// valid activations, stands for "zero". With one threshold (ensemble max-pooling) the two largest are tracked
+// (two_largest.h). With more, the M largest are kept by insertion, M - 1 being the largest rank drawn in the vector at
+// hand, and a NaN is found by summing the window (inf - inf is a false alarm). A window with a NaN is put right one lane
+// at a time.
 //
 // A unit is a row of outputs of one image, or a tile of a block of planes (tile.h).
 #pragma once
