@@ -275,10 +275,11 @@ def _study(
 
     With `resume` given, the one run is refused if it was begun and `resume` is False, or the other way round.
     """
+    from empool.lab import signals
     from empool.lab.progress import progress
 
-    directory = out
-    with progress() as shown:
+    directory, folder = out, None
+    with progress() as shown, signals.raised():
         try:
             from empool.lab import study
             from empool.lab.launch import LAUNCHERS
@@ -292,17 +293,27 @@ def _study(
             directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
             runs = study.plan(config, names, seeds)
             if resume is not None:
-                _check_resume(runs[0].folder(directory), resume)
+                folder = runs[0].folder(directory)
+                _check_resume(folder, resume)
             return directory, study.run(directory, runs, data, LAUNCHERS[launcher.value](), shown, command)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             kept = f" in {directory}" if directory else ""
-            shown.say(f"empool: interrupted; finished runs stay{kept}, and the same command goes on: {command}")
-            raise typer.Exit(130) from None
+            ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
+            again = f"{command} --resume" if folder and _is_to_resume(folder) and not resume else command
+            shown.say(f"empool: {ended}; finished runs stay{kept}, and the same command goes on: {again}")
+            raise typer.Exit(signals.exit_code(stopped)) from None
 
 
 def _check_resume(folder: Path, resume: bool) -> None:
-    begun = (folder / "last.ckpt").exists()
-    if begun and not resume and not (folder / "result.json").exists():
+    from empool.lab.checkpoint import begun
+
+    if _is_to_resume(folder) and not resume:
         raise LabError(f"{folder} holds an unfinished run: --resume goes on with it, another --out starts a new one")
-    if resume and not begun:
+    if resume and not begun(folder):
         raise LabError(f"{folder} holds no run to resume: leave --resume out")
+
+
+def _is_to_resume(folder: Path) -> bool:
+    from empool.lab.checkpoint import begun
+
+    return begun(folder) and not (folder / "result.json").exists()

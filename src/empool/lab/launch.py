@@ -34,7 +34,7 @@ class Local:
                 progress.advanced(config, epochs, row)
 
             progress.started(config)
-            record = fit(config, data, directory, watch)
+            record = fit(config, data, directory, watch, progress.say)
             progress.finished(config, record)
             yield record
 

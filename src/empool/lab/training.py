@@ -7,7 +7,6 @@ import hashlib
 import io
 import logging
 import math
-import pickle
 import signal
 import time
 import warnings
@@ -17,17 +16,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from empool import models
-from empool.lab import augment, provenance
+from empool.lab import augment, provenance, signals
 from empool.lab.augment import Augment, Draws, Normaliser
+from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import DataSet, Split
 from empool.lab.errors import LabError
-from empool.lab.files import read_json, replacing, write_json, write_text
+from empool.lab.files import read_json, write_json, write_text
 from empool.lab.metrics import Scores, Tally
 from empool.lab.run import RunConfig, difference
 from empool.lab.schedule import PSchedule
@@ -134,6 +136,11 @@ class Experiment(pl.LightningModule):
             weight_decay=recipe.weight_decay,
         )
 
+    def on_train_start(self) -> None:
+        """Leave a run alone that had diverged when it was interrupted."""
+        if self.history and _diverged(self.history[-1]):
+            self.trainer.should_stop = True
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch: default generators (draws, dropout) and the order of the images."""
         torch.manual_seed(derived_seed(self.config.seed, "draws", self.current_epoch))
@@ -228,23 +235,32 @@ class Experiment(pl.LightningModule):
 
 
 class _LastCheckpoint(Checkpoint):
-    """Write last.ckpt and metrics.csv after every epoch."""
+    """Write metrics.csv and last.ckpt after every epoch.
+
+    A process killed between the two does the epoch again and writes the same row; the other way round, the last row
+    could be missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Experiment)
-        with replacing(self.folder / "last.ckpt") as unfinished:
-            trainer.save_checkpoint(unfinished)
         text = io.StringIO()
         rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         rows.writeheader()
         rows.writerows(pl_module.history)
         write_text(self.folder / "metrics.csv", text.getvalue())
+        trainer.save_checkpoint(self.folder / LAST)
 
 
-def fit(config: RunConfig, data: DataSet, directory: Path, watch: Watch = lambda epochs, row: None) -> dict[str, Any]:
+def fit(
+    config: RunConfig,
+    data: DataSet,
+    directory: Path,
+    watch: Watch = lambda epochs, row: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
@@ -255,21 +271,26 @@ def fit(config: RunConfig, data: DataSet, directory: Path, watch: Watch = lambda
         data: its data set.
         directory: of the study.
         watch: is told of progress.
+        say: takes a line on what went wrong and could be mended.
 
     Returns:
         The record, as in results.json.
 
     Raises:
-        LabError: if the run's folder holds another run, or a damaged checkpoint.
-        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays.
+        LabError: if the run's folder holds another run, or no checkpoint that is whole, or a process that loads images
+            died.
+        OSError: if a file cannot be written, with its name.
+        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
+            raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = _checkpoint(config, folder)
+    checkpoint = _checkpoint(config, folder, say)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     experiment = Experiment(config, make_network(config, data), data, watch)
     _train(experiment, folder, checkpoint)
     record = _record(experiment)
+    (folder / PREVIOUS).unlink(missing_ok=True)
     write_json(folder / "result.json", record)
     return record
 
@@ -293,7 +314,7 @@ def make_network(config: RunConfig, data: DataSet) -> nn.Module:
     )
 
 
-def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
+def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Path | None:
     """Find the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
     written = folder / "config.json"
     ours = {**config.settings(), "pooling": config.pooling, "seed": config.seed}
@@ -303,31 +324,14 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
             raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
     else:
         write_json(written, config.to_json())
-    last = folder / "last.ckpt"
-    if not last.exists():
-        return None
-    read_checkpoint(last, "delete it, and the run starts again")
-    return last
-
-
-def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a checkpoint, to the CPU.
-
-    Raises:
-        LabError: if it is damaged, with the remedy.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
-    return checkpoint
+    return newest(folder, say)
 
 
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     on_interrupt = signal.getsignal(signal.SIGINT)
-    with warnings.catch_warnings():
+    with signals.deferred(), warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)  # Advice on data loader workers and devices left unused.
         # Lightning's own use of what PyTorch deprecates; delete when lightning > 2.6 is required.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
@@ -341,16 +345,32 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             enable_model_summary=False,
             use_distributed_sampler=False,
             benchmark=experiment.config.device == "cuda",
+            plugins=_plugins(),
             default_root_dir=folder,
         )
         try:
             trainer.fit(experiment, ckpt_path=checkpoint, weights_only=True)
+        except SIGTERMException:
+            pass  # Raised by Lightning at the next consistent point; the context raises it as ours.
         except SystemExit as stopped:
             # Lightning answers Ctrl-C by leaving the process and ignoring further ones; the study decides that here.
             if not isinstance(stopped.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if not first_line(error).startswith("DataLoader worker"):
+                raise
+            raise LabError(
+                f"a process that loads images died, often for want of memory ({first_line(error)}): start again, and "
+                "the run goes on from its last whole epoch"
+            ) from error
+
+
+def _plugins() -> list[Any]:
+    # Lightning's own requeueing saves the middle of an epoch, which cannot be gone on from exactly.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [Checkpoints(), *slurm]
 
 
 def _p_schedule(config: RunConfig) -> list[PSchedule]:
@@ -404,6 +424,5 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def first_line(error: Exception) -> str:
-    """Give the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+def _diverged(row: Row) -> bool:
+    return finite(row["train_loss"]) is None
