@@ -561,17 +561,18 @@ class Dying(torch.utils.data.Dataset):
         die()
 
 
-def dying_worker(directory):
-    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5  # seconds that PyTorch waits for a dead one, of 5
-    Experiment.train_dataloader = lambda self: torch.utils.data.DataLoader(Dying(), num_workers=1)
-    try:
-        studied(directory)
-    except LabError as error:
-        sys.exit(7 if str(error).startswith("a process that loads images died, often for want of memory (") else 8)
-
-
-def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(whole, tmp_path):
-    assert child(dying_worker, tmp_path) == 7
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Of Python 3.12 and later.
+def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Experiment, "train_dataloader", lambda self: torch.utils.data.DataLoader(Dying(), num_workers=1)
+        )
+        with pytest.raises(LabError) as caught:
+            start(tmp_path)
+    assert str(caught.value).startswith(
+        "a process that loads images died, often for want of memory (DataLoader worker (pid"
+    )
+    assert str(caught.value).endswith("): start again, and the run goes on from its last whole epoch")
     start(tmp_path)
     assert same(tmp_path, whole)
 
