@@ -63,7 +63,7 @@ def run(
                 _gather(directory)  # A run may have ended just before.
                 raise
             return results(directory)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         refused = refusal(error)
         if refused is None:
             raise
