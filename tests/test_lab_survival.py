@@ -385,7 +385,6 @@ def limited(directory):
     try:
         start(directory)
     except LabError as error:
-        os.write(sys.stdout.fileno(), str(error).encode())
         sys.exit(7 if f"cannot write to {directory}/max/0/last.ckpt (File too large)" in str(error) else 8)
 
 
