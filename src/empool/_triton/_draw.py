@@ -140,7 +140,7 @@ def _rank_draw_kernel(
                 values, valids, WINDOW[0] * WINDOW[1] * WINDOW[2], METHOD == "second", CHECKED, like
             )
             if METHOD == "second":
-                reached = _lane(numbers, lane, CHANNELS_LAST) >= threshold.to(tl.uint32, bitcast=True)
+                reached = _lane(numbers, lane, CHANNELS_LAST) >= tl.cast(threshold, tl.uint32, bitcast=True)
                 drop = reached & (second_at >= 0)
                 value = tl.where(drop, second, value)
                 position = tl.where(drop, second_at, position)

@@ -4,6 +4,8 @@ A tile has two dimensions. Contiguous, a row of it is a block of `LANES` neighbo
 plane (an image's channel). Channels last, a row is one place and the tile's second dimension runs over channels.
 Rows are numbered (plane, depth, height, block), the last fastest, so that small planes share a program.
 
+Numbers are cast by `tl.cast`: Inductor makes a constant, which has no `to`, of an argument that is 1.
+
 `WINDOW` is the geometry as twelve numbers: kernel size, stride, padding and dilation, (depth, height, width) each.
 """
 
@@ -25,8 +27,8 @@ def divide(index, size, magic, shift, WIDE: tl.constexpr):
         quotient = index // size
     else:
         unsigned = index.to(tl.uint32)
-        high = tl.umulhi(unsigned, magic.to(tl.uint32, bitcast=True))
-        quotient = ((high + unsigned) >> shift.to(tl.uint32)).to(tl.int32)
+        high = tl.umulhi(unsigned, tl.cast(magic, tl.uint32, bitcast=True))
+        quotient = ((high + unsigned) >> tl.cast(shift, tl.uint32)).to(tl.int32)
     return quotient, index - quotient * size
 
 
@@ -34,7 +36,14 @@ def divide(index, size, magic, shift, WIDE: tl.constexpr):
 def index_sizes(D, H, W, OD, OH, OW, WIDE: tl.constexpr):
     """Return the sizes in the type that indices need: 64 bits if WIDE."""
     index = tl.int64 if WIDE else tl.int32
-    return D.to(index), H.to(index), W.to(index), OD.to(index), OH.to(index), OW.to(index)
+    return (
+        tl.cast(D, index),
+        tl.cast(H, index),
+        tl.cast(W, index),
+        tl.cast(OD, index),
+        tl.cast(OH, index),
+        tl.cast(OW, index),
+    )
 
 
 @triton.jit
