@@ -65,7 +65,7 @@ def _step(pool: nn.Module, shape: tuple[int, ...], mode: str | None, seen: bool)
         input.grad = None
         compiled(input).backward()
 
-    with config.patch(decompose_custom_triton_ops=seen), torch._inductor.config.patch(force_disable_caches=True):
+    with config.patch(decompose_custom_triton_ops=seen):
         for _ in range(5):
             step()
     torch.cuda.synchronize()

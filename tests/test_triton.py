@@ -374,6 +374,7 @@ def compiling(test: Any) -> Any:
         ".*:FutureWarning:torch",
         ".?isinstance.*LeafSpec:FutureWarning",
         ".*TensorFloat32:UserWarning",
+        "dynamo_pgo:UserWarning",
     ):
         test = pytest.mark.filterwarnings(f"ignore:{ignored}")(test)
     return needs_gpu(test)

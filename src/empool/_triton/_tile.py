@@ -18,6 +18,8 @@ import triton.language as tl
 
 LANES = tl.constexpr(4)
 """Neighbouring outputs that share one call of the random number generator."""
+DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
+"""The arguments with which `divide` divides, one pair for every number that a row's index is divided by."""
 
 
 @triton.jit
@@ -102,6 +104,33 @@ def lane_exists(block, width, ALIGNED: tl.constexpr):
     """Tell which lanes of a block lie within a width that ALIGNED divides: the same answer for all of a vector."""
     lanes = tl.arange(0, LANES)[None, :]
     return block * LANES + lanes // ALIGNED * ALIGNED < width
+
+
+@triton.jit
+def outputs_of_lane(
+    lane: tl.constexpr,
+    block,
+    line_start,
+    channel,
+    row_live,
+    OW,
+    C,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """Return where a lane's outputs lie along the width, which exist, and where they are in memory.
+
+    Contiguous, lane 0 stands for all of them, side by side in the tile's second dimension.
+    """
+    if CHANNELS_LAST:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel
+    else:
+        ow = block * LANES + tl.arange(0, LANES)[None, :]
+        live = row_live & lane_exists(block, OW, ALIGNED)
+        at = tl.multiple_of(line_start + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
+    return ow, live, at
 
 
 @triton.jit
