@@ -422,6 +422,15 @@ def test_compiled_bits(name: str, memory_format: torch.memory_format, dynamic: b
 
 
 @compiling
+def test_compiled_by_another_backend() -> None:
+    """What a graph starts is started as well where nobody generates code."""
+    input, seed = torch.randn(4, 8, 14, 14, device="cuda"), torch.tensor(3, device="cuda")
+    compiled = torch.compile(empool.functional.ensemble_max_pool2d, fullgraph=True, backend="aot_eager")
+    expected = empool.functional.ensemble_max_pool2d(input, 3, 2, 1, seed=seed)
+    torch.testing.assert_close(compiled(input, 3, 2, 1, seed=seed), expected, rtol=0, atol=0)
+
+
+@compiling
 def test_compiled_graph_draws_anew() -> None:
     layer = torch.compile(empool.EnsembleMaxPool2d(2, p=0.5), fullgraph=True, mode="reduce-overhead")
     input = torch.randn(8, 8, 16, 16, device="cuda", requires_grad=True)
