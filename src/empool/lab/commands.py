@@ -43,13 +43,16 @@ class Launcher(str, enum.Enum):
 
 Data = Annotated[
     str,
-    typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders."),
+    typer.Option(
+        help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders; for a "
+        "network of timm a folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or hfds/NAME or hfids/NAME of the hub."
+    ),
 ]
 Model = Annotated[
     str,
     typer.Option(
         help="Network: cnn, or NAME:DEPTH, such as resnet:20, of resnet (20), preact_resnet (164), stochastic_depth "
-        "(110) and dfn_mr (56)."
+        "(110) and dfn_mr (56); or, for ImageNet, timm:NAME, such as timm:resnet50."
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
@@ -58,7 +61,10 @@ TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images use
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test images used, as many of each class.")]
 Augmentation = Annotated[
     str | None,
-    typer.Option("--augment", help="none, crop:P, mirror or crop:P,mirror. Default: what suits the data."),
+    typer.Option(
+        "--augment",
+        help="none, crop:P, mirror or crop:P,mirror; see the recipe of timm:NAME. Default: what suits the data.",
+    ),
 ]
 Choices = Annotated[
     list[str] | None,
@@ -73,6 +79,12 @@ PSchedule = Annotated[
         "--p-schedule",
         help="How the p of ensemble:P and max-dropout:P changes: constant, warmup:EPOCHS (from 0 to p), anneal:FINAL "
         "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Processes that read images, for a network of timm. Default: as many as cores, at most 8."
     ),
 ]
 Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
@@ -114,6 +126,7 @@ def compare(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    workers: Workers = None,
     launcher: Where = Launcher.local,
     out: Out = None,
 ) -> None:
@@ -152,6 +165,7 @@ def train(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    workers: Workers = None,
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
@@ -163,6 +177,8 @@ def train(
     spelling = read_poolings(pooling, model)[0]
     record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
     error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
+    if record["converged"] and record.get("test_top5_error") is not None:
+        error += f" (top-5 {record['test_top5_error']:.2f} %)"
     print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
 
 
@@ -257,7 +273,10 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         "precision": arguments["precision"].value,
         **{
             name: arguments[name]
-            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last", "p_schedule")
+            for name in (
+                *("model", "epochs", "batch_size", "train_limit", "test_limit"),
+                *("channels_last", "p_schedule", "workers"),
+            )
         },
     }
 
@@ -282,7 +301,7 @@ def _study(
         try:
             from empool.lab import study
             from empool.lab.launch import LAUNCHERS
-            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure
+            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
@@ -291,6 +310,8 @@ def _study(
             check_p_schedule(config, names)
             directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
             runs = study.plan(config, names, seeds)
+            for run in runs[: len(names)]:
+                try_out(run, data)
             if resume is not None:
                 _check_resume(runs[0].folder(directory), resume)
             return directory, study.run(directory, runs, data, LAUNCHERS[launcher.value](), shown, command)

@@ -7,9 +7,10 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,34 @@ from empool.lab.files import replacing
 from empool.lab.sources import SPLITS, Decoded
 
 _FORMAT = 1  # of the cached files; part of their names
+
+
+class Data(Protocol):
+    """What every data set says of itself, its images in memory or not."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, or of its folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells data sets of one name apart, hexadecimal."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width; None where images differ in them."""
+
+    @property
+    def in_channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+
+    @property
+    def test(self) -> Sized:
+        """The test images."""
 
 
 @dataclass(frozen=True)

@@ -222,10 +222,12 @@ def _runs(section: Section) -> list[table.Column]:
         values = [record.get(field, record.get(formerly)) for record in section.records]
         return [table.decimals(value, places) if _finite(value) else table.NONE for value in values]
 
+    top5 = any(record.get("test_top5_error") is not None for record in section.records)
     return [
         table.Column("Pooling", [record["pooling"] for record in section.records], numeric=False),
         table.Column("Seed", [str(record["seed"]) for record in section.records]),
         table.Column("Test error %", numbers("test_error", 2)),
+        *([table.Column("Test top-5 error %", numbers("test_top5_error", 2))] if top5 else []),
         table.Column("Train error %", numbers("train_error", 2)),
         table.Column("Test NLL", numbers("test_nll", 4, "test_loss")),
         table.Column("Test ECE %", numbers("test_ece", 2)),

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from empool.lab.data import DataSet
+from empool.lab.data import Data
 from empool.lab.errors import LabError, is_disk_full
 from empool.lab.files import read_json, write_json
 from empool.lab.launch import Launcher
@@ -26,7 +26,7 @@ def plan(config: RunConfig, poolings: Sequence[str], seeds: Sequence[int]) -> li
 def run(
     directory: Path,
     runs: Sequence[RunConfig],
-    data: DataSet,
+    data: Data,
     launcher: Launcher,
     progress: Progress,
     command: str,
