@@ -15,6 +15,7 @@ import pytest
 
 import tiny_data
 from empool import models
+from empool import lab
 from empool.lab import cli
 
 
@@ -243,6 +244,7 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
 
 def test_networks_of_timm_need_an_extra_of_their_own(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "empool.lab.imagenet", raising=False)
+    monkeypatch.delattr(lab, "imagenet", raising=False)
     monkeypatch.setitem(sys.modules, "timm", None)
     message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
     assert message == "the lab needs timm, which is not installed: pip install 'empool[imagenet]'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import pickle
 import random
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone(load, folder):
     assert sorted(plain[0][0][order[0]].flatten(1).sum(1).tolist()) == pytest.approx(
         sorted(plain[1][0][order[1]].flatten(1).sum(1).tolist()), rel=1e-5
     )
+
+
+def test_workers_that_are_started_afresh_can_be_given_the_images(load, folder):
+    data = load(str(folder), workers=0)
+    view = streaming(data.train, config(data), 0, training=True).view
+    copied = pickle.loads(pickle.dumps(view))
+    assert len(copied) == len(view)
+    assert (copied[7][0] == view[7][0]).all()
+    assert copied[7][1] == view[7][1]
 
 
 @pytest.mark.parametrize("augment", ["resized", "resized,jitter:0.4", "resized,mirror,jitter:0.4"])

@@ -107,19 +107,21 @@ class _Chosen:
 
     Args:
         reader: timm's; gives an open file and a label for an index.
-        where: names the image of an index in a message.
+        table: name of the table whose rows the images are, for messages; None where every image is a file.
         labels: of all images, ``(M,)``.
         limit: number of images to keep; None keeps all.
     """
 
-    def __init__(
-        self, reader: Any, where: Callable[[int], str], labels: npt.NDArray[np.int64], limit: int | None
-    ) -> None:
-        self.reader, self.where = reader, where
+    def __init__(self, reader: Any, table: str | None, labels: npt.NDArray[np.int64], limit: int | None) -> None:
+        self.reader, self.table = reader, table
         self.index = np.arange(len(labels)) if limit is None else stratified(labels, limit)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def named(self, index: int) -> str:
+        """Name an image."""
+        return self.reader.filename(index, absolute=True) if self.table is None else f"{self.table}: row {index}"
 
     def view(self, config: RunConfig, *, training: bool) -> Dataset[tuple[Any, int]]:
         return _View(self, config.seed if training else None)
@@ -148,7 +150,7 @@ class _View(Dataset[tuple[Any, int]]):
             with file, Image.open(file) as image:
                 pixels = image.convert("RGB")
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-            raise undecodable(self.images.where(index), error) from None
+            raise undecodable(self.images.named(index), error) from None
         if self.seed is None:
             return self.transform(pixels), label
         with _drawing(derived_seed(self.seed, f"augment {index}", self.epoch)):
@@ -259,7 +261,7 @@ def _folder(folder: Path, train_limit: int | None, test_limit: int | None, worke
 
 def _of_folder(reader: Any, limit: int | None) -> _Chosen:
     labels = np.fromiter((label for _, label in reader.samples), np.int64, len(reader.samples))
-    return _Chosen(reader, lambda index: str(reader.samples[index][0]), labels, limit)
+    return _Chosen(reader, None, labels, limit)
 
 
 def _fetched(source: str, train_limit: int | None, test_limit: int | None, workers: int) -> Streamed:
@@ -274,7 +276,7 @@ def _fetched(source: str, train_limit: int | None, test_limit: int | None, worke
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(classes):
             raise LabError(f"{source}, {split}: expected labels from 0 to {len(classes) - 1}")
         digest.update(labels.astype("<i8").data)
-        return _Chosen(reader, lambda row: f"{source}, {split}: row {row}", labels, limit)
+        return _Chosen(reader, f"{source}, {split}", labels, limit)
 
     images = chosen(train, train_split, train_limit), chosen(test, test_split, test_limit)
     return Streamed(source, digest.hexdigest(), classes, *images, workers)
