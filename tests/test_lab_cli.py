@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny_data
-from empool import models
-from empool import lab
+from empool import lab, models
 from empool.lab import cli
 
 
@@ -245,7 +244,8 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
 def test_networks_of_timm_need_an_extra_of_their_own(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "empool.lab.imagenet", raising=False)
     monkeypatch.delattr(lab, "imagenet", raising=False)
-    monkeypatch.setitem(sys.modules, "timm", None)
+    for name in ("timm", "timm.data"):
+        monkeypatch.setitem(sys.modules, name, None)
     message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
     assert message == "the lab needs timm, which is not installed: pip install 'empool[imagenet]'"
 
