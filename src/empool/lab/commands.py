@@ -35,6 +35,13 @@ class Precision(str, enum.Enum):
     bfloat16 = "bfloat16"
 
 
+class Table(str, enum.Enum):
+    """A table of the deck."""
+
+    table1 = "table1"
+    table2 = "table2"
+
+
 class Launcher(str, enum.Enum):
     """Where runs go."""
 
@@ -180,6 +187,56 @@ def train(
     if record["converged"] and record.get("test_top5_error") is not None:
         error += f" (top-5 {record['test_top5_error']:.2f} %)"
     print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
+
+
+@app.command()
+def reproduce(
+    context: typer.Context,
+    table: Annotated[Table, typer.Argument(help="The poolings in a plain CNN, or the deck's networks.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="full, cpu, or of table1 full-plain. Default: full on a GPU, else cpu, which is short."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the whole table once, then again.")] = 3,
+    data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.float32,
+    channels_last: ChannelsLast = True,
+    launcher: Where = Launcher.local,
+    out: Annotated[Path | None, typer.Option(help="Folder of the studies. Default: runs/TABLE-PROTOCOL.")] = None,
+) -> None:
+    """Train what a table of the deck compares, and report it beside the deck's figures.
+
+    A table that is started again does what is missing.
+    """
+    from empool.lab import reproduce as tables
+    from empool.lab.options import device_named
+    from empool.lab.report import write_report
+    from empool.lab.run import folder_name
+
+    name = protocol or ("full" if device_named(device.value) == "cuda" else "cpu")
+    chosen = tables.protocol(table.value, name)
+    directory = out or Path("runs") / f"{table.value}-{name}"
+    options: dict[str, Any] = {
+        **dict.fromkeys(("epochs", "batch_size", "augmentation", "train_limit", "test_limit", "workers")),
+        "choices": [],
+        "p_schedule": "constant",
+        "source": data,
+        "device": device.value,
+        "precision": precision.value,
+        "channels_last": channels_last,
+        **chosen.changes,
+    }
+    print(f"{table.value}, protocol {name}: {chosen.summary}")
+    pages = {}
+    for count in range(1, seeds + 1):
+        for part in chosen.parts:
+            folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
+            poolings = ",".join(part.poolings)
+            _study(context.obj, {**options, "model": part.model}, poolings, range(count), launcher, folder)
+            pages[part.model] = write_report(folder)
+    for model, page in pages.items():
+        print(f"report of {model}: {page}")
 
 
 @app.command()
