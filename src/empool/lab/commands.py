@@ -242,11 +242,17 @@ def reproduce(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also put the table between the lines <!-- study:DIR --> of this page."),
+    ] = None,
 ) -> None:
     """Write the report of a study once more, from its results."""
-    from empool.lab.report import write_report
+    from empool.lab.report import write_report, write_table
 
     print(f"report: {write_report(directory)}")
+    if into is not None:
+        write_table(directory, into)
 
 
 @app.command()
