@@ -14,10 +14,14 @@ help:  ## list the targets
 
 setup: $(SETUP)  ## make the virtual environment with empool and all its extras
 
+# What the extra `imagenet` adds is for the tests alone, and beside the environment: torchvision's build on PyPI cannot
+# be imported on a PyTorch without CUDA, nor then PyTorch Lightning, which imports torchvision wherever it finds it.
 $(SETUP): pyproject.toml constraints.txt setup.py $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel ninja torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[lab,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/imagenet \
+		safetensors timm torchvision
 	touch $@
 
 demo: $(SETUP)  ## compare the poolings of the deck on real images, and say where the report is

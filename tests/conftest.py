@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -24,3 +28,28 @@ def _seeded() -> None:
 def _global_flags_can_be_set() -> None:
     """Undo what importing PyTorch's own test cases does: it forbids the flags that Lightning sets."""
     torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> ModuleType:
+    """Import torchvision, of the environment or beside it (see the Makefile)."""
+    sys.path.append(str(Path(sys.prefix) / "imagenet"))
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        import torchvision
+    except RuntimeError:
+        # A build for a PyTorch with CUDA does not bring its operators to one without; its import asks for these two.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+            del sys.modules[name]
+        import torchvision
+    return torchvision
+
+
+@pytest.fixture(scope="session")
+def timm(torchvision: ModuleType) -> ModuleType:
+    """Import timm, which imports torchvision."""
+    module: ModuleType = pytest.importorskip("timm")
+    return module

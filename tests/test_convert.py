@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import pickle
 import re
 import warnings
@@ -234,17 +233,6 @@ def test_names_functional_calls():
     ]
 
 
-@pytest.fixture(scope="module")
-def torchvision():
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
-    # torchvision's shapes of its own operators need these to exist; a build for another PyTorch does not bring them.
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("torchvision")
-
-
 @pytest.mark.parametrize(
     ("name", "pools", "convolutions"),
     [
@@ -284,8 +272,7 @@ def test_torchvision(torchvision, name, pools, convolutions):
     ("name", "pools", "convolutions"),
     [("resnet50", 1, 7), ("regnetx_002", 0, 9), ("convnext_atto", 0, None)],
 )
-def test_timm(torchvision, name, pools, convolutions):
-    timm = pytest.importorskip("timm")
+def test_timm(timm, name, pools, convolutions):
     with torch.device("meta"):
         net = timm.create_model(name, pretrained=False).eval()
     keys, input = list(net.state_dict()), torch.empty(2, 3, 96, 96, device="meta")

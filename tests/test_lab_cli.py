@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny_data
-from empool import models
+from empool import lab, models
 from empool.lab import cli
 
 
@@ -239,6 +239,24 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
     message = refused(capsys, "compare")
     assert message == "the lab needs typer, which is not installed: pip install 'empool[lab]'"
+
+
+def test_networks_of_timm_need_an_extra_of_their_own(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "empool.lab.imagenet", raising=False)
+    monkeypatch.delattr(lab, "imagenet", raising=False)
+    for name in ("timm", "timm.data"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
+    assert message == "the lab needs timm, which is not installed: pip install 'empool[imagenet]'"
+
+
+def test_a_torchvision_for_another_torch_is_named(monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("empool.lab.options.configure", broken)
+    message = refused(capsys, "train")
+    assert message.startswith("torchvision was built for another PyTorch (operator torchvision::nms does not exist): ")
 
 
 def test_ordinal_weights_keep_their_commas():

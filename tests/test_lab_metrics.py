@@ -28,14 +28,14 @@ def test_scores_by_hand_however_the_images_are_batched(form, cuts):
             tally.add_logits(probs.log() + 7, labels)
         else:
             tally.add_probabilities(probs, labels)
-    assert tally.scores() == pytest.approx((NLL, ERROR, ECE), rel=1e-6)
+    assert tally.scores()[:3] == pytest.approx((NLL, ERROR, ECE), rel=1e-6)
 
 
 def test_logits_between_0_and_1_are_logits():
     tally = Tally(2, "cpu")
     tally.add_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     confidence = math.e / (math.e + 1)
-    assert tally.scores() == pytest.approx((-math.log(confidence), 0, 100 * (1 - confidence)), rel=1e-6)
+    assert tally.scores()[:3] == pytest.approx((-math.log(confidence), 0, 100 * (1 - confidence)), rel=1e-6)
 
 
 def test_confidence_that_is_right_as_often_as_it_says_is_calibrated():
@@ -44,13 +44,13 @@ def test_confidence_that_is_right_as_often_as_it_says_is_calibrated():
     assert tally.scores().ece == pytest.approx(100 * abs(0.5 - 0.4), rel=1e-5)
     certain = Tally(2, "cpu")
     certain.add_logits(torch.tensor([[100.0, -100.0]]), torch.tensor([0]))
-    assert certain.scores() == (0, 0, 0)
+    assert certain.scores() == (0, 0, 0, None)
 
 
 def test_a_probability_of_0_is_not_infinitely_bad():
     tally = Tally(2, "cpu")
     tally.add_probabilities(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-    nll, error, ece = tally.scores()
+    nll, error, ece, _ = tally.scores()
     assert nll == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
     assert (error, ece) == (100, 100)
 
@@ -58,7 +58,7 @@ def test_a_probability_of_0_is_not_infinitely_bad():
 def test_predictions_of_nan_have_no_calibration():
     tally = Tally(2, "cpu")
     tally.add_logits(torch.tensor([[math.nan, math.nan], [1.0, 0.0]]), torch.tensor([1, 0]))
-    nll, error, ece = tally.scores()
+    nll, error, ece, _ = tally.scores()
     assert math.isnan(nll)
     assert error == 50
     assert math.isnan(ece)
@@ -72,6 +72,17 @@ def test_a_batch_is_added_without_a_wait_for_the_device():
     assert tally.images == 10
     with pytest.raises(NotImplementedError):
         tally.scores()
+
+
+def test_the_class_is_among_the_best_five_or_not():
+    logits = torch.arange(7.0).expand(3, 7)
+    for labels, error in (([6, 2, 2], 0), ([0, 6, 1], 200 / 3), ([1, 0, 1], 100)):
+        tally = Tally(7, "cpu")
+        tally.add_logits(logits, torch.tensor(labels))
+        assert tally.scores().top5_error == pytest.approx(error)
+    few = Tally(5, "cpu")
+    few.add_logits(logits[:, :5], torch.tensor([0, 1, 2]))
+    assert few.scores().top5_error is None
 
 
 def test_docstring_examples():

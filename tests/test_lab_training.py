@@ -173,7 +173,7 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     }
     assert {name: record[name] for name in expected} == expected
     assert set(record) - set(expected) == {
-        *("test_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
+        *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
         *("seconds", "images_per_second", "versions", "commit"),
     }
     assert record["versions"]["torch"] == torch.__version__
@@ -223,12 +223,13 @@ def test_errors_are_counted_exactly(tmp_path):
     experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     torch.nn.init.zeros_(experiment.network[1].weight)
     experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
-    loss, error, ece = experiment.test(data.test)
+    loss, error, ece, top5_error = experiment.test(data.test)
     assert error == pytest.approx(100 * 2 / 3)  # Always the second of three classes.
     exponentials = 2 + torch.e
     expected = (torch.log(torch.tensor(exponentials)) * 3 - 1) / 3
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert ece == pytest.approx(100 * (torch.e / exponentials - 1 / 3), rel=1e-6)
+    assert top5_error is None  # There are three classes.
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_not_converged(tmp_path):

@@ -315,6 +315,7 @@ def _layers(dims: int = 2) -> list[torch.nn.Module]:
 
 
 @needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize("training", [True, False], ids=["training", "testing"])
 def test_no_synchronisation(training: bool) -> None:
     input = torch.randn(4, 8, 14, 14, device="cuda", requires_grad=True)
@@ -366,11 +367,23 @@ def test_seed_of_the_default_generator() -> None:
     assert not torch.equal(first, second)
 
 
-@needs_gpu
+def compiling(test: Any) -> Any:
+    """Mark a test that compiles for the GPU: what PyTorch's own compiler warns of is not ours."""
+    for ignored in (
+        ".*:DeprecationWarning",
+        ".*:FutureWarning:torch",
+        ".?isinstance.*LeafSpec:FutureWarning",
+        ".*TensorFloat32:UserWarning",
+        "dynamo_pgo:UserWarning",
+    ):
+        test = pytest.mark.filterwarnings(f"ignore:{ignored}")(test)
+    return needs_gpu(test)
+
+
+@compiling
 @pytest.mark.parametrize("stem", ["EnsembleMaxPool", "MaxPoolDropout", "StochasticPool"])
 def test_compile(stem: str) -> None:
     layer = getattr(empool, f"{stem}2d")(3, 2, 1)
-    function = getattr(empool.functional, {"EnsembleMaxPool": "ensemble_max_pool2d"}.get(stem, ""), None)
     input = torch.randn(4, 8, 14, 14, device="cuda", requires_grad=True)
     for training in (True, False):
         layer.train(training)
@@ -379,13 +392,45 @@ def test_compile(stem: str) -> None:
         assert gradient.isfinite().all()
         if not training:
             torch.testing.assert_close(output, layer(input))
-    if function is not None:
-        seed = torch.tensor(3, device="cuda")
-        compiled = torch.compile(lambda x: function(x, 3, 2, 1, seed=seed), fullgraph=True)
-        torch.testing.assert_close(compiled(input), function(input, 3, 2, 1, seed=seed), rtol=0, atol=0)
 
 
-@needs_gpu
+@compiling
+@pytest.mark.parametrize("dynamic", [False, True], ids=["one size", "any size"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", ["ensemble_max_pool2d", "max_pool_dropout2d", "stochastic_pool2d"])
+def test_compiled_bits(name: str, memory_format: torch.memory_format, dynamic: bool) -> None:
+    """The kernels that a graph starts itself (`empool._traced`), and the operators where it does not, draw as eager."""
+    from torch._inductor.utils import run_and_get_code
+
+    def pool(input: Tensor, seed: Tensor) -> Tensor:
+        return getattr(empool.functional, name)(input * 2, 3, 2, 1, seed=seed)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(pool, fullgraph=True, dynamic=dynamic)
+    seed = torch.tensor(3, device="cuda")
+    for shape in ((4, 8, 14, 14), (4, 8, 15, 13)) if dynamic else ((4, 8, 14, 14), (1, 1, 6, 6)):
+        input = torch.randn(shape, device="cuda").to(memory_format=memory_format).requires_grad_()
+        with torch._inductor.config.patch(force_disable_caches=True):  # A graph from the cache has no sources.
+            output, sources = run_and_get_code(compiled, input, seed)
+        expected = pool(input, seed)
+        gradient = torch.randn_like(expected)
+        torch.testing.assert_close(output, expected, rtol=0, atol=0)
+        (found,), (wanted,) = (torch.autograd.grad(each, input, gradient) for each in (output, expected))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        if not dynamic and shape[0] == 4:
+            assert any("_draw_kernel" in source for source in sources) == (name != "max_pool_dropout2d")
+
+
+@compiling
+def test_compiled_by_another_backend() -> None:
+    """What a graph starts is started as well where nobody generates code."""
+    input, seed = torch.randn(4, 8, 14, 14, device="cuda"), torch.tensor(3, device="cuda")
+    compiled = torch.compile(empool.functional.ensemble_max_pool2d, fullgraph=True, backend="aot_eager")
+    expected = empool.functional.ensemble_max_pool2d(input, 3, 2, 1, seed=seed)
+    torch.testing.assert_close(compiled(input, 3, 2, 1, seed=seed), expected, rtol=0, atol=0)
+
+
+@compiling
 def test_compiled_graph_draws_anew() -> None:
     layer = torch.compile(empool.EnsembleMaxPool2d(2, p=0.5), fullgraph=True, mode="reduce-overhead")
     input = torch.randn(8, 8, 16, 16, device="cuda", requires_grad=True)

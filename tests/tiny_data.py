@@ -17,6 +17,7 @@ from empool.lab.run import RunConfig
 from empool.models.cnn import CNNRecipe
 
 NAMES = ("bright", "dark", "left")
+HUES = ((120, 0, 0), (0, 120, 0), (0, 0, 120), (100, 100, 0))
 
 
 def images(count: int, channels: int = 1, size: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -93,4 +94,18 @@ def class_folders(folder: Path, channels: int = 1, train: int = 30, test: int = 
             path = folder / split / NAMES[label] / f"{number:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(pixels))
+    return folder
+
+
+def photographs(folder: Path, train: int = 48, test: int = 16, seed: int = 0, test_folder: str = "val") -> Path:
+    """Write train/CLASS/N.png and val/CLASS/N.png in colour: four classes that differ in hue, images in size."""
+    random = np.random.default_rng(seed)
+    for split, count in (("train", train), (test_folder, test)):
+        for number in range(count):
+            label = number % len(HUES)
+            height, width = random.integers(36, 60, 2)
+            pixels = random.integers(0, 120, (height, width, 3)) + np.array(HUES[label])
+            path = folder / split / f"n{label:02}" / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(pixels.astype(np.uint8)))
     return folder

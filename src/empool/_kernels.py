@@ -6,7 +6,7 @@ import functools
 import importlib.util
 from typing import Any
 
-from empool import _extension, _ops
+from empool import _extension, _ops, _traced
 
 TRITON = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
 """The operators that have a Triton kernel."""
@@ -23,6 +23,9 @@ _has_triton = importlib.util.find_spec("triton") is not None
 if _has_triton:
     for _name in TRITON:
         _ops.register(_name, functools.partial(_run_triton, _name), "CUDA")
+    for _name in _traced.VISIBLE:
+        _ops.register_traced(_name, _traced.rule(_name, functools.partial(_run_triton, _name)))
+        _traced.remember(_name)
 _extension.load()
 
 

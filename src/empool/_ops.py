@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.autograd import forward_ad
 
 from empool import _window, reference
@@ -38,6 +39,11 @@ _ops = torch.ops.empool
 def register(name: str, kernel: Callable[..., Any], key: str) -> None:
     """Let a kernel in Python serve an operator on the devices of a dispatch key."""
     _library.impl(name, kernel, key)
+
+
+def register_traced(name: str, rule: Callable[..., Any]) -> None:
+    """Let a rule say what a tracer that makes calls functional, as `torch.compile`'s does, puts for an operator."""
+    torch.library.register_torch_dispatch(f"empool::{name}", FunctionalTensorMode, rule, lib=_library)
 
 
 # Fakes: shapes and strides without data.

@@ -8,10 +8,18 @@ import triton
 import triton.language as tl
 
 from empool._triton._rank import largest, ranked_after, two_largest
-from empool._triton._tile import LANES, activation, index_sizes, lane_exists, load_window, rows_and_channels, uniform32
+from empool._triton._tile import (
+    DIVISORS,
+    LANES,
+    activation,
+    index_sizes,
+    load_window,
+    outputs_of_lane,
+    rows_and_channels,
+    uniform32,
+)
 
 SIZES = ["rows", "share", "D", "H", "W", "OD", "OH", "OW", "blocks"]
-DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
 
 
 @triton.jit
@@ -99,12 +107,7 @@ def _rank_draw_kernel(
     if METHOD != "first":
         numbers = uniform32(seed, image, channel, place, block, share, SEEDS)
     for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        if CHANNELS_LAST:
-            ow = block * LANES + lane
-            live = row_live & (ow < OW)
-        else:
-            ow = block * LANES + tl.arange(0, LANES)[None, :]
-            live = row_live & lane_exists(block, OW, ALIGNED)
+        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
         w = ow * WINDOW[5] - WINDOW[8]
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         if METHOD == "any":
@@ -140,14 +143,10 @@ def _rank_draw_kernel(
                 values, valids, WINDOW[0] * WINDOW[1] * WINDOW[2], METHOD == "second", CHECKED, like
             )
             if METHOD == "second":
-                reached = _lane(numbers, lane, CHANNELS_LAST) >= threshold.to(tl.uint32, bitcast=True)
+                reached = _lane(numbers, lane, CHANNELS_LAST) >= tl.cast(threshold, tl.uint32, bitcast=True)
                 drop = reached & (second_at >= 0)
                 value = tl.where(drop, second, value)
                 position = tl.where(drop, second_at, position)
-        if CHANNELS_LAST:
-            at = (line_start + ow) * C + channel
-        else:
-            at = tl.multiple_of(line_start + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
         _store_draw(output, drawn, at, value, position, nan_at, live)
 
 
@@ -253,12 +252,7 @@ def _value_draw_kernel(
     h = oh * WINDOW[4] - WINDOW[7]
     numbers = uniform32(seed, image, channel, place, block, share, SEEDS)
     for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        if CHANNELS_LAST:
-            ow = block * LANES + lane
-            live = row_live & (ow < OW)
-        else:
-            ow = block * LANES + tl.arange(0, LANES)[None, :]
-            live = row_live & lane_exists(block, OW, ALIGNED)
+        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
         w = ow * WINDOW[5] - WINDOW[8]
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         corner = input + (plane_start + ((d * H + h) * W + w) * step)
@@ -268,8 +262,4 @@ def _value_draw_kernel(
         zero = total == 0
         value = tl.where(zero, 0.0, value)
         position = tl.where(zero, -1, position)
-        if CHANNELS_LAST:
-            at = (line_start + ow) * C + channel
-        else:
-            at = tl.multiple_of(line_start + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
         _store_draw(output, drawn, at, value, position, nan_at, live)

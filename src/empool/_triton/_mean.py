@@ -9,10 +9,17 @@ import triton.language as tl
 
 from empool._triton._rank import largest, ranked_after, two_largest
 from empool._triton._scatter import first_window
-from empool._triton._tile import LANES, activation, index_sizes, lane_exists, load_window, rows_and_channels
+from empool._triton._tile import (
+    DIVISORS,
+    LANES,
+    activation,
+    index_sizes,
+    load_window,
+    outputs_of_lane,
+    rows_and_channels,
+)
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
-DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
 
 
 @triton.jit(do_not_specialize=["columns", *SIZES, *DIVISORS])
@@ -70,12 +77,7 @@ def _rank_mean_kernel(
     h = oh * WINDOW[4] - WINDOW[7]
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        if CHANNELS_LAST:
-            ow = block * LANES + lane
-            live = row_live & (ow < OW)
-        else:
-            ow = block * LANES + tl.arange(0, LANES)[None, :]
-            live = row_live & lane_exists(block, OW, ALIGNED)
+        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
         w = ow * WINDOW[5] - WINDOW[8]
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         if METHOD == "any":
@@ -114,10 +116,6 @@ def _rank_mean_kernel(
                 weight = tl.load(table_row + 1)
                 mean += tl.where(weight > 0, weight * second, 0.0)
                 mean = tl.where(first_at >= 0, mean, -float("inf"))
-        if CHANNELS_LAST:
-            at = (line_start + ow) * C + channel
-        else:
-            at = tl.multiple_of(line_start + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
         nan = tl.full([1, 1], float("nan"), tl.float32).to(dtype)
         tl.store(output + at, tl.where(nan_at >= 0, nan, mean.to(dtype)), mask=live)
 

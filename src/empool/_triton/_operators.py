@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,16 @@ from empool._triton._mean import _rank_mean_backward_kernel, _rank_mean_kernel
 from empool._triton._plan import Windows, launch
 from empool._triton._scatter import _drawn_gather_kernel, _drawn_scatter_any_kernel, _drawn_scatter_kernel
 from empool._window import Geometry
+
+KERNELS = (
+    _rank_draw_kernel,
+    _value_draw_kernel,
+    _drawn_scatter_kernel,
+    _drawn_scatter_any_kernel,
+    _drawn_gather_kernel,
+    _rank_mean_kernel,
+    _rank_mean_backward_kernel,
+)
 
 
 def rank_draw(
@@ -144,6 +155,11 @@ def draw_method(counts: Sequence[int], thresholds: Sequence[int], volume: int) -
         if columns == 1 and len(several) == 1 and several != {reference.NEVER} and alone <= {reference.NEVER}:
             return "second", several.pop()
     return "any", 0
+
+
+def is_by_table(counts: Sequence[int], thresholds: Sequence[int], kernel_size: Sequence[int]) -> bool:
+    """Tell whether `rank_draw` reads its thresholds from a table on the device."""
+    return draw_method(counts, thresholds, math.prod(kernel_size))[0] == "any"
 
 
 def scatter_kernel(windows: Windows) -> tuple[Any, bool]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from empool._triton._tile import LANES
 
@@ -171,10 +172,22 @@ def signed32(number: int) -> int:
 
 
 def launch(kernel: Any, plan: Plan, *tensors: Tensor, **arguments: Any) -> None:
-    """Start a kernel on the current stream of the tensors' device."""
+    """Start a kernel on the current stream of the tensors' device, or put its start into the graph being traced."""
     if plan.programs == 0:
+        return
+    if isinstance(tensors[0], FunctionalTensor):
+        _trace(kernel, plan, tensors, arguments)
         return
     device = tensors[0].device
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         kernel[(plan.programs,)](*tensors, **plan.arguments, **arguments)
+
+
+def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor], arguments: dict[str, Any]) -> None:
+    """Put a kernel's start into the graph; what the graph's compiler does not take as an option is left out."""
+    traceable = torch.library.wrap_triton(kernel)
+    if traceable is kernel:
+        raise TypeError(f"{kernel.__name__} is interpreted")
+    options = {name: value for name, value in plan.arguments.items() if name != "enable_fp_fusion"}
+    traceable[(plan.programs,)](*tensors, **options, **arguments)

@@ -7,10 +7,9 @@
 import triton
 import triton.language as tl
 
-from empool._triton._tile import LANES, index_sizes, lane_exists, rows_and_channels
+from empool._triton._tile import DIVISORS, LANES, index_sizes, lane_exists, rows_and_channels
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
-DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
 
 
 @triton.jit

@@ -4,6 +4,8 @@ A tile has two dimensions. Contiguous, a row of it is a block of `LANES` neighbo
 plane (an image's channel). Channels last, a row is one place and the tile's second dimension runs over channels.
 Rows are numbered (plane, depth, height, block), the last fastest, so that small planes share a program.
 
+Numbers are cast by `tl.cast`: Inductor makes a constant, which has no `to`, of an argument that is 1.
+
 `WINDOW` is the geometry as twelve numbers: kernel size, stride, padding and dilation, (depth, height, width) each.
 """
 
@@ -16,6 +18,8 @@ import triton.language as tl
 
 LANES = tl.constexpr(4)
 """Neighbouring outputs that share one call of the random number generator."""
+DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
+"""The arguments with which `divide` divides, one pair for every number that a row's index is divided by."""
 
 
 @triton.jit
@@ -25,8 +29,8 @@ def divide(index, size, magic, shift, WIDE: tl.constexpr):
         quotient = index // size
     else:
         unsigned = index.to(tl.uint32)
-        high = tl.umulhi(unsigned, magic.to(tl.uint32, bitcast=True))
-        quotient = ((high + unsigned) >> shift.to(tl.uint32)).to(tl.int32)
+        high = tl.umulhi(unsigned, tl.cast(magic, tl.uint32, bitcast=True))
+        quotient = ((high + unsigned) >> tl.cast(shift, tl.uint32)).to(tl.int32)
     return quotient, index - quotient * size
 
 
@@ -34,7 +38,14 @@ def divide(index, size, magic, shift, WIDE: tl.constexpr):
 def index_sizes(D, H, W, OD, OH, OW, WIDE: tl.constexpr):
     """Return the sizes in the type that indices need: 64 bits if WIDE."""
     index = tl.int64 if WIDE else tl.int32
-    return D.to(index), H.to(index), W.to(index), OD.to(index), OH.to(index), OW.to(index)
+    return (
+        tl.cast(D, index),
+        tl.cast(H, index),
+        tl.cast(W, index),
+        tl.cast(OD, index),
+        tl.cast(OH, index),
+        tl.cast(OW, index),
+    )
 
 
 @triton.jit
@@ -93,6 +104,33 @@ def lane_exists(block, width, ALIGNED: tl.constexpr):
     """Tell which lanes of a block lie within a width that ALIGNED divides: the same answer for all of a vector."""
     lanes = tl.arange(0, LANES)[None, :]
     return block * LANES + lanes // ALIGNED * ALIGNED < width
+
+
+@triton.jit
+def outputs_of_lane(
+    lane: tl.constexpr,
+    block,
+    line_start,
+    channel,
+    row_live,
+    OW,
+    C,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """Return where a lane's outputs lie along the width, which exist, and where they are in memory.
+
+    Contiguous, lane 0 stands for all of them, side by side in the tile's second dimension.
+    """
+    if CHANNELS_LAST:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel
+    else:
+        ow = block * LANES + tl.arange(0, LANES)[None, :]
+        live = row_live & lane_exists(block, OW, ALIGNED)
+        at = tl.multiple_of(line_start + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
+    return ow, live, at
 
 
 @triton.jit

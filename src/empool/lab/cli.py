@@ -33,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(str(error))
     except Exception as error:
+        # PyTorch Lightning and timm import torchvision; one of another build knows no operators of its own.
+        if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
+            return _fail(
+                f"torchvision was built for another PyTorch ({error}): install both from one place, or neither"
+            )
         # Typer's usage errors; depending on its version their class is Click's or a copy of it.
         if not hasattr(error, "format_message"):
             raise
@@ -45,9 +50,11 @@ def _fail(message: str, code: int = 1) -> int:
 
 
 def _not_installed(error: ModuleNotFoundError) -> int:
-    if (error.name or "").partition(".")[0] in ("", "empool"):
+    missing = (error.name or "").partition(".")[0]
+    if missing in ("", "empool"):
         raise error
-    return _fail(f"the lab needs {error.name}, which is not installed: pip install 'empool[lab]'")
+    extra = "imagenet" if missing in ("timm", "torchvision") else "lab"
+    return _fail(f"the lab needs {missing}, which is not installed: pip install 'empool[{extra}]'")
 
 
 if __name__ == "__main__":

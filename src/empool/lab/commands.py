@@ -35,6 +35,13 @@ class Precision(str, enum.Enum):
     bfloat16 = "bfloat16"
 
 
+class Table(str, enum.Enum):
+    """A table of the deck."""
+
+    table1 = "table1"
+    table2 = "table2"
+
+
 class Launcher(str, enum.Enum):
     """Where runs go."""
 
@@ -43,13 +50,16 @@ class Launcher(str, enum.Enum):
 
 Data = Annotated[
     str,
-    typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders."),
+    typer.Option(
+        help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders; for a "
+        "network of timm a folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or hfds/NAME or hfids/NAME of the hub."
+    ),
 ]
 Model = Annotated[
     str,
     typer.Option(
         help="Network: cnn, or NAME:DEPTH, such as resnet:20, of resnet (20), preact_resnet (164), stochastic_depth "
-        "(110) and dfn_mr (56)."
+        "(110) and dfn_mr (56); or, for ImageNet, timm:NAME, such as timm:resnet50."
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
@@ -58,7 +68,10 @@ TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images use
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test images used, as many of each class.")]
 Augmentation = Annotated[
     str | None,
-    typer.Option("--augment", help="none, crop:P, mirror or crop:P,mirror. Default: what suits the data."),
+    typer.Option(
+        "--augment",
+        help="none, crop:P, mirror or crop:P,mirror; see the recipe of timm:NAME. Default: what suits the data.",
+    ),
 ]
 Choices = Annotated[
     list[str] | None,
@@ -73,6 +86,12 @@ PSchedule = Annotated[
         "--p-schedule",
         help="How the p of ensemble:P and max-dropout:P changes: constant, warmup:EPOCHS (from 0 to p), anneal:FINAL "
         "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Processes that read images, for a network of timm. Default: as many as cores, at most 8."
     ),
 ]
 Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
@@ -114,6 +133,7 @@ def compare(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    workers: Workers = None,
     launcher: Where = Launcher.local,
     out: Out = None,
 ) -> None:
@@ -152,6 +172,7 @@ def train(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    workers: Workers = None,
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
@@ -163,17 +184,75 @@ def train(
     spelling = read_poolings(pooling, model)[0]
     record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
     error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
+    if record["converged"] and record.get("test_top5_error") is not None:
+        error += f" (top-5 {record['test_top5_error']:.2f} %)"
     print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
+
+
+@app.command()
+def reproduce(
+    context: typer.Context,
+    table: Annotated[Table, typer.Argument(help="The poolings in a plain CNN, or the deck's networks.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="full, cpu, or of table1 full-plain. Default: full on a GPU, else cpu, which is short."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the whole table once, then again.")] = 3,
+    data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.float32,
+    channels_last: ChannelsLast = True,
+    launcher: Where = Launcher.local,
+    out: Annotated[Path | None, typer.Option(help="Folder of the studies. Default: runs/TABLE-PROTOCOL.")] = None,
+) -> None:
+    """Train what a table of the deck compares, and report it beside the deck's figures.
+
+    A table that is started again does what is missing.
+    """
+    from empool.lab import reproduce as tables
+    from empool.lab.options import device_named
+    from empool.lab.report import write_report
+    from empool.lab.run import folder_name
+
+    name = protocol or ("full" if device_named(device.value) == "cuda" else "cpu")
+    chosen = tables.protocol(table.value, name)
+    directory = out or Path("runs") / f"{table.value}-{name}"
+    options: dict[str, Any] = {
+        **dict.fromkeys(("epochs", "batch_size", "augmentation", "train_limit", "test_limit", "workers")),
+        "choices": [],
+        "p_schedule": "constant",
+        "source": data,
+        "device": device.value,
+        "precision": precision.value,
+        "channels_last": channels_last,
+        **chosen.changes,
+    }
+    print(f"{table.value}, protocol {name}: {chosen.summary}")
+    pages = {}
+    for count in range(1, seeds + 1):
+        for part in chosen.parts:
+            folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
+            poolings = ",".join(part.poolings)
+            _study(context.obj, {**options, "model": part.model}, poolings, range(count), launcher, folder)
+            pages[part.model] = write_report(folder)
+    for model, page in pages.items():
+        print(f"report of {model}: {page}")
 
 
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also put the table between the lines <!-- study:DIR --> of this page."),
+    ] = None,
 ) -> None:
     """Write the report of a study once more, from its results."""
-    from empool.lab.report import write_report
+    from empool.lab.report import write_report, write_table
 
     print(f"report: {write_report(directory)}")
+    if into is not None:
+        write_table(directory, into)
 
 
 @app.command()
@@ -257,7 +336,10 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         "precision": arguments["precision"].value,
         **{
             name: arguments[name]
-            for name in ("model", "epochs", "batch_size", "train_limit", "test_limit", "channels_last", "p_schedule")
+            for name in (
+                *("model", "epochs", "batch_size", "train_limit", "test_limit"),
+                *("channels_last", "p_schedule", "workers"),
+            )
         },
     }
 
@@ -283,7 +365,7 @@ def _study(
         try:
             from empool.lab import study
             from empool.lab.launch import LAUNCHERS
-            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure
+            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
@@ -292,6 +374,8 @@ def _study(
             check_p_schedule(config, names)
             directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
             runs = study.plan(config, names, seeds)
+            for run in runs[: len(names)]:
+                try_out(run, data)
             if resume is not None:
                 folder = runs[0].folder(directory)
                 _check_resume(folder, resume)

@@ -7,9 +7,10 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,38 @@ from empool.lab.sources import SPLITS, Decoded
 
 _FORMAT = 1  # of the cached files; part of their names
 _DAY = 24 * 60 * 60.0  # seconds
+
+
+class Data(Protocol):
+    """What every data set says of itself, its images in memory or not."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, or of its folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells data sets of one name apart, hexadecimal."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width; None where images differ in them."""
+
+    @property
+    def in_channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+
+    @property
+    def test(self) -> Sized:
+        """The test images."""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Hash of each file that they came from, by its path in the folder; none where files are not read whole."""
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import rich.table
 import torch
 
 from empool import Average, Max, models, monte_carlo, set_p
-from empool.lab import data, provenance, schedule, sources, statistics, table
+from empool.lab import provenance, schedule, sources, statistics, table
 from empool.lab.checkpoint import first_line, read_checkpoint
-from empool.lab.data import DataSet
+from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_json
 from empool.lab.metrics import Scores, Tally
-from empool.lab.options import device_named
+from empool.lab.options import device_named, load_data
 from empool.lab.run import RunConfig
-from empool.lab.training import Experiment, derived_seed, finite, make_network, own_p
+from empool.lab.training import Experiment, derived_seed, finite, make_experiment, own_p
 
 RULES = {"expectation": "expectation", "monte_carlo": "Monte Carlo", "plain_max": "plain max"}
 """The testing rules, as the records and as people call them."""
@@ -88,15 +88,16 @@ def _finished(directory: Path, say: Callable[[str], None]) -> list[Path]:
     return sorted(folders, key=place)
 
 
-def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> DataSet:
+def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> Data:
     if source is None and config.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
-    return data.load(source or config.data, config.train_limit, config.test_limit, say)
+    network = models.network(config.model)
+    return load_data(network, source or config.data, config.train_limit, config.test_limit, None, say)
 
 
-def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int) -> dict[str, Any]:
+def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
-    experiment = Experiment(config, make_network(config, loaded), loaded, lambda epochs, row: None)
+    experiment = make_experiment(config, loaded, lambda epochs, row: None)
     try:
         experiment.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

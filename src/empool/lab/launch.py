@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from empool.lab.data import DataSet
+from empool.lab.data import Data
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.training import Row, fit
@@ -16,7 +16,7 @@ class Launcher(Protocol):
     """Does runs; how many at once is its business."""
 
     def launch(
-        self, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
     ) -> Iterator[dict[str, Any]]:
         """Do runs, telling `progress` of each, and yield the record of each as it ends."""
 
@@ -25,7 +25,7 @@ class Local:
     """One run after another, in this process: a run uses all cores, or the one GPU."""
 
     def launch(
-        self, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
     ) -> Iterator[dict[str, Any]]:
         """Do runs in their order."""
         for config in runs:

@@ -21,11 +21,14 @@ class Scores(NamedTuple):
         error: percentage of images whose largest probability is not that of their class.
         ece: expected calibration error, in percent: how far the largest probability is from the share of right
             answers, on average over 15 bins of that probability; NaN where `nll` is not finite.
+        top5_error: percentage of images whose class is not among the five of largest probability; None if there are no
+            more than five classes.
     """
 
     nll: float
     error: float
     ece: float
+    top5_error: float | None
 
 
 class Tally:
@@ -41,13 +44,15 @@ class Tally:
         >>> import torch
         >>> tally = Tally(2, "cpu")
         >>> tally.add_probabilities(torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1]))
-        >>> nll, error, ece = tally.scores()
+        >>> nll, error, ece, _ = tally.scores()
         >>> round(nll, 4), error, round(ece, 4)  # half right, at a confidence of 90 %
         (1.204, 50.0, 40.0)
     """
 
     def __init__(self, num_classes: int, device: torch.device | str) -> None:
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # negative log-likelihood, errors
+        # negative log-likelihood, errors, errors of the best five
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.num_classes = num_classes
         self.images = 0
         # Its checks of each batch would wait for the device.
         self.calibration = MulticlassCalibrationError(
@@ -67,11 +72,13 @@ class Tally:
         """Give the scores of all images so far, one or more."""
         # Its sums over bins are taken one image after another, which in float32 costs digits.
         calibration = self.calibration.set_dtype(torch.float64).compute()
-        nll, errors, ece = torch.cat((self.sums / self.images, calibration[None])).tolist()
+        nll, errors, errors_of_5, ece = torch.cat((self.sums / self.images, calibration[None])).tolist()
         # A confidence of NaN falls into no bin, and would count as nothing.
-        return Scores(nll, 100 * errors, 100 * ece if math.isfinite(nll) else math.nan)
+        ece = 100 * ece if math.isfinite(nll) else math.nan
+        return Scores(nll, 100 * errors, ece, 100 * errors_of_5 if self.num_classes > 5 else None)
 
     def _add(self, nll: Tensor, ranked: Tensor, probs: Tensor, labels: Tensor) -> None:
-        self.sums += torch.stack((nll, (ranked.argmax(1) != labels).sum()))
+        missed = (ranked.topk(min(5, self.num_classes), dim=1).indices != labels[:, None]).all(1)
+        self.sums += torch.stack((nll, (ranked.argmax(1) != labels).sum(), missed.sum()))
         self.images += len(labels)
         self.calibration.update(probs, labels)  # Probabilities: it takes logits that lie in [0, 1] for such.

@@ -10,7 +10,7 @@ import torch
 
 from empool import models
 from empool.lab import augment, data, schedule, sources
-from empool.lab.data import DataSet
+from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.run import RunConfig
 from empool.lab.training import make_network, own_p
@@ -56,8 +56,9 @@ def configure(
     precision: str,
     channels_last: bool,
     p_schedule: str = "constant",
+    workers: int | None = None,
     say: Callable[[str], None],
-) -> tuple[RunConfig, DataSet]:
+) -> tuple[RunConfig, Data]:
     """Load the data and settle every choice of a run, apart from pooling and seed.
 
     Args:
@@ -73,6 +74,7 @@ def configure(
         precision: "float32" or "bfloat16".
         channels_last: memory format.
         p_schedule: spelling of a schedule of p.
+        workers: processes that read and decode images, for networks whose images are not in memory; None: by cores.
         say: takes a line on what takes time.
 
     Raises:
@@ -86,15 +88,17 @@ def configure(
         "augment": augmentation,
     }
     try:
-        recipe = models.network(model).recipe
+        network = models.network(model)
+        recipe = network.recipe
         recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
         recipe = dataclasses.replace(recipe, **dict(_choice(recipe, choice) for choice in choices))
-        if recipe.augment == "auto":
-            recipe = dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
-        recipe = dataclasses.replace(recipe, augment=str(augment.parse(recipe.augment)))
+        if not network.streams:
+            if recipe.augment == "auto":
+                recipe = dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+            recipe = dataclasses.replace(recipe, augment=str(augment.parse(recipe.augment)))
     except ValueError as error:
         raise LabError(str(error)) from None
-    loaded = data.load(source, train_limit, test_limit, say)
+    loaded = load_data(network, source, train_limit, test_limit, workers, say)
     config = RunConfig(
         data=loaded.name,
         fingerprint=loaded.fingerprint,
@@ -109,12 +113,45 @@ def configure(
         device=device,
         p_schedule=_p_schedule(p_schedule, recipe.epochs),
     )
+    try_out(config, loaded)
+    return config, loaded
+
+
+def try_out(config: RunConfig, data: Data) -> None:
+    """Make a run's network without its weights, so that what is wrong with it is said before anything is trained.
+
+    Raises:
+        LabError: if it cannot be made, or would be the same network as with max.
+    """
+    if config.pooling == models.NONE and getattr(config.recipe, "strided_convs", True) is False:
+        raise LabError(f"{models.NONE} and max are the same {config.model} unless --recipe strided_convs=true is given")
     try:
         with torch.device("meta"):
-            make_network(config, loaded)
+            make_network(config, data)
     except ValueError as error:
         raise LabError(str(error)) from None
-    return config, loaded
+
+
+def load_data(
+    network: models.Network,
+    source: str,
+    train_limit: int | None,
+    test_limit: int | None,
+    workers: int | None,
+    say: Callable[[str], None],
+) -> Data:
+    """Load a data set into memory, or list its images for a network that streams them; arguments as of `configure`.
+
+    Raises:
+        LabError: for a source that is absent, incomplete or damaged, or workers that would have nothing to do.
+    """
+    if not network.streams:
+        if workers is not None:
+            raise LabError("--workers is for networks of timm: the images of the others are in memory")
+        return data.load(source, train_limit, test_limit, say)
+    from empool.lab import imagenet  # Needs packages that no other network does.
+
+    return imagenet.load(source, train_limit, test_limit, workers, say)
 
 
 def device_named(device: str) -> str:

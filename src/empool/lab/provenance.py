@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("empool", "torch", "lightning", "torchmetrics", "numpy")
+_PACKAGES = ("empool", "torch", "lightning", "torchmetrics", "numpy", "pillow", "timm", "torchvision")
 
 
 def versions() -> dict[str, str]:

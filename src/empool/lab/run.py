@@ -19,7 +19,7 @@ class RunConfig:
     """A run, except where it is computed (`device`, which changes no meaning)."""
 
     data: str  # name of the data set, or of its folder
-    fingerprint: str  # of the decoded images and labels, hexadecimal
+    fingerprint: str  # of images and labels, or of their names if they are streamed; hexadecimal
     model: str  # spelling, "name" or "name:depth"
     pooling: str  # spelling, as empool.pooling takes it
     seed: int  # of initial weights, order of the images, augmentation and draws

@@ -262,8 +262,13 @@ def _decoded(images: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, 
                 grey = image.mode in ("1", "L")
                 yield name, np.asarray(image.convert("L" if grey else "RGB"))
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-            reason = "unknown image format" if "cannot identify" in str(error) else str(error)
-            raise LabError(f"{name}: cannot decode the image ({reason})") from None
+            raise undecodable(name, error) from None
+
+
+def undecodable(name: str, error: Exception) -> LabError:
+    """Say which image cannot be decoded, and why."""
+    reason = "unknown image format" if "cannot identify" in str(error) else str(error)
+    return LabError(f"{name}: cannot decode the image ({reason})")
 
 
 def _stacked(images: list[tuple[str, npt.NDArray[np.uint8]]], name: str) -> npt.NDArray[np.uint8]:

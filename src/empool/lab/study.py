@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from empool.lab.data import DataSet
+from empool.lab.data import Data
 from empool.lab.errors import LabError, is_disk_full, refusal
 from empool.lab.files import read_json, remove_unfinished, write_json
 from empool.lab.launch import Launcher
@@ -26,7 +26,7 @@ def plan(config: RunConfig, poolings: Sequence[str], seeds: Sequence[int]) -> li
 def run(
     directory: Path,
     runs: Sequence[RunConfig],
-    data: DataSet,
+    data: Data,
     launcher: Launcher,
     progress: Progress,
     command: str,
@@ -94,7 +94,7 @@ def _locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(directory: Path, runs: Sequence[RunConfig], data: DataSet, command: str) -> None:
+def _claim(directory: Path, runs: Sequence[RunConfig], data: Data, command: str) -> None:
     """Write study.json and data.json, or add to them; refuse a folder of another configuration."""
     path = directory / "study.json"
     settings = runs[0].settings()
@@ -118,7 +118,7 @@ def _claim(directory: Path, runs: Sequence[RunConfig], data: DataSet, command: s
         write_json(directory / "data.json", data.files)
 
 
-def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], data: DataSet) -> None:
+def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], data: Data) -> None:
     """Refuse images that have changed since the study began, and say in which files."""
     written = directory / "data.json"
     if ours["fingerprint"] == theirs["fingerprint"] or ours["data"] != theirs["data"] or not written.exists():

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,17 @@ from empool import models
 from empool.lab import augment, provenance, signals
 from empool.lab.augment import Augment, Draws, Normaliser
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
-from empool.lab.data import DataSet, Split
+from empool.lab.data import Data, DataSet, Split
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_json, write_text
 from empool.lab.metrics import Scores, Tally
 from empool.lab.run import RunConfig, difference
 from empool.lab.schedule import PSchedule
 
-COLUMNS = ("epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "test_ece", "seconds")
+COLUMNS = (
+    *("epoch", "lr", "train_loss", "train_error"),
+    *("test_loss", "test_error", "test_ece", "test_top5_error", "seconds"),
+)
 TESTS = 20  # times that a long run is tested; its last epoch always is
 _TEST_BATCH = 500  # images
 
@@ -100,7 +103,10 @@ class Experiment(pl.LightningModule):
         watch: is told of progress.
     """
 
-    def __init__(self, config: RunConfig, network: nn.Module, data: DataSet, watch: Watch) -> None:
+    batches: Any  # of an epoch: sized, with the number of the epoch in `epoch` and the images behind them in `images`
+    test_images: Sized
+
+    def __init__(self, config: RunConfig, network: nn.Module, data: Data, watch: Watch) -> None:
         super().__init__()
         self.config = config
         self.network = network
@@ -108,18 +114,22 @@ class Experiment(pl.LightningModule):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
         self.watch = watch
         self.history: list[Row] = []
-        device = torch.device(config.device)
-        normaliser = Normaliser(data.mean, data.std, device)
-        self.normaliser = normaliser
-        recipe = config.recipe
-        self.batches = Batches(
-            data.train.to(device), recipe.batch_size, augment.parse(recipe.augment), normaliser, config.seed
-        )
-        self.test_images = data.test.to(device)
+        self.take(data)
         self.num_classes = len(data.classes)
-        self.totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, errors; sums, read once an epoch
+        # loss, errors; sums, read once an epoch
+        self.totals = torch.zeros(2, dtype=torch.float64, device=torch.device(config.device))
         self.images_seen = 0
         self.began = 0.0
+
+    def take(self, data: Data) -> None:
+        """Put the images where the network is."""
+        assert isinstance(data, DataSet)
+        device, recipe = torch.device(self.config.device), self.config.recipe
+        self.normaliser = Normaliser(data.mean, data.std, device)
+        self.batches = Batches(
+            data.train.to(device), recipe.batch_size, augment.parse(recipe.augment), self.normaliser, self.config.seed
+        )
+        self.test_images = data.test.to(device)
 
     def train_dataloader(self) -> Any:
         """Give the batches; not a DataLoader, since nothing is left to load."""
@@ -175,12 +185,13 @@ class Experiment(pl.LightningModule):
         seconds = time.perf_counter() - self.began
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)
-        test_loss, test_error, test_ece, fitted_loss, fitted_error = None, None, None, None, None
+        test_loss, test_error, test_ece, test_top5_error = None, None, None, None
+        fitted_loss, fitted_error = None, None
         last = diverged or epoch == epochs
         if last or epoch % math.ceil(epochs / TESTS) == 0:
-            test_loss, test_error, test_ece = self.test(self.test_images)
+            test_loss, test_error, test_ece, test_top5_error = self.test(self.test_images)
         if last:
-            fitted_loss, fitted_error, _ = self.test(self.batches.images)
+            fitted_loss, fitted_error, *_ = self.test(self.batches.images)
         row: Row = {
             "epoch": epoch,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -189,6 +200,7 @@ class Experiment(pl.LightningModule):
             "test_loss": test_loss,
             "test_error": test_error,
             "test_ece": test_ece,
+            "test_top5_error": test_top5_error,
             "fitted_loss": fitted_loss,
             "fitted_error": fitted_error,
             "seconds": seconds,
@@ -200,20 +212,21 @@ class Experiment(pl.LightningModule):
             self.trainer.should_stop = True
 
     @torch.no_grad()
-    def test(self, split: Split) -> Scores:
+    def test(self, images: Sized) -> Scores:
         """Score the predictions for images as they are, in the testing phase."""
         self.network.eval()
-        tally = Tally(self.num_classes, split.labels.device)
-        for images, labels in self.plain_batches(split):
-            tally.add_logits(self(images), labels)
+        tally = Tally(self.num_classes, self.totals.device)
+        for batch, labels in self.plain_batches(images):
+            tally.add_logits(self(batch), labels)
         self.network.train()
         return tally.scores()
 
-    def plain_batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain_batches(self, images: Sized) -> Iterator[tuple[Tensor, Tensor]]:
         """Give images as they are, as the network takes them, and their labels."""
-        for first in range(0, len(split), _TEST_BATCH):
+        assert isinstance(images, Split)
+        for first in range(0, len(images), _TEST_BATCH):
             part = slice(first, first + _TEST_BATCH)
-            yield self.normaliser.plain(split.images[part]), split.labels[part]
+            yield self.normaliser.plain(images.images[part]), images.labels[part]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the metrics so far, and what run this is."""
@@ -256,7 +269,7 @@ class _LastCheckpoint(Checkpoint):
 
 def fit(
     config: RunConfig,
-    data: DataSet,
+    data: Data,
     directory: Path,
     watch: Watch = lambda epochs, row: None,
     say: Callable[[str], None] = lambda line: None,
@@ -287,7 +300,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _checkpoint(config, folder, say)
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    experiment = Experiment(config, make_network(config, data), data, watch)
+    experiment = make_experiment(config, data, watch)
     _train(experiment, folder, checkpoint)
     record = _record(experiment)
     (folder / PREVIOUS).unlink(missing_ok=True)
@@ -295,7 +308,17 @@ def fit(
     return record
 
 
-def make_network(config: RunConfig, data: DataSet) -> nn.Module:
+def make_experiment(config: RunConfig, data: Data, watch: Watch) -> Experiment:
+    """Make a run's network and put it together with its data."""
+    kind = Experiment
+    if models.network(config.model).streams:
+        from empool.lab.streaming import Streaming  # Needs packages that no other network does.
+
+        kind = Streaming
+    return kind(config, make_network(config, data), data, watch)
+
+
+def make_network(config: RunConfig, data: Data) -> nn.Module:
     """Make a run's network; options of its own come from the fields of its recipe, the image size from the data.
 
     Raises:
@@ -405,6 +428,7 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "augment": config.recipe.augment,
         "p_schedule": config.p_schedule,
         "test_error": last["test_error"],
+        "test_top5_error": last.get("test_top5_error"),
         "train_error": last["fitted_error"],
         **losses,
         **calibration,

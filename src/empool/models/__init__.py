@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from empool.distributions import Pooling
-from empool.models import cnn, dfn_mr, preact_resnet, resnet, stochastic_depth
+from empool.models import cnn, dfn_mr, imagenet, preact_resnet, resnet, stochastic_depth
 from empool.models.channel_max import ChannelDrop, ChannelMax2d
 from empool.models.cnn import CNN
 from empool.models.dfn_mr import DFNMR
+from empool.models.imagenet import ImageNetRecipe
 from empool.models.preact_resnet import PreActResNet
 from empool.models.recipe import Recipe
 from empool.models.resnet import ResNet
@@ -25,6 +27,7 @@ __all__ = [
     "DFNMR",
     "ChannelDrop",
     "ChannelMax2d",
+    "ImageNetRecipe",
     "Network",
     "PreActResNet",
     "Recipe",
@@ -39,6 +42,9 @@ __all__ = [
 NONE = "none"
 """The spelling of no pooling: a network's strided convolutions stay."""
 
+TIMM = "timm"
+"""What stands before the colon in the spelling of a network of timm."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -51,6 +57,7 @@ class Network:
         assumptions: what its sources leave open, and what was taken; plain sentences.
         depths: what may follow the colon of its name, in words; None for a network of one depth.
         needs_pooling: whether it has no strided convolutions to do without a pooling.
+        streams: whether its images are too many and too large to be held in memory.
     """
 
     build: Callable[..., nn.Module]
@@ -59,6 +66,7 @@ class Network:
     depths: str | None = None
     recipes: Mapping[int, Recipe] = field(default_factory=dict)
     needs_pooling: bool = False
+    streams: bool = False
 
     def options(self) -> frozenset[str]:
         """Name the arguments that are this network's own."""
@@ -77,20 +85,23 @@ _NETWORKS: dict[str, Network] = {
 
 
 def names() -> list[str]:
-    """List the known networks as they are spelled; DEPTH stands for a number."""
-    return sorted(f"{name}:DEPTH" if known.depths else name for name, known in _NETWORKS.items())
+    """List the known networks as they are spelled; DEPTH stands for a number, NAME for a name that timm knows."""
+    own = sorted(f"{name}:DEPTH" if known.depths else name for name, known in _NETWORKS.items())
+    return [*own, f"{TIMM}:NAME"]
 
 
 def network(spelling: str) -> Network:
     """Look a network up; its `recipe` is that of its depth.
 
     Args:
-        spelling: "name" or "name:depth".
+        spelling: "name", "name:depth", or "timm:name", in which timm is asked for the name when the network is made.
 
     Raises:
         ValueError: for an unknown name, or a depth that is missing, superfluous or no number.
     """
     name, colon, depth = spelling.partition(":")
+    if name == TIMM and depth:
+        return Network(functools.partial(imagenet.build, depth), imagenet.RECIPE, imagenet.ASSUMPTIONS, streams=True)
     known = _NETWORKS.get(name)
     if known is None:
         raise ValueError(f'models: expected one of {", ".join(names())}, got "{spelling}"')
@@ -116,10 +127,12 @@ def create(
     """Make a network with fresh weights.
 
     Args:
-        spelling: "name" or "name:depth", such as "cnn" or "resnet:20".
+        spelling: "name", "name:depth" or "timm:name", such as "cnn", "resnet:20" or "timm:resnet50".
         num_classes: number of outputs.
         pooling: which pooling it uses. A network that reduces its maps by strided convolutions is as published with
             None; with a pooling each of these becomes a tandem of the pooling and the same convolution with stride 1.
+            A network of timm has its max-pooling layers replaced, and its strided convolutions only with the option
+            ``strided_convs=True``.
         in_channels: channels of the images.
         options: arguments of the network's own, such as ``image_size``.
 
