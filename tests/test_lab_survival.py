@@ -15,6 +15,7 @@ import shutil
 import signal
 import stat
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -276,8 +277,10 @@ def malicious(path):
 
 
 def flipped(path):
+    with zipfile.ZipFile(path) as archive:
+        weight = archive.read(max(archive.infolist(), key=lambda record: record.file_size))
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.index(weight) + len(weight) // 2] ^= 1  # Elsewhere it might be padding, which matters to no one.
     path.write_bytes(content)
 
 
