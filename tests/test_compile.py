@@ -140,3 +140,32 @@ def test_save_and_load_an_exported_program(tmp_path: Any) -> None:
     torch.export.save(program, tmp_path / "program.pt2")
     loaded: Callable[[Tensor], Tensor] = torch.export.load(tmp_path / "program.pt2").module()
     assert_same_bits(loaded(input), model(input))
+
+
+@pytest.mark.parametrize("stem", METHODS)
+def test_symbolic_trace_takes_a_layer_for_a_leaf(stem: str) -> None:
+    """As it does `torch.nn`'s own: the traced network still has two phases, and the layer's arguments."""
+    pool = layer(stem, 2)(2, **METHODS[stem])
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), pool)
+    traced = torch.fx.symbolic_trace(net)
+    assert [(node.op, node.target) for node in traced.graph.nodes][1:-1] == [("call_module", "0"), ("call_module", "1")]
+    input = torch.randn(2, 3, 10, 10)
+    torch.manual_seed(1)
+    expected = net(input)
+    torch.manual_seed(1)
+    assert_same_bits(traced(input), expected)
+    assert_same_bits(traced.eval()(input), net.eval()(input))
+
+
+def test_features_of_a_converted_network(torchvision: Any) -> None:
+    """torchvision's feature extraction is a symbolic trace."""
+    from torchvision.models import feature_extraction
+
+    net = torchvision.models.resnet18(weights=None)
+    empool.convert_(net, empool.EnsembleMax(0.1), strided_convs=True)
+    extractor = feature_extraction.create_feature_extractor(net.eval(), ["maxpool", "layer2"])
+    features = extractor(torch.randn(1, 3, 64, 64))
+    assert {name: tuple(part.shape) for name, part in features.items()} == {
+        "maxpool": (1, 64, 16, 16),
+        "layer2": (1, 128, 8, 8),
+    }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn.modules.pooling import _MaxPoolNd
 
 from empool import functional
@@ -19,7 +20,10 @@ class _Pool(_MaxPoolNd):
     _function: ClassVar[Callable[..., Any]]
     _own: ClassVar[tuple[str, ...]] = ()
 
-    def forward(self, input: Tensor) -> Any:
+    def forward(self, input: Tensor | Proxy) -> Any:
+        if isinstance(input, Proxy):  # A leaf to a symbolic trace, as torch.nn's own layers are: its phase stays open.
+            tracer: Any = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
         return type(self)._function(
             input,
             self.kernel_size,
