@@ -39,6 +39,7 @@ class Launcher(str, enum.Enum):
     """Where runs go."""
 
     local = "local"
+    ray = "ray"
 
 
 Data = Annotated[
@@ -87,8 +88,30 @@ Workers = Annotated[
         min=0, help="Processes that read images, for a network of timm. Default: as many as cores, at most 8."
     ),
 ]
-Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
+Where = Annotated[
+    Launcher,
+    typer.Option(
+        "--launcher",
+        help="Where runs go: one after another on this machine, or as tasks of a Ray cluster (empool[ray]), whose "
+        "nodes must all see the folder of --out, and that of --data if its images are streamed, at the same path.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Of the Ray cluster, one of whose nodes this must be; local starts one here. Default: RAY_ADDRESS, or "
+        "the one that runs on this machine, or else one is started here.",
+    ),
+]
+CpusPerRun = Annotated[int | None, typer.Option(min=1, help="On a Ray cluster; also PyTorch's threads. Default: 1.")]
+GpusPerRun = Annotated[
+    float | None, typer.Option(min=0, help="On a Ray cluster; 0.25 puts four runs on a GPU. Default: 1 on GPUs.")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
+
+
+_HERE = ("local", None, None, None)
 
 
 def _version(wanted: bool) -> None:
@@ -128,6 +151,9 @@ def compare(
     p_schedule: PSchedule = "constant",
     workers: Workers = None,
     launcher: Where = Launcher.local,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
     out: Out = None,
 ) -> None:
     """Train a network with each pooling and several seeds; show test errors and improvement over max.
@@ -135,7 +161,8 @@ def compare(
     A study that is started again does what is missing.
     """
     options = _options(locals())
-    directory, records = _study(context.obj, options, poolings, range(seeds), launcher, out)
+    where = (launcher.value, address, cpus_per_run, gpus_per_run)
+    directory, records = _study(context.obj, options, poolings, range(seeds), where, out)
 
     from rich.console import Console
 
@@ -170,7 +197,7 @@ def train(
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
     options = _options(locals())
-    directory, records = _study(context.obj, options, pooling, [seed], Launcher.local, out, resume=resume)
+    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, resume=resume)
 
     from empool.lab.options import poolings as read_poolings
 
@@ -286,13 +313,14 @@ def _study(
     options: dict[str, Any],
     poolings: str | None,
     seeds: Sequence[int],
-    launcher: Launcher,
+    where: tuple[str, str | None, int | None, float | None],
     out: Path | None,
     resume: bool | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Do the runs that are missing, and return the study's folder and all its records.
 
-    With `resume` given, the one run is refused if it was begun and `resume` is False, or the other way round.
+    `where` is what `empool.lab.launch.launcher` takes. With `resume` given, the one run is refused if it was begun and
+    `resume` is False, or the other way round.
     """
     from empool.lab.progress import progress
 
@@ -300,21 +328,22 @@ def _study(
     with progress() as shown:
         try:
             from empool.lab import study
-            from empool.lab.launch import LAUNCHERS
+            from empool.lab.launch import launcher
             from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
-            config, data = configure(**options, say=shown.say)
-            check_p_schedule(config, names)
-            directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
-            runs = study.plan(config, names, seeds)
-            for run in runs[: len(names)]:
-                try_out(run, data)
-            if resume is not None:
-                _check_resume(runs[0].folder(directory), resume)
-            return directory, study.run(directory, runs, data, LAUNCHERS[launcher.value](), shown, command)
+            with launcher(*where) as place:
+                config, data = configure(**options, say=shown.say, choose_device=place.device_named)
+                check_p_schedule(config, names)
+                directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
+                runs = study.plan(config, names, seeds)
+                for run in runs[: len(names)]:
+                    try_out(run, data)
+                if resume is not None:
+                    _check_resume(runs[0].folder(directory), resume)
+                return directory, study.run(directory, runs, data, place, shown, command)
         except KeyboardInterrupt:
             kept = f" in {directory}" if directory else ""
             shown.say(f"empool: interrupted; finished runs stay{kept}, and the same command goes on: {command}")

@@ -58,6 +58,7 @@ def configure(
     p_schedule: str = "constant",
     workers: int | None = None,
     say: Callable[[str], None],
+    choose_device: Callable[[str], str] | None = None,
 ) -> tuple[RunConfig, Data]:
     """Load the data and settle every choice of a run, apart from pooling and seed.
 
@@ -76,11 +77,12 @@ def configure(
         p_schedule: spelling of a schedule of p.
         workers: processes that read and decode images, for networks whose images are not in memory; None: by cores.
         say: takes a line on what takes time.
+        choose_device: says what `device` stands for where the runs go; None: `device_named`, on this machine.
 
     Raises:
         LabError: for what does not exist or is out of range.
     """
-    device = device_named(device)
+    device = (choose_device or device_named)(device)
     known = sources.KNOWN.get(source)
     changes: dict[str, Any] = {
         "epochs": epochs or (known.epochs if known else None),
