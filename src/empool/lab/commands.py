@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import io
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -82,6 +83,9 @@ PSchedule = Annotated[
         "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
     ),
 ]
+SyncBatchNorm = Annotated[
+    bool, typer.Option("--sync-batchnorm", help="Normalise over the whole batch where several processes share it.")
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -149,6 +153,7 @@ def compare(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    sync_batchnorm: SyncBatchNorm = False,
     workers: Workers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
@@ -192,6 +197,7 @@ def train(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    sync_batchnorm: SyncBatchNorm = False,
     workers: Workers = None,
     out: Out = None,
 ) -> None:
@@ -302,7 +308,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             name: arguments[name]
             for name in (
                 *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers"),
+                *("channels_last", "p_schedule", "workers", "sync_batchnorm"),
             )
         },
     }
@@ -322,20 +328,30 @@ def _study(
     `where` is what `empool.lab.launch.launcher` takes. With `resume` given, the one run is refused if it was begun and
     `resume` is False, or the other way round.
     """
-    from empool.lab.progress import progress
+    from empool.lab import processes
+    from empool.lab.progress import Lines, progress
 
     directory = out
-    with progress() as shown:
+    silent = processes.started().rank > 0
+    with Lines(io.StringIO()) if silent else progress() as shown:
         try:
             from empool.lab import study
-            from empool.lab.launch import launcher
+            from empool.lab.launch import follow, launcher
             from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
-            with launcher(*where) as place:
+            with launcher(*where) as place, processes.joined() as together:
+                if together.count > 1 and where[0] != _HERE[0]:
+                    raise LabError("--launcher ray does runs in one process each: leave out torchrun or srun")
+                if silent:  # The first process says what is wrong with the options, and fetches the data.
+                    directory = together.tell(None)
                 config, data = configure(**options, say=shown.say, choose_device=place.device_named)
+                if silent:
+                    assert directory is not None
+                    follow(data, directory, together)
+                    raise typer.Exit
                 check_p_schedule(config, names)
                 directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
                 runs = study.plan(config, names, seeds)
@@ -343,6 +359,7 @@ def _study(
                     try_out(run, data)
                 if resume is not None:
                     _check_resume(runs[0].folder(directory), resume)
+                together.tell(directory)
                 return directory, study.run(directory, runs, data, place, shown, command)
         except KeyboardInterrupt:
             kept = f" in {directory}" if directory else ""

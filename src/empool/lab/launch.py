@@ -7,9 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from empool.lab import options
+from empool.lab import options, processes
 from empool.lab.data import Data
 from empool.lab.errors import LabError
+from empool.lab.processes import Processes
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.training import Row, fit
@@ -54,16 +55,25 @@ class Local:
     def launch(
         self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
     ) -> Iterator[dict[str, Any]]:
-        """Do runs in their order."""
+        """Do runs in their order, together with the processes that `follow`."""
+        together = processes.connected()
         for config in runs:
 
             def watch(epochs: float, row: Row | None, config: RunConfig = config) -> None:
                 progress.advanced(config, epochs, row)
 
             progress.started(config)
+            together.tell(config)
             record = fit(config, data, directory, watch)
             progress.finished(config, record)
             yield record
+        together.tell(None)
+
+
+def follow(data: Data, directory: Path, together: Processes) -> None:
+    """Do a process's share of the runs that the first process, in `Local`, does."""
+    while (config := together.tell(None)) is not None:
+        fit(config, data, directory)
 
 
 def launcher(name: str, address: str | None, cpus: int | None, gpus: float | None) -> Launcher:

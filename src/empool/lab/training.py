@@ -19,16 +19,18 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from empool import models
-from empool.lab import augment, provenance
+from empool.lab import augment, processes, provenance
 from empool.lab.augment import Augment, Draws, Normaliser
 from empool.lab.data import Data, DataSet, Split
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, replacing, write_json, write_text
 from empool.lab.metrics import Scores, Tally
+from empool.lab.processes import Processes
 from empool.lab.run import RunConfig, difference
 from empool.lab.schedule import PSchedule
 
@@ -64,9 +66,19 @@ class Batches:
         augment: random crop and mirror.
         normaliser: of the data set.
         seed: of the run.
+        together: each of these processes takes its share of every batch; a last batch is left out if that would be a
+            single image.
     """
 
-    def __init__(self, images: Split, batch_size: int, augment: Augment, normaliser: Normaliser, seed: int) -> None:
+    def __init__(
+        self,
+        images: Split,
+        batch_size: int,
+        augment: Augment,
+        normaliser: Normaliser,
+        seed: int,
+        together: Processes = Processes(),  # noqa: B008  # frozen
+    ) -> None:
         self.images, self.batch_size, self.augment, self.normaliser, self.seed = (
             images,
             batch_size,
@@ -75,10 +87,20 @@ class Batches:
             seed,
         )
         self.epoch = 0  # of the batches that come next
+        self.together = together
+        if together.count > 1 and min(batch_size, len(images)) < 2 * together.count:
+            raise LabError(
+                f"{together.count} processes need batches of at least {2 * together.count} images: the batch size is "
+                f"{batch_size}, and there are {len(images)} training images"
+            )
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
-        return full + (rest > 1 or full == 0)
+        return full + (rest >= 2 * self.together.count or full == 0)
+
+    def size(self, batch: int) -> int:
+        """Give the number of images in a batch, those of all processes."""
+        return min(self.batch_size, len(self.images) - batch * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
@@ -86,7 +108,8 @@ class Batches:
         order = torch.randperm(len(self.images), generator=generator).to(device)
         draws = Draws.sample(self.augment, len(self.images), generator).to(device)
         for batch in range(len(self)):
-            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            end = min((batch + 1) * self.batch_size, len(order))
+            part = slice(batch * self.batch_size + self.together.rank, end, self.together.count)
             index = order[part]
             yield self.normaliser.augmented(self.images.images, index, draws[part]), self.images.labels[index]
 
@@ -111,6 +134,7 @@ class Experiment(pl.LightningModule):
         if config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
         self.watch = watch
+        self.together = processes.connected()
         self.history: list[Row] = []
         self.take(data)
         self.num_classes = len(data.classes)
@@ -125,7 +149,12 @@ class Experiment(pl.LightningModule):
         device, recipe = torch.device(self.config.device), self.config.recipe
         self.normaliser = Normaliser(data.mean, data.std, device)
         self.batches = Batches(
-            data.train.to(device), recipe.batch_size, augment.parse(recipe.augment), self.normaliser, self.config.seed
+            data.train.to(device),
+            recipe.batch_size,
+            augment.parse(recipe.augment),
+            self.normaliser,
+            self.config.seed,
+            self.together,
         )
         self.test_images = data.test.to(device)
 
@@ -146,7 +175,8 @@ class Experiment(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch: default generators (draws, dropout) and the order of the images."""
-        torch.manual_seed(derived_seed(self.config.seed, "draws", self.current_epoch))
+        rank = self.together.rank
+        torch.manual_seed(derived_seed(self.config.seed, f"draws {rank}" if rank else "draws", self.current_epoch))
         self.batches.epoch = self.current_epoch
         self.totals.zero_()
         self.images_seen = 0
@@ -166,6 +196,9 @@ class Experiment(pl.LightningModule):
         with torch.no_grad():
             self.totals += torch.stack((loss * len(labels), (logits.argmax(1) != labels).sum()))
         self.images_seen += len(labels)
+        if self.together.count > 1:
+            # The mean over processes, which is to come, of these is the mean over the whole batch.
+            loss = loss * (len(labels) * self.together.count / self.batches.size(batch_idx))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -174,7 +207,11 @@ class Experiment(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Read the epoch's metrics, test if it is time to, and stop a run that has diverged."""
-        loss, errors = (self.totals / self.images_seen).tolist()  # Waits for the device: the clock is read after it.
+        self.together.add_up(self.totals)
+        images_seen = self.images_seen
+        if self.together.count > 1:
+            images_seen = sum(self.batches.size(batch) for batch in range(len(self.batches)))
+        loss, errors = (self.totals / images_seen).tolist()  # Waits for the device: the clock is read after it.
         seconds = time.perf_counter() - self.began
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)
@@ -208,17 +245,20 @@ class Experiment(pl.LightningModule):
     def test(self, images: Sized) -> Scores:
         """Score the predictions for images as they are, in the testing phase."""
         self.network.eval()
+        self.together.share_buffers(self.network)
         tally = Tally(self.num_classes, self.totals.device)
         for batch, labels in self.plain_batches(images):
             tally.add_logits(self(batch), labels)
         self.network.train()
+        tally.add_up(self.together)
         return tally.scores()
 
     def plain_batches(self, images: Sized) -> Iterator[tuple[Tensor, Tensor]]:
         """Give images as they are, as the network takes them, and their labels."""
         assert isinstance(images, Split)
-        for first in range(0, len(images), _TEST_BATCH):
-            part = slice(first, first + _TEST_BATCH)
+        share, rank = self.together.count, self.together.rank
+        for first in range(rank, len(images), share * _TEST_BATCH):
+            part = slice(first, first + share * _TEST_BATCH, share)
             yield self.normaliser.plain(images.images[part]), images.labels[part]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -248,6 +288,9 @@ class _LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Experiment)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint("")  # Nothing is written, but all processes meet there.
+            return
         with replacing(self.folder / "last.ckpt") as unfinished:
             trainer.save_checkpoint(unfinished)
         text = io.StringIO()
@@ -278,12 +321,15 @@ def fit(config: RunConfig, data: Data, directory: Path, watch: Watch = lambda ep
     """
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = _checkpoint(config, folder)
+    together = processes.connected()
+    checkpoint = _checkpoint(config, folder) if together.rank == 0 else None
+    checkpoint = together.tell(checkpoint)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     experiment = make_experiment(config, data, watch)
     _train(experiment, folder, checkpoint)
     record = _record(experiment)
-    write_json(folder / "result.json", record)
+    if together.rank == 0:
+        write_json(folder / "result.json", record)
     return record
 
 
@@ -349,6 +395,8 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    together = experiment.together
+    dropped = isinstance(experiment.network, models.StochasticDepth)  # Blocks that are, have no gradient.
     on_interrupt = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)  # Advice on data loader workers and devices left unused.
@@ -356,7 +404,10 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         trainer = pl.Trainer(
             accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
-            devices=1,
+            devices=together.local_count,
+            num_nodes=together.count // together.local_count,
+            strategy=DDPStrategy(find_unused_parameters=dropped) if together.count > 1 else "auto",
+            sync_batchnorm=experiment.config.sync_batchnorm,
             max_epochs=experiment.config.recipe.epochs,
             callbacks=[*_p_schedule(experiment.config), _LastCheckpoint(folder)],
             logger=False,
@@ -417,6 +468,7 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
         "device": provenance.device_name(config.device),
         "threads": torch.get_num_threads(),
+        "processes": experiment.together.count,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "parameters": sum(parameter.numel() for parameter in experiment.network.parameters()),
