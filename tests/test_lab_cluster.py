@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli, cluster, study
+from empool.lab import cli, cluster, signals, study
 from empool.lab.data import Split
 from empool.lab.errors import LabError
 from empool.lab.launch import Local
@@ -121,8 +121,14 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     assert not (tmp_path / "there" / ".cluster").exists()
 
 
-def test_a_study_outlives_a_killed_worker_and_ctrl_c(nodes, tmp_path, one_thread):
+@pytest.mark.parametrize(("fatal", "final"), [("SIGKILL", "SIGINT"), ("SIGTERM", "SIGTERM")])
+def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, fatal, final):
     poolings = ["max", "ensemble:0.2"]
+    with signals.raised():  # As the command does, before it joins the cluster.
+        outlive(nodes, tmp_path, poolings, fatal, final)
+
+
+def outlive(nodes, tmp_path, poolings, fatal, final):
     launcher = cluster.Ray(nodes)
     killed = []
 
@@ -130,13 +136,14 @@ def test_a_study_outlives_a_killed_worker_and_ctrl_c(nodes, tmp_path, one_thread
         key = config.pooling, config.seed
         if not killed and row["epoch"] >= 3:  # The checkpoint of the first epoch is written.
             killed.append(key)
-            os.kill(launcher.places[key][1], signal.SIGKILL)
+            os.kill(launcher.places[key][1], signal.Signals[fatal])
         elif key in killed and noted.began.count(key) == 2 and row["epoch"] >= 6:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.Signals[final])
 
     noted = Noted(trouble)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as ended:
         start(tmp_path / "there", launcher, poolings, noted)
+    assert signals.exit_code(ended.value) == 128 + signal.Signals[final]
     assert f"{killed[0][0]}, seed 0: process " in noted.lines.getvalue()
     assert " died; the run goes on in another" in noted.lines.getvalue()
     assert not (tmp_path / "there" / ".cluster").exists()
@@ -197,6 +204,35 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(LabError, match=f"no Ray cluster answers at {address}"):
             cluster.Ray()
+
+
+def test_a_cluster_that_is_no_more_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert (cluster._choose(None), cluster._choose("auto"), cluster._choose("local")) == ("local", "auto", "local")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert cluster._choose(None) == "local"
+        for asked, environment in (("auto", None), (None, "auto"), ("auto", address)):
+            if environment:
+                monkeypatch.setenv("RAY_ADDRESS", environment)
+            with pytest.raises(LabError, match=f"no Ray cluster answers at {address}"):
+                cluster._choose(asked)
+        assert cluster._choose("local") == "local"
+
+
+def test_the_cluster_that_ray_started_last_is_joined(nodes, monkeypatch, tmp_path):
+    address = pytest.importorskip("ray._common.utils").get_ray_address_file
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    path = tmp_path / "ray" / "ray_current_cluster"
+    assert str(path) == address(None)
+    path.write_text(nodes)
+    assert cluster._choose(None) == cluster._choose("auto") == nodes
 
 
 def test_what_answers_but_is_no_cluster_is_named(monkeypatch):

@@ -58,6 +58,50 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert names == {path.name for path in (tmp_path / "1/max/0").iterdir()}
 
 
+TERMINATED = """
+import os
+import signal
+import sys
+from empool.lab import cli
+from empool.lab.training import Experiment
+
+following = Experiment.on_train_batch_end
+
+def on_train_batch_end(self, outputs, batch, batch_idx):
+    following(self, outputs, batch, batch_idx)
+    if (str(self.together.rank), self.current_epoch, batch_idx) in MOMENTS:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Experiment.on_train_batch_end = on_train_batch_end
+code = cli.main(sys.argv[1:])
+with open(f"code{os.environ['RANK']}", "w") as file:
+    file.write(str(code))
+sys.exit(code)
+"""
+
+
+def test_sigterm_ends_both_processes_after_the_same_step_and_the_run_goes_on(tmp_path):
+    tiny_data.parquet_folder(tmp_path / "shapes", train=36, test=9)
+    # To the second process alone, then to both.
+    arguments = ["train", *OPTIONS, "--epochs", "3", "--pooling", "ensemble:0.3", "--out", "cut"]
+    folder = tmp_path / "cut/ensemble-0.3/0"
+    for number, moments in enumerate(([("1", 1, 2)], [("0", 1, 3), ("1", 1, 3)])):
+        (tmp_path / "ended.py").write_text(TERMINATED.replace("MOMENTS", repr(moments)))
+        ended = run(tmp_path, 2, "ended.py", *arguments, *(["--resume"] if number else []))
+        assert [(tmp_path / f"code{rank}").read_text() for rank in range(2)] == ["143", "143"], ended.stderr
+        assert ended.stderr.count("empool: ended by SIGTERM; finished runs stay in cut") == 1
+        assert f"{' '.join(arguments)} --resume" in ended.stderr
+        assert not (folder / "result.json").exists()
+        assert not list(folder.glob(".*.tmp"))
+        assert (folder / "metrics.csv").read_text().count("\n") == 2
+        for rank in range(2):
+            (tmp_path / f"code{rank}").unlink()
+    assert train(tmp_path, 2, *arguments[1:], "--resume").returncode == 0
+    assert train(tmp_path, 2, *arguments[1:-1], "whole").returncode == 0
+    torch.testing.assert_close(weights(folder), weights(tmp_path / "whole/ensemble-0.3/0"), rtol=0, atol=0)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "last.ckpt", "metrics.csv", "result.json"]
+
+
 EACH = """
 import sys
 import torch

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from empool.lab.errors import LabError
-from empool.lab.report import write_report
+from empool.lab.report import write_report, write_table
 from empool.lab.run import folder_name
 
 VOID = {"meta", "link", "br"}
@@ -367,3 +367,29 @@ def test_a_damaged_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("[]")
     with pytest.raises(LabError, match=r"study\.json holds no configuration"):
         write_report(tmp_path)
+
+
+def test_the_table_is_put_into_a_page_between_its_marks(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    directory = write_study(tmp_path / "mine", [record("max", 0, 15.25), record("ensemble:0.3", 0, 14.5)])
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- study:mine -->\nold\n<!-- /study:mine -->\nafter\n")
+    write_table(directory, page)
+    write_table(directory, page)  # Once more changes nothing.
+    lines = page.read_text().splitlines()
+    assert (lines[:2], lines[-2:]) == (["before", "<!-- study:mine -->"], ["<!-- /study:mine -->", "after"])
+    assert lines[2].startswith("1 seed each; data: cifar10; training images: 1,000, as many of each class;")
+    assert "| ensemble:0.3 |" in page.read_text()
+    assert "old" not in lines
+
+
+def test_a_page_without_marks_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    directory = write_study(tmp_path / "mine", [record("max", 0, 15.25)])
+    page = tmp_path / "README.md"
+    page.write_text("<!-- study:other -->\n<!-- /study:other -->\n")
+    with pytest.raises(LabError, match=r"README\.md: expected a line <!-- study:mine --> and after it a line"):
+        write_table(directory, page)
+    with pytest.raises(LabError, match=r"no\.md is missing: expected a page"):
+        write_table(directory, tmp_path / "no.md")
+    assert page.read_text() == "<!-- study:other -->\n<!-- /study:other -->\n"

@@ -157,7 +157,10 @@ def test_full_disk_is_said_in_one_line_and_finished_runs_stay(tmp_path, monkeypa
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(LabError) as caught:
         start(tmp_path)
-    assert str(caught.value) == f"no space left on the disk of {tmp_path}: make room and give the same command"
+    path = tmp_path / "ensemble-0.2" / "0" / "config.json"
+    assert str(caught.value) == (
+        f"no space left to write {path}: make room and start again, and the study goes on where it was"
+    )
     assert keys(results(tmp_path)) == [("max", 0)]
     monkeypatch.undo()
     assert keys(start(tmp_path)) == ORDER

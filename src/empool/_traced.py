@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import config
 from torch._library import triton as triton_ops
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 
@@ -42,6 +41,8 @@ def rule(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_visible(name: str, args: tuple[Any, ...]) -> bool:
+    from torch._functorch import config  # A tracer has it; whoever only imports empool does not wait for it.
+
     if not getattr(config, "decompose_custom_triton_ops", False):
         return False
     tensors = [arg for arg in args if isinstance(arg, Tensor)]

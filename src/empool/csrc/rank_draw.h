@@ -3,8 +3,8 @@
 // The rank of an output is the number of thresholds that its Philox word reaches, counted from 0; n, the number of
 // valid activations, stands for "zero". With one threshold (ensemble max-pooling) the two largest are tracked
 // (two_largest.h). With more, the M largest are kept by insertion, M - 1 being the largest rank drawn in the vector at
-// hand, and a NaN is found by summing the window (inf - inf is a false alarm). A window with a NaN is put right one lane
-// at a time.
+// hand, and a NaN is found by summing the window (inf - inf is a false alarm). A window with a NaN is put right one
+// lane at a time.
 //
 // A unit is a row of outputs of one image, or a tile of a block of planes (tile.h).
 #pragma once

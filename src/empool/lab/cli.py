@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows ``empool``; by default those of the process.
 
     Returns:
-        The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+        The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         from empool.lab.commands import app

@@ -6,7 +6,9 @@ import contextlib
 import os
 import platform
 import secrets
+import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,16 +17,17 @@ from typing import Any
 
 import torch
 
+from empool.lab import signals
+from empool.lab.checkpoint import first_line
 from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
-from empool.lab.training import Row, first_line, fit
+from empool.lab.training import Row, fit
 
 RETRIES = 3  # times that a run is taken up again after its worker, or the worker's node, died
 _ANSWER = 5.0  # seconds in which a cluster answers
-_JOIN = 20  # seconds in which what answers proves to be a cluster
 _POLL = 0.2  # seconds between two looks at what the workers say
 _SAY = 0.5  # seconds between two words of a worker within an epoch
 _CANCEL = 15.0  # seconds that cancelled runs have to end by themselves
@@ -147,6 +150,9 @@ class Ray:
         for number, what, *rest in heard:
             config = runs[number]
             key = config.pooling, config.seed
+            if what == "said":
+                progress.say(f"{_named(config)}: {rest[0]}")
+                continue
             if what == "advanced":
                 progress.advanced(config, *rest)
                 continue
@@ -232,7 +238,10 @@ def _do(
     if result.exists():  # The worker that wrote it died before it could say so.
         record: dict[str, Any] = read_json(result)
         return record
-    return fit(config, data, directory, words)
+    try:
+        return fit(config, data, directory, words, lambda line: words.say("said", line))
+    except signals.Terminated as terminated:  # To Ray it would be a run that was cancelled; so it is taken up again.
+        os._exit(signals.exit_code(terminated))
 
 
 def _appears(path: Path, content: str | None = None) -> bool:
@@ -249,10 +258,7 @@ def _appears(path: Path, content: str | None = None) -> bool:
 
 def _join(address: str | None) -> ModuleType:
     """Join or start a cluster, and return Ray's module, which is quiet."""
-    address = address or os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Read when Ray is imported; by default a minute goes by until it gives up on a process that is no Ray.
-    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(_JOIN))
     # How Ray will behave from a later version on, of which it warns.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -261,16 +267,50 @@ def _join(address: str | None) -> ModuleType:
         if error.name != "ray":
             raise
         raise LabError("--launcher ray needs Ray, which is not installed: pip install 'empool[ray]'") from None
-    if address not in (None, "auto", "local"):
-        _knock(address)
-    own = {} if address not in (None, "local") else {"include_dashboard": False}
+    address = _choose(address)
+    own = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        with signals.kept():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = "a Ray cluster on this machine" if address in (None, "auto", "local") else f"the Ray cluster {address}"
+        where = "a Ray cluster on this machine" if address in ("auto", "local") else f"the Ray cluster {address}"
         raise LabError(f"cannot join {where}: {first_line(error)}") from None
+    except SystemExit as stopped:  # Ray's own answer to SIGTERM.
+        if stopped.code != signal.SIGTERM:
+            raise
+        raise signals.Terminated from None
     module: ModuleType = ray
     return module
+
+
+def _choose(address: str | None) -> str:
+    """Choose HOST:PORT of a cluster that answers, "local" to start one, or "auto" to look for a process of one."""
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
+    if address in (None, "auto"):
+        current = _current()
+        if current is not None:
+            try:
+                _knock(current)
+            except LabError:
+                if address is not None:
+                    raise
+            else:
+                return current
+        return address or "local"
+    assert address is not None
+    if address != "local":
+        _knock(address)
+    return address
+
+
+def _current() -> str | None:
+    """Read where the cluster is that `ray start` began or joined on this machine last; it may be no more."""
+    linux = os.environ.get("TMPDIR") if platform.system() == "Linux" else None
+    folder = os.environ.get("RAY_TMPDIR") or linux or (tempfile.gettempdir() if os.name == "nt" else "/tmp")
+    with contextlib.suppress(OSError):
+        return (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip() or None
+    return None
 
 
 def _knock(address: str) -> None:

@@ -36,6 +36,13 @@ class Precision(str, enum.Enum):
     bfloat16 = "bfloat16"
 
 
+class Table(str, enum.Enum):
+    """A table of the deck."""
+
+    table1 = "table1"
+    table2 = "table2"
+
+
 class Launcher(str, enum.Enum):
     """Where runs go."""
 
@@ -216,13 +223,79 @@ def train(
 
 
 @app.command()
+def reproduce(
+    context: typer.Context,
+    table: Annotated[Table, typer.Argument(help="The poolings in a plain CNN, or the deck's networks.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="full, cpu, or of table1 full-plain. Default: full on a GPU, else cpu, which is short."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the whole table once, then again.")] = 3,
+    data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
+    device: OnDevice = Device.auto,
+    precision: InPrecision = Precision.float32,
+    channels_last: ChannelsLast = True,
+    launcher: Where = Launcher.local,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the studies. Default: runs/TABLE-PROTOCOL.")] = None,
+) -> None:
+    """Train what a table of the deck compares, and report it beside the deck's figures.
+
+    A table that is started again does what is missing.
+    """
+    from empool.lab import processes
+    from empool.lab import reproduce as tables
+    from empool.lab.launch import launcher as launcher_named
+    from empool.lab.report import write_report
+    from empool.lab.run import folder_name
+
+    if processes.started().count > 1:
+        raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
+    where = (launcher.value, address, cpus_per_run, gpus_per_run)
+    name = protocol
+    if name is None:
+        with launcher_named(*where) as place:
+            name = "full" if place.device_named(device.value) == "cuda" else "cpu"
+    chosen = tables.protocol(table.value, name)
+    directory = out or Path("runs") / f"{table.value}-{name}"
+    options: dict[str, Any] = {
+        **dict.fromkeys(("epochs", "batch_size", "augmentation", "train_limit", "test_limit", "workers")),
+        "choices": [],
+        "p_schedule": "constant",
+        "source": data,
+        "device": device.value,
+        "precision": precision.value,
+        "channels_last": channels_last,
+        **chosen.changes,
+    }
+    print(f"{table.value}, protocol {name}: {chosen.summary}")
+    pages = {}
+    for count in range(1, seeds + 1):
+        for part in chosen.parts:
+            folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
+            poolings = ",".join(part.poolings)
+            _study(context.obj, {**options, "model": part.model}, poolings, range(count), where, folder)
+            pages[part.model] = write_report(folder)
+    for model, page in pages.items():
+        print(f"report of {model}: {page}")
+
+
+@app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also put the table between the lines <!-- study:DIR --> of this page."),
+    ] = None,
 ) -> None:
     """Write the report of a study once more, from its results."""
-    from empool.lab.report import write_report
+    from empool.lab.report import write_report, write_table
 
     print(f"report: {write_report(directory)}")
+    if into is not None:
+        write_table(directory, into)
 
 
 @app.command()
@@ -328,12 +401,12 @@ def _study(
     `where` is what `empool.lab.launch.launcher` takes. With `resume` given, the one run is refused if it was begun and
     `resume` is False, or the other way round.
     """
-    from empool.lab import processes
+    from empool.lab import processes, signals
     from empool.lab.progress import Lines, progress
 
-    directory = out
+    directory, folder = out, None
     silent = processes.started().rank > 0
-    with Lines(io.StringIO()) if silent else progress() as shown:
+    with Lines(io.StringIO()) if silent else progress() as shown, signals.raised():
         try:
             from empool.lab import study
             from empool.lab.launch import follow, launcher
@@ -358,18 +431,29 @@ def _study(
                 for run in runs[: len(names)]:
                     try_out(run, data)
                 if resume is not None:
-                    _check_resume(runs[0].folder(directory), resume)
+                    folder = runs[0].folder(directory)
+                    _check_resume(folder, resume)
                 together.tell(directory)
                 return directory, study.run(directory, runs, data, place, shown, command)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             kept = f" in {directory}" if directory else ""
-            shown.say(f"empool: interrupted; finished runs stay{kept}, and the same command goes on: {command}")
-            raise typer.Exit(130) from None
+            ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
+            again = f"{command} --resume" if folder and _is_to_resume(folder) and not resume else command
+            with signals.ignored():  # torchrun sends it to the other processes when one has ended.
+                shown.say(f"empool: {ended}; finished runs stay{kept}, and the same command goes on: {again}")
+            raise typer.Exit(signals.exit_code(stopped)) from None
 
 
 def _check_resume(folder: Path, resume: bool) -> None:
-    begun = (folder / "last.ckpt").exists()
-    if begun and not resume and not (folder / "result.json").exists():
+    from empool.lab.checkpoint import begun
+
+    if _is_to_resume(folder) and not resume:
         raise LabError(f"{folder} holds an unfinished run: --resume goes on with it, another --out starts a new one")
-    if resume and not begun:
+    if resume and not begun(folder):
         raise LabError(f"{folder} holds no run to resume: leave --resume out")
+
+
+def _is_to_resume(folder: Path) -> bool:
+    from empool.lab.checkpoint import begun
+
+    return begun(folder) and not (folder / "result.json").exists()

@@ -7,8 +7,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from empool.lab import sources
 from empool.lab.errors import LabError
-from empool.lab.files import replacing
+from empool.lab.files import remove_unfinished, replacing
 from empool.lab.sources import SPLITS, Decoded
 
 _FORMAT = 1  # of the cached files; part of their names
+_DAY = 24 * 60 * 60.0  # seconds
 
 
 class Data(Protocol):
@@ -51,6 +52,10 @@ class Data(Protocol):
     @property
     def test(self) -> Sized:
         """The test images."""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Hash of each file that they came from, by its path in the folder; none where files are not read whole."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class DataSet:
         mean: of each channel of the training images, in [0, 255].
         std: standard deviation, likewise; 1 for a channel without any.
         fingerprint: of all images and labels before any limit, hexadecimal.
+        files: hash of each file that they came from, by its path in the folder; none for a data set with a name.
     """
 
     name: str
@@ -94,6 +100,7 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -124,7 +131,8 @@ def load(
     Raises:
         LabError: for a source that is absent, incomplete or damaged.
     """
-    decoded, fingerprint = _cached(source, say)
+    files = sources.digests(source)
+    decoded, fingerprint = _cached(source, files, say)
     splits = {}
     for split, limit in zip(SPLITS, (train_limit, test_limit), strict=True):
         images, labels = decoded.images[split], decoded.labels[split]
@@ -134,7 +142,7 @@ def load(
         splits[split] = Split(torch.from_numpy(images), torch.from_numpy(labels))
     mean, std = _statistics(splits["train"].images.numpy())
     name = source if source in sources.KNOWN else Path(source).resolve().name
-    return DataSet(name, splits["train"], splits["test"], decoded.classes, mean, std, fingerprint)
+    return DataSet(name, splits["train"], splits["test"], decoded.classes, mean, std, fingerprint, files)
 
 
 def stratified(labels: npt.NDArray[np.int64], limit: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -162,8 +170,8 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "empool"
 
 
-def _cached(source: str, say: Callable[[str], None]) -> tuple[Decoded, str]:
-    path = cache_folder() / f"{sources.key(source)}-v{_FORMAT}.npz"
+def _cached(source: str, files: Mapping[str, str], say: Callable[[str], None]) -> tuple[Decoded, str]:
+    path = cache_folder() / f"{sources.key(source, files)}-v{_FORMAT}.npz"
     if path.exists():
         try:
             return _read(path)
@@ -175,6 +183,7 @@ def _cached(source: str, say: Callable[[str], None]) -> tuple[Decoded, str]:
     fingerprint = _fingerprint(decoded)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, age=_DAY)  # Other processes may be decoding too.
         _write(path, decoded, fingerprint)
     except OSError as error:
         say(f"cannot keep the decoded images in {path} ({error.strerror}); going on without")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+
 
 class LabError(Exception):
     """A message for the user, one line, that names the problem and, where there is one, the remedy."""
@@ -11,9 +14,15 @@ class LabError(Exception):
 
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error, or one that led to it, says that nothing more can be written."""
+    found = refusal(error)
+    return found is not None and found.errno in _FULL
+
+
+def refusal(error: BaseException) -> OSError | None:
+    """Find the system's refusal to write among an error and those that led to it: PyTorch reports it as its own."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
+        if isinstance(cause, OSError) and cause.errno in _REFUSED:
+            return cause
         cause = cause.__cause__ or cause.__context__
-    return False
+    return None

@@ -1,26 +1,73 @@
-"""Files that are whole or absent, whenever a run is cut off."""
+"""Files that are whole or absent, whenever a process is killed or the power fails."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from empool.lab.errors import LabError
+from empool.lab.errors import LabError, refusal
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` once it is written, and is removed if it is not."""
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """Give a path to write to, which takes the place of `path` once it is on the disk, and is removed if it is not.
+
+    Args:
+        path: of the file.
+        previous: where the file that it replaces goes, in the same folder; None removes that. A process killed
+            between the two steps leaves `previous` and no `path`.
+
+    Raises:
+        OSError: if the system refuses to write, with the name of `path`.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
+        _sync(unfinished)
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(unfinished, path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        raise OSError(refused.errno, refused.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, age: float = 0) -> None:
+    """Remove what `replacing` left in a folder and in those two levels below when its process was killed.
+
+    Args:
+        folder: that no other process writes to, unless `age` tells its files from old ones.
+        age: seconds since the last change.
+    """
+    for unfinished in (*folder.glob(".*.tmp"), *folder.glob("*/*/.*.tmp")):
+        if time.time() - unfinished.stat().st_mtime >= age:
+            unfinished.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # Windows opens no folders.
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # Some network file systems sync files only.
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -69,6 +69,11 @@ class Streamed:
         """3: grey images are read as coloured ones."""
         return 3
 
+    @property
+    def files(self) -> dict[str, str]:
+        """None: reading all images would take as long as an epoch."""
+        return {}
+
 
 def load(
     source: str,

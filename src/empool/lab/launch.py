@@ -64,7 +64,7 @@ class Local:
 
             progress.started(config)
             together.tell(config)
-            record = fit(config, data, directory, watch)
+            record = fit(config, data, directory, watch, progress.say)
             progress.finished(config, record)
             yield record
         together.tell(None)

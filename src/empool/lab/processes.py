@@ -38,6 +38,17 @@ class Processes:
         distributed.broadcast_object_list(told)
         return told[0]
 
+    def any(self, here: bool) -> bool:
+        """Tell whether something is so in one of them; all must call this."""
+        if self.count == 1:
+            return here
+        import torch
+        from torch import distributed
+
+        processes = torch.tensor(float(here))
+        distributed.all_reduce(processes)
+        return bool(processes)
+
     def add_up(self, sums: Tensor) -> None:
         """Replace a tensor by its sum over all processes."""
         if self.count > 1:

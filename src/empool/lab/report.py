@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from empool import models
-from empool.lab import deck, plots, statistics, svg, table
+from empool.lab import deck, pages, plots, statistics, svg, table
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.findings import Record, answer, count, data_name, images_tested, remarks
@@ -91,6 +91,18 @@ def write_report(directory: Path) -> Path:
     path = directory / "report.html"
     write_text(path, _page(directory, records, study, sections))
     return path
+
+
+def write_table(directory: Path, page: Path) -> None:
+    """Put a study's table and protocol into a page, between the marks ``<!-- study:NAME -->``, NAME the folder's name.
+
+    Raises:
+        LabError: as `write_report`, and if the page has no such marks.
+    """
+    directory = Path(directory)
+    records, study = read_records(directory), _read_study(directory)
+    sections = [_section(index, runs, study, []) for index, runs in enumerate(group(records))]
+    pages.put(page, f"study:{directory.resolve().name}", "\n".join(_in_page(section) for section in sections))
 
 
 def read_records(directory: Path) -> list[Record]:
@@ -293,6 +305,12 @@ def _markdown(section: Section) -> str:
     if section.missing:
         lines.append(f"- Missing runs: {'; '.join(section.missing)}.")
     return "\n".join(lines) + "\n"
+
+
+def _in_page(section: Section) -> str:
+    protocol = "; ".join(f"{name.lower()}: {value}" for name, value in _protocol(section))
+    seeds = count(max(row.runs for row in section.rows), "seed")
+    return f"{seeds} each; {protocol}.\n\n{table.markdown(section.rows, section.beside)}"
 
 
 def _latex(section: Section) -> str:

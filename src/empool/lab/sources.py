@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,26 +65,35 @@ class Decoded:
     classes: tuple[str, ...]
 
 
-def key(source: str) -> str:
-    """Give a name for what is decoded from a source: of a folder, the hash of all that its files hold.
+def digests(source: str) -> dict[str, str]:
+    """Give the hash of each file of a folder, by its path in there; none for a data set with a name.
 
     Raises:
         LabError: if there is no such source.
     """
     if source in KNOWN:
-        return source
+        return {}
     folder = Path(source)
     if not folder.exists():
         raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or a folder')
     if not folder.is_dir():
         raise LabError(f"{folder} is a file: expected a folder of parquet files or of class folders")
-    digest = hashlib.blake2b(digest_size=16)
+    files = {}
     for path in _files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest = hashlib.blake2b(digest_size=16)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return f"folder-{digest.hexdigest()}"
+        files[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return files
+
+
+def key(source: str, files: Mapping[str, str]) -> str:
+    """Give a name for what is decoded from a source: of a folder, the hash of its `digests`."""
+    if source in KNOWN:
+        return source
+    listed = "".join(f"{name}\0{digest}\0" for name, digest in files.items())
+    return f"folder-{hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()}"
 
 
 def decode(source: str) -> Decoded:

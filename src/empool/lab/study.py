@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from empool.lab.data import Data
-from empool.lab.errors import LabError, is_disk_full
-from empool.lab.files import read_json, write_json
+from empool.lab.errors import LabError, is_disk_full, refusal
+from empool.lab.files import read_json, remove_unfinished, write_json
 from empool.lab.launch import Launcher
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig, difference, results
@@ -45,13 +45,14 @@ def run(
         The records of all finished runs in the folder, in the order of its poolings and seeds.
 
     Raises:
-        LabError: if the folder holds a study of another configuration, another process writes there, or the disk is
-            full.
+        LabError: if the folder holds a study of another configuration or of images that have changed since, another
+            process writes there, it cannot be written to, or the disk is full.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
-            _claim(directory, runs, command)
+            remove_unfinished(directory)
+            _claim(directory, runs, data, command)
             missing = [config for config in runs if not (config.folder(directory) / "result.json").exists()]
             _gather(directory)
             progress.begin(runs, results(directory))
@@ -62,12 +63,18 @@ def run(
                 _gather(directory)  # A run may have ended just before.
                 raise
             return results(directory)
-    except (OSError, RuntimeError) as error:
-        if is_disk_full(error):
-            raise LabError(f"no space left on the disk of {directory}: make room and give the same command") from error
-        if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-            raise LabError(f"cannot write to {directory}: {error.strerror}") from None
-        raise
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        path = refused.filename or directory
+        if is_disk_full(refused):
+            raise LabError(
+                f"no space left to write {path}: make room and start again, and the study goes on where it was"
+            ) from error
+        raise LabError(
+            f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
+        ) from error
 
 
 def _gather(directory: Path) -> None:
@@ -87,8 +94,8 @@ def _locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
-    """Write study.json, or add to it; refuse a folder of another configuration."""
+def _claim(directory: Path, runs: Sequence[RunConfig], data: Data, command: str) -> None:
+    """Write study.json and data.json, or add to them; refuse a folder of another configuration."""
     path = directory / "study.json"
     settings = runs[0].settings()
     assert all(config.settings() == settings for config in runs)
@@ -96,6 +103,7 @@ def _claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
     seeds = sorted({config.seed for config in runs})
     if path.exists():
         study = read_json(path)
+        _check_files(directory, settings, study["configuration"], data)
         other = difference(settings, study["configuration"])
         if other is not None:
             raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
@@ -106,3 +114,22 @@ def _claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
     elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
         raise LabError(f"{directory} holds runs but no study.json: choose another --out")
     write_json(path, {"command": command, "configuration": settings, "poolings": poolings, "seeds": seeds})
+    if data.files:
+        write_json(directory / "data.json", data.files)
+
+
+def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], data: Data) -> None:
+    """Refuse images that have changed since the study began, and say in which files."""
+    written = directory / "data.json"
+    if ours["fingerprint"] == theirs["fingerprint"] or ours["data"] != theirs["data"] or not written.exists():
+        return
+    before = read_json(written)
+    changed = sorted(name for name in {*before, *data.files} if before.get(name) != data.files.get(name))
+    if changed:
+        name = changed[0]
+        how = "is new" if name not in before else "has changed" if name in data.files else "is missing"
+        more = f", and {len(changed) - 1} other files are not what they were" if len(changed) > 1 else ""
+        raise LabError(
+            f"{directory} holds a study of other images: {data.name}/{name} {how}{more}; "
+            "put back what was there, or choose another --out"
+        )

@@ -7,7 +7,7 @@ import hashlib
 import io
 import logging
 import math
-import pickle
+import os
 import signal
 import time
 import warnings
@@ -17,18 +17,22 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from empool import models
-from empool.lab import augment, processes, provenance
+from empool.lab import augment, processes, provenance, signals
 from empool.lab.augment import Augment, Draws, Normaliser
+from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data, DataSet, Split
 from empool.lab.errors import LabError
-from empool.lab.files import read_json, replacing, write_json, write_text
+from empool.lab.files import read_json, write_json, write_text
 from empool.lab.metrics import Scores, Tally
 from empool.lab.processes import Processes
 from empool.lab.run import RunConfig, difference
@@ -173,6 +177,11 @@ class Experiment(pl.LightningModule):
             weight_decay=recipe.weight_decay,
         )
 
+    def on_train_start(self) -> None:
+        """Leave a run alone that had diverged when it was interrupted."""
+        if self.history and _diverged(self.history[-1]):
+            self.trainer.should_stop = True
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch: default generators (draws, dropout) and the order of the images."""
         rank = self.together.rank
@@ -281,26 +290,57 @@ class Experiment(pl.LightningModule):
 
 
 class _LastCheckpoint(Checkpoint):
-    """Write last.ckpt and metrics.csv after every epoch."""
+    """Write metrics.csv and last.ckpt after every epoch.
+
+    A process killed between the two does the epoch again and writes the same row; the other way round, the last row
+    could be missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Experiment)
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint("")  # Nothing is written, but all processes meet there.
-            return
-        with replacing(self.folder / "last.ckpt") as unfinished:
-            trainer.save_checkpoint(unfinished)
-        text = io.StringIO()
-        rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(pl_module.history)
-        write_text(self.folder / "metrics.csv", text.getvalue())
+        if trainer.is_global_zero:
+            text = io.StringIO()
+            rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            rows.writeheader()
+            rows.writerows(pl_module.history)
+            write_text(self.folder / "metrics.csv", text.getvalue())
+        trainer.save_checkpoint(self.folder / LAST)  # The first process writes it, but all meet there.
 
 
-def fit(config: RunConfig, data: Data, directory: Path, watch: Watch = lambda epochs, row: None) -> dict[str, Any]:
+class _EndTogether(pl.Callback):
+    """Ends all processes after the same step, when SIGTERM came to any of them.
+
+    Lightning's own handler tells the others as soon as it is called, when they may be waiting for something else.
+    """
+
+    def __init__(self, together: Processes, term: signals.Deferred) -> None:
+        self.together, self.term = together, term
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.term.take_over()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.meet()
+
+    def meet(self) -> None:
+        """Raise `SIGTERMException` in all of them, or in none."""
+        self.term.came = self.together.any(self.term.came)
+        if self.term.came:
+            raise SIGTERMException
+
+
+def fit(
+    config: RunConfig,
+    data: Data,
+    directory: Path,
+    watch: Watch = lambda epochs, row: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
@@ -311,24 +351,28 @@ def fit(config: RunConfig, data: Data, directory: Path, watch: Watch = lambda ep
         data: its data set.
         directory: of the study.
         watch: is told of progress.
+        say: takes a line on what went wrong and could be mended.
 
     Returns:
         The record, as in results.json.
 
     Raises:
-        LabError: if the run's folder holds another run, or a damaged checkpoint.
-        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays.
+        LabError: if the run's folder holds another run, or no checkpoint that is whole, or a process that loads images
+            died.
+        OSError: if a file cannot be written, with its name.
+        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
+            raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
-    checkpoint = _checkpoint(config, folder) if together.rank == 0 else None
-    checkpoint = together.tell(checkpoint)
+    checkpoint = together.tell(_checkpoint(config, folder, say) if together.rank == 0 else None)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     experiment = make_experiment(config, data, watch)
     _train(experiment, folder, checkpoint)
     record = _record(experiment)
     if together.rank == 0:
+        (folder / PREVIOUS).unlink(missing_ok=True)
         write_json(folder / "result.json", record)
     return record
 
@@ -362,7 +406,7 @@ def make_network(config: RunConfig, data: Data) -> nn.Module:
     )
 
 
-def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
+def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Path | None:
     """Find the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
     written = folder / "config.json"
     ours = {**config.settings(), "pooling": config.pooling, "seed": config.seed}
@@ -372,24 +416,7 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
             raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
     else:
         write_json(written, config.to_json())
-    last = folder / "last.ckpt"
-    if not last.exists():
-        return None
-    read_checkpoint(last, "delete it, and the run starts again")
-    return last
-
-
-def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a checkpoint, to the CPU.
-
-    Raises:
-        LabError: if it is damaged, with the remedy.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
-    return checkpoint
+    return newest(folder, say)
 
 
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
@@ -398,10 +425,11 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
     together = experiment.together
     dropped = isinstance(experiment.network, models.StochasticDepth)  # Blocks that are, have no gradient.
     on_interrupt = signal.getsignal(signal.SIGINT)
-    with warnings.catch_warnings():
+    with signals.deferred() as term, warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)  # Advice on data loader workers and devices left unused.
         # Lightning's own use of what PyTorch deprecates; delete when lightning > 2.6 is required.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        ending = _EndTogether(together, term)
         trainer = pl.Trainer(
             accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
             devices=together.local_count,
@@ -409,22 +437,41 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             strategy=DDPStrategy(find_unused_parameters=dropped) if together.count > 1 else "auto",
             sync_batchnorm=experiment.config.sync_batchnorm,
             max_epochs=experiment.config.recipe.epochs,
-            callbacks=[*_p_schedule(experiment.config), _LastCheckpoint(folder)],
+            callbacks=[ending, *_p_schedule(experiment.config), _LastCheckpoint(folder)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             benchmark=experiment.config.device == "cuda",
+            plugins=[Checkpoints(), *_environment(together)],
             default_root_dir=folder,
         )
         try:
             trainer.fit(experiment, ckpt_path=checkpoint, weights_only=True)
+            ending.meet()
+        except SIGTERMException:
+            pass  # The context raises it as ours.
         except SystemExit as stopped:
             # Lightning answers Ctrl-C by leaving the process and ignoring further ones; the study decides that here.
             if not isinstance(stopped.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if not first_line(error).startswith("DataLoader worker"):
+                raise
+            raise LabError(
+                f"a process that loads images died, often for want of memory ({first_line(error)}): start again, and "
+                "the run goes on from its last whole epoch"
+            ) from error
+
+
+def _environment(together: Processes) -> list[Any]:
+    """Tell Lightning who started the processes, which it would take to be Slurm wherever there are traces of it."""
+    if together.count == 1:
+        return [LightningEnvironment()]
+    # Lightning's own requeueing saves the middle of an epoch, which cannot be gone on from exactly.
+    return [] if "RANK" in os.environ else [SLURMEnvironment(auto_requeue=False)]
 
 
 def _p_schedule(config: RunConfig) -> list[PSchedule]:
@@ -480,6 +527,5 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def first_line(error: Exception) -> str:
-    """Give the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+def _diverged(row: Row) -> bool:
+    return finite(row["train_loss"]) is None

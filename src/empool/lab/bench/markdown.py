@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from empool.lab import pages
 from empool.lab.bench import cases, table
 from empool.lab.errors import LabError
-from empool.lab.files import read_json, write_text
+from empool.lab.files import read_json
 
 
 def write(results: Path, into: Path | None = None) -> None:
@@ -29,13 +30,7 @@ def write(results: Path, into: Path | None = None) -> None:
     if into is None:
         print(text, end="")
         return
-    opening, closing = f"<!-- bench:{record['device']} -->\n", f"<!-- /bench:{record['device']} -->"
-    page = into.read_text(encoding="utf-8")
-    before, found, rest = page.partition(opening)
-    _, ended, after = rest.partition(closing)
-    if not (found and ended):
-        raise LabError(f"{into}: expected a line {opening.strip()} and after it a line {closing}")
-    write_text(into, before + opening + text + closing + after)
+    pages.put(into, f"bench:{record['device']}", text)
 
 
 def lines(record: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,617 @@
+"""Studies that are killed, cut off or hindered: nothing is lost but the epoch, and what comes out is the same."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import functools
+import io
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import stat
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny_data
+from empool.lab import checkpoint, cli, files, launch, sources, study
+from empool.lab.errors import LabError
+from empool.lab.progress import Lines
+from empool.lab.training import Experiment, fit
+
+# Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["empool.lab.study", "empool.lab.options", "empool.lab.commands"])
+
+POOLINGS = ("max", "ensemble:0.3")
+FOLDERS = ("max/0", "ensemble-0.3/0")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Compute as the children do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def config(**changes):
+    changes = {"p_schedule": "anneal:0.1", "pooling": "ensemble:0.3", **changes}
+    small = tiny_data.config(**changes)
+    return dataclasses.replace(small, recipe=dataclasses.replace(small.recipe, dropout=0.2, width=4))
+
+
+def start(directory, settings=None, poolings=POOLINGS, said=None):
+    runs = study.plan(settings or config(), poolings, [0])
+    return study.run(directory, runs, tiny_data.data_set(), launch.Local(), Lines(said or io.StringIO()), "empool ...")
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_step(epoch, step, act):
+    """Act after a step of an epoch, both counted from 1."""
+    following = Experiment.on_train_batch_end
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        following(self, outputs, batch, batch_idx)
+        if (self.current_epoch + 1, batch_idx + 1) == (epoch, step):
+            act()
+
+    Experiment.on_train_batch_end = on_train_batch_end
+
+
+def at_file(when, name, number, act):
+    """Act before or after a file gets its name for the number-th time."""
+    replace, named = os.replace, Counter()
+
+    def replacing(source, target):
+        named[Path(target).name] += 1
+        now = Path(target).name == name and named[name] == number
+        if now and when == "before":
+            act()
+        replace(source, target)
+        if now and when == "after":
+            act()
+
+    files.os.replace = replacing
+
+
+def at_half(number, act):
+    """Act when half of the number-th checkpoint is written."""
+    save, saved = torch.save, Counter()
+
+    def save_half(content, file):
+        saved["checkpoints"] += 1
+        if saved["checkpoints"] == number:
+            whole = io.BytesIO()
+            save(content, whole)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            act()
+        save(content, file)
+
+    checkpoint.torch.save = save_half
+
+
+def child(target, *arguments):
+    """Run a function in a process of its own and give its exit code, negative for a signal."""
+    process = PROCESSES.Process(target=target, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def studied(directory, hook=None, settings=None):
+    """Do the study, after setting up a hook: what `child` runs."""
+    torch.set_num_threads(1)
+    if hook is not None:
+        hook()
+    start(directory, settings)
+
+
+def commanded(arguments, folder, hook=None):
+    """Give a command in a folder, standard error going to a file there: what `child` runs."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    sys.stderr = (folder / "stderr").open("w")
+    if hook is not None:
+        hook()
+    code = cli.main(arguments)
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
+def weights(path):
+    content = torch.load(path, weights_only=True)
+    return {"weights": content["state_dict"], "momentum": content["optimizer_states"][0]["state"]}
+
+
+def outcome(record):
+    # A commit made while the tests run is no difference between two runs.
+    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second", "commit")}
+
+
+def same(directory, whole, folders=FOLDERS):
+    """Compare two finished studies: weights and momentum bit for bit, metrics, records, names of files."""
+    for folder in folders:
+        ours, theirs = (weights(d / folder / "last.ckpt") for d in (directory, whole))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+        assert rows(directory / folder) == rows(whole / folder)
+        names = {path.name for path in (directory / folder).iterdir()}
+        assert names == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
+    records, others = (json.loads((d / "results.json").read_text()) for d in (directory, whole))
+    assert [outcome(record) for record in records] == [outcome(record) for record in others]
+    assert [record["pooling"] for record in records] == [*POOLINGS]
+    assert not list(directory.rglob("*.tmp"))
+    return True
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("whole")
+    assert child(studied, directory) == 0
+    assert [len(rows(directory / folder)) for folder in FOLDERS] == [3, 3]
+    return directory
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A study whose first run was killed in its third and last epoch."""
+    directory = tmp_path_factory.mktemp("unfinished")
+    assert child(studied, directory, functools.partial(at_step, 3, 2, die)) == -signal.SIGKILL
+    assert {path.name for path in (directory / "max/0").iterdir()} == {
+        *("config.json", "metrics.csv", "last.ckpt", "previous.ckpt"),
+    }
+    return directory
+
+
+@pytest.fixture
+def cut(unfinished, tmp_path):
+    """A copy of the unfinished study."""
+    return shutil.copytree(unfinished, tmp_path / "cut")
+
+
+KILLS = {
+    "before the configuration is there": functools.partial(at_file, "before", "config.json", 1, die),
+    "in the first epoch": functools.partial(at_step, 1, 2, die),
+    "in the second epoch": functools.partial(at_step, 2, 1, die),
+    "after the last step of the last epoch": functools.partial(at_step, 3, 3, die),
+    "between metrics and checkpoint": functools.partial(at_file, "after", "metrics.csv", 3, die),
+    "half of the first checkpoint written": functools.partial(at_half, 1, die),
+    "half of the second checkpoint written": functools.partial(at_half, 2, die),
+    "checkpoint written but not named": functools.partial(at_file, "before", "previous.ckpt", 1, die),
+    "between the names of two checkpoints": functools.partial(at_file, "after", "previous.ckpt", 2, die),
+    "after the last checkpoint": functools.partial(at_file, "after", "last.ckpt", 3, die),
+    "result written but not named": functools.partial(at_file, "before", "result.json", 1, die),
+    "between a result and the study's results": functools.partial(at_file, "after", "result.json", 1, die),
+    "in the second run": functools.partial(at_file, "after", "last.ckpt", 4, die),
+    "after the study's last results": functools.partial(at_file, "after", "results.json", 3, die),
+}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_study_that_is_killed_ends_as_if_it_had_not_been(whole, tmp_path, moment):
+    assert child(studied, tmp_path, KILLS[moment]) == -signal.SIGKILL
+    start(tmp_path)
+    assert same(tmp_path, whole)
+
+
+def test_a_study_that_is_killed_again_and_again_ends_too(whole, tmp_path):
+    for moment in ("in the first epoch", "half of the first checkpoint written", "between metrics and checkpoint"):
+        assert child(studied, tmp_path, KILLS[moment]) == -signal.SIGKILL
+    assert child(studied, tmp_path, functools.partial(at_file, "after", "last.ckpt", 1, die)) == -signal.SIGKILL
+    start(tmp_path)
+    assert same(tmp_path, whole)
+
+
+def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(cut):
+    for path in (".results.json.7.tmp", "max/0/.last.ckpt.7.tmp"):
+        (cut / path).write_bytes(b"half")
+    start(cut)
+    assert not list(cut.rglob("*.tmp"))
+
+
+def test_old_unfinished_files_of_the_cache_are_removed_and_those_of_other_processes_stay(tmp_path):
+    for name in (".old.npz.7.tmp", ".new.npz.8.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    os.utime(tmp_path / ".old.npz.7.tmp", (0, 0))
+    files.remove_unfinished(tmp_path, age=60)
+    assert [path.name for path in tmp_path.iterdir()] == [".new.npz.8.tmp"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        sync(descriptor)
+
+    def replaced(source, target):
+        done.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.os, "replace", replaced)
+    for _ in range(2):
+        checkpoint.Checkpoints().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert done == [
+        *("sync file", "last.ckpt", "sync folder"),
+        *("sync file", "previous.ckpt", "last.ckpt", "sync folder"),
+    ]
+
+
+class Evil:
+    """Writes a file when it is unpickled without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def malicious(path):
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "history": Evil(path.with_name("executed"))}, path)
+
+
+def flipped(path):
+    with zipfile.ZipFile(path) as archive:
+        weight = archive.read(max(archive.infolist(), key=lambda record: record.file_size))
+    content = bytearray(path.read_bytes())
+    content[content.index(weight) + len(weight) // 2] ^= 1  # Elsewhere it might be padding, which matters to no one.
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(bytes(range(256)) * 40),
+    "one bit": flipped,
+    "something else": lambda path: torch.save([1, 2, 3], path),
+    "malicious": malicious,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(whole, cut, damage):
+    folder = cut / "max/0"
+    DAMAGES[damage](folder / "last.ckpt")
+    said = io.StringIO()
+    start(cut, said=said)
+    (line,) = [line for line in said.getvalue().splitlines() if "damaged" in line]
+    assert line.startswith(f"{folder}/last.ckpt is damaged (")
+    assert line.endswith(f"); going on from {folder}/previous.ckpt, of epoch 1")
+    assert same(cut, whole)
+
+
+def test_two_damaged_checkpoints_are_named(cut):
+    folder = cut / "max/0"
+    for name in ("last.ckpt", "previous.ckpt"):
+        DAMAGES["truncated"](folder / name)
+    with pytest.raises(LabError) as caught:
+        start(cut)
+    assert str(caught.value) == (
+        f"{folder}/last.ckpt and {folder}/previous.ckpt are damaged; delete both, and the run starts again"
+    )
+
+
+def test_a_malicious_checkpoint_is_not_executed(cut):
+    executed = cut / "max/0/executed"
+    for name in ("last.ckpt", "previous.ckpt"):
+        malicious(cut / "max/0" / name)
+    with pytest.raises(LabError, match="are damaged"):
+        start(cut)
+    assert not executed.exists()
+    torch.load(cut / "max/0/last.ckpt", weights_only=False)
+    assert executed.exists()  # It would have been.
+
+
+class FullFile:
+    """A file whose disk is full after some bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        self.room -= len(content)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def refuse(monkeypatch, name, number, code):
+    """Let the number-th writing of a file fail."""
+
+    def act():
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "replace", os.replace)  # Put back afterwards.
+    at_file("before", name, number, act)
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_keeps_the_one_before(whole, cut, monkeypatch):
+    before = {path.name: path.read_bytes() for path in (cut / "max/0").glob("*.ckpt")}
+    save = torch.save
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.torch, "save", lambda content, file: save(content, FullFile(file, 5000)))
+        with pytest.raises(LabError) as caught:
+            start(cut)
+    assert str(caught.value) == (
+        f"no space left to write {cut}/max/0/last.ckpt: make room and start again, and the study goes on where it was"
+    )
+    assert {path.name: path.read_bytes() for path in (cut / "max/0").glob("*.ckpt")} == before
+    assert not list(cut.rglob("*.tmp"))
+    start(cut)
+    assert same(cut, whole)
+
+
+@pytest.mark.parametrize(
+    "path", ["study.json", "max/0/config.json", "max/0/metrics.csv", "max/0/result.json", "results.json"]
+)
+def test_a_disk_that_fills_is_said_with_the_file_and_the_study_goes_on_later(whole, tmp_path, monkeypatch, path):
+    with monkeypatch.context() as patched:
+        refuse(patched, Path(path).name, 1, errno.ENOSPC)
+        with pytest.raises(LabError, match=r"^no space left to write ") as caught:
+            start(tmp_path)
+    assert str(caught.value).startswith(f"no space left to write {tmp_path / path}: make room")
+    start(tmp_path)
+    assert same(tmp_path, whole)
+
+
+def limited(directory):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        start(directory)
+    except LabError as error:
+        sys.exit(7 if f"cannot write to {directory}/max/0/last.ckpt (File too large)" in str(error) else 8)
+
+
+def test_what_the_system_itself_refuses_is_said_with_the_file(tmp_path):
+    assert child(limited, tmp_path) == 7
+    assert not checkpoint.begun(tmp_path / "max/0")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, monkeypatch, code):
+    refuse(monkeypatch, "study.json", 1, code)
+    with pytest.raises(LabError) as caught:
+        start(tmp_path)
+    assert str(caught.value) == (
+        f"cannot write to {tmp_path}/study.json ({os.strerror(code)}): make it writable or choose another --out"
+    )
+
+
+def test_a_folder_below_a_file_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match=r"^cannot write to .*file/study \(Not a directory\): .* another --out$"):
+        start(tmp_path / "file" / "study")
+
+
+def holding(directory, pipe):
+    def wait():
+        pipe.send("in the second epoch")
+        pipe.recv()
+
+    studied(directory, functools.partial(at_step, 2, 1, wait))
+
+
+def test_a_folder_in_use_is_refused_and_free_once_the_process_is_dead(whole, tmp_path):
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=holding, args=(tmp_path, theirs))
+    process.start()
+    assert ours.poll(60)
+    with pytest.raises(LabError) as caught:
+        start(tmp_path)
+    assert str(caught.value) == (f"another process is writing to {tmp_path}; wait for it, or choose another --out")
+    process.kill()
+    process.join()
+    start(tmp_path)
+    assert same(tmp_path, whole)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def at_test(number, act):
+    """Act in the number-th test of a network."""
+    following, tests = Experiment.test, Counter()
+
+    def test(self, split):
+        tests["done"] += 1
+        if tests["done"] == number:
+            act()
+        return following(self, split)
+
+    Experiment.test = test
+
+
+TERMINATIONS = {
+    "in the first epoch": (functools.partial(at_step, 1, 2, terminate), []),
+    "in the second epoch": (functools.partial(at_step, 2, 1, terminate), ["1"]),
+    "after the last step of the second epoch": (functools.partial(at_step, 2, 3, terminate), ["1", "2"]),
+    "in the test at the end of the second epoch": (functools.partial(at_test, 2, terminate), ["1", "2"]),
+    "in the test at the end of the last epoch": (functools.partial(at_test, 3, terminate), ["1", "2", "3"]),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The arguments of a training, and the folder of that run, which nothing interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["train", "--data", str(tiny_data.parquet_folder(folder / "shapes")), "--epochs", "3"]
+    arguments += ["--batch-size", "10", "--device", "cpu", "--recipe", "width=4", "--out", "study"]
+    assert child(commanded, arguments, folder) == 0
+    return arguments, folder / "study/ensemble-0.1/0"
+
+
+@pytest.mark.parametrize("moment", TERMINATIONS)
+def test_sigterm_ends_with_143_and_the_command_that_goes_on(trained, tmp_path, moment):
+    arguments, whole = trained
+    hook, epochs = TERMINATIONS[moment]
+    assert child(commanded, arguments, tmp_path, hook) == 143
+    folder = tmp_path / "study/ensemble-0.1/0"
+    written = [row["epoch"] for row in rows(folder)] if (folder / "metrics.csv").exists() else []
+    assert written == epochs
+    assert checkpoint.begun(folder) == bool(epochs)
+    command = " ".join(["empool", *arguments, *(["--resume"] if epochs else [])])
+    said = (tmp_path / "stderr").read_text().splitlines()
+    assert said[-1] == (
+        f"empool: ended by SIGTERM; finished runs stay in study, and the same command goes on: {command}"
+    )
+    assert "Traceback" not in said
+    assert child(commanded, command.split()[1:], tmp_path) == 0
+    assert rows(folder) == rows(whole)
+    torch.testing.assert_close(weights(folder / "last.ckpt"), weights(whole / "last.ckpt"), rtol=0, atol=0)
+
+
+def terminate_decoding():
+    sources.decode = lambda source: terminate()
+
+
+def test_sigterm_before_the_training_ends_with_143_too(tmp_path):
+    assert child(commanded, ["compare", "--data", "digits"], tmp_path, terminate_decoding) == 143
+    assert (tmp_path / "stderr").read_text().splitlines()[-1] == (
+        "empool: ended by SIGTERM; finished runs stay, and the same command goes on: empool compare --data digits"
+    )
+
+
+def test_the_handler_of_sigterm_is_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    fit(config(), tiny_data.data_set(), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_slurm_gets_no_checkpoint_from_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "1", "JOB_NAME": "study", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("NODEID", "NNODES"):
+        monkeypatch.setenv(f"SLURM_{name}", "0" if name == "NODEID" else "1")
+    handlers = set()
+    fit(
+        dataclasses.replace(config(), pooling="max"),
+        tiny_data.data_set(),
+        tmp_path,
+        lambda epochs, row: handlers.add(signal.getsignal(signal.SIGUSR1)),
+    )
+    assert handlers == {signal.SIG_DFL}
+    torch.testing.assert_close(
+        weights(tmp_path / "max/0/last.ckpt"), weights(whole / "max/0/last.ckpt"), rtol=0, atol=0
+    )
+
+
+def not_a_number(self, batch, batch_idx, following=Experiment.training_step):
+    loss = following(self, batch, batch_idx)
+    return loss * float("nan") if (self.config.pooling, self.current_epoch) == ("max", 1) else loss
+
+
+def diverging(directory, hook=None):
+    Experiment.training_step = not_a_number
+    studied(directory, hook)
+
+
+def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(whole, tmp_path):
+    assert child(diverging, tmp_path) == 0
+    diverged, other = json.loads((tmp_path / "results.json").read_text())
+    assert (diverged["pooling"], diverged["converged"], diverged["test_loss"]) == ("max", False, None)
+    assert other["converged"] is True
+    assert outcome(other) == outcome(json.loads((whole / "results.json").read_text())[1])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_diverged_before_it_was_killed_is_not_trained_further(tmp_path, when):
+    assert child(diverging, tmp_path / "whole") == 0
+    hook = functools.partial(at_file, when, "last.ckpt", 2, die)
+    assert child(diverging, tmp_path / "cut", hook) == -signal.SIGKILL
+    assert child(diverging, tmp_path / "cut") == 0
+    assert same(tmp_path / "cut", tmp_path / "whole")
+    assert [row["train_loss"] for row in rows(tmp_path / "cut/max/0")][1:] == ["nan"]
+
+
+class Dying(torch.utils.data.Dataset):
+    """Kills the process that loads it."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        die()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Of Python 3.12 and later.
+def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Experiment, "train_dataloader", lambda self: torch.utils.data.DataLoader(Dying(), num_workers=1)
+        )
+        with pytest.raises(LabError) as caught:
+            start(tmp_path)
+    assert str(caught.value).startswith(
+        "a process that loads images died, often for want of memory (DataLoader worker (pid"
+    )
+    assert str(caught.value).endswith("): start again, and the run goes on from its last whole epoch")
+    start(tmp_path)
+    assert same(tmp_path, whole)
+
+
+def changed(folder):
+    pixels, labels = tiny_data.images(15, 3, seed=5)
+    contents = [tiny_data.png(p) for p in pixels]
+    tiny_data.write_parquet(folder / "train-00001-of-00002.parquet", contents, labels.tolist())
+
+
+def missing(folder):
+    (folder / "train-00001-of-00002.parquet").unlink()
+
+
+def new(folder):
+    shutil.copy(folder / "train-00001-of-00002.parquet", folder / "train-00002.parquet")
+
+
+CHANGES = {
+    changed: "train-00001-of-00002.parquet has changed",
+    missing: "train-00001-of-00002.parquet is missing",
+    new: "train-00002.parquet is new",
+}
+
+
+def test_a_data_file_that_changes_between_runs_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "study"
+    for number, (change, what) in enumerate(CHANGES.items()):
+        images = tiny_data.parquet_folder(tmp_path / str(number) / "shapes")
+        arguments = ["train", "--data", str(images), "--epochs", "1", "--batch-size", "10", "--device", "cpu"]
+        arguments += ["--recipe", "width=4", "--out", str(out)]
+        assert cli.main(arguments) == 0
+        change(images)
+        assert cli.main([*arguments, "--seed", "1"]) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"empool: error: {out} holds a study of other images: shapes/{what}; "
+            "put back what was there, or choose another --out"
+        )
+    assert [record["seed"] for record in json.loads((out / "results.json").read_text())] == [0]
