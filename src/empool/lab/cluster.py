@@ -97,6 +97,12 @@ class Ray:
         Raises:
             LabError: if nodes do not share the folder, or after all others if a run could not be done.
         """
+        with signals.deferred() as term:  # Ray makes Ctrl-C of whatever a handler raises while it waits.
+            yield from self._launch(runs, data, directory, progress, term)
+
+    def _launch(
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, term: signals.Deferred
+    ) -> Iterator[dict[str, Any]]:
         if not runs:
             return
         from ray.util.queue import Queue
@@ -118,6 +124,8 @@ class Ray:
             while pending:
                 ready, _ = self.ray.wait(list(pending), num_returns=1, timeout=_POLL)
                 self._listen(words, runs, progress)
+                if term.came:
+                    return
                 for reference in ready:
                     config = pending[reference]
                     record = self._record(reference, config, directory)
