@@ -91,3 +91,18 @@ def test_a_table_of_two_networks(
     study = json.loads((tmp_path / "runs/table2-cpu/resnet-8/study.json").read_text())
     assert study["command"] == " ".join(["empool", *command])
     assert cli.main(command) == 0  # Nothing is left to do.
+
+
+def test_the_options_of_the_launcher_are_those_of_compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "table1", "--device", "cpu"]
+    assert cli.main([*command, "--cpus-per-run", "2"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "empool: error: --cpus-per-run is for --launcher ray"
+    pytest.importorskip("ray")
+    assert cli.main([*command, "--launcher", "ray", "--address", "nonsense"]) == 1
+    assert 'expected HOST:PORT, auto or local, got "nonsense"' in capsys.readouterr().err
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(command) == 1
+    assert "leave out torchrun or srun" in capsys.readouterr().err

@@ -229,9 +229,45 @@ def test_clock_estimates_from_runs_of_the_same_pooling():
     assert clock.seconds_left() == pytest.approx(30.0)
     clock.finish(runs[1], 20.0)
     assert clock.seconds_left() == pytest.approx(30.0)
-    clock.start()
+    clock.start(runs[2])
     clock.advance(runs[2], 1.0)
     assert clock.seconds_left() == pytest.approx(27.5)
+
+
+def test_clock_counts_runs_that_go_side_by_side():
+    runs = study.plan(tiny_data.config(epochs=4), ["max"], [0, 1, 2, 3, 4])
+    clock = Clock()
+    clock.begin(runs, [])
+    for config in runs[:2]:
+        clock.start(config)
+    clock.finish(runs[0], 10.0)
+    assert clock.seconds_left() == pytest.approx(20.0)  # four runs, two abreast
+    clock.advance(runs[1], 2.0)
+    clock.start(runs[2])
+    assert clock.seconds_left() == pytest.approx(17.5)
+    for config in runs[2:]:
+        clock.finish(config, 10.0)
+    assert clock.seconds_left() == pytest.approx(5.0)  # never less than the longest
+    clock.start(runs[1])  # It died, and begins again.
+    assert clock.seconds_left() == pytest.approx(10.0)
+
+
+def test_screen_shows_runs_that_go_side_by_side():
+    runs = study.plan(tiny_data.config(epochs=4), ["max", "average"], range(6))
+    screen = Screen(Console(file=io.StringIO(), force_terminal=True, width=100))
+    screen.begin(runs, [])
+    for config in runs[:10]:
+        screen.started(config)
+    screen.advanced(runs[0], 1.0, None)
+    screen.advanced(runs[1], 3.0, None)
+    with screen.console.capture() as capture:
+        screen.console.print(screen.render())
+    shown = capture.get()
+    assert "max, seed 0: epoch 2 of 4" in shown
+    assert "average, seed 0: epoch 4 of 4" in shown
+    assert "25%" in shown
+    assert "75%" in shown
+    assert "and 2 more" in shown
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (150, "2 min"), (12_000, "3 h 20 min")])
@@ -239,5 +275,10 @@ def test_duration_is_written_as_people_say_it(seconds, words):
     assert duration(seconds) == words
 
 
-def test_launchers_have_names():
-    assert set(launch.LAUNCHERS) == {"local"}
+def test_what_only_a_cluster_takes_is_refused():
+    assert isinstance(launch.launcher("local", None, None, None), Local)
+    for name, given in {"--address": ("a:1", None, None), "--cpus-per-run": (None, 2, None)}.items():
+        with pytest.raises(LabError, match=f"{name} is for --launcher ray"):
+            launch.launcher("local", *given)
+    with pytest.raises(LabError, match="--gpus-per-run is for --launcher ray"):
+        launch.launcher("local", None, None, 0.0)

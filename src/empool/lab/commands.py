@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import io
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -46,6 +47,7 @@ class Launcher(str, enum.Enum):
     """Where runs go."""
 
     local = "local"
+    ray = "ray"
 
 
 Data = Annotated[
@@ -88,14 +90,39 @@ PSchedule = Annotated[
         "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
     ),
 ]
+SyncBatchNorm = Annotated[
+    bool, typer.Option("--sync-batchnorm", help="Normalise over the whole batch where several processes share it.")
+]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=0, help="Processes that read images, for a network of timm. Default: as many as cores, at most 8."
     ),
 ]
-Where = Annotated[Launcher, typer.Option("--launcher", help="Where runs go.")]
+Where = Annotated[
+    Launcher,
+    typer.Option(
+        "--launcher",
+        help="Where runs go: one after another on this machine, or as tasks of a Ray cluster (empool[ray]), whose "
+        "nodes must all see the folder of --out, and that of --data if its images are streamed, at the same path.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Of the Ray cluster, one of whose nodes this must be; local starts one here. Default: RAY_ADDRESS, or "
+        "the one that runs on this machine, or else one is started here.",
+    ),
+]
+CpusPerRun = Annotated[int | None, typer.Option(min=1, help="On a Ray cluster; also PyTorch's threads. Default: 1.")]
+GpusPerRun = Annotated[
+    float | None, typer.Option(min=0, help="On a Ray cluster; 0.25 puts four runs on a GPU. Default: 1 on GPUs.")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
+
+
+_HERE = ("local", None, None, None)
 
 
 def _version(wanted: bool) -> None:
@@ -133,8 +160,12 @@ def compare(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    sync_batchnorm: SyncBatchNorm = False,
     workers: Workers = None,
     launcher: Where = Launcher.local,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
     out: Out = None,
 ) -> None:
     """Train a network with each pooling and several seeds; show test errors and improvement over max.
@@ -142,7 +173,8 @@ def compare(
     A study that is started again does what is missing.
     """
     options = _options(locals())
-    directory, records = _study(context.obj, options, poolings, range(seeds), launcher, out)
+    where = (launcher.value, address, cpus_per_run, gpus_per_run)
+    directory, records = _study(context.obj, options, poolings, range(seeds), where, out)
 
     from rich.console import Console
 
@@ -172,12 +204,13 @@ def train(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
+    sync_batchnorm: SyncBatchNorm = False,
     workers: Workers = None,
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
     options = _options(locals())
-    directory, records = _study(context.obj, options, pooling, [seed], Launcher.local, out, resume=resume)
+    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, resume=resume)
 
     from empool.lab.options import poolings as read_poolings
 
@@ -203,18 +236,28 @@ def reproduce(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     launcher: Where = Launcher.local,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the studies. Default: runs/TABLE-PROTOCOL.")] = None,
 ) -> None:
     """Train what a table of the deck compares, and report it beside the deck's figures.
 
     A table that is started again does what is missing.
     """
+    from empool.lab import processes
     from empool.lab import reproduce as tables
-    from empool.lab.options import device_named
+    from empool.lab.launch import launcher as launcher_named
     from empool.lab.report import write_report
     from empool.lab.run import folder_name
 
-    name = protocol or ("full" if device_named(device.value) == "cuda" else "cpu")
+    if processes.started().count > 1:
+        raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
+    where = (launcher.value, address, cpus_per_run, gpus_per_run)
+    name = protocol
+    if name is None:
+        with launcher_named(*where) as place:
+            name = "full" if place.device_named(device.value) == "cuda" else "cpu"
     chosen = tables.protocol(table.value, name)
     directory = out or Path("runs") / f"{table.value}-{name}"
     options: dict[str, Any] = {
@@ -233,7 +276,7 @@ def reproduce(
         for part in chosen.parts:
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
             poolings = ",".join(part.poolings)
-            _study(context.obj, {**options, "model": part.model}, poolings, range(count), launcher, folder)
+            _study(context.obj, {**options, "model": part.model}, poolings, range(count), where, folder)
             pages[part.model] = write_report(folder)
     for model, page in pages.items():
         print(f"report of {model}: {page}")
@@ -338,7 +381,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             name: arguments[name]
             for name in (
                 *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers"),
+                *("channels_last", "p_schedule", "workers", "sync_batchnorm"),
             )
         },
     }
@@ -349,42 +392,55 @@ def _study(
     options: dict[str, Any],
     poolings: str | None,
     seeds: Sequence[int],
-    launcher: Launcher,
+    where: tuple[str, str | None, int | None, float | None],
     out: Path | None,
     resume: bool | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Do the runs that are missing, and return the study's folder and all its records.
 
-    With `resume` given, the one run is refused if it was begun and `resume` is False, or the other way round.
+    `where` is what `empool.lab.launch.launcher` takes. With `resume` given, the one run is refused if it was begun and
+    `resume` is False, or the other way round.
     """
-    from empool.lab import signals
-    from empool.lab.progress import progress
+    from empool.lab import processes, signals
+    from empool.lab.progress import Lines, progress
 
     directory, folder = out, None
-    with progress() as shown, signals.raised():
+    silent = processes.started().rank > 0
+    with Lines(io.StringIO()) if silent else progress() as shown, signals.raised():
         try:
             from empool.lab import study
-            from empool.lab.launch import LAUNCHERS
+            from empool.lab.launch import follow, launcher
             from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
-            config, data = configure(**options, say=shown.say)
-            check_p_schedule(config, names)
-            directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
-            runs = study.plan(config, names, seeds)
-            for run in runs[: len(names)]:
-                try_out(run, data)
-            if resume is not None:
-                folder = runs[0].folder(directory)
-                _check_resume(folder, resume)
-            return directory, study.run(directory, runs, data, LAUNCHERS[launcher.value](), shown, command)
+            with launcher(*where) as place, processes.joined() as together:
+                if together.count > 1 and where[0] != _HERE[0]:
+                    raise LabError("--launcher ray does runs in one process each: leave out torchrun or srun")
+                if silent:  # The first process says what is wrong with the options, and fetches the data.
+                    directory = together.tell(None)
+                config, data = configure(**options, say=shown.say, choose_device=place.device_named)
+                if silent:
+                    assert directory is not None
+                    follow(data, directory, together)
+                    raise typer.Exit
+                check_p_schedule(config, names)
+                directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
+                runs = study.plan(config, names, seeds)
+                for run in runs[: len(names)]:
+                    try_out(run, data)
+                if resume is not None:
+                    folder = runs[0].folder(directory)
+                    _check_resume(folder, resume)
+                together.tell(directory)
+                return directory, study.run(directory, runs, data, place, shown, command)
         except KeyboardInterrupt as stopped:
             kept = f" in {directory}" if directory else ""
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             again = f"{command} --resume" if folder and _is_to_resume(folder) and not resume else command
-            shown.say(f"empool: {ended}; finished runs stay{kept}, and the same command goes on: {again}")
+            with signals.ignored():  # torchrun sends it to the other processes when one has ended.
+                shown.say(f"empool: {ended}; finished runs stay{kept}, and the same command goes on: {again}")
             raise typer.Exit(signals.exit_code(stopped)) from None
 
 

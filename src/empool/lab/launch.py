@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
+from empool.lab import options, processes
 from empool.lab.data import Data
+from empool.lab.errors import LabError
+from empool.lab.processes import Processes
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.training import Row, fit
 
 
 class Launcher(Protocol):
-    """Does runs; how many at once is its business."""
+    """Does runs, within its context; how many at once is its business."""
+
+    def __enter__(self) -> Launcher: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def device_named(self, device: str) -> str:
+        """Choose "cpu" or "cuda", which "auto" stands for.
+
+        Raises:
+            LabError: for a device that is not where the runs go.
+        """
 
     def launch(
         self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
@@ -24,19 +41,52 @@ class Launcher(Protocol):
 class Local:
     """One run after another, in this process: a run uses all cores, or the one GPU."""
 
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def device_named(self, device: str) -> str:
+        """Look at this machine."""
+        return options.device_named(device)
+
     def launch(
         self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
     ) -> Iterator[dict[str, Any]]:
-        """Do runs in their order."""
+        """Do runs in their order, together with the processes that `follow`."""
+        together = processes.connected()
         for config in runs:
 
             def watch(epochs: float, row: Row | None, config: RunConfig = config) -> None:
                 progress.advanced(config, epochs, row)
 
             progress.started(config)
+            together.tell(config)
             record = fit(config, data, directory, watch, progress.say)
             progress.finished(config, record)
             yield record
+        together.tell(None)
 
 
-LAUNCHERS: dict[str, type[Local]] = {"local": Local}
+def follow(data: Data, directory: Path, together: Processes) -> None:
+    """Do a process's share of the runs that the first process, in `Local`, does."""
+    while (config := together.tell(None)) is not None:
+        fit(config, data, directory)
+
+
+def launcher(name: str, address: str | None, cpus: int | None, gpus: float | None) -> Launcher:
+    """Make "local" or "ray"; the rest is for `empool.lab.cluster.Ray`, None standing for its defaults.
+
+    Raises:
+        LabError: for an argument that "local" would have to ignore, or a cluster that cannot be joined.
+    """
+    if name == "ray":
+        from empool.lab.cluster import Ray
+
+        return Ray(address, cpus or 1, gpus)
+    for option, given in (("--address", address), ("--cpus-per-run", cpus), ("--gpus-per-run", gpus)):
+        if given is not None:
+            raise LabError(f"{option} is for --launcher ray")
+    return Local()

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from empool.lab.processes import Processes
 
 ECE_BINS = 15  # of equal width in [0, 1]
 
@@ -76,6 +79,19 @@ class Tally:
         # A confidence of NaN falls into no bin, and would count as nothing.
         ece = 100 * ece if math.isfinite(nll) else math.nan
         return Scores(nll, 100 * errors, ece, 100 * errors_of_5 if self.num_classes > 5 else None)
+
+    def add_up(self, together: Processes) -> None:
+        """Take in what the other processes counted, each of its own images."""
+        if together.count == 1:
+            return
+        counted = torch.tensor(self.images, device=self.sums.device)
+        together.add_up(self.sums)
+        together.add_up(counted)
+        self.images = int(counted)
+        for name in ("confidences", "accuracies"):
+            own = getattr(self.calibration, name)
+            whole = torch.cat(own) if own else torch.zeros(0, device=self.sums.device)
+            setattr(self.calibration, name, gather_all_tensors(whole))
 
     def _add(self, nll: Tensor, ranked: Tensor, probs: Tensor, labels: Tensor) -> None:
         missed = (ranked.topk(min(5, self.num_classes), dim=1).indices != labels[:, None]).all(1)

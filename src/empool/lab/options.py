@@ -57,7 +57,9 @@ def configure(
     channels_last: bool,
     p_schedule: str = "constant",
     workers: int | None = None,
+    sync_batchnorm: bool = False,
     say: Callable[[str], None],
+    choose_device: Callable[[str], str] | None = None,
 ) -> tuple[RunConfig, Data]:
     """Load the data and settle every choice of a run, apart from pooling and seed.
 
@@ -74,13 +76,17 @@ def configure(
         precision: "float32" or "bfloat16".
         channels_last: memory format.
         p_schedule: spelling of a schedule of p.
+        sync_batchnorm: normalise over the whole batch where several processes share it.
         workers: processes that read and decode images, for networks whose images are not in memory; None: by cores.
         say: takes a line on what takes time.
+        choose_device: says what `device` stands for where the runs go; None: `device_named`, on this machine.
 
     Raises:
         LabError: for what does not exist or is out of range.
     """
-    device = device_named(device)
+    device = (choose_device or device_named)(device)
+    if sync_batchnorm and device == "cpu":
+        raise LabError("--sync-batchnorm is for GPUs: PyTorch has none for the CPU")
     known = sources.KNOWN.get(source)
     changes: dict[str, Any] = {
         "epochs": epochs or (known.epochs if known else None),
@@ -112,6 +118,7 @@ def configure(
         channels_last=channels_last,
         device=device,
         p_schedule=_p_schedule(p_schedule, recipe.epochs),
+        sync_batchnorm=sync_batchnorm,
     )
     try_out(config, loaded)
     return config, loaded

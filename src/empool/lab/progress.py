@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # Importing it would load PyTorch, which takes seconds, befor
     from empool.lab.run import RunConfig
 
 Row = Mapping[str, float | None]
+Key = tuple[str, int]  # of a run in its study: pooling and seed
 _QUIET = 30.0  # seconds between lines on one run, where lines cannot be taken back
 _COLUMNS = 8  # seeds shown side by side
+_ROWS = 8  # runs shown that are on at once
 
 
 class Progress(Protocol):
@@ -49,49 +51,68 @@ class Progress(Protocol):
 
 
 class Clock:
-    """Estimates the time left, from how long runs with the same pooling took."""
+    """Estimates the time left, from how long runs with the same pooling took and how many run at once."""
 
     def __init__(self) -> None:
         self.left: list[RunConfig] = []
         self.took: dict[str, list[float]] = defaultdict(list)
-        self.began = 0.0
-        self.first = 0.0  # epochs that the current run had done when it was taken up
-        self.fraction = 0.0  # of the current run
+        self.began: dict[Key, float] = {}  # of the runs that are on
+        self.first: dict[Key, float] = {}  # epochs that a run had done when it was taken up
+        self.fractions: dict[Key, float] = {}  # of the runs that are on
+        self.abreast = 1  # runs that have been on at once, at most
 
     def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
         """Take up a study."""
         done = {(record["pooling"], record["seed"]) for record in records}
-        self.left = [config for config in runs if (config.pooling, config.seed) not in done]
+        self.left = [config for config in runs if _key(config) not in done]
         for record in records:
             self.took[record["pooling"]].append(record["seconds"])
 
-    def start(self) -> None:
+    def start(self, config: RunConfig) -> None:
         """Start a run."""
-        self.began, self.first, self.fraction = time.monotonic(), -1.0, 0.0
+        self._forget(config)
+        self.began[_key(config)], self.fractions[_key(config)] = time.monotonic(), 0.0
+        self.abreast = max(self.abreast, len(self.began))
 
     def advance(self, config: RunConfig, epochs: float) -> None:
         """Note how many epochs of the run are done."""
-        if self.first < 0:
-            self.first = epochs
-        self.fraction = epochs / config.recipe.epochs
+        self.first.setdefault(_key(config), epochs)
+        self.fractions[_key(config)] = epochs / config.recipe.epochs
 
     def finish(self, config: RunConfig, seconds: float) -> None:
         """Note that a run is done."""
         self.took[config.pooling].append(seconds)
         self.left = [other for other in self.left if other != config]
-        self.fraction = 0.0
+        self._forget(config)
+
+    def fraction(self, config: RunConfig) -> float:
+        """Give how much of a run is done; 0 if it is not on."""
+        return self.fractions.get(_key(config), 0.0)
 
     def seconds_left(self) -> float | None:
         """Estimate; None while nothing is known."""
-        known = [seconds for runs in self.took.values() for seconds in runs]
-        typical = sum(known) / len(known) if known else None
-        if typical is None and self.left and self.fraction > 0:
-            progress = self.fraction - max(self.first, 0.0) / self.left[0].recipe.epochs
-            typical = (time.monotonic() - self.began) / progress if progress > 0.02 else None
-        if typical is None:
+        known = [seconds for runs in self.took.values() for seconds in runs] or self._paces()
+        if not known:
             return None
-        expected = [sum(t) / len(t) if (t := self.took.get(run.pooling)) else typical for run in self.left]
-        return sum(expected) - (expected[0] * self.fraction if expected else 0.0)
+        typical = sum(known) / len(known)
+        expected = [
+            (sum(t) / len(t) if (t := self.took.get(run.pooling)) else typical) * (1 - self.fraction(run))
+            for run in self.left
+        ]
+        return max(sum(expected) / self.abreast, *expected) if expected else 0.0
+
+    def _paces(self) -> list[float]:
+        """Give the seconds that each run would take from beginning to end as it goes, where that can be told."""
+        paces = []
+        for run in self.left:
+            progress = self.fraction(run) - self.first.get(_key(run), 0.0) / run.recipe.epochs
+            if progress > 0.02 and _key(run) in self.began:
+                paces.append((time.monotonic() - self.began[_key(run)]) / progress)
+        return paces
+
+    def _forget(self, config: RunConfig) -> None:
+        for kept in (self.began, self.first, self.fractions):
+            kept.pop(_key(config), None)
 
 
 class Lines:
@@ -129,7 +150,7 @@ class Lines:
 
     def started(self, config: RunConfig) -> None:
         """Start the clock."""
-        self.clock.start()
+        self.clock.start(config)
         self.said = time.monotonic()
 
     def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
@@ -165,7 +186,7 @@ class Screen:
         self.clock = Clock()
         self.runs: list[RunConfig] = []
         self.results: dict[tuple[str, int], str] = {}
-        self.current: tuple[RunConfig, float, Row | None] | None = None
+        self.current: dict[Key, tuple[RunConfig, float, Row | None]] = {}
         self.live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Screen:
@@ -189,19 +210,20 @@ class Screen:
 
     def started(self, config: RunConfig) -> None:
         """Show which run is on."""
-        self.clock.start()
-        self.current = config, 0.0, None
+        self.clock.start(config)
+        self.current[_key(config)] = config, 0.0, None
 
     def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
         """Show how far it is; the last metrics stay until the next."""
         self.clock.advance(config, epochs)
-        self.current = config, epochs, row or (self.current[2] if self.current else None)
+        _, _, before = self.current.get(_key(config), (config, 0.0, None))
+        self.current[_key(config)] = config, epochs, row or before
 
     def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
         """Fill in the result."""
         self.clock.finish(config, record["seconds"])
         self.results[config.pooling, config.seed] = _short(record)
-        self.current = None
+        self.current.pop(_key(config), None)
 
     def render(self) -> Group:
         """Draw the state as it is."""
@@ -209,7 +231,8 @@ class Screen:
             return Group(Text("starting ...", style="dim"))
         poolings = list(dict.fromkeys(config.pooling for config in self.runs))
         seeds = sorted({config.seed for config in self.runs})
-        shown = seeds[-_COLUMNS:] if self.current is None else _around(seeds, self.current[0].seed)
+        latest = max((config.seed for config, _, _ in self.current.values()), default=seeds[-1])
+        shown = _around(seeds, latest)
         table = Table(title="test error %", title_justify="left", title_style="dim")
         table.add_column("pooling")
         for seed in shown:
@@ -220,13 +243,15 @@ class Screen:
         seconds = self.clock.seconds_left()
         left = f"about {duration(seconds)} left" if seconds is not None else ""
         parts: list[Any] = [table]
-        if self.current is not None:
-            config, epochs, row = self.current
+        for config, epochs, row in list(self.current.values())[:_ROWS]:
             metrics = f"  {_metrics(row)}" if row else ""
             parts.append(Text(_place(config, epochs) + metrics, no_wrap=True, overflow="ellipsis"))
+        if len(self.current) > _ROWS:
+            parts.append(Text(f"and {len(self.current) - _ROWS} more"))
+        begun = sum(self.clock.fractions.values())
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=len(self.runs), completed=done + self.clock.fraction, width=40),
+            ProgressBar(total=len(self.runs), completed=done + begun, width=40),
             f"{done} of {len(self.runs)} runs",
             left,
         )
@@ -235,9 +260,13 @@ class Screen:
     def _cell(self, pooling: str, seed: int) -> Text:
         if (pooling, seed) in self.results:
             return Text(self.results[pooling, seed])
-        if self.current is not None and (self.current[0].pooling, self.current[0].seed) == (pooling, seed):
-            return Text(f"{self.clock.fraction:.0%}", style="cyan")
+        if (pooling, seed) in self.current:
+            return Text(f"{self.clock.fractions.get((pooling, seed), 0.0):.0%}", style="cyan")
         return Text("")
+
+
+def _key(config: RunConfig) -> Key:
+    return config.pooling, config.seed
 
 
 def duration(seconds: float) -> str:

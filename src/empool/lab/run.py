@@ -29,6 +29,7 @@ class RunConfig:
     precision: str = "float32"  # "float32", or "bfloat16" for mixed precision
     channels_last: bool = True  # memory format of weights and images
     device: str = "cpu"  # "cpu" or "cuda"
+    sync_batchnorm: bool = False  # batch normalisation over the whole batch where several processes share it
     p_schedule: str = "constant"  # spelling, as empool.lab.schedule takes it; of the poolings that have a p
 
     def folder(self, directory: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_Handler = Callable[[int, FrameType | None], object]
+_Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,14 +31,48 @@ def raised() -> Iterator[None]:
         yield
 
 
+class Deferred:
+    """Notes that SIGTERM came.
+
+    Attributes:
+        came: whether it did, here or, if that is set, in a process that ends together with this one.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        self.came = True
+
+    def take_over(self) -> None:
+        """Handle SIGTERM in place of who handles it now, if this is the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.note)
+
+
 @contextmanager
-def deferred() -> Iterator[None]:
+def deferred() -> Iterator[Deferred]:
     """Let SIGTERM wait, and raise `Terminated` at the end of the context if it came."""
-    came: list[int] = []
-    with _handled(lambda number, frame: came.append(number)):
-        yield
-    if came:
+    term = Deferred()
+    with _handled(term.note):
+        yield term
+    if term.came:
         raise Terminated
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Ignore SIGTERM: what it would end is ending."""
+    with _handled(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Give the handler of SIGTERM back at the end of the context."""
+    with _handled(signal.getsignal(signal.SIGTERM)):
+        yield
 
 
 @contextmanager
@@ -46,7 +80,7 @@ def _handled(handler: _Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # No other can have handlers.
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
     try:
         yield
     finally:

@@ -84,6 +84,8 @@ class Streaming(Experiment):
     def take(self, data: Data) -> None:
         """Make the loaders."""
         assert isinstance(data, Streamed)
+        if self.together.count > 1:
+            raise LabError(f"{self.config.model} streams its images, and those are not divided among processes yet")
         self.workers = data.workers
         self.batches = Stream(data.train, self.config, data.workers, training=True)
         self.test_images = data.test

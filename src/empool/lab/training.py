@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import math
+import os
 import signal
 import time
 import warnings
@@ -16,21 +17,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from empool import models
-from empool.lab import augment, provenance, signals
+from empool.lab import augment, processes, provenance, signals
 from empool.lab.augment import Augment, Draws, Normaliser
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data, DataSet, Split
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_json, write_text
 from empool.lab.metrics import Scores, Tally
+from empool.lab.processes import Processes
 from empool.lab.run import RunConfig, difference
 from empool.lab.schedule import PSchedule
 
@@ -66,9 +70,19 @@ class Batches:
         augment: random crop and mirror.
         normaliser: of the data set.
         seed: of the run.
+        together: each of these processes takes its share of every batch; a last batch is left out if that would be a
+            single image.
     """
 
-    def __init__(self, images: Split, batch_size: int, augment: Augment, normaliser: Normaliser, seed: int) -> None:
+    def __init__(
+        self,
+        images: Split,
+        batch_size: int,
+        augment: Augment,
+        normaliser: Normaliser,
+        seed: int,
+        together: Processes = Processes(),  # noqa: B008  # frozen
+    ) -> None:
         self.images, self.batch_size, self.augment, self.normaliser, self.seed = (
             images,
             batch_size,
@@ -77,10 +91,20 @@ class Batches:
             seed,
         )
         self.epoch = 0  # of the batches that come next
+        self.together = together
+        if together.count > 1 and min(batch_size, len(images)) < 2 * together.count:
+            raise LabError(
+                f"{together.count} processes need batches of at least {2 * together.count} images: the batch size is "
+                f"{batch_size}, and there are {len(images)} training images"
+            )
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
-        return full + (rest > 1 or full == 0)
+        return full + (rest >= 2 * self.together.count or full == 0)
+
+    def size(self, batch: int) -> int:
+        """Give the number of images in a batch, those of all processes."""
+        return min(self.batch_size, len(self.images) - batch * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
@@ -88,7 +112,8 @@ class Batches:
         order = torch.randperm(len(self.images), generator=generator).to(device)
         draws = Draws.sample(self.augment, len(self.images), generator).to(device)
         for batch in range(len(self)):
-            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            end = min((batch + 1) * self.batch_size, len(order))
+            part = slice(batch * self.batch_size + self.together.rank, end, self.together.count)
             index = order[part]
             yield self.normaliser.augmented(self.images.images, index, draws[part]), self.images.labels[index]
 
@@ -113,6 +138,7 @@ class Experiment(pl.LightningModule):
         if config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
         self.watch = watch
+        self.together = processes.connected()
         self.history: list[Row] = []
         self.take(data)
         self.num_classes = len(data.classes)
@@ -127,7 +153,12 @@ class Experiment(pl.LightningModule):
         device, recipe = torch.device(self.config.device), self.config.recipe
         self.normaliser = Normaliser(data.mean, data.std, device)
         self.batches = Batches(
-            data.train.to(device), recipe.batch_size, augment.parse(recipe.augment), self.normaliser, self.config.seed
+            data.train.to(device),
+            recipe.batch_size,
+            augment.parse(recipe.augment),
+            self.normaliser,
+            self.config.seed,
+            self.together,
         )
         self.test_images = data.test.to(device)
 
@@ -153,7 +184,8 @@ class Experiment(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch: default generators (draws, dropout) and the order of the images."""
-        torch.manual_seed(derived_seed(self.config.seed, "draws", self.current_epoch))
+        rank = self.together.rank
+        torch.manual_seed(derived_seed(self.config.seed, f"draws {rank}" if rank else "draws", self.current_epoch))
         self.batches.epoch = self.current_epoch
         self.totals.zero_()
         self.images_seen = 0
@@ -173,6 +205,9 @@ class Experiment(pl.LightningModule):
         with torch.no_grad():
             self.totals += torch.stack((loss * len(labels), (logits.argmax(1) != labels).sum()))
         self.images_seen += len(labels)
+        if self.together.count > 1:
+            # The mean over processes, which is to come, of these is the mean over the whole batch.
+            loss = loss * (len(labels) * self.together.count / self.batches.size(batch_idx))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -181,7 +216,11 @@ class Experiment(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Read the epoch's metrics, test if it is time to, and stop a run that has diverged."""
-        loss, errors = (self.totals / self.images_seen).tolist()  # Waits for the device: the clock is read after it.
+        self.together.add_up(self.totals)
+        images_seen = self.images_seen
+        if self.together.count > 1:
+            images_seen = sum(self.batches.size(batch) for batch in range(len(self.batches)))
+        loss, errors = (self.totals / images_seen).tolist()  # Waits for the device: the clock is read after it.
         seconds = time.perf_counter() - self.began
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)
@@ -215,17 +254,20 @@ class Experiment(pl.LightningModule):
     def test(self, images: Sized) -> Scores:
         """Score the predictions for images as they are, in the testing phase."""
         self.network.eval()
+        self.together.share_buffers(self.network)
         tally = Tally(self.num_classes, self.totals.device)
         for batch, labels in self.plain_batches(images):
             tally.add_logits(self(batch), labels)
         self.network.train()
+        tally.add_up(self.together)
         return tally.scores()
 
     def plain_batches(self, images: Sized) -> Iterator[tuple[Tensor, Tensor]]:
         """Give images as they are, as the network takes them, and their labels."""
         assert isinstance(images, Split)
-        for first in range(0, len(images), _TEST_BATCH):
-            part = slice(first, first + _TEST_BATCH)
+        share, rank = self.together.count, self.together.rank
+        for first in range(rank, len(images), share * _TEST_BATCH):
+            part = slice(first, first + share * _TEST_BATCH, share)
             yield self.normaliser.plain(images.images[part]), images.labels[part]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -259,12 +301,37 @@ class _LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Experiment)
-        text = io.StringIO()
-        rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(pl_module.history)
-        write_text(self.folder / "metrics.csv", text.getvalue())
-        trainer.save_checkpoint(self.folder / LAST)
+        if trainer.is_global_zero:
+            text = io.StringIO()
+            rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            rows.writeheader()
+            rows.writerows(pl_module.history)
+            write_text(self.folder / "metrics.csv", text.getvalue())
+        trainer.save_checkpoint(self.folder / LAST)  # The first process writes it, but all meet there.
+
+
+class _EndTogether(pl.Callback):
+    """Ends all processes after the same step, when SIGTERM came to any of them.
+
+    Lightning's own handler tells the others as soon as it is called, when they may be waiting for something else.
+    """
+
+    def __init__(self, together: Processes, term: signals.Deferred) -> None:
+        self.together, self.term = together, term
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.term.take_over()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.meet()
+
+    def meet(self) -> None:
+        """Raise `SIGTERMException` in all of them, or in none."""
+        self.term.came = self.together.any(self.term.came)
+        if self.term.came:
+            raise SIGTERMException
 
 
 def fit(
@@ -298,13 +365,15 @@ def fit(
     """
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = _checkpoint(config, folder, say)
+    together = processes.connected()
+    checkpoint = together.tell(_checkpoint(config, folder, say) if together.rank == 0 else None)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     experiment = make_experiment(config, data, watch)
     _train(experiment, folder, checkpoint)
     record = _record(experiment)
-    (folder / PREVIOUS).unlink(missing_ok=True)
-    write_json(folder / "result.json", record)
+    if together.rank == 0:
+        (folder / PREVIOUS).unlink(missing_ok=True)
+        write_json(folder / "result.json", record)
     return record
 
 
@@ -353,28 +422,35 @@ def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> 
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    together = experiment.together
+    dropped = isinstance(experiment.network, models.StochasticDepth)  # Blocks that are, have no gradient.
     on_interrupt = signal.getsignal(signal.SIGINT)
-    with signals.deferred(), warnings.catch_warnings():
+    with signals.deferred() as term, warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)  # Advice on data loader workers and devices left unused.
         # Lightning's own use of what PyTorch deprecates; delete when lightning > 2.6 is required.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        ending = _EndTogether(together, term)
         trainer = pl.Trainer(
             accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
-            devices=1,
+            devices=together.local_count,
+            num_nodes=together.count // together.local_count,
+            strategy=DDPStrategy(find_unused_parameters=dropped) if together.count > 1 else "auto",
+            sync_batchnorm=experiment.config.sync_batchnorm,
             max_epochs=experiment.config.recipe.epochs,
-            callbacks=[*_p_schedule(experiment.config), _LastCheckpoint(folder)],
+            callbacks=[ending, *_p_schedule(experiment.config), _LastCheckpoint(folder)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             benchmark=experiment.config.device == "cuda",
-            plugins=_plugins(),
+            plugins=[Checkpoints(), *_environment(together)],
             default_root_dir=folder,
         )
         try:
             trainer.fit(experiment, ckpt_path=checkpoint, weights_only=True)
+            ending.meet()
         except SIGTERMException:
-            pass  # Raised by Lightning at the next consistent point; the context raises it as ours.
+            pass  # The context raises it as ours.
         except SystemExit as stopped:
             # Lightning answers Ctrl-C by leaving the process and ignoring further ones; the study decides that here.
             if not isinstance(stopped.__context__, KeyboardInterrupt):
@@ -390,10 +466,12 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             ) from error
 
 
-def _plugins() -> list[Any]:
+def _environment(together: Processes) -> list[Any]:
+    """Tell Lightning who started the processes, which it would take to be Slurm wherever there are traces of it."""
+    if together.count == 1:
+        return [LightningEnvironment()]
     # Lightning's own requeueing saves the middle of an epoch, which cannot be gone on from exactly.
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [Checkpoints(), *slurm]
+    return [] if "RANK" in os.environ else [SLURMEnvironment(auto_requeue=False)]
 
 
 def _p_schedule(config: RunConfig) -> list[PSchedule]:
@@ -437,6 +515,7 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
         "device": provenance.device_name(config.device),
         "threads": torch.get_num_threads(),
+        "processes": experiment.together.count,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "parameters": sum(parameter.numel() for parameter in experiment.network.parameters()),

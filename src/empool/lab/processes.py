@@ -1,0 +1,111 @@
+"""Several processes that train one network together, as torchrun or Slurm starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # Importing it takes seconds, and whether to show progress is asked before.
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Those that were started together, and which of them this is.
+
+    Attributes:
+        rank: of this one; the first, 0, alone writes and prints.
+        count: of all.
+        local_rank: of this one among those of its node; also the number of its GPU.
+        local_count: of those of its node.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    def tell(self, what: Any) -> Any:
+        """Give to all what the first of them gives; all must call this."""
+        if self.count == 1:
+            return what
+        from torch import distributed
+
+        told = [what]
+        distributed.broadcast_object_list(told)
+        return told[0]
+
+    def any(self, here: bool) -> bool:
+        """Tell whether something is so in one of them; all must call this."""
+        if self.count == 1:
+            return here
+        import torch
+        from torch import distributed
+
+        processes = torch.tensor(float(here))
+        distributed.all_reduce(processes)
+        return bool(processes)
+
+    def add_up(self, sums: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.all_reduce(sums)
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give to all the buffers of the first: the running means of batch normalisation differ, each of its share."""
+        if self.count > 1:
+            from torch import distributed
+
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
+
+
+def started() -> Processes:
+    """Read from the environment what torchrun or `srun` wrote into it."""
+    for rank, count, local_rank in (
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ):
+        if {rank, count, local_rank} <= os.environ.keys():
+            counted = int(os.environ[count])
+            nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+            local_count = int(os.environ.get("LOCAL_WORLD_SIZE", counted // nodes))
+            return Processes(int(os.environ[rank]), counted, int(os.environ[local_rank]), local_count)
+    return Processes()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Connect the processes that were started together: by gloo, and tensors on GPUs by NCCL."""
+    these = started()
+    if these.count == 1:
+        yield these
+        return
+    import torch
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from torch import distributed
+
+    if "RANK" not in os.environ:  # Slurm says who they are, but not where they meet.
+        slurm = SLURMEnvironment()
+        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(these.local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, rank=these.rank, world_size=these.count)
+    try:
+        yield these
+    finally:
+        distributed.destroy_process_group()
+
+
+def connected() -> Processes:
+    """Give the processes that `joined` connected; one, outside of its context."""
+    from torch import distributed
+
+    return started() if distributed.is_available() and distributed.is_initialized() else Processes()

@@ -1,0 +1,278 @@
+"""Studies on a Ray cluster: two nodes on this machine, their workers killed and interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import types
+
+import pytest
+import torch
+
+import tiny_data
+from empool.lab import cli, cluster, signals, study
+from empool.lab.data import Split
+from empool.lab.errors import LabError
+from empool.lab.launch import Local
+from empool.lab.progress import Lines
+from empool.lab.run import results
+
+EPOCHS = 40  # of a run that something happens to
+TIMES = ("seconds", "images_per_second", "commit")  # A commit made while the tests run is no difference.
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    """Two nodes with one CPU each; gives the cluster's address."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patched:
+        # The nodes find the tests' modules, such as the data's, where this process finds them.
+        patched.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        both = Cluster(initialize_head=True, head_node_args=small)
+        try:
+            both.add_node(**small)
+            both.wait_for_nodes(timeout=120)
+            yield both.address
+        finally:
+            both.shutdown()
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Noted(Lines):
+    """Remembers what was said; `trouble` comes at the end of an epoch."""
+
+    def __init__(self, trouble=lambda config, row: None):
+        self.lines = io.StringIO()
+        super().__init__(self.lines)
+        self.trouble = trouble
+        self.began = []
+        self.rows = []
+
+    def started(self, config):
+        super().started(config)
+        self.began.append((config.pooling, config.seed))
+
+    def advanced(self, config, epochs, row):
+        super().advanced(config, epochs, row)
+        if row is not None:
+            self.rows.append((config.pooling, row))
+            self.trouble(config, row)
+
+
+def outcomes(directory):
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in results(directory)]
+
+
+class SlowSplit(Split):
+    """Training images that take their time, so that something can happen in between."""
+
+    def __len__(self):
+        time.sleep(0.01)
+        return len(self.labels)
+
+    def to(self, device):
+        return self
+
+
+def start(directory, launcher, poolings, noted):
+    runs = study.plan(tiny_data.config(epochs=EPOCHS), poolings, [0])
+    data = tiny_data.data_set()
+    slow = dataclasses.replace(data, train=SlowSplit(data.train.images, data.train.labels))
+    with launcher:
+        launcher.device_named("cpu")
+        return study.run(directory, runs, slow, launcher, noted, "empool ...")
+
+
+def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, capfd, one_thread):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    tiny_data.parquet_folder(tmp_path / "shapes")
+    arguments = ["compare", "--data", "shapes", "--poolings", "max,ensemble:0.2", "--seeds", "1", "--epochs", "2"]
+    arguments += ["--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
+    capfd.readouterr()
+    assert cli.main([*arguments, "--launcher", "ray", "--address", nodes, "--out", "there"]) == 0
+    said = capfd.readouterr().err.splitlines()
+    assert said[-3] == "2 runs"
+    assert {line.partition(":")[0] for line in said[-2:]} <= {
+        f"[{number}/2] {pooling}, seed 0".partition(":")[0] for number in (1, 2) for pooling in ("max", "ensemble:0.2")
+    }
+    assert not any("ray" in line.lower() for line in said)
+    assert cli.main([*arguments, "--out", "here"]) == 0
+    assert outcomes(tmp_path / "there") == outcomes(tmp_path / "here")
+    assert json.loads((tmp_path / "there" / "results.json").read_text()) == results(tmp_path / "there")
+    assert (tmp_path / "there" / "report.html").exists()
+    assert not (tmp_path / "there" / ".cluster").exists()
+
+
+@pytest.mark.parametrize(("fatal", "final"), [("SIGKILL", "SIGINT"), ("SIGTERM", "SIGTERM")])
+def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, fatal, final):
+    poolings = ["max", "ensemble:0.2"]
+    with signals.raised():  # As the command does, before it joins the cluster.
+        outlive(nodes, tmp_path, poolings, fatal, final)
+
+
+def outlive(nodes, tmp_path, poolings, fatal, final):
+    launcher = cluster.Ray(nodes)
+    killed = []
+
+    def trouble(config, row):
+        key = config.pooling, config.seed
+        if not killed and row["epoch"] >= 3:  # The checkpoint of the first epoch is written.
+            killed.append(key)
+            os.kill(launcher.places[key][1], signal.Signals[fatal])
+        elif killed == [key] and noted.began.count(key) == 2 and row["epoch"] >= 6:
+            killed.append("this process")
+            # Later, while it waits for the cluster.
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.Signals[final])).start()
+
+    noted = Noted(trouble)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        start(tmp_path / "there", launcher, poolings, noted)
+    assert signals.exit_code(ended.value) == 128 + signal.Signals[final]
+    assert f"{killed[0][0]}, seed 0: process " in noted.lines.getvalue()
+    assert " died; the run goes on in another" in noted.lines.getvalue()
+    assert not (tmp_path / "there" / ".cluster").exists()
+    assert killed[0][0] not in [record["pooling"] for record in results(tmp_path / "there")]
+    resumed = Noted()
+    assert len(start(tmp_path / "there", cluster.Ray(nodes), poolings, resumed)) == 2
+    epochs = [row["epoch"] for pooling, row in noted.rows + resumed.rows if pooling == killed[0][0]]
+    assert (epochs.count(1), epochs[-1]) == (1, EPOCHS)  # It never began again.
+    start(tmp_path / "here", Local(), [killed[0][0]], Noted())
+    (alone,) = outcomes(tmp_path / "here")
+    assert alone in outcomes(tmp_path / "there")
+
+
+def test_what_no_node_has_is_refused(nodes, tmp_path):
+    for arguments, device, message in (
+        ((64,), "cpu", r"no node of the cluster has the 64 CPUs and 0 GPUs .* 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs"),
+        ((1, 0.5), "auto", r"no node of the cluster has the 1 CPUs and 0\.5 GPUs"),
+        ((1, 0.5), "cpu", "--gpus-per-run is for --device cuda"),
+        ((1, 0.0), "cuda", "--device cuda needs --gpus-per-run"),
+    ):
+        with cluster.Ray(nodes, *arguments) as launcher, pytest.raises(LabError, match=message):
+            launcher.device_named(device)
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (LabError("last.ckpt is damaged"), r"^last\.ckpt is damaged$"),
+        (ModuleNotFoundError("No module named 'timm'"), "a node of the cluster lacks a package: .*'timm'"),
+    ],
+)
+def test_an_error_of_a_run_arrives_in_one_line(tmp_path, cause, message):
+    exceptions = pytest.importorskip("ray.exceptions")
+
+    def get(reference):
+        raise exceptions.RayTaskError("_do", f"Traceback ...\n{cause!r}", cause).as_instanceof_cause()
+
+    launcher = cluster.Ray.__new__(cluster.Ray)
+    launcher.ray = types.SimpleNamespace(get=get)
+    with pytest.raises(LabError, match=message):
+        launcher._record(None, tiny_data.config(), tmp_path)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ray://localhost:10001", ":1", "localhost:99999"])
+def test_an_address_that_is_none_is_refused(address):
+    pytest.importorskip("ray")
+    with pytest.raises(LabError, match=f'--address: expected HOST:PORT, auto or local, got "{address}"'):
+        cluster.Ray(address)
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and listens to nobody
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(LabError, match=f"no Ray cluster answers at {address} .*: give the address that"):
+            cluster.Ray(address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(LabError, match=f"no Ray cluster answers at {address}"):
+            cluster.Ray()
+
+
+def test_a_cluster_that_is_no_more_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert (cluster._choose(None), cluster._choose("auto"), cluster._choose("local")) == ("local", "auto", "local")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert cluster._choose(None) == "local"
+        for asked, environment in (("auto", None), (None, "auto"), ("auto", address)):
+            if environment:
+                monkeypatch.setenv("RAY_ADDRESS", environment)
+            with pytest.raises(LabError, match=f"no Ray cluster answers at {address}"):
+                cluster._choose(asked)
+        assert cluster._choose("local") == "local"
+
+
+def test_the_cluster_that_ray_started_last_is_joined(nodes, monkeypatch, tmp_path):
+    address = pytest.importorskip("ray._common.utils").get_ray_address_file
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    path = tmp_path / "ray" / "ray_current_cluster"
+    assert str(path) == address(None)
+    path.write_text(nodes)
+    assert cluster._choose(None) == cluster._choose("auto") == nodes
+
+
+def test_what_answers_but_is_no_cluster_is_named(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "_ANSWER", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(LabError, match=f"no Ray cluster answers at {address} "):
+            cluster.Ray(address)
+
+
+def test_ray_is_named_if_it_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(["compare", "--launcher", "ray"]) == 1
+    error = "empool: error: --launcher ray needs Ray, which is not installed: pip install 'empool[ray]'"
+    assert capsys.readouterr().err.splitlines()[-1] == error
+
+
+def test_a_worker_that_sees_another_folder_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_APPEAR", 0.0)
+    (tmp_path / ".cluster").write_text("of another study")
+    with pytest.raises(LabError, match=r"does not see .* as it is where the study was started: --out must be a folder"):
+        cluster._do(tiny_data.config(), tiny_data.data_set(), tmp_path, str(tmp_path), 1, "token", print)
+    assert [path.name for path in tmp_path.iterdir()] == [".cluster"]
+
+
+def test_a_result_that_is_not_seen_here_is_an_error(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "_APPEAR", 0.0)
+    launcher = cluster.Ray.__new__(cluster.Ray)
+    launcher.ray = types.SimpleNamespace(get=lambda reference: {})
+    with pytest.raises(LabError, match=r"result\.json was written on another node and is not here: --out must be a"):
+        launcher._record(None, tiny_data.config(), tmp_path)
+
+
+def test_shares_of_gpus_are_of_one():
+    with pytest.raises(LabError, match=r"expected a whole number or a share of one GPU, got 1\.5"):
+        cluster.Ray(gpus=1.5)
