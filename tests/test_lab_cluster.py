@@ -38,7 +38,7 @@ def nodes(tmp_path_factory):
     small = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patched:
         # The nodes find the tests' modules, such as the data's, where this process finds them.
-        patched.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        patched.setenv("PYTHONPATH", tiny_data.python_path())
         both = Cluster(initialize_head=True, head_node_args=small)
         try:
             both.add_node(**small)

@@ -26,8 +26,12 @@ def run(folder, count, *arguments):
     command = [sys.executable, *arguments]
     if count > 1:
         command[1:1] = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone"]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": tiny_data.python_path(),
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
     )

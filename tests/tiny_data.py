@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +111,9 @@ def photographs(folder: Path, train: int = 48, test: int = 16, seed: int = 0, te
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(pixels.astype(np.uint8)))
     return folder
+
+
+def python_path() -> str:
+    """Name what a process of its own imports from: what this one does, but not torchvision (see `conftest.py`)."""
+    beside = str(Path(sys.prefix) / "imagenet")
+    return os.pathsep.join(path for path in sys.path if path not in ("", beside))
