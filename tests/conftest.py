@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -32,8 +33,22 @@ def _global_flags_can_be_set() -> None:
 
 @pytest.fixture(scope="session")
 def torchvision() -> ModuleType:
-    """Import torchvision, of the environment or beside it (see the Makefile)."""
-    sys.path.append(str(Path(sys.prefix) / "imagenet"))
+    """Import torchvision, of the environment or beside it (see the Makefile), and timm, which imports torchvision.
+
+    The path is taken away again, so that processes that a test starts do not find what they cannot import.
+    """
+    beside = str(Path(sys.prefix) / "imagenet")
+    sys.path.append(beside)
+    try:
+        found = _torchvision()
+        with contextlib.suppress(ImportError):
+            importlib.import_module("timm")
+    finally:
+        sys.path.remove(beside)
+    return found
+
+
+def _torchvision() -> ModuleType:
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     try:
@@ -50,6 +65,6 @@ def torchvision() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def timm(torchvision: ModuleType) -> ModuleType:
-    """Import timm, which imports torchvision."""
+    """Give timm."""
     module: ModuleType = pytest.importorskip("timm")
     return module

@@ -14,19 +14,23 @@ from empool.reference import NEVER
 
 def probability(owner: str, name: str, value: Any) -> float:
     """Return the value as a float, or say that it is no probability; `owner` and `name` are whose argument it is."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{owner}: expected {name} to be a number in [0, 1], got {type(value).__name__}")
-    if not 0 <= float(value) <= 1:
+    number = _number(owner, name, value, "[0, 1]")
+    if not 0 <= number <= 1:
         raise ValueError(f"{owner}: expected {name} in [0, 1], got {value}")
-    return float(value)
+    return number
 
 
 def share(owner: str, name: str, value: Any) -> float:
     """Return the value as a float, or say that it is no share that leaves something."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{owner}: expected {name} to be a number in [0, 1), got {type(value).__name__}")
-    if not 0 <= float(value) < 1:
+    number = _number(owner, name, value, "[0, 1)")
+    if not 0 <= number < 1:
         raise ValueError(f"{owner}: expected {name} in [0, 1), got {value}: an activation must be left")
+    return number
+
+
+def _number(owner: str, name: str, value: Any, interval: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: expected {name} to be a number in {interval}, got {type(value).__name__}")
     return float(value)
 
 

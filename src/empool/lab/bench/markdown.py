@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
     speedup = _speedup(record)
     if speedup is not None:
         yield ""
-        yield f"At least {speedup:.0f} times as fast as `unfold`, `topk`, `where`."
+        yield f"At least {math.floor(speedup)} times as fast as `unfold`, `topk`, `where`."
 
 
 def _speedup(record: dict[str, Any]) -> float | None:
