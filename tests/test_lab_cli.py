@@ -82,7 +82,7 @@ def test_train_then_compare_in_the_same_folder(images, capsys):
 
 
 def test_train_goes_on_only_if_asked_to(images, capsys, monkeypatch):
-    from empool.lab import training
+    from empool.lab import experiment
 
     arguments = ["train", "--data", str(images), *SMALL, "--recipe", "epochs=3", "--out", "study"]
     assert refused(capsys, *arguments, "--resume").endswith("holds no run to resume: leave --resume out")
@@ -92,7 +92,7 @@ def test_train_goes_on_only_if_asked_to(images, capsys, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.Experiment, "on_train_batch_end", interrupt)
+        patched.setattr(experiment.Experiment, "on_train_batch_end", interrupt)
         assert cli.main(arguments) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(

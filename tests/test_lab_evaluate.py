@@ -15,10 +15,11 @@ from empool.lab import data as data_sets
 from empool.lab.augment import Normaliser
 from empool.lab.errors import LabError
 from empool.lab.evaluate import evaluate, remarks
+from empool.lab.experiment import make_network
 from empool.lab.launch import Local
 from empool.lab.metrics import Tally
 from empool.lab.progress import Lines
-from empool.lab.training import fit, make_network
+from empool.lab.training import fit
 
 
 @pytest.fixture(autouse=True)

@@ -172,7 +172,8 @@ def test_other_augmentations(load, folder, augment):
 
 
 def test_training_learns_and_says_what_it_did(load, folder, tmp_path):
-    from empool.lab.training import COLUMNS, fit
+    from empool.lab.experiment import COLUMNS
+    from empool.lab.training import fit
 
     data = load(str(folder), workers=0)
     run = config(data, recipe=dataclasses.replace(RECIPE, epochs=4, learning_rate=1.0, augment="resized"))
@@ -258,7 +259,7 @@ def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path, capsys):
 
 
 def test_train_goes_on_if_asked_to(folder, capsys, monkeypatch):
-    from empool.lab import training
+    from empool.lab import experiment
 
     arguments = ["train", "--data", str(folder), *SMALL, "--recipe", "epochs=2", "--out", "study", "--no-channels-last"]
 
@@ -267,7 +268,7 @@ def test_train_goes_on_if_asked_to(folder, capsys, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.Experiment, "on_train_batch_end", interrupt)
+        patched.setattr(experiment.Experiment, "on_train_batch_end", interrupt)
         assert cli.main(arguments) == 130
     assert cli.main([*arguments, "--resume"]) == 0
     assert "after 2 epochs" in capsys.readouterr().out

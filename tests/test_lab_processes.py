@@ -13,9 +13,9 @@ import torch
 import tiny_data
 from empool.lab import processes
 from empool.lab.augment import Augment, Normaliser
+from empool.lab.batches import Batches
 from empool.lab.errors import LabError
 from empool.lab.processes import Processes
-from empool.lab.training import Batches
 
 OPTIONS = ["--data", "shapes", "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--recipe", "width=4"]
 PLAIN = [*OPTIONS, "--recipe", "normalisation=none", "--recipe", "learning_rate=0.02"]
@@ -67,7 +67,7 @@ import os
 import signal
 import sys
 from empool.lab import cli
-from empool.lab.training import Experiment
+from empool.lab.experiment import Experiment
 
 following = Experiment.on_train_batch_end
 
@@ -113,13 +113,14 @@ import tiny_data
 import dataclasses
 from pathlib import Path
 from empool import models
+from empool.lab import experiment as experiments
 from empool.lab import processes, training
 
 with processes.joined() as together:
     model = "stochastic_depth:8"  # has batch normalisation, and blocks that a process drops for itself
     recipe = dataclasses.replace(models.network(model).recipe, epochs=2, batch_size=10, augment="none")
     config = tiny_data.config("ensemble:0.3", model=model, recipe=recipe)
-    experiment = training.make_experiment(config, tiny_data.data_set(), lambda epochs, row: None)
+    experiment = experiments.make_experiment(config, tiny_data.data_set(), lambda epochs, row: None)
     training._train(experiment, Path(sys.argv[1]), None)
     last = experiment.history[-1]
     kept = {"weights": dict(experiment.network.named_parameters()), "seed": torch.initial_seed(),

@@ -15,7 +15,7 @@ from torch import nn
 
 import empool
 import tiny_data
-from empool.lab import cli, schedule, study, training
+from empool.lab import cli, experiment, schedule, study
 from empool.lab.errors import LabError
 from empool.lab.options import check_p_schedule
 from empool.lab.run import RunConfig, difference
@@ -195,12 +195,12 @@ def test_an_interrupted_run_of_the_lab_ends_as_if_it_had_not_been(tmp_path, pool
 def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatch):
     seen = []
 
-    class Seen(training.Experiment):
+    class Seen(experiment.Experiment):
         def test(self, split):
             seen.append(next(m.p for m in self.network.modules() if isinstance(m, empool.EnsembleMaxPool2d)))
             return super().test(split)
 
-    monkeypatch.setattr(training, "Experiment", Seen)
+    monkeypatch.setattr(experiment, "Experiment", Seen)
     fit(tiny_data.config("ensemble:0.4", epochs=4, p_schedule="anneal:0"), tiny_data.data_set(), tmp_path)
     assert seen == pytest.approx([0.3, 0.2, 0.1, 0.0, 0.0])  # After the last epoch the training images, too.
 

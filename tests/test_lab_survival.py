@@ -25,8 +25,9 @@ import torch
 import tiny_data
 from empool.lab import checkpoint, cli, files, launch, sources, study
 from empool.lab.errors import LabError
+from empool.lab.experiment import Experiment
 from empool.lab.progress import Lines
-from empool.lab.training import Experiment, fit
+from empool.lab.training import fit
 
 # Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import files, training
+from empool.lab import experiment as experiments
+from empool.lab import files
 from empool.lab.augment import Augment, Normaliser
+from empool.lab.batches import Batches
 from empool.lab.errors import LabError, is_disk_full
 from empool.lab.run import RunConfig
-from empool.lab.training import Batches, fit
+from empool.lab.training import fit
 
 POOLINGS = ("max", "ensemble:0.3", "stochastic")
 
@@ -115,7 +117,7 @@ def test_interrupt_gives_the_handler_of_ctrl_c_back(tmp_path):
 def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(monkeypatch, tmp_path):
     seen = {}
 
-    class Seen(training.Experiment):
+    class Seen(experiments.Experiment):
         def on_train_start(self):
             seen[self.config.pooling] = [p.detach().clone() for p in self.network.parameters()]
 
@@ -123,7 +125,7 @@ def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(mon
             seen[self.config.pooling] += [tensor.clone() for tensor in batch]
             return super().training_step(batch, batch_idx)
 
-    monkeypatch.setattr(training, "Experiment", Seen)
+    monkeypatch.setattr(experiments, "Experiment", Seen)
     for pooling in POOLINGS:
         fit(tiny_data.config(pooling, seed=5), tiny_data.data_set(), tmp_path)
     assert len(seen["max"]) == 11 + 2 * 9  # parameters; images and labels of 3 batches in 3 epochs
@@ -183,7 +185,7 @@ def test_metrics_have_a_row_an_epoch_and_the_last_one_counts(tmp_path):
     config = tiny_data.config(epochs=5)
     record = fit(config, tiny_data.data_set(), tmp_path)
     lines = rows(config.folder(tmp_path))
-    assert tuple(lines[0]) == training.COLUMNS
+    assert tuple(lines[0]) == experiments.COLUMNS
     assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
     for name in ("test_error", "test_loss", "test_ece"):
         assert float(lines[-1][name]) == record[name]
@@ -197,7 +199,7 @@ def test_the_train_error_is_that_of_the_images_as_they_are_in_the_testing_phase(
     config = tiny_data.config("max-dropout:0.9")  # Fits what it can hardly be trained on: most windows give 0.
     data = tiny_data.data_set()
     record = fit(dataclasses.replace(config), data, tmp_path)
-    network = training.make_network(config, data)
+    network = experiments.make_network(config, data)
     checkpoint = torch.load(config.folder(tmp_path) / "last.ckpt", weights_only=True)
     weights = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()}
     network.load_state_dict(weights)
@@ -210,7 +212,7 @@ def test_the_train_error_is_that_of_the_images_as_they_are_in_the_testing_phase(
 
 
 def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "TESTS", 3)
+    monkeypatch.setattr(experiments, "TESTS", 3)
     config = tiny_data.config(epochs=7)
     fit(config, tiny_data.data_set(), tmp_path)
     tested = [int(line["epoch"]) for line in rows(config.folder(tmp_path)) if line["test_error"]]
@@ -219,7 +221,7 @@ def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch)
 
 def test_errors_are_counted_exactly(tmp_path):
     data = tiny_data.data_set(test=501)  # two test batches, the second of one image
-    experiment = training.Experiment(tiny_data.config(), torch.nn.Flatten(), data, lambda done, row: None)
+    experiment = experiments.Experiment(tiny_data.config(), torch.nn.Flatten(), data, lambda done, row: None)
     experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     torch.nn.init.zeros_(experiment.network[1].weight)
     experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])

@@ -21,10 +21,11 @@ from empool.lab import signals
 from empool.lab.checkpoint import first_line
 from empool.lab.data import Data
 from empool.lab.errors import LabError
+from empool.lab.experiment import Row
 from empool.lab.files import read_json, write_text
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
-from empool.lab.training import Row, fit
+from empool.lab.training import fit
 
 RETRIES = 3  # times that a run is taken up again after its worker, or the worker's node, died
 _ANSWER = 5.0  # seconds in which a cluster answers

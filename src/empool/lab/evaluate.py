@@ -16,11 +16,11 @@ from empool.lab import provenance, schedule, sources, statistics, table
 from empool.lab.checkpoint import first_line, read_checkpoint
 from empool.lab.data import Data
 from empool.lab.errors import LabError
+from empool.lab.experiment import Experiment, finite, make_experiment
 from empool.lab.files import read_json, write_json
 from empool.lab.metrics import Scores, Tally
 from empool.lab.options import device_named, load_data
-from empool.lab.run import RunConfig
-from empool.lab.training import Experiment, derived_seed, finite, make_experiment, own_p
+from empool.lab.run import RunConfig, derived_seed, own_p
 
 RULES = {"expectation": "expectation", "monte_carlo": "Monte Carlo", "plain_max": "plain max"}
 """The testing rules, as the records and as people call them."""

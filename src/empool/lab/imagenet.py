@@ -20,9 +20,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from empool.lab.data import stratified
 from empool.lab.errors import LabError
-from empool.lab.run import RunConfig
+from empool.lab.run import RunConfig, derived_seed
 from empool.lab.sources import undecodable
-from empool.lab.training import derived_seed
 
 # Names of the splits, in the order in which they are looked for; a test split often has no labels, hence last.
 _TRAIN = ("train",)

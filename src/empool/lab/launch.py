@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from empool.lab import options, processes
 from empool.lab.data import Data
 from empool.lab.errors import LabError
+from empool.lab.experiment import Row
 from empool.lab.processes import Processes
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
-from empool.lab.training import Row, fit
+from empool.lab.training import fit
 
 
 class Launcher(Protocol):

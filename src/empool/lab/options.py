@@ -12,8 +12,8 @@ from empool import models
 from empool.lab import augment, data, schedule, sources
 from empool.lab.data import Data
 from empool.lab.errors import LabError
-from empool.lab.run import RunConfig
-from empool.lab.training import make_network, own_p
+from empool.lab.experiment import make_network
+from empool.lab.run import RunConfig, own_p
 from empool.models import Recipe
 
 DEFAULT_POOLINGS = "max,average,stochastic,ensemble:0.1,ensemble:0.3,ensemble:0.5,max-dropout:0.2"

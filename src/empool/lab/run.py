@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,3 +95,15 @@ def results(directory: Path) -> list[dict[str, Any]]:
         return record["seed"], order.index(pooling) if pooling in order else len(order), pooling
 
     return sorted(records, key=place)
+
+
+def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
+    """Derive the seed of one stream of random numbers; a stream a purpose and epoch needs no state to resume."""
+    digest = hashlib.blake2b(f"{seed} {purpose} {epoch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def own_p(pooling: str) -> float | None:
+    """Give the p of a pooling, which `PSchedule` can schedule, or None if it has none."""
+    p: float | None = getattr(models.read_pooling(pooling), "p", None)
+    return p

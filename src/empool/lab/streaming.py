@@ -10,9 +10,9 @@ from torch import Tensor
 
 from empool.lab.data import Data
 from empool.lab.errors import LabError
+from empool.lab.experiment import Experiment
 from empool.lab.imagenet import Images, ShardsView, Streamed
-from empool.lab.run import RunConfig
-from empool.lab.training import Experiment, derived_seed
+from empool.lab.run import RunConfig, derived_seed
 from empool.models import ImageNetRecipe
 
 
