@@ -12,7 +12,6 @@ html_theme = "furo"
 html_title = f"empool {version}"
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 # Docstrings write names of Python between single backticks; those that are documented here become links.
@@ -25,3 +24,14 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": False}
 python_display_short_literal_types = True
+
+
+def _sections(app, what, name, obj, options, lines):
+    """Part a docstring's short sections, which follow each other without a blank line."""
+    for number, line in reversed(list(enumerate(lines))):
+        if line.startswith(("Source: ", "Example:")):
+            lines[number:number] = [""]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, at 500
