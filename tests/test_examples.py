@@ -1,0 +1,124 @@
+"""The examples run as a reader would run them, only shorter, and what they print is well above chance."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_data import python_path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _run(name: str, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _numbers(pattern: str, text: str) -> list[float]:
+    return [float(number) for number in re.findall(pattern, text)]
+
+
+def test_training_loop():
+    mean = _run("training_loop.py", "--epochs", "4", "--seeds", "1").splitlines()[-1]
+    errors = _numbers(r"(?:max|ensemble) ([\d.]+) %", mean)
+    assert len(errors) == 2
+    assert max(errors) < 30  # by chance 90
+
+
+def test_lightning_module():
+    printed = _run("lightning_module.py", "--epochs", "4")
+    assert _numbers(r"p ([\d.]+),", printed) == [0.15, 0.3, 0.3, 0.3]
+    errors = _numbers(r"test error ([\d.]+) %", printed)
+    assert errors[-1] < 45  # by chance 90
+    assert errors[-1] < errors[0]
+
+
+@pytest.fixture
+def run_here(timm, monkeypatch, capsys):
+    """Run a program in this process, which alone can import timm."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "replaced"),
+    [
+        (("--model", "test_resnet", "--epochs", "4"), "EnsembleMaxPool2d(p=0.1)"),
+        (
+            ("--model", "test_efficientnet", "--epochs", "4", "--strided-convs"),
+            "TandemConv2d(EnsembleMaxPool2d(p=0.1))",
+        ),
+    ],
+    ids=["max-pooling", "strided convolutions"],
+)
+def test_finetune_timm(run_here, arguments, replaced):
+    printed = run_here("finetune_timm.py", *arguments)
+    assert replaced in printed
+    assert "the same keys" in printed
+    before, after = _numbers(r"test error ([\d.]+) %", printed)
+    assert after < 60 < before  # by chance 90
+
+
+def test_finetune_timm_from_weights(timm, run_here, monkeypatch, tmp_path):
+    learned = timm.create_model("test_resnet")
+    torch.save(learned.state_dict(), tmp_path / "weights.pth")
+    create = timm.create_model
+    loaded = []
+
+    def from_file(*args, **kwargs):
+        assert kwargs["pretrained"]
+        net = create(*args, **kwargs, pretrained_cfg_overlay={"file": str(tmp_path / "weights.pth")})
+        loaded.append(net.layer1[0].conv1.weight.detach().clone())
+        return net
+
+    monkeypatch.setattr(timm, "create_model", from_file)
+    run_here("finetune_timm.py", "--model", "test_resnet", "--epochs", "1", "--pretrained")
+    (weight,) = loaded
+    torch.testing.assert_close(weight, learned.layer1[0].conv1.weight.detach(), rtol=0, atol=0)
+
+
+def test_segmentation():
+    printed = _run("segmentation.py", "--epochs", "4")
+    background, mean = (_numbers(rf"{name} ([\d.]+)", printed) for name in ("background", "mean IoU"))
+    assert len(background) == len(mean) == 2
+    assert min(background) > 0.85
+    assert min(mean) > 0.3  # 0.2 where all is background
+
+
+def test_audio():
+    errors = _numbers(r"test error ([\d.]+) %", _run("audio.py", "--epochs", "3"))
+    assert len(errors) == 2
+    assert max(errors) < 50  # by chance 83
+
+
+def test_uncertainty():
+    *rows, mean, information = _run("uncertainty.py", "--epochs", "5", "--seeds", "1").splitlines()[1:]
+    found = {row.partition(":")[0]: _numbers(r"([\d.]+) \(", row) for row in rows}
+    assert set(found) == {"digits 8 and 9", "inverted", "noise"}
+    assert min(found["digits 8 and 9"]) > 0.6  # by chance 0.5
+    for column, said in ((1, mean), (2, information)):
+        gains = dict(re.findall(r"(\w[\w ]*) ([+-][\d.]+) \(", said.partition(":")[2]))
+        assert set(gains) == set(found)
+        for kind, (once, *_) in found.items():
+            assert float(gains[kind]) == pytest.approx(found[kind][column] - once, abs=0.002)
+
+
+def test_the_list_has_every_program():
+    listed = re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
