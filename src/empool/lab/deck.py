@@ -81,6 +81,14 @@ class Table:
     baseline: str
     rows: Mapping[str, Figure]
 
+    def error(self, pooling: str) -> float | None:
+        """Give the printed error of a pooling, if there is one."""
+        return self.rows[pooling].error if pooling in self.rows else None
+
+    def improvement(self, pooling: str) -> float | None:
+        """Give the printed improvement of a pooling, if there is one."""
+        return self.rows[pooling].improvement if pooling in self.rows else None
+
 
 def comparable(data: str, model: str) -> Table | None:
     """Return the deck's table for a data set and a network, or None where the deck has none.
