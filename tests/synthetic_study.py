@@ -24,7 +24,7 @@ def record(pooling: str, seed: int, error: float | None, **changes: Any) -> dict
         "data": "cifar10",
         "model": "cnn",
         "pooling": pooling,
-        "p": float(pooling.partition(":")[2] or 0) or None,
+        "p": None if "," in pooling else float(pooling.partition(":")[2] or 0) or None,
         "seed": seed,
         "epochs": 4,
         "batch_size": 128,

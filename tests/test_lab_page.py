@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from empool.lab.report import write_report
-from synthetic_study import RECORDS, STUDY, write_study
+from synthetic_study import RECORDS, STUDY, record, write_study
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (empool[dev])")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -52,7 +52,8 @@ CONTRASTS = """() => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(write_study(tmp_path_factory.mktemp("study"), RECORDS, **STUDY))
+    diverged = [record("max-dropout:0.7", seed, None) for seed in range(3)]
+    return write_report(write_study(tmp_path_factory.mktemp("study"), RECORDS[:1] + diverged + RECORDS[1:], **STUDY))
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +113,22 @@ def test_a_press_sorts_by_value_and_what_did_not_converge_stays_last(opened: Ope
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "ascending"
     minus = "\N{MINUS SIGN}"
-    assert opened.column("Improvement over max %") == [f"{minus}66.7", f"{minus}6.5", "+0.4", "+6.5", "-"]
+    assert opened.column("Improvement over max %") == [f"{minus}66.7", f"{minus}6.5", "-", "+0.4", "+6.5", "-"]
     assert opened.page.get_by_role("status").inner_text() == "Sorted by Improvement over max %, ascending"
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "descending"
-    assert opened.column("Improvement over max %") == ["+6.5", "+0.4", f"{minus}6.5", f"{minus}66.7", "-"]
+    assert opened.column("Improvement over max %") == ["+6.5", "+0.4", "-", f"{minus}6.5", f"{minus}66.7", "-"]
+    assert opened.column("Pooling")[-1] == "max-dropout:0.7"
     opened.heading("What the seeds support").locator("button").click()
     assert heading.get_attribute("aria-sort") is None
-    assert opened.column("What the seeds support") == [
-        *("better than max", "baseline", "not decided by 3 seeds", "worse than max", "1 of 3 did not converge"),
+    assert [words.partition(" ")[0] for words in opened.column("What the seeds support")[:4]] == [
+        *("better", "baseline", "not", "worse"),
     ]
+    assert all(words.endswith("did not converge") for words in opened.column("What the seeds support")[4:])
     opened.heading("Pooling").locator("button").click()
-    assert opened.column("Pooling") == ["average", "ensemble:0.1", "ensemble:0.3", "max", "max-dropout:0.4"]
+    assert opened.column("Pooling") == [
+        *("average", "ensemble:0.1", "ensemble:0.3", "max", "max-dropout:0.4", "max-dropout:0.7"),
+    ]
     assert sorted(as_written) == opened.column("Pooling")
 
 
@@ -141,32 +146,32 @@ def test_the_keyboard_sorts_and_its_place_is_seen(opened: Opened) -> None:
     assert opened.page.evaluate(f"{focused}.outlineStyle") == "solid"
     assert float(opened.page.evaluate(f"{focused}.outlineWidth").removesuffix("px")) >= 2
     opened.page.keyboard.press("Enter")
-    assert opened.column("Test error %") == ["14.30", "15.23", "15.30", "16.30", "25.50"]
+    assert opened.column("Test error %") == ["14.30", "15.23", "15.30", "16.30", "25.50", "-"]
     opened.page.keyboard.press("Space")
-    assert opened.column("Test error %") == ["25.50", "16.30", "15.30", "15.23", "14.30"]
+    assert opened.column("Test error %") == ["25.50", "16.30", "15.30", "15.23", "14.30", "-"]
 
 
 def test_panels_are_chosen_with_the_keyboard(opened: Opened) -> None:
     curves = opened.page.locator("section.curves")
     panels = curves.locator(".panel:visible strong")
-    assert panels.count() == 5
+    assert panels.count() == 6
     curves.get_by_role("checkbox", name="average").focus()
     opened.page.keyboard.press("Space")
-    assert panels.all_inner_texts() == ["max", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
-    assert opened.page.get_by_role("status").inner_text() == "4 of 5 poolings shown"
+    assert panels.all_inner_texts() == ["max", "max-dropout:0.7", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
+    assert opened.page.get_by_role("status").inner_text() == "5 of 6 poolings shown"
     curves.get_by_role("button", name="None").press("Enter")
     assert panels.count() == 0
     curves.get_by_role("button", name="All").press("Enter")
-    assert panels.count() == 5
+    assert panels.count() == 6
     assert opened.page.locator("section.calibration .panel:visible").count() == 5
 
 
 def test_without_scripts_all_is_there(browser: Any, report: Path) -> None:
     plain = Opened(browser, report, java_script_enabled=False)
     assert plain.page.locator("thead button").count() == 0
-    assert plain.page.locator("section.curves .panel:visible").count() == 5
+    assert plain.page.locator("section.curves .panel:visible").count() == 6
     assert plain.page.locator("fieldset:visible").count() == 0
-    assert len(plain.column("Pooling")) == 5
+    assert len(plain.column("Pooling")) == 6
     plain.context.close()
 
 

@@ -266,6 +266,14 @@ def test_plots_name_what_they_show(directory: Path) -> None:
     assert error.count("<use") >= sum(run["converged"] for run in RECORDS)
 
 
+def test_a_plot_rounds_its_coordinates_and_not_its_words(tmp_path: Path) -> None:
+    write_study(tmp_path, [record("max", 0, 15.0), record("ordinal:0.625,0.375", 0, 14.0)])
+    write_report(tmp_path)
+    error = (tmp_path / "error.svg").read_text(encoding="utf-8")
+    assert ">ordinal:0.625,0.375</text>" in error
+    assert not re.search(r'="[^"]*\d\.\d{3}[^"]*"', error)
+
+
 def test_the_same_study_gives_the_same_files(directory: Path) -> None:
     before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     write_report(directory)

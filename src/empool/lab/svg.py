@@ -150,10 +150,26 @@ def _small(svg: str) -> str:
     svg = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
     svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
-    svg = re.sub(r"(?<=[ \"(,-])(\d+\.\d{3,})", lambda number: f"{float(number[1]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"\d+\.\d{3,}", _rounded, value[0]), svg)
     referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda name: name[0] if name[1] in referred else "", svg)
     svg = re.sub(r'\s*<path d="[^"]*" style="fill: none"/>', "", svg)
-    svg = re.sub(r"<g>\s*</g>", "", svg)
+    svg = re.sub(r'style="[^"]*"', lambda style: re.sub(r"(?<=[:;]) |stroke-dashoffset: 0; ", "", style[0]), svg)
+    svg = _ungrouped(svg)
     svg = re.sub(r">\s+<", ">\n<", svg)
     return re.sub(r" ?\n(?=[^<])", " ", svg).strip()
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def _ungrouped(svg: str) -> str:
+    """Drop the groups that say nothing of what is in them."""
+    kept, silent = [], []
+    for part in re.split(r"(<g\b[^>]*>|</g>)", re.sub(r"<g\b[^>]*/>", "", svg)):
+        if part.startswith("<g"):
+            silent.append(part == "<g>")
+        if not (part == "<g>" or (part == "</g>" and silent.pop())):
+            kept.append(part)
+    return "".join(kept)

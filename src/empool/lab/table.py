@@ -13,7 +13,7 @@ import rich.table
 from rich.text import Text
 
 from empool.lab import deck
-from empool.lab.statistics import Interval, Row
+from empool.lab.statistics import BASELINE, Interval, Row
 
 NONE = "-"
 PROBABILISTIC = ("Test NLL", "Test ECE %")
@@ -84,7 +84,11 @@ def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Colum
         numbers("Test error %", [row.mean for row in rows], 2),
         numbers("Spread", [row.spread for row in rows], 2),
         Column("Best to worst", [_span(row) for row in rows], values=[row.best for row in rows]),
-        numbers("Improvement over max %", [row.improvement for row in rows], 1, sign=True),
+        Column(
+            "Improvement over max %",
+            [decimals(row.improvement, 1, sign=True) for row in rows],
+            values=[0.0 if row.pooling == BASELINE else row.improvement for row in rows],
+        ),
         Column(
             "95 % interval",
             [bracketed(row.interval) for row in rows],
