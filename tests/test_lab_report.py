@@ -239,6 +239,17 @@ def test_cells_are_sorted_by_what_they_were_rounded_from(page: Page) -> None:
     assert [row[names.index("What the seeds support")] for row in rows] == ["1", "3", "2", "0", ""]
 
 
+def test_bins_that_no_run_recorded_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    old = [{name: value for name, value in run.items() if name != "calibration"} for run in RECORDS]
+    write_study(tmp_path, old)
+    (tmp_path / "evaluation.json").write_text(json.dumps(RECORDS))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.table("Bins")[1] == ["max", "60\N{EN DASH}67", "65.00", "60.00", "7,500"]
+    (tmp_path / "evaluation.json").write_text("[1]")
+    with pytest.raises(LabError, match=r"evaluation\.json holds no evaluations"):
+        write_report(tmp_path)
+
+
 def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
     write_study(tmp_path, [record("max", 0, 15.0, calibration={"count": [1, 2]})])
     with pytest.raises(LabError, match=r"results\.json: a run's calibration is damaged"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ def write_report(directory: Path) -> Path:
     Every file is complete or not there: it is written beside its place and renamed.
 
     Args:
-        directory: holds results.json, and where they exist study.json and the runs' folders.
+        directory: holds results.json, and where they exist study.json, evaluation.json and the runs' folders.
 
     Raises:
-        LabError: if results.json, study.json or a run's metrics.csv is missing what it should hold.
+        LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
     """
     directory = Path(directory)
-    records, study = read_records(directory), _read_study(directory)
+    records, study = _with_bins(directory, read_records(directory)), _read_study(directory)
     made = [
         sections.make(index, runs, study, [curve for run in runs if (curve := read_curve(directory, run)) is not None])
         for index, runs in enumerate(sections.group(records))
@@ -80,6 +80,22 @@ def read_records(directory: Path) -> list[Record]:
             if not isinstance(record, dict) or field not in record or not isinstance(record[field], kinds):
                 raise LabError(f"{path}: run {number} has no valid {field}")
     return records
+
+
+def _with_bins(directory: Path, records: Sequence[Record]) -> list[Record]:
+    """Take the bins of the calibration error from evaluation.json for runs that recorded none, where it has them."""
+    path = directory / "evaluation.json"
+    evaluated = read_json(path) if path.exists() else []
+    try:
+        bins = {(run["pooling"], run["seed"]): run.get("calibration") for run in evaluated}
+    except (TypeError, KeyError):
+        raise LabError(
+            f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it"
+        ) from None
+    return [
+        {**record, "calibration": record.get("calibration") or bins.get((record["pooling"], record["seed"]))}
+        for record in records
+    ]
 
 
 def _read_study(directory: Path) -> Mapping[str, Any]:
