@@ -7,79 +7,16 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from empool.lab.errors import LabError
 from empool.lab.report import write_report, write_table
+from parsed_page import Page
 from synthetic_study import RECORDS, STUDY, record, write_study
 
-VOID = {"meta", "link", "br", "input"}
 RESULTS = "cnn on cifar10: our runs"
-
-
-class Page(HTMLParser):
-    """A parsed page: elements, texts of table cells, and whether tags nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self.captions: list[str] = []
-        self.exact: list[list[list[str | None]]] = []  # what each cell is sorted by
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-            self.exact.append([])
-            self.captions.append("")
-        elif tag == "tr":
-            self.tables[-1].append([])
-            self.exact[-1].append([])
-        elif tag in ("th", "td"):
-            self.tables[-1][-1].append("")
-            self.exact[-1][-1].append(dict(attrs).get("data-value"))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self.words.append(" " if tag in ("dt", "dd", "li", "p", "th", "td") else "")
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self.open or "style" in self.open or "svg" in self.open:
-            return
-        self.words.append(data)
-        if "caption" in self.open:
-            self.captions[-1] += data.strip()
-        if "th" in self.open or "td" in self.open:
-            self.tables[-1][-1][-1] += data.strip()
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", "".join(self.words))
-
-    def table(self, caption: str) -> list[list[str]]:
-        """Return the rows of the table whose caption begins so."""
-        return self.tables[self.place(caption)]
-
-    def place(self, caption: str) -> int:
-        (place,) = (i for i, found in enumerate(self.captions) if found.startswith(caption))
-        return place
-
-    def having(self, attribute: str) -> list[str]:
-        return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +139,15 @@ def test_every_figure_has_a_caption_and_its_numbers(page: Page) -> None:
     ]
     captions += ["Errors after the last epoch", "Errors at the epochs", "Bins of the calibration error"]
     assert all(page.table(caption) for caption in captions)
-    assert page.table("Test error against p")[1:] == [
+    # What the deck has at other p is drawn, too.
+    assert page.table("Test error against p")[1:6] == [
+        ["ensemble", "0.05", "-", "-", "-", "15.51"],
         ["ensemble", "0.1", "15.23", "14.09", "16.38", "15.14"],
+        ["ensemble", "0.2", "-", "-", "-", "15.07"],
         ["ensemble", "0.3", "14.30", "13.80", "14.80", "14.28"],
+        ["ensemble", "0.4", "-", "-", "-", "14.27"],
     ]
+    assert page.table("Improvement over max against")[4] == ["ensemble", "0.3", "+6.5", "+5.2", "+7.8", "+6.36"]
     assert page.table("Errors at the epochs")[1] == ["max", "2", "9.65", "17.30"]
 
 

@@ -89,6 +89,11 @@ class Table:
         """Give the printed improvement of a pooling, if there is one."""
         return self.rows[pooling].improvement if pooling in self.rows else None
 
+    def improvement_over_max(self, pooling: str) -> float | None:
+        """Compute the improvement of a pooling over max from the printed errors, in percent."""
+        error, baseline = self.error(pooling), self.error("max")
+        return None if error is None or baseline is None else 100 * (1 - error / baseline)
+
 
 def comparable(data: str, model: str) -> Table | None:
     """Return the deck's table for a data set and a network, or None where the deck has none.

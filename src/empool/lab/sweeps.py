@@ -33,7 +33,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Series:
-    """One method's points for each method, and the level that max has."""
+    """The points of each method, the level that max has, and the side on which nothing is an outlier."""
 
     points: Mapping[str, Sequence[_Point]]
     level: _Point | None
@@ -73,7 +73,9 @@ def error_against_p(rows: Sequence[Row], beside: deck.Table | None) -> Plot | No
         f"{method}: " + ", ".join(f"{point.value:.2f} % at {point.p:g}" for point in points if point.value is not None)
         for method, points in ours.points.items()
     )
-    caption = "Line: mean over seeds, with its 95 % interval where there are several; dots: runs. Dashed: the deck's."
+    caption = "Line: mean over seeds, with its 95 % interval where there are several; dots: runs."
+    if theirs:
+        caption += " Dashed: the deck's."
     if broken:
         caption += " The axis is broken between the two levels; a point of error is as long in both parts."
     return Plot(
@@ -110,8 +112,8 @@ def improvement_against_p(rows: Sequence[Row], beside: deck.Table | None) -> Plo
         "improvement-against-p",
         render(figure, title, f"Relative to max: {said}."),
         title,
-        "Each relative to the max of its own protocol, so that the shapes can be compared; up is better. "
-        "Band: 95 % interval, paired by seed.",
+        "Up is better. Band: 95 % interval, paired by seed."
+        + (" Dashed: the deck's errors against its own max, so that the shapes can be compared." if theirs else ""),
         (_sheet("Improvement over max against p, %", ours, theirs, sign=True),),
     )
 
@@ -132,7 +134,9 @@ def _printed(beside: deck.Table | None, methods: Sequence[str], of: Literal["err
     """Return the deck's figures of these methods, if it has some."""
     if beside is None:
         return None
-    value = beside.error if of == "error" else beside.improvement
+    if of == "improvement" and BASELINE not in beside.rows:
+        return None
+    value = beside.error if of == "error" else beside.improvement_over_max
     points: dict[str, list[_Point]] = {method: [] for method in methods}
     for pooling in beside.rows:
         method, _, p = pooling.partition(":")
@@ -294,7 +298,9 @@ def _sheet(caption: str, ours: _Series, theirs: _Series | None, *, sign: bool) -
     """Lay out the points as a table, the deck's beside ours."""
     places = 1 if sign else 2
     decks = {(m, point.p): point.value for m, points in (theirs.points if theirs else {}).items() for point in points}
-    lines = [(method, point) for method, points in ours.points.items() for point in points]
+    found = {(method, point.p): point for method, points in ours.points.items() for point in points}
+    keys = sorted({*found, *decks}, key=lambda key: (list(ours.points).index(key[0]), key[1]))
+    lines = [(method, found.get((method, p)) or _Point(p, None)) for method, p in keys]
     columns = [
         Column("Method", [method for method, _ in lines], numeric=False),
         Column("p", [f"{point.p:g}" for _, point in lines]),
