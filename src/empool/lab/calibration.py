@@ -77,8 +77,9 @@ def scores(rows: Sequence[Row], bins: Mapping[str, Bins]) -> Sheet | None:
     columns = [
         table.poolings([row.pooling for row in rows]),
         table.numbers("NLL, nats", [row.nll for row in rows], 4),
-        table.numbers("ECE %", [row.ece for row in rows], 2),
     ]
+    if any(row.ece is not None for row in rows):
+        columns.append(table.numbers("ECE %", [row.ece for row in rows], 2))
     if bins:
         found = [bins.get(row.pooling) for row in rows]
         sure = [100 * mine.mean(mine.confidence) if mine else None for mine in found]
