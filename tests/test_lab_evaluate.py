@@ -57,6 +57,7 @@ def test_the_expectation_is_what_the_run_was_tested_with(tmp_path):
     result = fit(config, tiny_data.data_set(), tmp_path)
     (record,) = run(config.folder(tmp_path))
     assert record["expectation"] == scores(result)
+    assert record["calibration"] == result["calibration"]
     assert {name: record[name] for name in ("data", "model", "pooling", "p", "seed", "draws", "samples")} == {
         "data": "tiny",
         "model": "cnn",

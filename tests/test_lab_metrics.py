@@ -62,6 +62,20 @@ def test_predictions_of_nan_have_no_calibration():
     assert math.isnan(nll)
     assert error == 50
     assert math.isnan(ece)
+    assert tally.reliability() is None
+
+
+def test_the_bins_are_those_of_the_calibration_error():
+    tally = Tally(2, "cpu")
+    tally.add_probabilities(PROBS, LABELS)
+    tally.add_probabilities(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))  # The last bin holds a probability of 1.
+    bins = tally.reliability()
+    assert bins["count"] == [0] * 9 + [2] + [0] * 3 + [2, 1]
+    assert [bins["confidence"][i] for i in (0, 9, 13, 14)] == [None, 0.65, 0.9, 1.0]
+    assert [bins["accuracy"][i] for i in (0, 9, 13, 14)] == [None, 1.0, 0.5, 1.0]
+    filled = [i for i in range(15) if bins["count"][i]]
+    ece = sum(bins["count"][i] * abs(bins["accuracy"][i] - bins["confidence"][i]) for i in filled) / 5
+    assert 100 * ece == pytest.approx(tally.scores().ece, rel=1e-5)
 
 
 def test_a_batch_is_added_without_a_wait_for_the_device():

@@ -2,135 +2,21 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from empool.lab.errors import LabError
 from empool.lab.report import write_report, write_table
-from empool.lab.run import folder_name
+from parsed_page import Page
+from synthetic_study import RECORDS, STUDY, record, write_study
 
-VOID = {"meta", "link", "br"}
-
-
-class Page(HTMLParser):
-    """A parsed page: elements, texts of table cells, and whether tags nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("th", "td"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self.words.append(" " if tag in ("dt", "dd", "li", "p", "th", "td") else "")
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self.open or "style" in self.open or "svg" in self.open:
-            return
-        self.words.append(data)
-        if "th" in self.open or "td" in self.open:
-            self.tables[-1][-1][-1] += data.strip()
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", "".join(self.words))
-
-    def having(self, attribute: str) -> list[str]:
-        return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]
-
-
-def record(pooling: str, seed: int, error: float | None, **changes: Any) -> dict[str, Any]:
-    """Make a synthetic record; an error of None is a run that diverged."""
-    converged = error is not None
-    return {
-        "data": "cifar10",
-        "model": "cnn",
-        "pooling": pooling,
-        "p": float(pooling.partition(":")[2] or 0) or None,
-        "seed": seed,
-        "epochs": 4,
-        "batch_size": 128,
-        "train_limit": 1000,
-        "test_limit": None,
-        "augment": "crop:4,mirror",
-        "test_error": error,
-        "train_error": error and error / 2,
-        "test_loss": 0.5 if converged else None,
-        "train_loss": 0.25 if converged else None,
-        "test_nll": 0.5 if converged else None,
-        "test_ece": 1.25 + seed if converged else None,
-        "converged": converged,
-        "seconds": 61.5,
-        "images_per_second": 1234.5,
-        "device": "cpu (synthetic)",
-        "threads": 2,
-        "versions": {"torch": "2.13.0", "empool": "0.1.0"},
-        "commit": "0123456789abcdef",
-        "parameters": 131_000,
-        **changes,
-    }
-
-
-def write_study(directory: Path, records: list[dict[str, Any]], **study: Any) -> Path:
-    """Write a study's folder, a learning curve a run included."""
-    (directory / "results.json").write_text(json.dumps(records))
-    (directory / "study.json").write_text(json.dumps({"command": "empool compare --seeds 3", **study}))
-    for run in records:
-        folder = directory / folder_name(run["pooling"]) / str(run["seed"])
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["epoch", "lr", "train_loss", "train_error", "test_loss", "test_error", "seconds"])
-            for epoch in range(1, 5):
-                test = (run["test_error"] or 90.0) + 4 - epoch if epoch % 2 == 0 else ""
-                writer.writerow([epoch, 0.1, 0.5, (run["train_error"] or 90.0) + 4 - epoch, 0.6, test, 15.0])
-    return directory
-
-
-# Differences from max: average -1.0, -1.1, -0.9; ensemble:0.3 0.9, 1.0, 1.1; ensemble:0.1 0.3, -0.2, 0.1.
-RECORDS = [
-    record(pooling, seed, error)
-    for pooling, errors in {
-        "max": (15.0, 15.3, 15.6),
-        "average": (16.0, 16.4, 16.5),
-        "ensemble:0.1": (14.7, 15.5, 15.5),
-        "ensemble:0.3": (14.1, 14.3, 14.5),
-        "max-dropout:0.4": (25.0, None, 26.0),
-    }.items()
-    for seed, error in enumerate(errors)
-]
-STUDY = {
-    "poolings": ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4", "max-dropout:0.7"],
-    "seeds": [0, 1, 2],
-    "configuration": {"fingerprint": "feed", "recipe": {"epochs": 4, "learning_rate": 0.05, "milestones": [0.5, 0.75]}},
-}
+RESULTS = "cnn on cifar10: our runs"
 
 
 @pytest.fixture(scope="module")
@@ -156,21 +42,21 @@ def test_the_answer_comes_first(page: Page) -> None:
 
 
 def test_results_stand_beside_the_decks(page: Page) -> None:
-    header, *rows = page.tables[0]
+    header, *rows = page.table(RESULTS)
     assert header[-2:] == ["Deck error %", "Deck improvement %"]
     by_pooling = {row[0]: row for row in rows}
     assert list(by_pooling) == ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
     assert by_pooling["ensemble:0.3"][1:4] == ["3", "14.30", "0.20"]
-    assert header[6:10] == ["95 % interval", "What the seeds support", "Test NLL", "Test ECE %"]
-    assert by_pooling["ensemble:0.3"][6:] == ["[+5.2, +7.8]", "better than max", "0.5000", "2.25", "14.28", "+6.36"]
+    assert header[6:8] == ["95 % interval", "What the seeds support"]
+    assert by_pooling["ensemble:0.3"][6:] == ["[+5.2, +7.8]", "better than max", "14.28", "+6.36"]
     diverged = by_pooling["max-dropout:0.4"]  # with the second of three seeds
-    assert diverged[7:] == ["1 of 3 did not converge", "0.5000", "2.25", "25.93", "\N{MINUS SIGN}67.18"]
+    assert diverged[7:] == ["1 of 3 did not converge", "25.93", "\N{MINUS SIGN}67.18"]
     assert "its protocol differs from ours" in page.text
     assert "binomial standard error of 0.36 points" in page.text
 
 
 def test_every_run_is_listed(page: Page) -> None:
-    header, *rows = page.tables[1]
+    header, *rows = page.table("Every run")
     assert header[:6] == ["Pooling", "Seed", "Test error %", "Train error %", "Test NLL", "Test ECE %"]
     assert len(rows) == len(RECORDS)
     for run, row in zip(RECORDS, rows, strict=True):
@@ -188,6 +74,7 @@ def test_missing_runs_are_named(page: Page) -> None:
     [
         "empool compare --seeds 3",  # command
         "cpu (synthetic)",
+        "Synthetic 9000",
         "2.13.0",
         "0123456789abcdef",
         "131,000",  # parameters
@@ -221,17 +108,100 @@ def test_page_can_be_read_by_a_screen_reader(page: Page) -> None:
         assert set(page.having(attribute)) <= set(identifiers)
     assert {value[1:] for value in page.having("href") if value.startswith("#")} <= set(identifiers)
     tags = Counter(tag for tag, _ in page.elements)
-    assert tags["caption"] == tags["table"] == 2
+    assert tags["caption"] == tags["table"] == len(page.captions) > 8
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
-    assert tags["svg"] == sum(attributes.get("role") == "img" for _, attributes in page.elements) == 4
+    drawn = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(drawn) == 4 + 2 * len({run["pooling"] for run in RECORDS})
+    assert all({"role", "aria-labelledby", "aria-describedby"} <= set(attributes) for attributes in drawn)
+    assert tags["title"] == tags["desc"] + 1 == len(drawn) + 1  # and the page's
     assert ("html", {"lang": "en"}) in page.elements
-    # What can be pressed is a button, which the keyboard reaches.
-    assert tags["button"] == len(page.tables[0][0]) + len(page.tables[1][0])
+    assert {"header", "nav", "main", "section"} <= set(tags)
+    # The first thing to be reached leads past the contents.
+    reached = next(attributes for tag, attributes in page.elements if tag in ("a", "button", "input"))
+    assert reached == {"class": "skip", "href": "#main"}
+
+
+def test_headings_are_in_order(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_every_figure_has_a_caption_and_its_numbers(page: Page) -> None:
+    tags = Counter(tag for tag, _ in page.elements)
+    assert tags["figure"] == tags["figcaption"] == 6
+    captions = [
+        "Test error by pooling",
+        "Improvement over max, ",
+        "Test error against p",
+        "Improvement over max against",
+    ]
+    captions += ["Errors after the last epoch", "Errors at the epochs", "Bins of the calibration error"]
+    assert all(page.table(caption) for caption in captions)
+    # What the deck has at other p is drawn, too.
+    assert page.table("Test error against p")[1:6] == [
+        ["ensemble", "0.05", "-", "-", "-", "15.51"],
+        ["ensemble", "0.1", "15.23", "14.09", "16.38", "15.14"],
+        ["ensemble", "0.2", "-", "-", "-", "15.07"],
+        ["ensemble", "0.3", "14.30", "13.80", "14.80", "14.28"],
+        ["ensemble", "0.4", "-", "-", "-", "14.27"],
+    ]
+    assert page.table("Improvement over max against")[4] == ["ensemble", "0.3", "+6.5", "+5.2", "+7.8", "+6.36"]
+    assert page.table("Errors at the epochs")[1] == ["max", "2", "9.65", "17.30"]
+
+
+def test_the_gap_is_that_of_the_training_images_in_the_testing_phase(page: Page) -> None:
+    header, first, *_ = page.table("Errors after the last epoch")
+    assert dict(zip(header, first, strict=True)) == {
+        "Pooling": "max",
+        "Test error %": "15.30",
+        "Training error %, testing phase": "7.65",
+        "Gap, points": "+7.65",
+        "Training error %, as trained on": "7.65",
+    }
+
+
+def test_calibration_is_that_of_all_runs(page: Page) -> None:
+    header, *rows = page.table("Calibration")
+    assert header[1:] == ["NLL, nats", "ECE %", "Mean confidence %", "Right answers %", "Overconfidence, points"]
+    assert rows[0] == ["max", "0.5000", "2.25", "87.50", "82.50", "+5.00"]
+    assert page.table("Bins")[1:3] == [
+        ["max", "60\N{EN DASH}67", "65.00", "60.00", "7,500"],
+        ["max", "93\N{EN DASH}100", "95.00", "90.00", "22,500"],
+    ]
+
+
+def test_cells_are_sorted_by_what_they_were_rounded_from(page: Page) -> None:
+    header, *rows = page.exact[page.place(RESULTS)]
+    assert set(header) == {None}
+    names = page.table(RESULTS)[0]
+    means = [float(row[names.index("Test error %")] or "nan") for row in rows]
+    assert means == pytest.approx([15.3, 16.3, 15.2333333, 14.3, 25.5])
+    assert [row[names.index("What the seeds support")] for row in rows] == ["1", "3", "2", "0", ""]
+
+
+def test_bins_that_no_run_recorded_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    old = [{name: value for name, value in run.items() if name != "calibration"} for run in RECORDS]
+    write_study(tmp_path, old)
+    (tmp_path / "evaluation.json").write_text(json.dumps(RECORDS))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.table("Bins")[1] == ["max", "60\N{EN DASH}67", "65.00", "60.00", "7,500"]
+    (tmp_path / "evaluation.json").write_text("[1]")
+    with pytest.raises(LabError, match=r"evaluation\.json holds no evaluations"):
+        write_report(tmp_path)
+
+
+def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
+    write_study(tmp_path, [record("max", 0, 15.0, calibration={"count": [1, 2]})])
+    with pytest.raises(LabError, match=r"results\.json: a run's calibration is damaged"):
+        write_report(tmp_path)
 
 
 def test_files_beside_the_page(directory: Path) -> None:
     written = {path.name for path in directory.iterdir() if path.is_file()}
-    plots = {"error.svg", "improvement.svg", "error-against-p.svg", "learning-curves.svg"}
+    plots = {"error", "improvement", "error-against-p", "improvement-against-p", "learning-curves", "reliability"}
+    plots = {f"{name}.svg" for name in plots}
     assert written == {"results.json", "study.json", "report.html", "table.md", "table.tex", *plots}
     for name in plots:
         root = ElementTree.fromstring((directory / name).read_text(encoding="utf-8"))
@@ -244,9 +214,17 @@ def test_plots_name_what_they_show(directory: Path) -> None:
     error = (directory / "error.svg").read_text(encoding="utf-8")
     assert all(run["pooling"] in error for run in RECORDS)
     assert "1 of 3 did not converge" in error
-    assert "the deck, its protocol" in (directory / "error-against-p.svg").read_text(encoding="utf-8")
+    assert ">deck</text>" in (directory / "error-against-p.svg").read_text(encoding="utf-8")
     # A dot a run that converged: the markers are drawn by reference.
     assert error.count("<use") >= sum(run["converged"] for run in RECORDS)
+
+
+def test_a_plot_rounds_its_coordinates_and_not_its_words(tmp_path: Path) -> None:
+    write_study(tmp_path, [record("max", 0, 15.0), record("ordinal:0.625,0.375", 0, 14.0)])
+    write_report(tmp_path)
+    error = (tmp_path / "error.svg").read_text(encoding="utf-8")
+    assert ">ordinal:0.625,0.375</text>" in error
+    assert not re.search(r'="[^"]*\d\.\d{3}[^"]*"', error)
 
 
 def test_the_same_study_gives_the_same_files(directory: Path) -> None:
@@ -261,20 +239,24 @@ def test_one_seed_supports_no_claim(tmp_path: Path) -> None:
     assert "One seed supports no claim about which pooling is better" in page.text
     assert "better than max" not in page.text.lower()
     assert "not decided by 1 seed" in page.text
-    assert {row[6] for row in page.tables[0][1:]} == {"-"}  # intervals
+    assert {row[6] for row in page.table(RESULTS)[1:]} == {"-"}  # intervals
 
 
 def test_another_data_set_has_no_deck_beside_it(tmp_path: Path) -> None:
     write_study(tmp_path, [{**run, "data": "digits"} for run in RECORDS])
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "Deck" not in page.text
-    assert page.tables[0][0][-1] == "Test ECE %"
+    assert page.table("cnn on digits: our runs")[0][-1] == "What the seeds support"
 
 
 def test_runs_of_different_recipes_are_not_compared(tmp_path: Path) -> None:
     write_study(tmp_path, [record("max", 0, 15.0), record("average", 0, 14.0, epochs=8)])
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert [table[1][0] for table in page.tables[::2]] == ["max", "average"]
+    assert [
+        table[1][0]
+        for table, caption in zip(page.tables, page.captions, strict=True)
+        if caption.startswith((RESULTS, "Every run"))
+    ] == ["max", "max", "average", "average"]
     assert "no max of the same seed" in page.text
     assert [name for name, times in Counter(page.having("id")).items() if times > 1] == []
 
@@ -288,26 +270,28 @@ def test_a_study_where_nothing_converged(tmp_path: Path) -> None:
 def test_results_alone_are_enough(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(RECORDS))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert len(page.tables[1]) == len(RECORDS) + 1
+    assert len(page.table("Every run")) == len(RECORDS) + 1
     assert "Learning curves" not in page.text
     assert "Command" not in page.text
 
 
 def test_results_of_before_there_was_an_ece_are_reported(tmp_path: Path) -> None:
-    old = [{name: value for name, value in run.items() if name not in ("test_nll", "test_ece")} for run in RECORDS]
+    late = ("test_nll", "test_ece", "calibration", "machine")
+    old = [{name: value for name, value in run.items() if name not in late} for run in RECORDS]
     write_study(tmp_path, old)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    header, first, *_ = page.tables[0]
-    assert "Test ECE %" not in header
-    assert first[header.index("Test NLL")] == "0.5000"  # It was called test_loss.
-    runs = page.tables[1]
+    assert page.table("Calibration")[1] == ["max", "0.5000"]  # It was called test_loss.
+    runs = page.table("Every run")
     assert runs[1][4:6] == ["0.5000", "-"]
+    assert "no reliability diagram" in page.text
+    assert not (tmp_path / "reliability.svg").exists()
 
 
 def test_an_ece_that_one_run_lacks_has_no_mean(tmp_path: Path) -> None:
     runs = [record("max", 0, 15.0), {**record("max", 1, 15.0), "test_ece": None}, record("average", 0, 16.0)]
-    header, *rows = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8")).tables[0]
-    assert [row[header.index("Test ECE %")] for row in rows] == ["-", "1.25"]
+    page = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8"))
+    header, *rows = page.table("Calibration")
+    assert [row[header.index("ECE %")] for row in rows] == ["-", "1.25"]
 
 
 def test_names_are_text_and_not_markup(tmp_path: Path) -> None:

@@ -196,9 +196,9 @@ def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatc
     seen = []
 
     class Seen(experiment.Experiment):
-        def test(self, split):
+        def tally(self, split):
             seen.append(next(m.p for m in self.network.modules() if isinstance(m, empool.EnsembleMaxPool2d)))
-            return super().test(split)
+            return super().tally(split)
 
     monkeypatch.setattr(experiment, "Experiment", Seen)
     fit(tiny_data.config("ensemble:0.4", epochs=4, p_schedule="anneal:0"), tiny_data.data_set(), tmp_path)

@@ -176,8 +176,9 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     assert {name: record[name] for name in expected} == expected
     assert set(record) - set(expected) == {
         *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
-        *("seconds", "images_per_second", "processes", "versions", "commit"),
+        *("calibration", "seconds", "images_per_second", "processes", "machine", "versions", "commit"),
     }
+    assert sum(record["calibration"]["count"]) == 18
     assert record["versions"]["torch"] == torch.__version__
 
 

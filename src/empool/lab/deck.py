@@ -81,6 +81,19 @@ class Table:
     baseline: str
     rows: Mapping[str, Figure]
 
+    def error(self, pooling: str) -> float | None:
+        """Give the printed error of a pooling, if there is one."""
+        return self.rows[pooling].error if pooling in self.rows else None
+
+    def improvement(self, pooling: str) -> float | None:
+        """Give the printed improvement of a pooling, if there is one."""
+        return self.rows[pooling].improvement if pooling in self.rows else None
+
+    def improvement_over_max(self, pooling: str) -> float | None:
+        """Compute the improvement of a pooling over max from the printed errors, in percent."""
+        error, baseline = self.error(pooling), self.error("max")
+        return None if error is None or baseline is None else 100 * (1 - error / baseline)
+
 
 def comparable(data: str, model: str) -> Table | None:
     """Return the deck's table for a data set and a network, or None where the deck has none.

@@ -42,7 +42,8 @@ def evaluate(
         One record a run. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the mean of the
         probabilities of `samples` members (`empool.monte_carlo`), None for a pooling that draws nothing, whose members
         are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without p. Each has
-        "error" and "ece" in percent and "nll" in nats; what is not finite is None.
+        "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the bins of the
+        calibration error of the single pass (`Tally.reliability`), which a report takes where a run has none.
 
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.
@@ -109,7 +110,8 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
         p = schedule.parse(config.p_schedule).value(p, epochs, config.recipe.epochs)
         set_p(experiment, p)
     rules: dict[str, Scores | None] = dict.fromkeys(RULES)
-    rules["expectation"] = experiment.test(experiment.test_images)
+    tested = experiment.tally(experiment.test_images)
+    rules["expectation"] = tested.scores()
     # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
     draws = not isinstance(models.read_pooling(config.pooling), (Max, Average, type(None)))
     if draws:
@@ -130,6 +132,7 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
             name: None if scores is None else {score: finite(value) for score, value in scores._asdict().items()}
             for name, scores in rules.items()
         },
+        "calibration": tested.reliability(),
         "device": provenance.device_name(config.device),
         "versions": provenance.versions(),
         "commit": provenance.commit(),

@@ -31,8 +31,8 @@ _TEST_BATCH = 500  # images
 # loss and error, on the training images as they are and in the testing phase. Losses are mean cross entropies, which is
 # the negative log-likelihood (NLL); errors and the expected calibration error (ECE) are percentages. The training
 # columns are over the epoch's batches as they came: augmented, in the training phase. The other columns are None in
-# between.
-Row = dict[str, float | None]
+# between. After the last epoch "reliability" has the bins of the calibration error.
+Row = dict[str, Any]
 Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
 
 
@@ -143,10 +143,12 @@ class Experiment(pl.LightningModule):
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)
         test_loss, test_error, test_ece, test_top5_error = None, None, None, None
-        fitted_loss, fitted_error = None, None
+        fitted_loss, fitted_error, reliability = None, None, None
         last = diverged or epoch == epochs
         if last or epoch % math.ceil(epochs / TESTS) == 0:
-            test_loss, test_error, test_ece, test_top5_error = self.test(self.test_images)
+            tested = self.tally(self.test_images)
+            test_loss, test_error, test_ece, test_top5_error = tested.scores()
+            reliability = tested.reliability() if last else None
         if last:
             fitted_loss, fitted_error, *_ = self.test(self.batches.images)
         row: Row = {
@@ -160,6 +162,7 @@ class Experiment(pl.LightningModule):
             "test_top5_error": test_top5_error,
             "fitted_loss": fitted_loss,
             "fitted_error": fitted_error,
+            "reliability": reliability,
             "seconds": seconds,
             "test_seconds": time.perf_counter() - self.began - seconds,
         }
@@ -168,9 +171,13 @@ class Experiment(pl.LightningModule):
         if diverged:
             self.trainer.should_stop = True
 
-    @torch.no_grad()
     def test(self, images: Sized) -> Scores:
         """Score the predictions for images as they are, in the testing phase."""
+        return self.tally(images).scores()
+
+    @torch.no_grad()
+    def tally(self, images: Sized) -> Tally:
+        """Count the predictions for images as they are, in the testing phase."""
         self.network.eval()
         self.together.share_buffers(self.network)
         tally = Tally(self.num_classes, self.totals.device)
@@ -178,7 +185,7 @@ class Experiment(pl.LightningModule):
             tally.add_logits(self(batch), labels)
         self.network.train()
         tally.add_up(self.together)
-        return tally.scores()
+        return tally
 
     def plain_batches(self, images: Sized) -> Iterator[tuple[Tensor, Tensor]]:
         """Give images as they are, as the network takes them, and their labels."""

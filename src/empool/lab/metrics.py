@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,26 @@ class Tally:
         # A confidence of NaN falls into no bin, and would count as nothing.
         ece = 100 * ece if math.isfinite(nll) else math.nan
         return Scores(nll, 100 * errors, ece, 100 * errors_of_5 if self.num_classes > 5 else None)
+
+    def reliability(self) -> dict[str, list[Any]] | None:
+        """Give the bins of the calibration error: what a reliability diagram shows.
+
+        Returns:
+            Lists with an item a bin: "confidence", the mean probability of the predicted class, and "accuracy", the
+            share of right answers, both None in an empty bin; "count", its images. None if a confidence is no number.
+        """
+        confidences = torch.cat(self.calibration.confidences).double()
+        right = torch.cat(self.calibration.accuracies).double()
+        if not bool(confidences.isfinite().all()):
+            return None
+        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=confidences.device)
+        bins = torch.bucketize(confidences, edges[1:-1], right=True)
+        count, sums, hits = (torch.bincount(bins, weights, ECE_BINS).tolist() for weights in (None, confidences, right))
+
+        def means(of: list[float]) -> list[float | None]:
+            return [round(total / images, 6) if images else None for total, images in zip(of, count, strict=True)]
+
+        return {"confidence": means(sums), "accuracy": means(hits), "count": count}
 
     def add_up(self, together: Processes) -> None:
         """Take in what the other processes counted, each of its own images."""

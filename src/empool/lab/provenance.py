@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,17 @@ def commit() -> str | None:
         return f"{revision}-dirty" if _git(package, "status", "--porcelain", "--", ".") else revision
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def machine() -> str:
+    """Name the machine: its system, processor and cores."""
+    processor = platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else processor
+    return f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores"
 
 
 def _git(folder: Path, *arguments: str) -> str:

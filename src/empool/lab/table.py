@@ -13,10 +13,10 @@ import rich.table
 from rich.text import Text
 
 from empool.lab import deck
-from empool.lab.statistics import Interval, Row
+from empool.lab.statistics import BASELINE, Interval, Row
 
 NONE = "-"
-_PROBABILISTIC = ("Test NLL", "Test ECE %")
+PROBABILISTIC = ("Test NLL", "Test ECE %")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,48 @@ class Column:
         header: its heading.
         cells: one string a row.
         numeric: whether to align right.
+        values: what to sort the rows by, where the cells do not say it exactly; None comes last in either order.
     """
 
     header: str
     cells: list[str]
     numeric: bool = True
+    values: Sequence[float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table with its title."""
+
+    caption: str
+    columns: Sequence[Column]
+
+
+def numbers(header: str, values: Sequence[float | None], places: int, *, sign: bool = False) -> Column:
+    """Lay out numbers as a column, rounded to look at and exact to sort by."""
+    return Column(header, [decimals(value, places, sign=sign) for value in values], values=values)
+
+
+def bounds(intervals: Sequence[Interval | None], places: int, *, sign: bool = False) -> list[Column]:
+    """Lay out 95 % intervals as two columns."""
+    return [
+        numbers("95 % from", [interval.low if interval else None for interval in intervals], places, sign=sign),
+        numbers("to", [interval.high if interval else None for interval in intervals], places, sign=sign),
+    ]
+
+
+def poolings(spellings: Sequence[str]) -> Column:
+    """Lay out the poolings of a table's rows; they sort by method, and then by what is dropped."""
+    places = sorted({*spellings}, key=_order)
+    return Column("Pooling", list(spellings), numeric=False, values=[places.index(spelling) for spelling in spellings])
+
+
+def _order(pooling: str) -> tuple[str, float, str]:
+    method, _, rest = pooling.partition(":")
+    try:
+        return method, float(rest), rest
+    except ValueError:
+        return method, 0.0, rest
 
 
 def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Column]:
@@ -42,25 +79,35 @@ def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Colum
         beside: the deck's table to show beside ours, if it is of the same data and network.
     """
     laid_out = [
-        Column("Pooling", [row.pooling for row in rows], numeric=False),
+        poolings([row.pooling for row in rows]),
         Column("Runs", [str(row.runs) for row in rows]),
-        Column("Test error %", [decimals(row.mean, 2) for row in rows]),
-        Column("Spread", [decimals(row.spread, 2) for row in rows]),
-        Column("Best to worst", [_span(row) for row in rows]),
-        Column("Improvement over max %", [signed(row.improvement) for row in rows]),
-        Column("95 % interval", [bracketed(row.interval) for row in rows]),
-        Column("What the seeds support", [row.verdict for row in rows], numeric=False),
+        numbers("Test error %", [row.mean for row in rows], 2),
+        numbers("Spread", [row.spread for row in rows], 2),
+        Column("Best to worst", [_span(row) for row in rows], values=[row.best for row in rows]),
+        Column(
+            "Improvement over max %",
+            [decimals(row.improvement, 1, sign=True) for row in rows],
+            values=[0.0 if row.pooling == BASELINE else row.improvement for row in rows],
+        ),
+        Column(
+            "95 % interval",
+            [bracketed(row.interval) for row in rows],
+            values=[row.interval.low if row.interval else None for row in rows],
+        ),
+        Column("What the seeds support", [row.verdict for row in rows], numeric=False, values=[*map(_support, rows)]),
     ]
     # Left out where no run says them.
-    probabilistic = [[decimals(row.nll, 4) for row in rows], [decimals(row.ece, 2) for row in rows]]
-    laid_out += [
-        Column(header, cells) for header, cells in zip(_PROBABILISTIC, probabilistic, strict=True) if {*cells} != {NONE}
-    ]
+    probabilistic = [[row.nll for row in rows], [row.ece for row in rows]]
+    for header, values, places in zip(PROBABILISTIC, probabilistic, (4, 2), strict=True):
+        if {*values} != {None}:
+            laid_out.append(numbers(header, values, places))
     if beside is not None:
         figures = [beside.rows.get(row.pooling) for row in rows]
+        errors = [beside.error(row.pooling) for row in rows]
+        improvements = [beside.improvement(row.pooling) for row in rows]
         laid_out += [
-            Column("Deck error %", [printed_error(figure) for figure in figures]),
-            Column("Deck improvement %", [printed_improvement(figure) for figure in figures]),
+            Column("Deck error %", [printed_error(figure) for figure in figures], values=errors),
+            Column("Deck improvement %", [printed_improvement(figure) for figure in figures], values=improvements),
         ]
     return laid_out
 
@@ -69,14 +116,16 @@ def _span(row: Row) -> str:
     return f"{row.best:.2f}\N{EN DASH}{row.worst:.2f}" if row.runs > 1 and row.errors else NONE
 
 
-def decimals(value: float | None, places: int) -> str:
+def _support(row: Row) -> float | None:
+    """Put what the seeds support in an order: better, baseline, undecided, worse; what did not converge has none."""
+    if row.not_converged:
+        return None
+    return {"better": 0, "baseline": 1, "worse": 3}.get(row.verdict.partition(" ")[0], 2)
+
+
+def decimals(value: float | None, places: int, *, sign: bool = False) -> str:
     """Write a number with this many decimals, None as a dash."""
-    return NONE if value is None else f"{value:.{places}f}"
-
-
-def signed(value: float | None) -> str:
-    """Write an improvement with its sign and one decimal, None as a dash."""
-    return NONE if value is None else f"{value:+.1f}"
+    return NONE if value is None else f"{value:{'+' if sign else ''}.{places}f}"
 
 
 def bracketed(interval: Interval | None) -> str:
@@ -106,7 +155,7 @@ def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: st
         "What the seeds support": "Verdict",
         "Deck error %": "Deck %",
     }
-    below = [column for column in laid_out if column.header in _PROBABILISTIC]
+    below = [column for column in laid_out if column.header in PROBABILISTIC]
     first = [column for column in laid_out if column.header not in left_out and column not in below]
     tables = [rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)]
     if below:

@@ -1,0 +1,55 @@
+"use strict";
+// What the page can do beyond being read: tables that sort, and panels to choose from. Without scripts it is complete.
+
+const say = (words) => { document.querySelector("[role=status]").textContent = words; };
+
+// A cell's value is what it was rounded from, where the page gives that; else its words, or nothing if it has none.
+function value(cell, numeric) {
+  if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+  const text = cell.textContent.trim();
+  if (!numeric) return text;
+  const number = Number(text.replace("\u2212", "-").replaceAll(",", ""));
+  return text === "" || Number.isNaN(number) ? null : number;
+}
+
+// What has no value (did not converge, was not measured) stays last in either order.
+function sort(table, heading) {
+  const descending = heading.getAttribute("aria-sort") === "ascending";
+  const numeric = heading.classList.contains("number");
+  const rows = [...table.tBodies[0].rows].map((row) => [value(row.cells[heading.cellIndex], numeric), row]);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = typeof a === "number" ? a - b : a.localeCompare(b, "en");
+    return descending ? -order : order;
+  });
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  table.tBodies[0].append(...rows.map(([, row]) => row));
+  say(`Sorted by ${heading.textContent.trim()}, ${descending ? "descending" : "ascending"}`);
+}
+
+for (const table of document.querySelectorAll("table")) {
+  for (const heading of table.tHead.rows[0].cells) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => sort(table, heading));
+  }
+}
+
+for (const choice of document.querySelectorAll("fieldset")) {
+  const boxes = [...choice.querySelectorAll("input")];
+  const show = () => {
+    for (const box of boxes) document.getElementById(box.value).hidden = !box.checked;
+    say(`${boxes.filter((box) => box.checked).length} of ${boxes.length} poolings shown`);
+  };
+  choice.hidden = false;
+  choice.addEventListener("change", show);
+  for (const button of choice.querySelectorAll("button")) {
+    button.addEventListener("click", () => {
+      for (const box of boxes) box.checked = button.dataset.show === "all";
+      show();
+    });
+  }
+}

@@ -1,0 +1,70 @@
+"""A page as a test reads it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+VOID = {"meta", "link", "br", "input"}
+
+
+class Page(HTMLParser):
+    """A parsed page: elements, texts of table cells, and whether tags nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.captions: list[str] = []
+        self.exact: list[list[list[str | None]]] = []  # what each cell is sorted by
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+            self.exact.append([])
+            self.captions.append("")
+        elif tag == "tr":
+            self.tables[-1].append([])
+            self.exact[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self.exact[-1][-1].append(dict(attrs).get("data-value"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.words.append(" " if tag in ("dt", "dd", "li", "p", "th", "td") else "")
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self.open or "style" in self.open or "svg" in self.open:
+            return
+        self.words.append(data)
+        if "caption" in self.open:
+            self.captions[-1] += data.strip()
+        if "th" in self.open or "td" in self.open:
+            self.tables[-1][-1][-1] += data.strip()
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+    def table(self, caption: str) -> list[list[str]]:
+        """Return the rows of the table whose caption begins so."""
+        return self.tables[self.place(caption)]
+
+    def place(self, caption: str) -> int:
+        (place,) = (i for i, found in enumerate(self.captions) if found.startswith(caption))
+        return place
+
+    def having(self, attribute: str) -> list[str]:
+        return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]

@@ -1,0 +1,224 @@
+"""The report page in a browser: sorting, choosing, both themes, a narrow screen, paper, and no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from empool.lab.report import write_report
+from synthetic_study import RECORDS, STUDY, record, write_study
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (empool[dev])")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = os.environ.get("EMPOOL_CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: install Debian's package chromium, or say where it is in EMPOOL_CHROMIUM"
+)
+
+# Of every text that is seen: its contrast with the nearest ground that is painted behind it, by WCAG 2.2's formula.
+CONTRASTS = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = numbers(colour).map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if ((numbers(colour)[3] ?? 1) > 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    const words = texts.currentNode.textContent.trim();
+    if (!words || !element.checkVisibility() || element.closest("script, style, title, desc, .unseen")) continue;
+    const style = getComputedStyle(element);
+    const own = light(element.closest("svg") ? style.fill : style.color), behind = light(ground(element));
+    const contrast = (Math.max(own, behind) + .05) / (Math.min(own, behind) + .05);
+    found.push([contrast, `${element.tagName}: ${words.slice(0, 40)}`]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    diverged = [record("max-dropout:0.7", seed, None) for seed in range(3)]
+    return write_report(write_study(tmp_path_factory.mktemp("study"), RECORDS[:1] + diverged + RECORDS[1:], **STUDY))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        # A container's root has no sandbox; the page is ours.
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Opened:
+    """A page of its own, and what it asked for and complained of."""
+
+    def __init__(self, browser: Any, report: Path, *, width: int = 1280, **context: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 800}, **context)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(report.as_uri())
+
+    def column(self, heading: str) -> list[str]:
+        """Return the words of a column of the results."""
+        table = self.page.locator("section.results table").first
+        place = table.locator("thead th").all_inner_texts().index(heading)
+        return [row.locator("th, td").nth(place).inner_text() for row in table.locator("tbody tr").all()]
+
+    def heading(self, words: str) -> Any:
+        """Return a heading of the results' table."""
+        return self.page.locator("section.results table").first.locator("thead th", has_text=words).first
+
+
+@pytest.fixture
+def opened(browser: Any, report: Path) -> Iterator[Opened]:
+    one = Opened(browser, report)
+    yield one
+    one.context.close()
+
+
+def test_the_page_asks_for_nothing_and_complains_of_nothing(opened: Opened, report: Path) -> None:
+    for place in ("details", "thead button", "fieldset input", "fieldset button"):
+        for element in opened.page.locator(place).all():
+            element.evaluate("element => element.click()")
+    opened.page.wait_for_load_state("networkidle")
+    # The icon is an empty one of the page's own.
+    assert [url for url in opened.requests if not url.startswith("data:")] == [report.as_uri()]
+    assert opened.complaints == []
+
+
+def test_a_press_sorts_by_value_and_what_did_not_converge_stays_last(opened: Opened) -> None:
+    as_written = opened.column("Pooling")
+    heading = opened.heading("Improvement over max")
+    assert heading.get_attribute("aria-sort") is None
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    minus = "\N{MINUS SIGN}"
+    assert opened.column("Improvement over max %") == [f"{minus}66.7", f"{minus}6.5", "-", "+0.4", "+6.5", "-"]
+    assert opened.page.get_by_role("status").inner_text() == "Sorted by Improvement over max %, ascending"
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert opened.column("Improvement over max %") == ["+6.5", "+0.4", "-", f"{minus}6.5", f"{minus}66.7", "-"]
+    assert opened.column("Pooling")[-1] == "max-dropout:0.7"
+    opened.heading("What the seeds support").locator("button").click()
+    assert heading.get_attribute("aria-sort") is None
+    assert [words.partition(" ")[0] for words in opened.column("What the seeds support")[:4]] == [
+        *("better", "baseline", "not", "worse"),
+    ]
+    assert all(words.endswith("did not converge") for words in opened.column("What the seeds support")[4:])
+    opened.heading("Pooling").locator("button").click()
+    assert opened.column("Pooling") == [
+        *("average", "ensemble:0.1", "ensemble:0.3", "max", "max-dropout:0.4", "max-dropout:0.7"),
+    ]
+    assert sorted(as_written) == opened.column("Pooling")
+
+
+def test_the_keyboard_sorts_and_its_place_is_seen(opened: Opened) -> None:
+    opened.page.keyboard.press("Tab")
+    assert opened.page.evaluate("document.activeElement.textContent") == "Skip to the results"
+    opened.page.keyboard.press("Enter")
+    assert opened.page.evaluate("document.activeElement.id") == "main"
+    opened.page.keyboard.press("Tab")  # the frame that the table scrolls in
+    assert opened.page.evaluate("document.activeElement.getAttribute('role')") == "region"
+    for _ in range(3):
+        opened.page.keyboard.press("Tab")
+    focused = "getComputedStyle(document.activeElement)"
+    assert opened.page.evaluate("document.activeElement.textContent") == "Test error %"
+    assert opened.page.evaluate(f"{focused}.outlineStyle") == "solid"
+    assert float(opened.page.evaluate(f"{focused}.outlineWidth").removesuffix("px")) >= 2
+    opened.page.keyboard.press("Enter")
+    assert opened.column("Test error %") == ["14.30", "15.23", "15.30", "16.30", "25.50", "-"]
+    opened.page.keyboard.press("Space")
+    assert opened.column("Test error %") == ["25.50", "16.30", "15.30", "15.23", "14.30", "-"]
+
+
+def test_panels_are_chosen_with_the_keyboard(opened: Opened) -> None:
+    curves = opened.page.locator("section.curves")
+    panels = curves.locator(".panel:visible strong")
+    assert panels.count() == 6
+    curves.get_by_role("checkbox", name="average").focus()
+    opened.page.keyboard.press("Space")
+    assert panels.all_inner_texts() == ["max", "max-dropout:0.7", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
+    assert opened.page.get_by_role("status").inner_text() == "5 of 6 poolings shown"
+    curves.get_by_role("button", name="None").press("Enter")
+    assert panels.count() == 0
+    curves.get_by_role("button", name="All").press("Enter")
+    assert panels.count() == 6
+    assert opened.page.locator("section.calibration .panel:visible").count() == 5
+
+
+def test_without_scripts_all_is_there(browser: Any, report: Path) -> None:
+    plain = Opened(browser, report, java_script_enabled=False)
+    assert plain.page.locator("thead button").count() == 0
+    assert plain.page.locator("section.curves .panel:visible").count() == 6
+    assert plain.page.locator("fieldset:visible").count() == 0
+    assert len(plain.column("Pooling")) == 6
+    plain.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_in_both_themes(browser: Any, report: Path, scheme: str) -> None:
+    one = Opened(browser, report, color_scheme=scheme)
+    one.page.evaluate("for (const closed of document.querySelectorAll('details')) closed.open = true")
+    ground = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}[scheme]
+    found = one.page.evaluate(CONTRASTS)
+    assert len(found) > 500
+    assert [words for contrast, words in found if contrast < 4.5] == []
+    # Lines and marks take the theme's colours, too: 3:1 is enough for what is no text.
+    strokes = one.page.evaluate("""() => [...new Set([...document.querySelectorAll("section.p svg path")]
+        .map((path) => getComputedStyle(path).stroke).filter((stroke) => stroke.startsWith("rgb")))]""")
+    assert len(strokes) >= 2
+    assert not {"rgb(118, 118, 118)", "rgb(47, 127, 193)"} & set(strokes)  # those of the files
+    one.context.close()
+
+
+@pytest.mark.parametrize("width", [360, 320])
+def test_a_narrow_screen_scrolls_tables_and_not_the_page(browser: Any, report: Path, width: int) -> None:
+    one = Opened(browser, report, width=width)
+    one.page.evaluate("for (const closed of document.querySelectorAll('details')) closed.open = true")
+    assert one.page.evaluate("document.documentElement.scrollWidth") == width
+    frame = one.page.locator("section.results .scroll").first
+    assert frame.evaluate("frame => frame.scrollWidth > frame.clientWidth")
+    assert frame.get_attribute("tabindex") == "0"
+    frame.evaluate("frame => { frame.scrollLeft = 200 }")
+    first, frame_box = frame.locator("tbody th").first.bounding_box(), frame.bounding_box()
+    assert first["x"] == pytest.approx(frame_box["x"], abs=2)  # It stays in sight.
+    one.context.close()
+
+
+def test_reduced_motion_is_respected(browser: Any, report: Path) -> None:
+    behaviours = []
+    for motion in ("no-preference", "reduce"):
+        one = Opened(browser, report, reduced_motion=motion)
+        behaviours.append(one.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior"))
+        one.context.close()
+    assert behaviours == ["smooth", "auto"]
+
+
+def test_paper_is_light_and_has_no_controls(browser: Any, report: Path) -> None:
+    one = Opened(browser, report, color_scheme="dark")
+    one.page.emulate_media(media="print")
+    assert one.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert one.page.locator("nav:visible, fieldset:visible, summary:visible").count() == 0
+    assert one.page.locator("section.results table:visible").count() == 1
+    one.context.close()
