@@ -107,6 +107,9 @@ CpusPerRun = Annotated[int | None, typer.Option(min=1, help="On a Ray cluster; a
 GpusPerRun = Annotated[
     float | None, typer.Option(min=0, help="On a Ray cluster; 0.25 puts four runs on a GPU. Default: 1 on GPUs.")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the training steps; the first one then takes up to minutes.")
+]
 Jobs = Annotated[
     int,
     typer.Option(min=1, help="Runs at once on this machine, each with its share of the cores; they share a GPU."),

@@ -16,6 +16,7 @@ from empool.lab.arguments import (
     BatchSize,
     ChannelsLast,
     Choices,
+    Compile,
     CpusPerRun,
     Data,
     Device,
@@ -85,6 +86,7 @@ def compare(
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
     sync_batchnorm: SyncBatchNorm = False,
+    compile: Compile = False,
     workers: Workers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
@@ -130,6 +132,7 @@ def train(
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
     sync_batchnorm: SyncBatchNorm = False,
+    compile: Compile = False,
     workers: Workers = None,
     out: Out = None,
 ) -> None:
@@ -160,6 +163,7 @@ def reproduce(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    compile: Compile = False,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
@@ -194,6 +198,7 @@ def reproduce(
         "device": device.value,
         "precision": precision.value,
         "channels_last": channels_last,
+        "compile": compile,
         **chosen.changes,
     }
     print(f"{table.value}, protocol {name}: {chosen.summary}")
@@ -307,7 +312,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             name: arguments[name]
             for name in (
                 *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers", "sync_batchnorm"),
+                *("channels_last", "p_schedule", "workers", "sync_batchnorm", "compile"),
             )
         },
     }
@@ -347,6 +352,8 @@ def _study(
                 if together.count > 1 and where != _HERE:
                     what = "--launcher ray" if where[0] != _HERE[0] else "--jobs"
                     raise LabError(f"{what} does runs in one process each: leave out torchrun or srun")
+                if together.count > 1 and options["compile"]:
+                    raise LabError("--compile is for one process: leave out torchrun or srun")
                 if silent:  # The first process says what is wrong with the options, and fetches the data.
                     directory = together.tell(None)
                 config, data = configure(**options, say=shown.say, choose_device=place.device_named)
