@@ -7,7 +7,7 @@ SETUP := $(VENV)/.installed
 CSRC := $(wildcard src/empool/csrc/*)
 OUT ?= runs/demo
 
-.PHONY: help setup demo test test-pure check format bench audit sanitize clean
+.PHONY: help setup demo test test-pure check format docs bench audit sanitize clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,12 +37,17 @@ check: $(SETUP)  ## format, lint and type-check, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/clang-format --dry-run --Werror $(filter %.h %.cpp,$(CSRC))
 
 format: $(SETUP)  ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(filter %.h %.cpp,$(CSRC))
+
+docs: $(SETUP)  ## build the pages of docs/ as a site, in build/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "docs: build/docs/index.html"
 
 audit: $(SETUP)  ## check that the extension needs PyTorch's stable ABI alone
 	@test -e src/empool/_C.abi3.so || { echo "audit: the extension is not built"; exit 1; }

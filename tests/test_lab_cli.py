@@ -40,6 +40,29 @@ def refused(capsys, *arguments, code=1) -> str:
     return error.removeprefix("empool: error: ")
 
 
+LOADED = """
+import sys
+import empool_command
+sys.argv = ["empool", *sys.argv[1:]]
+code = empool_command.main()
+print(code, "torch" in sys.modules, file=sys.stderr)
+import empool
+assert empool.EnsembleMax(0.1).p == 0.1
+assert empool.lab.cli
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loads_torch"),
+    [(["--help"], False), (["train", "--help"], False), (["train", "--epochs", "0"], False), (["show"], True)],
+)
+def test_only_a_command_that_computes_loads_pytorch(arguments, loads_torch):
+    command = [sys.executable, "-c", LOADED, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    code = 2 if "0" in arguments else 0
+    assert run.stderr.splitlines()[-1] == f"{code} {loads_torch}"
+
+
 def test_compare_trains_reports_and_does_not_do_it_twice(images, tmp_path, capsys):
     arguments = ["compare", "--data", str(images), "--poolings", "max,ensemble:0.2,average", "--seeds", "2", *SMALL]
     assert cli.main(arguments) == 0

@@ -122,6 +122,16 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     assert not (tmp_path / "there" / ".cluster").exists()
 
 
+def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread):
+    poolings = [f"ensemble:0.{digit}" for digit in range(1, 6)]
+    start(tmp_path, cluster.Ray(nodes), poolings, Noted())
+    folders = [tmp_path / pooling.replace(":", "-") / "0" for pooling in poolings]
+    begun = [(folder / "config.json").stat().st_mtime_ns for folder in folders]
+    ended = [(folder / "result.json").stat().st_mtime_ns for folder in folders]
+    on = [sum(b <= moment < e for b, e in zip(begun, ended, strict=True)) for moment in begun]
+    assert max(on) == 2
+
+
 @pytest.mark.parametrize(("fatal", "final"), [("SIGKILL", "SIGINT"), ("SIGTERM", "SIGTERM")])
 def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, fatal, final):
     poolings = ["max", "ensemble:0.2"]

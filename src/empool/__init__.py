@@ -43,6 +43,13 @@ from empool.pooling import layer, pooling
 
 if TYPE_CHECKING:
     from empool import models
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        if name == "models":  # Whoever wants a pooling layer alone does not wait for networks.
+            return importlib.import_module("empool.models")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Average",
@@ -79,9 +86,3 @@ __all__ = [
     "pooling",
     "set_p",
 ]
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name == "models":  # Whoever wants a pooling layer alone does not wait for networks.
-        return importlib.import_module("empool.models")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

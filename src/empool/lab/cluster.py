@@ -216,10 +216,8 @@ class _Words(Words):
 
     def say(self, *words: object) -> None:
         """Say it, if there is anyone to hear."""
-        from ray.exceptions import RayError
-
-        with contextlib.suppress(RayError):
-            self.queue.put_nowait((self.number, *words))
+        # Not the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits to another.
+        self.queue.actor.put_nowait.remote((self.number, *words))
 
 
 _SHARE = "--out must be a folder that all nodes share, at one path"

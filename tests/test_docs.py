@@ -1,0 +1,96 @@
+"""What the pages show works: their Python runs, their commands are understood, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+
+from empool.lab.commands import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]
+PAGES += sorted(path for folder in ("docs", "results", "examples") for path in (ROOT / folder).rglob("*.md"))
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+NEEDS_TIMM = "torchvision.models"
+
+
+def blocks(page: str) -> list[str]:
+    """Find a page's Python, in its order."""
+    return re.findall(r"^```python\n(.*?)^```", TEXTS[page], flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    """Find a page's commands, those that start a line."""
+    text = re.sub(r"\\\n\s*", "", TEXTS[page])
+    found = re.findall(r"^\s*(?:\$ |srun \S+ |srun )?(empool [a-z].*)$", text, flags=re.MULTILINE)
+    return [re.split(r"\s+[#>]", line)[0] for line in found]
+
+
+def run(page: str, some: list[str]) -> dict[str, object]:
+    torch.manual_seed(0)
+    names: dict[str, object] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporters warn of their own workings, differently in each version.
+        for block in some:
+            exec(compile(block, page, "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if blocks(page)])
+def test_the_python_of_a_page_runs_from_its_top(page):
+    names = run(page, [block for block in blocks(page) if NEEDS_TIMM not in block])
+    torch._dynamo.reset()
+    if page == "README.md":
+        assert names["probs"].shape == names["once"].shape == (4, 10)
+        assert (names["mutual_information"] >= 0).all()
+
+
+def test_what_a_page_says_is_printed_is_printed(capsys):
+    """An indented block right after Python is its output."""
+    page = "docs/ranks.md"
+    (shown,) = re.findall(r"^```\n\n((?:    .*\n)+)", TEXTS[page], flags=re.MULTILINE)
+    run(page, blocks(page)[:1])
+    assert capsys.readouterr().out == re.sub("^    ", "", shown, flags=re.MULTILINE)
+
+
+def test_the_example_of_other_libraries_networks_runs(timm, capsys):
+    (block,) = [block for block in blocks("README.md") if NEEDS_TIMM in block]
+    names = run("README.md", ["import empool\n" + block])
+    assert "maxpool" in capsys.readouterr().out
+    assert len(names["replaced"]) > 4
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if commands(page)])
+def test_the_commands_of_a_page_are_understood(page):
+    group = typer.main.get_command(app)
+    for line in commands(page):
+        _, name, *arguments = shlex.split(line)
+        if "..." not in arguments:
+            group.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_the_links_of_a_page_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXTS[page])
+    missing = [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()]
+    assert missing == []
+
+
+def test_the_architecture_names_every_file():
+    page = TEXTS["docs/architecture.md"]
+    core = {path.name for path in (ROOT / "src/empool").glob("*.py")} - {"__init__.py", "_version.py"}
+    assert sorted(name for name in core if name not in page) == []
+    lab = {path.stem for path in (ROOT / "src/empool/lab").glob("*.py")} - {"__init__"}
+    section = page[page.index("## The lab") :]
+    assert sorted(name for name in lab if not re.search(rf"\b{name}\b", section)) == []
