@@ -26,7 +26,7 @@ from empool.lab.progress import Lines
 from test_lab_survival import child, commanded, outcome, rows, weights
 
 POOLINGS = ("max", "ensemble:0.3", "average")
-EPOCHS = 12
+EPOCHS = 30  # So many that none is done before a signal that the first ones bring about.
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,7 @@ def test_a_full_disk_arrives_as_such_from_below_what_pytorch_makes_of_it():
 
 
 def at_second_epoch(act):
-    """Act once when a run has done two epochs, in the process of the study, from which its own are forked.
+    """Act once when the run of max has done two epochs, in the process of the study, from which its own are forked.
 
     That is what starts them soonest; it works in a process that has computed nothing.
     """
@@ -181,7 +181,7 @@ def at_second_epoch(act):
 
     def advanced(self, config, epochs, row):
         following(self, config, epochs, row)
-        if row is not None and epochs == 2 and not acted:
+        if row is not None and (config.pooling, epochs) == ("max", 2) and not acted:
             acted.append(True)
             act()
 
@@ -225,7 +225,7 @@ def test_the_command_does_runs_at_once_and_ends_by_sigterm_with_143(tmp_path):
         f"empool {' '.join(arguments)}"
     )
     assert "Traceback" not in said
-    assert {path.parent.name for path in tmp_path.glob("study/*/0")} == {"max", "average"}
+    assert (tmp_path / "study/max/0/last.ckpt").exists()
 
 
 def die_and_name_children(path):
