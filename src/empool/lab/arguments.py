@@ -91,8 +91,8 @@ Where = Annotated[
     Launcher,
     typer.Option(
         "--launcher",
-        help="Where runs go: one after another on this machine, or as tasks of a Ray cluster (empool[ray]), whose "
-        "nodes must all see the folder of --out, and that of --data if its images are streamed, at the same path.",
+        help="Where runs go: to this machine, or as tasks to a Ray cluster (empool[ray]), whose nodes must all see the "
+        "folder of --out, and that of --data if its images are streamed, at the same path.",
     ),
 ]
 Address = Annotated[
@@ -106,5 +106,12 @@ Address = Annotated[
 CpusPerRun = Annotated[int | None, typer.Option(min=1, help="On a Ray cluster; also PyTorch's threads. Default: 1.")]
 GpusPerRun = Annotated[
     float | None, typer.Option(min=0, help="On a Ray cluster; 0.25 puts four runs on a GPU. Default: 1 on GPUs.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the training steps; the first one then takes up to minutes.")
+]
+Jobs = Annotated[
+    int,
+    typer.Option(min=1, help="Runs at once on this machine, each with its share of the cores; they share a GPU."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]

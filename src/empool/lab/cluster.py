@@ -21,16 +21,15 @@ from empool.lab import signals
 from empool.lab.checkpoint import first_line
 from empool.lab.data import Data
 from empool.lab.errors import LabError
-from empool.lab.experiment import Row
 from empool.lab.files import read_json, write_text
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.training import fit
+from empool.lab.words import Words, named
 
 RETRIES = 3  # times that a run is taken up again after its worker, or the worker's node, died
 _ANSWER = 5.0  # seconds in which a cluster answers
 _POLL = 0.2  # seconds between two looks at what the workers say
-_SAY = 0.5  # seconds between two words of a worker within an epoch
 _CANCEL = 15.0  # seconds that cancelled runs have to end by themselves
 _APPEAR = 15.0  # seconds that a file system may take to show a file that another node wrote
 _SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the frame with which HTTP/2 opens; its type is byte 3 (RFC 9113)
@@ -119,9 +118,9 @@ class Ray:
         pending: dict[Any, RunConfig] = {}
         try:
             for number, config in enumerate(runs):
-                named = task.options(name=f"empool: {_named(config)}")
+                place = task.options(name=f"empool: {named(config)}")
                 said = _Words(words, number)
-                pending[named.remote(config, shared, directory, os.getcwd(), self.cpus, token, said)] = config
+                pending[place.remote(config, shared, directory, os.getcwd(), self.cpus, token, said)] = config
             while pending:
                 ready, _ = self.ray.wait(list(pending), num_returns=1, timeout=_POLL)
                 self._listen(words, runs, progress)
@@ -132,7 +131,7 @@ class Ray:
                     record = self._record(reference, config, directory)
                     del pending[reference]
                     if isinstance(record, str):
-                        lost.append(f"{_named(config)}: {record}")
+                        lost.append(f"{named(config)}: {record}")
                         progress.say(lost[-1])
                         continue
                     progress.finished(config, record)
@@ -160,14 +159,14 @@ class Ray:
             config = runs[number]
             key = config.pooling, config.seed
             if what == "said":
-                progress.say(f"{_named(config)}: {rest[0]}")
+                progress.say(f"{named(config)}: {rest[0]}")
                 continue
             if what == "advanced":
                 progress.advanced(config, *rest)
                 continue
             if key in self.places:
                 node, process = self.places[key]
-                progress.say(f"{_named(config)}: process {process} on {node} died; the run goes on in another")
+                progress.say(f"{named(config)}: process {process} on {node} died; the run goes on in another")
             self.places[key] = rest[0], rest[1]
             progress.started(config)
 
@@ -203,7 +202,7 @@ class Ray:
             self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
 
 
-class _Words:
+class _Words(Words):
     """Tells the process of the study how far a run is, from a worker.
 
     Args:
@@ -212,18 +211,13 @@ class _Words:
     """
 
     def __init__(self, queue: Any, number: int) -> None:
-        self.queue, self.number, self.said = queue, number, 0.0
+        super().__init__()
+        self.queue, self.number = queue, number
 
     def say(self, *words: object) -> None:
         """Say it, if there is anyone to hear."""
         # Not the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits to another.
         self.queue.actor.put_nowait.remote((self.number, *words))
-
-    def __call__(self, epochs: float, row: Row | None) -> None:
-        now = time.monotonic()
-        if row is not None or now - self.said > _SAY:
-            self.said = now
-            self.say("advanced", epochs, row)
 
 
 _SHARE = "--out must be a folder that all nodes share, at one path"
@@ -337,10 +331,6 @@ def _knock(address: str) -> None:
             f"no Ray cluster answers at {address} ({error}): give the address that `ray start --head` showed, "
             "on a machine that has joined the cluster"
         ) from None
-
-
-def _named(config: RunConfig) -> str:
-    return f"{config.pooling}, seed {config.seed}"
 
 
 def _last_line(error: Exception) -> str:

@@ -16,12 +16,14 @@ from empool.lab.arguments import (
     BatchSize,
     ChannelsLast,
     Choices,
+    Compile,
     CpusPerRun,
     Data,
     Device,
     Epochs,
     GpusPerRun,
     InPrecision,
+    Jobs,
     Launcher,
     Model,
     OnDevice,
@@ -45,7 +47,7 @@ app = typer.Typer(
 )
 
 
-_HERE = ("local", None, None, None)
+_HERE = ("local", None, None, None, 1)
 
 
 def _version(wanted: bool) -> None:
@@ -84,11 +86,13 @@ def compare(
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
     sync_batchnorm: SyncBatchNorm = False,
+    compile: Compile = False,
     workers: Workers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
     gpus_per_run: GpusPerRun = None,
+    jobs: Jobs = 1,
     out: Out = None,
 ) -> None:
     """Train a network with each pooling and several seeds; show test errors and improvement over max.
@@ -96,7 +100,7 @@ def compare(
     A study that is started again does what is missing.
     """
     options = _options(locals())
-    where = (launcher.value, address, cpus_per_run, gpus_per_run)
+    where = (launcher.value, address, cpus_per_run, gpus_per_run, jobs)
     directory, records = _study(context.obj, options, poolings, range(seeds), where, out)
 
     from rich.console import Console
@@ -128,6 +132,7 @@ def train(
     channels_last: ChannelsLast = True,
     p_schedule: PSchedule = "constant",
     sync_batchnorm: SyncBatchNorm = False,
+    compile: Compile = False,
     workers: Workers = None,
     out: Out = None,
 ) -> None:
@@ -158,10 +163,12 @@ def reproduce(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    compile: Compile = False,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
     gpus_per_run: GpusPerRun = None,
+    jobs: Jobs = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the studies. Default: runs/TABLE-PROTOCOL.")] = None,
 ) -> None:
     """Train what a table of the deck compares, and report it beside the deck's figures.
@@ -176,7 +183,7 @@ def reproduce(
 
     if processes.started().count > 1:
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
-    where = (launcher.value, address, cpus_per_run, gpus_per_run)
+    where = (launcher.value, address, cpus_per_run, gpus_per_run, jobs)
     name = protocol
     if name is None:
         with launcher_named(*where) as place:
@@ -191,6 +198,7 @@ def reproduce(
         "device": device.value,
         "precision": precision.value,
         "channels_last": channels_last,
+        "compile": compile,
         **chosen.changes,
     }
     print(f"{table.value}, protocol {name}: {chosen.summary}")
@@ -304,7 +312,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             name: arguments[name]
             for name in (
                 *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers", "sync_batchnorm"),
+                *("channels_last", "p_schedule", "workers", "sync_batchnorm", "compile"),
             )
         },
     }
@@ -315,7 +323,7 @@ def _study(
     options: dict[str, Any],
     poolings: str | None,
     seeds: Sequence[int],
-    where: tuple[str, str | None, int | None, float | None],
+    where: tuple[str, str | None, int | None, float | None, int],
     out: Path | None,
     resume: bool | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
@@ -324,13 +332,15 @@ def _study(
     `where` is what `empool.lab.launch.launcher` takes. With `resume` given, the one run is refused if it was begun and
     `resume` is False, or the other way round.
     """
-    from empool.lab import processes, signals
+    from empool.lab import parallel, processes, signals
     from empool.lab.progress import Lines, progress
 
     directory, folder = out, None
     silent = processes.started().rank > 0
     with Lines(io.StringIO()) if silent else progress() as shown, signals.raised():
         try:
+            if where[-1] > 1:
+                parallel.warm_up(options["device"])
             from empool.lab import study
             from empool.lab.launch import follow, launcher
             from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
@@ -339,8 +349,11 @@ def _study(
 
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
             with launcher(*where) as place, processes.joined() as together:
-                if together.count > 1 and where[0] != _HERE[0]:
-                    raise LabError("--launcher ray does runs in one process each: leave out torchrun or srun")
+                if together.count > 1 and where != _HERE:
+                    what = "--launcher ray" if where[0] != _HERE[0] else "--jobs"
+                    raise LabError(f"{what} does runs in one process each: leave out torchrun or srun")
+                if together.count > 1 and options["compile"]:
+                    raise LabError("--compile is for one process: leave out torchrun or srun")
                 if silent:  # The first process says what is wrong with the options, and fetches the data.
                     directory = together.tell(None)
                 config, data = configure(**options, say=shown.say, choose_device=place.device_named)

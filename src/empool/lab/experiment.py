@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sized
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from empool import models
-from empool.lab import augment, processes
+from empool.lab import augment, compilation, processes
 from empool.lab.augment import Normaliser
 from empool.lab.batches import Batches
 from empool.lab.data import Data, DataSet, Split
@@ -55,6 +56,8 @@ class Experiment(pl.LightningModule):
         self.network = network
         if config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
+        if config.compile:
+            compilation.compile_(network, config.device)
         self.watch = watch
         self.together = processes.connected()
         self.history: list[Row] = []
@@ -209,7 +212,10 @@ class Experiment(pl.LightningModule):
         if not self.config.channels_last:
             images = images.contiguous()
         half = self.config.precision == "bfloat16"
-        with torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
+        # Other sizes, and the testing phase, would each be compiled anew.
+        compiled = self.network.training and len(images) == self.config.recipe.batch_size
+        stance = compilation.stance(compiled) if self.config.compile else nullcontext()
+        with stance, torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
             logits: Tensor = self.network(images)
         return logits.float()
 

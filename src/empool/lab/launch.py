@@ -11,6 +11,7 @@ from empool.lab import options, processes
 from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.experiment import Row
+from empool.lab.parallel import Parallel
 from empool.lab.processes import Processes
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
@@ -77,17 +78,26 @@ def follow(data: Data, directory: Path, together: Processes) -> None:
         fit(config, data, directory)
 
 
-def launcher(name: str, address: str | None, cpus: int | None, gpus: float | None) -> Launcher:
-    """Make "local" or "ray"; the rest is for `empool.lab.cluster.Ray`, None standing for its defaults.
+def launcher(name: str, address: str | None, cpus: int | None, gpus: float | None, jobs: int = 1) -> Launcher:
+    """Make "local" or "ray".
+
+    Args:
+        name: of the two.
+        address: for `empool.lab.cluster.Ray`, as are the next two; None stands for its defaults.
+        cpus: that a run takes.
+        gpus: that a run takes.
+        jobs: runs that "local" does at once.
 
     Raises:
-        LabError: for an argument that "local" would have to ignore, or a cluster that cannot be joined.
+        LabError: for an argument that the launcher would have to ignore, or a cluster that cannot be joined.
     """
     if name == "ray":
+        if jobs > 1:
+            raise LabError("--jobs is for --launcher local: a cluster does as many runs at once as it has room for")
         from empool.lab.cluster import Ray
 
         return Ray(address, cpus or 1, gpus)
     for option, given in (("--address", address), ("--cpus-per-run", cpus), ("--gpus-per-run", gpus)):
         if given is not None:
             raise LabError(f"{option} is for --launcher ray")
-    return Local()
+    return Parallel(jobs) if jobs > 1 else Local()

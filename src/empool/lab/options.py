@@ -58,6 +58,7 @@ def configure(
     p_schedule: str = "constant",
     workers: int | None = None,
     sync_batchnorm: bool = False,
+    compile: bool = False,
     say: Callable[[str], None],
     choose_device: Callable[[str], str] | None = None,
 ) -> tuple[RunConfig, Data]:
@@ -77,6 +78,7 @@ def configure(
         channels_last: memory format.
         p_schedule: spelling of a schedule of p.
         sync_batchnorm: normalise over the whole batch where several processes share it.
+        compile: the training steps.
         workers: processes that read and decode images, for networks whose images are not in memory; None: by cores.
         say: takes a line on what takes time.
         choose_device: says what `device` stands for where the runs go; None: `device_named`, on this machine.
@@ -119,7 +121,10 @@ def configure(
         device=device,
         p_schedule=_p_schedule(p_schedule, recipe.epochs),
         sync_batchnorm=sync_batchnorm,
+        compile=compile,
     )
+    if compile and config.p_schedule != RunConfig.p_schedule:
+        raise LabError(f"--compile is for a constant p: each value that {p_schedule} gives it would be compiled anew")
     try_out(config, loaded)
     return config, loaded
 

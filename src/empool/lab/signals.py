@@ -76,12 +76,19 @@ def kept() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handler: _Handler) -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C, as processes that are started in the context will: the terminal sends it to them too."""
+    with _handled(signal.SIG_IGN, signal.SIGINT):
+        yield
+
+
+@contextmanager
+def _handled(handler: _Handler, number: int = signal.SIGTERM) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # No other can have handlers.
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+    before = signal.signal(number, signal.SIG_DFL if handler is None else handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        signal.signal(number, signal.SIG_DFL if before is None else before)

@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from empool import models
-from empool.lab import processes, provenance, signals
+from empool.lab import compilation, processes, provenance, signals
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data
 from empool.lab.errors import LabError
@@ -144,6 +144,8 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
         warnings.simplefilter("ignore", PossibleUserWarning)  # Advice on data loader workers and devices left unused.
         # Lightning's own use of what PyTorch deprecates; delete when lightning > 2.6 is required.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        # PyTorch's compiler asks for the gradient of every input of what it compiles.
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
         ending = _EndTogether(together, term)
         trainer = pl.Trainer(
             accelerator="gpu" if experiment.config.device == "cuda" else "cpu",
@@ -173,6 +175,8 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
         except RuntimeError as error:
+            if experiment.config.compile and (refused := compilation.refusal(error, experiment.config.model)):
+                raise refused from error
             if not first_line(error).startswith("DataLoader worker"):
                 raise
             raise LabError(

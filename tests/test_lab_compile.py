@@ -1,0 +1,137 @@
+"""Compiled training: the same files, resumable bit for bit, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+
+import pytest
+import torch
+
+import tiny_data
+from empool import models
+from empool.lab import cli, compilation, study
+from empool.lab.errors import LabError
+from empool.lab.experiment import make_experiment
+from empool.lab.run import difference
+from empool.lab.training import fit
+from test_lab_training import interrupt_after, outcome, weights
+
+pytestmark = [
+    # Raised by PyTorch's own compiler.
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:isinstance.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Trace as ever, but generate no code, which takes longest."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def config(pooling="ensemble:0.3", **changes):
+    small = tiny_data.config(pooling, compile=True)
+    return dataclasses.replace(small, recipe=dataclasses.replace(small.recipe, width=4, **changes))
+
+
+def graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_a_compiled_run_that_is_interrupted_ends_as_if_it_had_not_been(tmp_path):
+    run = config(dropout=0.2)
+    whole = fit(run, tiny_data.data_set(), tmp_path / "whole")
+    assert graphs() == 1  # Of whole batches of training: neither the last batch, which is smaller, nor the tests.
+    torch._dynamo.reset()  # As in another process.
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, tiny_data.data_set(), tmp_path / "cut", interrupt_after(1))
+    torch._dynamo.reset()
+    assert outcome(fit(run, tiny_data.data_set(), tmp_path / "cut")) == outcome(whole)
+    ours, theirs = (weights(run.folder(tmp_path / name)) for name in ("cut", "whole"))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_compiled_run_is_trained_as_another_but_for_rounding_and_names_the_same_weights(tmp_path, traced):
+    run = config("max")  # It draws nothing.
+    fit(run, tiny_data.data_set(), tmp_path / "compiled")
+    assert graphs() == 1
+    plain = dataclasses.replace(run, compile=False)
+    fit(plain, tiny_data.data_set(), tmp_path / "plain")
+    ours, theirs = (weights(run.folder(tmp_path / name))["weights"] for name in ("compiled", "plain"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert list(ours) == list(theirs)
+
+
+def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
+    recipe = dataclasses.replace(models.network("stochastic_depth:14").recipe, batch_size=16, augment="none")
+    run = tiny_data.config(model="stochastic_depth:14", recipe=recipe, compile=True)
+    experiment = make_experiment(run, tiny_data.data_set(), lambda epochs, row: None)
+    images = torch.randn(16, 1, 8, 8)
+    for _ in range(20):
+        experiment(images).sum().backward()
+    different = 5  # of six blocks: the first two are alike
+    assert graphs() == different
+    experiment.network.eval()
+    logits = experiment(images)
+    assert graphs() == different
+    plain = make_experiment(dataclasses.replace(run, compile=False), tiny_data.data_set(), lambda epochs, row: None)
+    plain.load_state_dict(experiment.state_dict())
+    plain.network.eval()
+    torch.testing.assert_close(logits, plain(images), rtol=0, atol=0)
+
+
+def test_compilation_is_part_of_the_configuration_and_was_off_before_there_was_any():
+    before = config().settings()
+    del before["compile"]
+    assert difference(config().settings(), before) == "compile = False, not True"
+    assert difference(dataclasses.replace(config(), compile=False).settings(), before) is None
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    with pytest.raises(LabError) as caught:
+        fit(config(), tiny_data.data_set(), tmp_path)
+    assert str(caught.value).startswith("--compile: PyTorch cannot compile cnn here (")
+    assert str(caught.value).endswith(" Leave --compile out, or install what is missing")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_those_of_the_compiler():
+    assert compilation.refusal(RuntimeError("something else"), "cnn") is None
+
+
+def test_a_scheduled_p_is_refused(capsys, tmp_path):
+    arguments = ["compare", "--compile", "--p-schedule", "anneal:0", "--device", "cpu", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "empool: error: --compile is for a constant p: each value that anneal:0 gives it would be compiled anew"
+    )
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_the_commands_pass_it_on(command, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def run(directory, runs, *_):
+        (tmp_path / "runs.json").write_text(json.dumps([config.compile for config in runs]))
+        raise Stop
+
+    monkeypatch.setattr(study, "run", run)
+    with pytest.raises(Stop):
+        cli.main([command, "--compile", "--device", "cpu", "--out", str(tmp_path)])
+    assert set(json.loads((tmp_path / "runs.json").read_text())) == {True}
