@@ -38,6 +38,14 @@ class Launcher(str, enum.Enum):
     ray = "ray"
 
 
+class Logger(str, enum.Enum):
+    """An experiment tracker."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
+
+
 Data = Annotated[
     str,
     typer.Option(
@@ -106,5 +114,18 @@ Address = Annotated[
 CpusPerRun = Annotated[int | None, typer.Option(min=1, help="On a Ray cluster; also PyTorch's threads. Default: 1.")]
 GpusPerRun = Annotated[
     float | None, typer.Option(min=0, help="On a Ray cluster; 0.25 puts four runs on a GPU. Default: 1 on GPUs.")
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Algorithms alone that repeat a run bit for bit, on a GPU too; slower there."),
+]
+Loggers = Annotated[
+    list[Logger] | None,
+    typer.Option(
+        "--logger",
+        help="Also log to TensorBoard (into the folders of the runs), MLflow (to DIR/mlflow.db, or "
+        "MLFLOW_TRACKING_URI) or Weights & Biases (offline unless logged in); may be given several times. Each needs "
+        "the extra of its name.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]

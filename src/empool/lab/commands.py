@@ -18,11 +18,14 @@ from empool.lab.arguments import (
     Choices,
     CpusPerRun,
     Data,
+    Deterministic,
     Device,
     Epochs,
     GpusPerRun,
     InPrecision,
     Launcher,
+    Logger,
+    Loggers,
     Model,
     OnDevice,
     Out,
@@ -85,6 +88,8 @@ def compare(
     p_schedule: PSchedule = "constant",
     sync_batchnorm: SyncBatchNorm = False,
     workers: Workers = None,
+    deterministic: Deterministic = False,
+    logger: Loggers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
@@ -97,7 +102,7 @@ def compare(
     """
     options = _options(locals())
     where = (launcher.value, address, cpus_per_run, gpus_per_run)
-    directory, records = _study(context.obj, options, poolings, range(seeds), where, out)
+    directory, records = _study(context.obj, options, poolings, range(seeds), where, out, logger)
 
     from rich.console import Console
 
@@ -129,11 +134,13 @@ def train(
     p_schedule: PSchedule = "constant",
     sync_batchnorm: SyncBatchNorm = False,
     workers: Workers = None,
+    deterministic: Deterministic = False,
+    logger: Loggers = None,
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
     options = _options(locals())
-    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, resume=resume)
+    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, logger, resume=resume)
 
     from empool.lab.options import poolings as read_poolings
 
@@ -158,6 +165,8 @@ def reproduce(
     device: OnDevice = Device.auto,
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
+    deterministic: Deterministic = False,
+    logger: Loggers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
@@ -191,6 +200,7 @@ def reproduce(
         "device": device.value,
         "precision": precision.value,
         "channels_last": channels_last,
+        "deterministic": deterministic,
         **chosen.changes,
     }
     print(f"{table.value}, protocol {name}: {chosen.summary}")
@@ -199,7 +209,8 @@ def reproduce(
         for part in chosen.parts:
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
             poolings = ",".join(part.poolings)
-            _study(context.obj, {**options, "model": part.model}, poolings, range(count), where, folder)
+            own = {**options, "model": part.model}
+            _study(context.obj, own, poolings, range(count), where, folder, logger)
             pages[part.model] = write_report(folder)
     for model, page in pages.items():
         print(f"report of {model}: {page}")
@@ -304,7 +315,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             name: arguments[name]
             for name in (
                 *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers", "sync_batchnorm"),
+                *("channels_last", "p_schedule", "workers", "sync_batchnorm", "deterministic"),
             )
         },
     }
@@ -317,6 +328,7 @@ def _study(
     seeds: Sequence[int],
     where: tuple[str, str | None, int | None, float | None],
     out: Path | None,
+    loggers: Sequence[Logger] | None,
     resume: bool | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Do the runs that are missing, and return the study's folder and all its records.
@@ -331,12 +343,14 @@ def _study(
     silent = processes.started().rank > 0
     with Lines(io.StringIO()) if silent else progress() as shown, signals.raised():
         try:
+            from empool.lab import loggers as trackers
             from empool.lab import study
             from empool.lab.launch import follow, launcher
             from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
+            told = trackers.named([logger.value for logger in loggers or []])
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
             with launcher(*where) as place, processes.joined() as together:
                 if together.count > 1 and where[0] != _HERE[0]:
@@ -357,7 +371,7 @@ def _study(
                     folder = runs[0].folder(directory)
                     _check_resume(folder, resume)
                 together.tell(directory)
-                return directory, study.run(directory, runs, data, place, shown, command)
+                return directory, study.run(directory, runs, data, place, shown, command, told)
         except KeyboardInterrupt as stopped:
             kept = f" in {directory}" if directory else ""
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"

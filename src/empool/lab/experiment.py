@@ -161,6 +161,7 @@ class Experiment(pl.LightningModule):
             "fitted_loss": fitted_loss,
             "fitted_error": fitted_error,
             "seconds": seconds,
+            "images_per_second": images_seen / seconds,
             "test_seconds": time.perf_counter() - self.began - seconds,
         }
         self.history.append(row)

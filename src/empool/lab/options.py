@@ -58,6 +58,7 @@ def configure(
     p_schedule: str = "constant",
     workers: int | None = None,
     sync_batchnorm: bool = False,
+    deterministic: bool = False,
     say: Callable[[str], None],
     choose_device: Callable[[str], str] | None = None,
 ) -> tuple[RunConfig, Data]:
@@ -77,6 +78,7 @@ def configure(
         channels_last: memory format.
         p_schedule: spelling of a schedule of p.
         sync_batchnorm: normalise over the whole batch where several processes share it.
+        deterministic: refuse algorithms that give other bits each time.
         workers: processes that read and decode images, for networks whose images are not in memory; None: by cores.
         say: takes a line on what takes time.
         choose_device: says what `device` stands for where the runs go; None: `device_named`, on this machine.
@@ -119,6 +121,7 @@ def configure(
         device=device,
         p_schedule=_p_schedule(p_schedule, recipe.epochs),
         sync_batchnorm=sync_batchnorm,
+        deterministic=deterministic,
     )
     try_out(config, loaded)
     return config, loaded
