@@ -25,7 +25,8 @@ from empool.lab.progress import Lines
 from empool.lab.run import results
 
 EPOCHS = 40  # of a run that something happens to
-TIMES = ("seconds", "images_per_second", "commit")  # A commit made while the tests run is no difference.
+# A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.
+TIMES = ("seconds", "images_per_second", "commit", "environment")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,12 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     arguments = ["compare", "--data", "shapes", "--poolings", "max,ensemble:0.2", "--seeds", "1", "--epochs", "2"]
     arguments += ["--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
     capfd.readouterr()
-    assert cli.main([*arguments, "--launcher", "ray", "--address", nodes, "--out", "there"]) == 0
+    assert (
+        cli.main([*arguments, "--launcher", "ray", "--address", nodes, "--logger", "tensorboard", "--out", "there"])
+        == 0
+    )
+    for pooling in ("max", "ensemble-0.2"):
+        assert len(list((tmp_path / "there" / pooling / "0").glob("events.*"))) == 1
     said = capfd.readouterr().err.splitlines()
     assert said[-3] == "2 runs"
     assert {line.partition(":")[0] for line in said[-2:]} <= {

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli, loggers, study
+from empool.lab import cli, loggers, study, trackers
 from empool.lab.errors import LabError
 from empool.lab.launch import Local
 from empool.lab.loggers import Loggers, named
@@ -49,7 +49,7 @@ def empty_database(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _copied_database(empty_database, monkeypatch):
-    client = loggers._client
+    client = trackers.client
 
     def with_tables(uri):
         path = Path(uri.removeprefix("sqlite:///"))
@@ -57,7 +57,7 @@ def _copied_database(empty_database, monkeypatch):
             shutil.copy(empty_database, path)
         return client(uri)
 
-    monkeypatch.setattr(loggers, "_client", with_tables)
+    monkeypatch.setattr(trackers, "client", with_tables)
 
 
 def started(directory, names, config=None, watch=lambda epochs, row: None, say=None):
@@ -110,7 +110,7 @@ def close(shown, written):
 def mlflow_run(directory, uri=None):
     """Read the only run of the only experiment that MLflow has."""
     pytest.importorskip("mlflow")
-    client = loggers._client(uri or f"sqlite:///{directory / 'mlflow.db'}")
+    client = trackers.client(uri or f"sqlite:///{directory / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(directory.name)
     (run,) = client.search_runs([experiment.experiment_id])
     return client, run
@@ -233,7 +233,7 @@ def test_loggers_change_neither_a_bit_nor_the_configuration(tmp_path):
 
 def test_a_logger_that_fails_does_not_end_the_run_and_catches_up(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    log, failures = loggers.TensorBoardLogger.log_metrics, []
+    log, failures = trackers.TensorBoardLogger.log_metrics, []
 
     def fail(self, metrics, step=None):
         if step == 2 and len(failures) < 2:
@@ -241,7 +241,7 @@ def test_a_logger_that_fails_does_not_end_the_run_and_catches_up(tmp_path, monke
             raise RuntimeError("no answer\nfor long")
         log(self, metrics, step)
 
-    monkeypatch.setattr(loggers.TensorBoardLogger, "log_metrics", fail)
+    monkeypatch.setattr(trackers.TensorBoardLogger, "log_metrics", fail)
     said = []
     started(tmp_path, ["tensorboard"], tiny_data.config(epochs=5), say=said)
     assert failures == [2, 2]
@@ -387,7 +387,7 @@ def test_commands_take_several_loggers(tmp_path):
     assert cli.main([*arguments, "--logger", "tensorboard", "--logger", "mlflow"]) == 0
     for pooling in ("max", "average"):
         close(scalars(tensorboard(tmp_path / "study", pooling), ROW), metrics(tmp_path / "study", pooling))
-    client = loggers._client(f"sqlite:///{tmp_path / 'study' / 'mlflow.db'}")
+    client = trackers.client(f"sqlite:///{tmp_path / 'study' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("study")
     assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"max/0", "average/0"}
     assert "logger" not in (tmp_path / "study" / "study.json").read_text().partition('"configuration"')[2]

@@ -60,7 +60,7 @@ def run(
             _gather(directory)
             if missing:
                 loggers.prepare(directory)
-            progress.begin(runs, results(directory))
+            progress.begin(runs, results(directory), len(data.train))
             try:
                 for _ in launcher.launch(missing, data, directory, progress, loggers):
                     _gather(directory)
