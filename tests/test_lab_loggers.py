@@ -66,7 +66,9 @@ def started(directory, names, config=None, watch=lambda epochs, row: None, say=N
     directory.mkdir(exist_ok=True)
     told.prepare(directory)
     said = [] if say is None else say
-    return fit(config or tiny_data.config(), tiny_data.data_set(), directory, watch, said.append, told)
+    record = fit(config or tiny_data.config(), tiny_data.data_set(), directory, watch, said.append, told)
+    assert say is not None or said == []
+    return record
 
 
 def cut(directory, names, config, epochs):

@@ -199,8 +199,8 @@ def test_the_record_describes_the_machine_and_names_neither_it_nor_its_user(tmp_
     assert machine["gpus"] == []
     assert machine["system"].startswith(platform.system())
     assert record["environment"]["OMP_NUM_THREADS"] == "2"
-    assert set(record["seeds"]) == {"weights", "order, epoch 1", "draws, epoch 1"}
-    assert record["seeds"]["draws, epoch 1"] == derived_seed(7, "draws", 0)
+    assert set(record["seeds"]) == {"weights", "order of epoch 1", "draws of epoch 1"}
+    assert record["seeds"]["draws of epoch 1"] == derived_seed(7, "draws", 0)
     written = "".join((config.folder(tmp_path) / name).read_text() for name in ("result.json", "config.json"))
     for personal in (str(tmp_path), platform.node(), f'"{getpass.getuser()}"'):
         assert personal not in written

@@ -95,6 +95,6 @@ def seeds(seed: int) -> dict[str, int]:
     """Give the seeds that a run's seed stands for; those of later epochs follow as `derived_seed` says."""
     return {
         "weights": derived_seed(seed, "weights"),
-        "order, epoch 1": derived_seed(seed, "order", 0),
-        "draws, epoch 1": derived_seed(seed, "draws", 0),
+        "order of epoch 1": derived_seed(seed, "order", 0),
+        "draws of epoch 1": derived_seed(seed, "draws", 0),
     }
