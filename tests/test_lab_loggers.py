@@ -251,6 +251,23 @@ def test_a_logger_that_fails_does_not_end_the_run_and_catches_up(tmp_path, monke
     close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
 
 
+def test_a_logger_that_never_works_costs_the_run_two_lines(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def fail(self, metrics, step=None):
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(trackers.TensorBoardLogger, "log_metrics", fail)
+    said = []
+    record = started(tmp_path, ["tensorboard"], say=said)
+    assert record["converged"]
+    assert [line.partition(";")[0] for line in said] == [
+        "--logger tensorboard: no answer",
+        "--logger tensorboard: the run has ended, and not all of it was logged",
+    ]
+    assert len(metrics(tmp_path)["train_loss"]) == 3
+
+
 def test_mlflow_logs_where_the_environment_says(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -127,6 +127,8 @@ class Journal:
         for name, tracker in list(self.open.items()):
             with self._trying(name):
                 tracker.end(record)
+        for name in sorted(self.failed):
+            self.say(f"--logger {name}: the run has ended, and not all of it was logged; {self.path.parent} has it")
 
     def _opened(self, name: str, done: int) -> Tracker:
         if name not in self.open:
