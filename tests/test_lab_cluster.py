@@ -21,6 +21,7 @@ from empool.lab import cli, cluster, signals, study
 from empool.lab.data import Split
 from empool.lab.errors import LabError
 from empool.lab.launch import Local
+from empool.lab.loggers import Loggers
 from empool.lab.progress import Lines
 from empool.lab.run import results
 
@@ -266,7 +267,7 @@ def test_a_worker_that_sees_another_folder_trains_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr(cluster, "_APPEAR", 0.0)
     (tmp_path / ".cluster").write_text("of another study")
     with pytest.raises(LabError, match=r"does not see .* as it is where the study was started: --out must be a folder"):
-        cluster._do(tiny_data.config(), tiny_data.data_set(), tmp_path, str(tmp_path), 1, "token", print)
+        cluster._do(tiny_data.config(), tiny_data.data_set(), tmp_path, str(tmp_path), 1, "token", print, Loggers())
     assert [path.name for path in tmp_path.iterdir()] == [".cluster"]
 
 
