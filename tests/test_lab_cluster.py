@@ -21,11 +21,13 @@ from empool.lab import cli, cluster, signals, study
 from empool.lab.data import Split
 from empool.lab.errors import LabError
 from empool.lab.launch import Local
+from empool.lab.loggers import Loggers
 from empool.lab.progress import Lines
 from empool.lab.run import results
 
 EPOCHS = 40  # of a run that something happens to
-TIMES = ("seconds", "images_per_second", "commit")  # A commit made while the tests run is no difference.
+# A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.
+TIMES = ("seconds", "images_per_second", "commit", "environment")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,12 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     arguments = ["compare", "--data", "shapes", "--poolings", "max,ensemble:0.2", "--seeds", "1", "--epochs", "2"]
     arguments += ["--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
     capfd.readouterr()
-    assert cli.main([*arguments, "--launcher", "ray", "--address", nodes, "--out", "there"]) == 0
+    assert (
+        cli.main([*arguments, "--launcher", "ray", "--address", nodes, "--logger", "tensorboard", "--out", "there"])
+        == 0
+    )
+    for pooling in ("max", "ensemble-0.2"):
+        assert len(list((tmp_path / "there" / pooling / "0").glob("events.*"))) == 1
     said = capfd.readouterr().err.splitlines()
     assert said[-3] == "2 runs"
     assert {line.partition(":")[0] for line in said[-2:]} <= {
@@ -270,7 +277,7 @@ def test_a_worker_that_sees_another_folder_trains_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr(cluster, "_APPEAR", 0.0)
     (tmp_path / ".cluster").write_text("of another study")
     with pytest.raises(LabError, match=r"does not see .* as it is where the study was started: --out must be a folder"):
-        cluster._do(tiny_data.config(), tiny_data.data_set(), tmp_path, str(tmp_path), 1, "token", print)
+        cluster._do(tiny_data.config(), tiny_data.data_set(), tmp_path, str(tmp_path), 1, "token", print, Loggers())
     assert [path.name for path in tmp_path.iterdir()] == [".cluster"]
 
 

@@ -124,7 +124,7 @@ with processes.joined() as together:
     training._train(experiment, Path(sys.argv[1]), None)
     last = experiment.history[-1]
     kept = {"weights": dict(experiment.network.named_parameters()), "seed": torch.initial_seed(),
-            "scores": {name: value for name, value in last.items() if "seconds" not in name}}
+            "scores": {name: value for name, value in last.items() if "second" not in name}}
     torch.save(kept, Path(sys.argv[1]) / f"{together.rank}.pt")
 """
 

@@ -10,12 +10,15 @@ import json
 import pytest
 from filelock import FileLock
 from rich.console import Console
+from rich.text import Text
 
 import tiny_data
+from empool.lab import clock as clocks
 from empool.lab import files, launch, study
+from empool.lab.clock import Clock
 from empool.lab.errors import LabError
 from empool.lab.launch import Local
-from empool.lab.progress import Clock, Lines, Screen, duration
+from empool.lab.progress import Lines, Screen, duration, progress
 from empool.lab.run import difference, folder_name, results
 
 
@@ -268,6 +271,86 @@ def test_screen_shows_runs_that_go_side_by_side():
     assert "25%" in shown
     assert "75%" in shown
     assert "and 2 more" in shown
+
+
+@pytest.fixture
+def time_passes(monkeypatch):
+    """Give a function that moves the clock on."""
+    now = [1000.0]
+
+    def pass_time(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
+    return pass_time
+
+
+def test_clock_measures_images_per_second_of_the_training_alone(time_passes):
+    run, other = study.plan(tiny_data.config(epochs=4), ["max", "average"], [0])
+    clock = Clock()
+    clock.begin([run, other], [], images=1000)
+    clock.start(run)
+    assert clock.speed(run) is None
+    clock.advance(run, 0.1)
+    time_passes(0.5)
+    clock.advance(run, 0.2)
+    assert clock.speed(run) is None  # Too soon to tell.
+    time_passes(1.5)
+    clock.advance(run, 0.5)
+    assert clock.speed(run) == pytest.approx(1000 * 0.4 / 2)
+    time_passes(60)  # The test.
+    clock.advance(run, 1.0, {"images_per_second": 250.0})
+    assert clock.speed(run) == 250.0
+    clock.advance(run, 1.1)
+    time_passes(2)
+    clock.advance(run, 1.3)
+    assert clock.speed(run) == pytest.approx(1000 * 0.2 / 2)
+    assert clock.speed(other) is None
+    clock.finish(run, 100.0)
+    assert clock.speed(run) is None
+
+
+def test_lines_tell_images_per_second(time_passes):
+    (run,) = study.plan(tiny_data.config(epochs=4), ["max"], [0])
+    lines = io.StringIO()
+    shown = Lines(lines)
+    shown.begin([run], [], 1000)
+    shown.started(run)
+    shown.advanced(run, 0.5, None)
+    time_passes(40)
+    shown.advanced(run, 0.9, None)
+    assert lines.getvalue().splitlines()[-1].startswith("max, seed 0: epoch 1 of 4, 10 images/s, about ")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_screen_keeps_all_it_shows_on_a_narrow_terminal(width):
+    runs = study.plan(tiny_data.config(epochs=20), ["max", "stochastic-max:0.5"], range(5))
+    screen = Screen(Console(file=io.StringIO(), force_terminal=True, width=width))
+    screen.begin(runs, [], 1000)
+    row = {"train_loss": 1.2345, "train_error": 45.3, "test_error": 40.1, "images_per_second": 1234.0}
+    for config in runs[6:8]:
+        screen.started(config)
+        screen.advanced(config, 3.0, row)
+    with screen.console.capture() as capture:
+        screen.console.print(screen.render())
+    shown = Text.from_ansi(capture.get()).plain
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    assert (
+        " ".join(shown.split()).count(
+            "seed 3: epoch 4 of 20 loss 1.234 training error 45.3 % test error 40.1 % 1,234 images/s"
+        )
+        == 2
+    )
+    assert " 0 of 10 runs" in shown
+    assert "seed 3 ┃" in shown
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [("xterm", Screen), ("dumb", Lines)])
+def test_a_terminal_that_cannot_take_lines_back_gets_lines(monkeypatch, terminal, kind):
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(progress(), kind)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (150, "2 min"), (12_000, "3 h 20 min")])

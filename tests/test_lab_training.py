@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
+import getpass
 import json
+import os
+import platform
 import signal
 
 import pytest
@@ -17,7 +20,9 @@ from empool.lab import files
 from empool.lab.augment import Augment, Normaliser
 from empool.lab.batches import Batches
 from empool.lab.errors import LabError, is_disk_full
-from empool.lab.run import RunConfig
+from empool.lab.report import write_report
+from empool.lab.run import RunConfig, derived_seed, results
+from empool.lab.statistics import summarise
 from empool.lab.training import fit
 
 POOLINGS = ("max", "ensemble:0.3", "stochastic")
@@ -176,10 +181,93 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     assert {name: record[name] for name in expected} == expected
     assert set(record) - set(expected) == {
         *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
-        *("calibration", "seconds", "images_per_second", "processes", "machine", "versions", "commit"),
+        *("calibration", "seconds", "images_per_second", "processes", "versions", "commit"),
+        *("machine", "environment", "seeds"),
     }
     assert sum(record["calibration"]["count"]) == 18
     assert record["versions"]["torch"] == torch.__version__
+
+
+def test_the_record_describes_the_machine_and_names_neither_it_nor_its_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tiny_data.config(seed=7)
+    record = fit(config, tiny_data.data_set(), tmp_path)
+    machine = record["machine"]
+    assert set(machine) == {"processor", "cores", "memory", "gpus", "system"}
+    assert machine["processor"]
+    assert machine["cores"] == os.cpu_count()
+    assert machine["memory"] is None or machine["memory"] > 2**28
+    assert machine["gpus"] == []
+    assert machine["system"].startswith(platform.system())
+    assert record["environment"]["OMP_NUM_THREADS"] == "2"
+    assert set(record["seeds"]) == {"weights", "order of epoch 1", "draws of epoch 1"}
+    assert record["seeds"]["draws of epoch 1"] == derived_seed(7, "draws", 0)
+    written = "".join((config.folder(tmp_path) / name).read_text() for name in ("result.json", "config.json"))
+    for personal in (str(tmp_path), platform.node(), f'"{getpass.getuser()}"'):
+        assert personal not in written
+
+
+def test_records_of_before_machines_were_described_are_read(tmp_path):
+    config = tiny_data.config()
+    fit(config, tiny_data.data_set(), tmp_path)
+    path = config.folder(tmp_path) / "result.json"
+    record = json.loads(path.read_text())
+    for field in ("machine", "environment", "seeds"):
+        del record[field]
+    path.write_text(json.dumps(record))
+    assert results(tmp_path) == [record]
+    (tmp_path / "results.json").write_text(json.dumps([record]))
+    summarise([record])
+    assert write_report(tmp_path).exists()
+
+
+def test_deterministic_algorithms_repeat_a_run_and_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    config = tiny_data.config("ensemble:0.3", deterministic=True)
+    states = []
+
+    def watch(done, row):
+        states.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+
+    for name in "ab":
+        fit(config, tiny_data.data_set(), tmp_path / name, watch)
+    assert set(states) == {(True, False)}
+    assert not torch.are_deterministic_algorithms_enabled()
+    torch.testing.assert_close(
+        weights(config.folder(tmp_path / "a")), weights(config.folder(tmp_path / "b")), rtol=0, atol=0
+    )
+    assert json.loads((config.folder(tmp_path / "a") / "config.json").read_text())["deterministic"] is True
+    record = json.loads((config.folder(tmp_path / "a") / "result.json").read_text())
+    assert record["environment"]["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with pytest.raises(LabError, match="deterministic = True, not False"):
+        fit(dataclasses.replace(config, deterministic=False), tiny_data.data_set(), tmp_path / "a")
+
+
+def test_a_folder_of_before_there_was_deterministic_is_one_without(tmp_path):
+    config = tiny_data.config()
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    path = config.folder(tmp_path) / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["deterministic"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(LabError, match="deterministic = False, not True"):
+        fit(dataclasses.replace(config, deterministic=True), tiny_data.data_set(), tmp_path)
+    fit(config, tiny_data.data_set(), tmp_path)
+
+
+def test_an_operator_that_is_not_deterministic_is_named(tmp_path, monkeypatch):
+    step = experiments.Experiment.training_step
+
+    def put(self, batch, batch_idx):
+        torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(experiments.Experiment, "training_step", put)
+    fit(tiny_data.config(), tiny_data.data_set(), tmp_path / "plain")
+    with pytest.raises(LabError, match="--deterministic: PyTorch has no put_ that gives the same bits each time"):
+        fit(tiny_data.config(deterministic=True), tiny_data.data_set(), tmp_path / "deterministic")
 
 
 def test_metrics_have_a_row_an_epoch_and_the_last_one_counts(tmp_path):

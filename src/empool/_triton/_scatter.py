@@ -131,6 +131,7 @@ def _drawn_scatter_kernel(
 ):
     """Send gradients to where the draws were; each program collects them for the inputs that it writes.
 
+    So nothing is added atomically, and a repeat gives the same bits: under `torch.use_deterministic_algorithms` too.
     The input is cut in cells of stride by stride positions. A tile is over cells, and the positions in a cell are
     unrolled, so that which window positions meet one is known when compiling, and windows over a cell are read once.
 

@@ -38,6 +38,14 @@ class Launcher(str, enum.Enum):
     ray = "ray"
 
 
+class Logger(str, enum.Enum):
+    """An experiment tracker."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
+
+
 Data = Annotated[
     str,
     typer.Option(
@@ -113,5 +121,18 @@ Compile = Annotated[
 Jobs = Annotated[
     int,
     typer.Option(min=1, help="Runs at once on this machine, each with its share of the cores; they share a GPU."),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Algorithms alone that repeat a run bit for bit, on a GPU too; slower there."),
+]
+Loggers = Annotated[
+    list[Logger] | None,
+    typer.Option(
+        "--logger",
+        help="Also log to TensorBoard (into the folders of the runs), MLflow (to DIR/mlflow.db, or "
+        "MLFLOW_TRACKING_URI) or Weights & Biases (offline unless logged in); may be given several times. Each needs "
+        "the extra of its name.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]

@@ -6,6 +6,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+_EXTRAS = {  # that bring a package, where it is not the lab's own
+    **dict.fromkeys(("timm", "torchvision"), "imagenet"),
+    **dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), "mlflow"),
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error that a user can put right is one line on standard error.
@@ -53,7 +60,7 @@ def _not_installed(error: ModuleNotFoundError) -> int:
     missing = (error.name or "").partition(".")[0]
     if missing in ("", "empool"):
         raise error
-    extra = "imagenet" if missing in ("timm", "torchvision") else "lab"
+    extra = _EXTRAS.get(missing, "lab")
     return _fail(f"the lab needs {missing}, which is not installed: pip install 'empool[{extra}]'")
 
 

@@ -22,6 +22,7 @@ from empool.lab.checkpoint import first_line
 from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
+from empool.lab.loggers import Loggers
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.training import fit
@@ -88,7 +89,7 @@ class Ray:
         return device
 
     def launch(
-        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
     ) -> Iterator[dict[str, Any]]:
         """Do runs, as many at once as the cluster has room for, and yield their records in the order in which they end.
 
@@ -98,10 +99,16 @@ class Ray:
             LabError: if nodes do not share the folder, or after all others if a run could not be done.
         """
         with signals.deferred() as term:  # Ray makes Ctrl-C of whatever a handler raises while it waits.
-            yield from self._launch(runs, data, directory, progress, term)
+            yield from self._launch(runs, data, directory, progress, loggers, term)
 
     def _launch(
-        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, term: signals.Deferred
+        self,
+        runs: Sequence[RunConfig],
+        data: Data,
+        directory: Path,
+        progress: Progress,
+        loggers: Loggers,
+        term: signals.Deferred,
     ) -> Iterator[dict[str, Any]]:
         if not runs:
             return
@@ -120,7 +127,8 @@ class Ray:
             for number, config in enumerate(runs):
                 place = task.options(name=f"empool: {named(config)}")
                 said = _Words(words, number)
-                pending[place.remote(config, shared, directory, os.getcwd(), self.cpus, token, said)] = config
+                done = place.remote(config, shared, directory, os.getcwd(), self.cpus, token, said, loggers)
+                pending[done] = config
             while pending:
                 ready, _ = self.ray.wait(list(pending), num_returns=1, timeout=_POLL)
                 self._listen(words, runs, progress)
@@ -224,7 +232,14 @@ _SHARE = "--out must be a folder that all nodes share, at one path"
 
 
 def _do(
-    config: RunConfig, data: Data, directory: Path, working: str, threads: int, token: str, words: _Words
+    config: RunConfig,
+    data: Data,
+    directory: Path,
+    working: str,
+    threads: int,
+    token: str,
+    words: _Words,
+    loggers: Loggers,
 ) -> dict[str, Any]:
     """Do a run, on a worker."""
     with contextlib.suppress(OSError):
@@ -240,7 +255,7 @@ def _do(
         record: dict[str, Any] = read_json(result)
         return record
     try:
-        return fit(config, data, directory, words, lambda line: words.say("said", line))
+        return fit(config, data, directory, words, lambda line: words.say("said", line), loggers)
     except signals.Terminated as terminated:  # To Ray it would be a run that was cancelled; so it is taken up again.
         os._exit(signals.exit_code(terminated))
 

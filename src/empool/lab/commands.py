@@ -19,12 +19,15 @@ from empool.lab.arguments import (
     Compile,
     CpusPerRun,
     Data,
+    Deterministic,
     Device,
     Epochs,
     GpusPerRun,
     InPrecision,
     Jobs,
     Launcher,
+    Logger,
+    Loggers,
     Model,
     OnDevice,
     Out,
@@ -88,6 +91,8 @@ def compare(
     sync_batchnorm: SyncBatchNorm = False,
     compile: Compile = False,
     workers: Workers = None,
+    deterministic: Deterministic = False,
+    logger: Loggers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
@@ -101,7 +106,7 @@ def compare(
     """
     options = _options(locals())
     where = (launcher.value, address, cpus_per_run, gpus_per_run, jobs)
-    directory, records = _study(context.obj, options, poolings, range(seeds), where, out)
+    directory, records = _study(context.obj, options, poolings, range(seeds), where, out, logger)
 
     from rich.console import Console
 
@@ -134,11 +139,13 @@ def train(
     sync_batchnorm: SyncBatchNorm = False,
     compile: Compile = False,
     workers: Workers = None,
+    deterministic: Deterministic = False,
+    logger: Loggers = None,
     out: Out = None,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
     options = _options(locals())
-    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, resume=resume)
+    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, logger, resume=resume)
 
     from empool.lab.options import poolings as read_poolings
 
@@ -164,6 +171,8 @@ def reproduce(
     precision: InPrecision = Precision.float32,
     channels_last: ChannelsLast = True,
     compile: Compile = False,
+    deterministic: Deterministic = False,
+    logger: Loggers = None,
     launcher: Where = Launcher.local,
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
@@ -199,6 +208,7 @@ def reproduce(
         "precision": precision.value,
         "channels_last": channels_last,
         "compile": compile,
+        "deterministic": deterministic,
         **chosen.changes,
     }
     print(f"{table.value}, protocol {name}: {chosen.summary}")
@@ -207,7 +217,8 @@ def reproduce(
         for part in chosen.parts:
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
             poolings = ",".join(part.poolings)
-            _study(context.obj, {**options, "model": part.model}, poolings, range(count), where, folder)
+            own = {**options, "model": part.model}
+            _study(context.obj, own, poolings, range(count), where, folder, logger)
             pages[part.model] = write_report(folder)
     for model, page in pages.items():
         print(f"report of {model}: {page}")
@@ -312,7 +323,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             name: arguments[name]
             for name in (
                 *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers", "sync_batchnorm", "compile"),
+                *("channels_last", "p_schedule", "workers", "sync_batchnorm", "compile", "deterministic"),
             )
         },
     }
@@ -325,6 +336,7 @@ def _study(
     seeds: Sequence[int],
     where: tuple[str, str | None, int | None, float | None, int],
     out: Path | None,
+    loggers: Sequence[Logger] | None,
     resume: bool | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Do the runs that are missing, and return the study's folder and all its records.
@@ -341,12 +353,14 @@ def _study(
         try:
             if where[-1] > 1:
                 parallel.warm_up(options["device"])
+            from empool.lab import loggers as trackers
             from empool.lab import study
             from empool.lab.launch import follow, launcher
             from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
             from empool.lab.options import poolings as read_poolings
             from empool.lab.run import folder_name
 
+            told = trackers.named([logger.value for logger in loggers or []])
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
             with launcher(*where) as place, processes.joined() as together:
                 if together.count > 1 and where != _HERE:
@@ -370,7 +384,7 @@ def _study(
                     folder = runs[0].folder(directory)
                     _check_resume(folder, resume)
                 together.tell(directory)
-                return directory, study.run(directory, runs, data, place, shown, command)
+                return directory, study.run(directory, runs, data, place, shown, command, told)
         except KeyboardInterrupt as stopped:
             kept = f" in {directory}" if directory else ""
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"

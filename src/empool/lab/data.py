@@ -34,6 +34,10 @@ class Data(Protocol):
         """Name of the data set, or of its folder."""
 
     @property
+    def train(self) -> Sized:
+        """Training images."""
+
+    @property
     def fingerprint(self) -> str:
         """Tells data sets of one name apart, hexadecimal."""
 

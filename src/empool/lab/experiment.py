@@ -167,6 +167,7 @@ class Experiment(pl.LightningModule):
             "fitted_error": fitted_error,
             "reliability": reliability,
             "seconds": seconds,
+            "images_per_second": images_seen / seconds,
             "test_seconds": time.perf_counter() - self.began - seconds,
         }
         self.history.append(row)

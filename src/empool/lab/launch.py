@@ -11,6 +11,7 @@ from empool.lab import options, processes
 from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.experiment import Row
+from empool.lab.loggers import Loggers
 from empool.lab.parallel import Parallel
 from empool.lab.processes import Processes
 from empool.lab.progress import Progress
@@ -35,9 +36,9 @@ class Launcher(Protocol):
         """
 
     def launch(
-        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
     ) -> Iterator[dict[str, Any]]:
-        """Do runs, telling `progress` of each, and yield the record of each as it ends."""
+        """Do runs, telling `progress` and `loggers` of each, and yield the record of each as it ends."""
 
 
 class Local:
@@ -55,7 +56,7 @@ class Local:
         return options.device_named(device)
 
     def launch(
-        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
     ) -> Iterator[dict[str, Any]]:
         """Do runs in their order, together with the processes that `follow`."""
         together = processes.connected()
@@ -66,7 +67,7 @@ class Local:
 
             progress.started(config)
             together.tell(config)
-            record = fit(config, data, directory, watch, progress.say)
+            record = fit(config, data, directory, watch, progress.say, loggers)
             progress.finished(config, record)
             yield record
         together.tell(None)

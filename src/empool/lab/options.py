@@ -59,6 +59,7 @@ def configure(
     workers: int | None = None,
     sync_batchnorm: bool = False,
     compile: bool = False,
+    deterministic: bool = False,
     say: Callable[[str], None],
     choose_device: Callable[[str], str] | None = None,
 ) -> tuple[RunConfig, Data]:
@@ -79,6 +80,7 @@ def configure(
         p_schedule: spelling of a schedule of p.
         sync_batchnorm: normalise over the whole batch where several processes share it.
         compile: the training steps.
+        deterministic: refuse algorithms that give other bits each time.
         workers: processes that read and decode images, for networks whose images are not in memory; None: by cores.
         say: takes a line on what takes time.
         choose_device: says what `device` stands for where the runs go; None: `device_named`, on this machine.
@@ -122,6 +124,7 @@ def configure(
         p_schedule=_p_schedule(p_schedule, recipe.epochs),
         sync_batchnorm=sync_batchnorm,
         compile=compile,
+        deterministic=deterministic,
     )
     if compile and config.p_schedule != RunConfig.p_schedule:
         raise LabError(f"--compile is for a constant p: each value that {p_schedule} gives it would be compiled anew")

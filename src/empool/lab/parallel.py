@@ -28,6 +28,7 @@ from empool.lab import signals
 from empool.lab.data import Data
 from empool.lab.errors import LabError, refusal
 from empool.lab.files import read_json, remove_unfinished
+from empool.lab.loggers import Loggers
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.words import Words, named
@@ -98,7 +99,7 @@ class Parallel:
         return options.device_named(device)
 
     def launch(
-        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress
+        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
     ) -> Iterator[dict[str, Any]]:
         """Do runs, beginning them in their order, and yield their records in the order in which they end.
 
@@ -111,7 +112,7 @@ class Parallel:
         self.left, self.deaths, self.lost = deque(runs), Counter(), []
         with signals.deferred() as term:
             try:
-                yield from self._launch(pickle.dumps(data), directory, progress, term)
+                yield from self._launch(pickle.dumps((data, loggers)), directory, progress, term)
             finally:
                 workers, self.workers = self.workers, []
                 _end(workers, None if term.came else _GRACE)
@@ -121,7 +122,7 @@ class Parallel:
             )
 
     def _launch(
-        self, images: bytes, directory: Path, progress: Progress, term: signals.Deferred
+        self, common: bytes, directory: Path, progress: Progress, term: signals.Deferred
     ) -> Iterator[dict[str, Any]]:
         while (self.left or any(worker.run for worker in self.workers)) and not term.came:
             while self.left and len(self.workers) < self.jobs:
@@ -135,7 +136,7 @@ class Parallel:
                 what, *rest = word
                 if what == "ready":
                     with contextlib.suppress(ConnectionError):  # Its death is heard next.
-                        worker.pipe.send_bytes(images)
+                        worker.pipe.send_bytes(common)
                     _give(worker, progress)
                 elif what == "finished":
                     progress.finished(config, rest[0])
@@ -260,9 +261,9 @@ def _work(pipe: Connection[Any, Any], directory: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     pipe.send(("ready",))
     try:
-        data = pickle.loads(pipe.recv_bytes())
+        data, loggers = pickle.loads(pipe.recv_bytes())
         while True:
-            pipe.send(_done(pipe.recv(), data, directory, _ToParent(pipe)))
+            pipe.send(_done(pipe.recv(), data, directory, _ToParent(pipe), loggers))
     except (EOFError, ConnectionError):  # There is no parent any more.
         return
     except signals.Terminated as terminated:
@@ -277,7 +278,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _done(config: RunConfig, data: Data, directory: Path, words: Words) -> tuple[Any, ...]:
+def _done(config: RunConfig, data: Data, directory: Path, words: Words, loggers: Loggers) -> tuple[Any, ...]:
     """Do a run; return its record, or its error with the traceback."""
     from empool.lab.training import fit
 
@@ -287,7 +288,7 @@ def _done(config: RunConfig, data: Data, directory: Path, words: Words) -> tuple
         remove_unfinished(folder)
         if result.exists():  # The process that wrote it died before it could say so.
             return "finished", read_json(result)
-        return "finished", fit(config, data, directory, words, lambda line: words.say("said", line))
+        return "finished", fit(config, data, directory, words, lambda line: words.say("said", line), loggers)
     except Exception as error:
         return "failed", _sendable(error), format_exc()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,11 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from empool.lab.clock import Clock, Key, Row, key
+
 if TYPE_CHECKING:  # Importing it would load PyTorch, which takes seconds, before anything is shown.
     from empool.lab.run import RunConfig
 
-Row = Mapping[str, float | None]
-Key = tuple[str, int]  # of a run in its study: pooling and seed
 _QUIET = 30.0  # seconds between lines on one run, where lines cannot be taken back
 _COLUMNS = 8  # seeds shown side by side
 _ROWS = 8  # runs shown that are on at once
@@ -37,8 +36,8 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """Show a line that stays."""
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
-        """Take up a study, with the records of the runs that are done already."""
+    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]], images: int = 0) -> None:
+        """Take up a study, with the records of the runs that are done already; `images` are those of an epoch."""
 
     def started(self, config: RunConfig) -> None:
         """Note that a run starts, or goes on."""
@@ -48,71 +47,6 @@ class Progress(Protocol):
 
     def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
         """Note that a run is done."""
-
-
-class Clock:
-    """Estimates the time left, from how long runs with the same pooling took and how many run at once."""
-
-    def __init__(self) -> None:
-        self.left: list[RunConfig] = []
-        self.took: dict[str, list[float]] = defaultdict(list)
-        self.began: dict[Key, float] = {}  # of the runs that are on
-        self.first: dict[Key, float] = {}  # epochs that a run had done when it was taken up
-        self.fractions: dict[Key, float] = {}  # of the runs that are on
-        self.abreast = 1  # runs that have been on at once, at most
-
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
-        """Take up a study."""
-        done = {(record["pooling"], record["seed"]) for record in records}
-        self.left = [config for config in runs if _key(config) not in done]
-        for record in records:
-            self.took[record["pooling"]].append(record["seconds"])
-
-    def start(self, config: RunConfig) -> None:
-        """Start a run."""
-        self._forget(config)
-        self.began[_key(config)], self.fractions[_key(config)] = time.monotonic(), 0.0
-        self.abreast = max(self.abreast, len(self.began))
-
-    def advance(self, config: RunConfig, epochs: float) -> None:
-        """Note how many epochs of the run are done."""
-        self.first.setdefault(_key(config), epochs)
-        self.fractions[_key(config)] = epochs / config.recipe.epochs
-
-    def finish(self, config: RunConfig, seconds: float) -> None:
-        """Note that a run is done."""
-        self.took[config.pooling].append(seconds)
-        self.left = [other for other in self.left if other != config]
-        self._forget(config)
-
-    def fraction(self, config: RunConfig) -> float:
-        """Give how much of a run is done; 0 if it is not on."""
-        return self.fractions.get(_key(config), 0.0)
-
-    def seconds_left(self) -> float | None:
-        """Estimate; None while nothing is known."""
-        known = [seconds for runs in self.took.values() for seconds in runs] or self._paces()
-        if not known:
-            return None
-        typical = sum(known) / len(known)
-        expected = [
-            (sum(t) / len(t) if (t := self.took.get(run.pooling)) else typical) * (1 - self.fraction(run))
-            for run in self.left
-        ]
-        return max(sum(expected) / self.abreast, *expected) if expected else 0.0
-
-    def _paces(self) -> list[float]:
-        """Give the seconds that each run would take from beginning to end as it goes, where that can be told."""
-        paces = []
-        for run in self.left:
-            progress = self.fraction(run) - self.first.get(_key(run), 0.0) / run.recipe.epochs
-            if progress > 0.02 and _key(run) in self.began:
-                paces.append((time.monotonic() - self.began[_key(run)]) / progress)
-        return paces
-
-    def _forget(self, config: RunConfig) -> None:
-        for kept in (self.began, self.first, self.fractions):
-            kept.pop(_key(config), None)
 
 
 class Lines:
@@ -140,9 +74,9 @@ class Lines:
         print(line, file=self.file, flush=True)
         self.said = time.monotonic()
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]], images: int = 0) -> None:
         """Print how much there is to do."""
-        self.clock.begin(runs, records)
+        self.clock.begin(runs, records, images)
         self.total = len(runs)
         done = self.total - len(self.clock.left)
         counted = "1 run" if self.total == 1 else f"{self.total} runs"
@@ -155,10 +89,10 @@ class Lines:
 
     def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
         """Print the state of a run that takes long."""
-        self.clock.advance(config, epochs)
+        self.clock.advance(config, epochs, row)
         if time.monotonic() - self.said > _QUIET and epochs < config.recipe.epochs:
-            metrics = f", {_metrics(row)}" if row else ""
-            self.say(f"{_place(config, epochs)}{metrics}{self._left()}")
+            known = ", ".join((_place(config, epochs), *_metrics(row), *_speed(self.clock, config)))
+            self.say(f"{known}{self._left()}")
 
     def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
         """Print the result of a run."""
@@ -202,28 +136,28 @@ class Screen:
         """Print a line above the table."""
         self.console.print(Text(line, style="dim"), soft_wrap=True)
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]], images: int = 0) -> None:
         """Lay out the table."""
-        self.clock.begin(runs, records)
+        self.clock.begin(runs, records, images)
         self.runs = list(runs)
         self.results = {(record["pooling"], record["seed"]): _short(record) for record in records}
 
     def started(self, config: RunConfig) -> None:
         """Show which run is on."""
         self.clock.start(config)
-        self.current[_key(config)] = config, 0.0, None
+        self.current[key(config)] = config, 0.0, None
 
     def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
         """Show how far it is; the last metrics stay until the next."""
-        self.clock.advance(config, epochs)
-        _, _, before = self.current.get(_key(config), (config, 0.0, None))
-        self.current[_key(config)] = config, epochs, row or before
+        self.clock.advance(config, epochs, row)
+        _, _, before = self.current.get(key(config), (config, 0.0, None))
+        self.current[key(config)] = config, epochs, row or before
 
     def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
         """Fill in the result."""
         self.clock.finish(config, record["seconds"])
         self.results[config.pooling, config.seed] = _short(record)
-        self.current.pop(_key(config), None)
+        self.current.pop(key(config), None)
 
     def render(self) -> Group:
         """Draw the state as it is."""
@@ -232,7 +166,8 @@ class Screen:
         poolings = list(dict.fromkeys(config.pooling for config in self.runs))
         seeds = sorted({config.seed for config in self.runs})
         latest = max((config.seed for config, _, _ in self.current.values()), default=seeds[-1])
-        shown = _around(seeds, latest)
+        width = self.console.width
+        shown = _around(seeds, latest, (width - max(map(len, poolings)) - 4) // len("│ seed 0 "))
         table = Table(title="test error %", title_justify="left", title_style="dim")
         table.add_column("pooling")
         for seed in shown:
@@ -244,14 +179,14 @@ class Screen:
         left = f"about {duration(seconds)} left" if seconds is not None else ""
         parts: list[Any] = [table]
         for config, epochs, row in list(self.current.values())[:_ROWS]:
-            metrics = f"  {_metrics(row)}" if row else ""
-            parts.append(Text(_place(config, epochs) + metrics, no_wrap=True, overflow="ellipsis"))
+            pieces = (_place(config, epochs), *_metrics(row), *_speed(self.clock, config))
+            parts.append(Text(_filled(pieces, width)))
         if len(self.current) > _ROWS:
             parts.append(Text(f"and {len(self.current) - _ROWS} more"))
         begun = sum(self.clock.fractions.values())
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=len(self.runs), completed=done + begun, width=40),
+            ProgressBar(total=len(self.runs), completed=done + begun, width=max(8, min(40, width - 34))),
             f"{done} of {len(self.runs)} runs",
             left,
         )
@@ -265,10 +200,6 @@ class Screen:
         return Text("")
 
 
-def _key(config: RunConfig) -> Key:
-    return config.pooling, config.seed
-
-
 def duration(seconds: float) -> str:
     """Write a time as people say it: "8 s", "12 min", "3 h 20 min"."""
     if seconds < 99.5:
@@ -277,10 +208,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _around(seeds: Sequence[int], seed: int) -> Sequence[int]:
+def _around(seeds: Sequence[int], seed: int, room: int) -> Sequence[int]:
     """Choose the seeds to show, the current one among them."""
-    last = max(seeds.index(seed) + 1, min(_COLUMNS, len(seeds)))
-    return seeds[max(0, last - _COLUMNS) : last]
+    columns = max(1, min(_COLUMNS, room))
+    last = max(seeds.index(seed) + 1, min(columns, len(seeds)))
+    return seeds[max(0, last - columns) : last]
+
+
+def _filled(pieces: Sequence[str], width: int) -> str:
+    """Write pieces beside each other, and on further lines, set in, those for which there is no room."""
+    lines = [pieces[0]]
+    for piece in pieces[1:]:
+        if len(lines[-1]) + 2 + len(piece) > width:
+            lines.append("")
+        lines[-1] += f"  {piece}"
+    return "\n".join(lines)
 
 
 def _place(config: RunConfig, epochs: float) -> str:
@@ -288,9 +230,16 @@ def _place(config: RunConfig, epochs: float) -> str:
     return f"{config.pooling}, seed {config.seed}: epoch {epoch} of {config.recipe.epochs}"
 
 
-def _metrics(row: Row) -> str:
-    shown = f"loss {row['train_loss']:.3f}, training error {row['train_error']:.1f} %"
-    return shown if row["test_error"] is None else f"{shown}, test error {row['test_error']:.1f} %"
+def _metrics(row: Row | None) -> list[str]:
+    if row is None:
+        return []
+    shown = [f"loss {row['train_loss']:.3f}", f"training error {row['train_error']:.1f} %"]
+    return shown if row["test_error"] is None else [*shown, f"test error {row['test_error']:.1f} %"]
+
+
+def _speed(clock: Clock, config: RunConfig) -> list[str]:
+    speed = clock.speed(config)
+    return [] if speed is None else [f"{speed:,.{0 if speed >= 10 else 1}f} images/s"]
 
 
 def _result(record: Mapping[str, Any]) -> str:
@@ -305,4 +254,5 @@ def _short(record: Mapping[str, Any]) -> str:
 
 def progress() -> Progress:
     """Choose how to show progress: on standard error, by whether it is a terminal."""
-    return Screen() if Console(stderr=True).is_terminal else Lines()
+    console = Console(stderr=True)  # A dumb terminal cannot take back what it shows.
+    return Screen(console) if console.is_terminal and not console.is_dumb_terminal else Lines()

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, source revision, device."""
+"""Where a number comes from: versions, source revision, device, machine, seeds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from empool.lab.run import derived_seed
+
 _PACKAGES = ("empool", "torch", "lightning", "torchmetrics", "numpy", "pillow", "timm", "torchvision")
+_VARIABLES = (  # that change how fast, or with which algorithm, PyTorch computes; none holds a path or a name
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY"),
+    *("KMP_AFFINITY", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES"),
+    *("CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_ALLOC_CONF"),
+    *("PYTORCH_CUDA_ALLOC_CONF", "EMPOOL_EXTENSION", "TRITON_INTERPRET"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -36,17 +45,6 @@ def commit() -> str | None:
         return None
 
 
-def machine() -> str:
-    """Name the machine: its system, processor and cores."""
-    processor = platform.processor() or platform.machine()
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
-        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        processor = models[0] if models else processor
-    return f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores"
-
-
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -55,3 +53,48 @@ def _git(folder: Path, *arguments: str) -> str:
 def device_name(device: str) -> str:
     """Name a device: "cpu", or "cuda (NVIDIA H100)"."""
     return f"cuda ({torch.cuda.get_device_name()})" if device == "cuda" else device
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Describe the machine without naming it: processor, cores, bytes of memory, system, and GPUs if they are used."""
+    cards = range(torch.cuda.device_count()) if device == "cuda" else ()  # To ask would take up memory on them.
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory": _memory(),
+        "gpus": [torch.cuda.get_device_name(card) for card in cards],
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        described = ""
+    for line in described.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no such call.
+        return None
+
+
+def environment() -> dict[str, str]:
+    """Give the variables that matter to a result or its time, of those that are set."""
+    return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+
+
+def seeds(seed: int) -> dict[str, int]:
+    """Give the seeds that a run's seed stands for; those of later epochs follow as `derived_seed` says."""
+    return {
+        "weights": derived_seed(seed, "weights"),
+        "order of epoch 1": derived_seed(seed, "order", 0),
+        "draws of epoch 1": derived_seed(seed, "draws", 0),
+    }

@@ -33,6 +33,7 @@ class RunConfig:
     sync_batchnorm: bool = False  # batch normalisation over the whole batch where several processes share it
     p_schedule: str = "constant"  # spelling, as empool.lab.schedule takes it; of the poolings that have a p
     compile: bool = False  # training steps through torch.compile, which draws and rounds otherwise
+    deterministic: bool = False  # algorithms alone that repeat a run bit for bit, on a GPU too
 
     def folder(self, directory: Path) -> Path:
         """Give the run's folder in that of its study."""

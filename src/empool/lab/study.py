@@ -14,6 +14,7 @@ from empool.lab.data import Data
 from empool.lab.errors import LabError, is_disk_full, refusal
 from empool.lab.files import read_json, remove_unfinished, write_json
 from empool.lab.launch import Launcher
+from empool.lab.loggers import Loggers
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig, difference, results
 
@@ -30,6 +31,7 @@ def run(
     launcher: Launcher,
     progress: Progress,
     command: str,
+    loggers: Loggers = Loggers(),  # noqa: B008  # frozen
 ) -> list[dict[str, Any]]:
     """Do the runs of a study that are missing, and gather all results in results.json after each.
 
@@ -40,6 +42,7 @@ def run(
         launcher: does them.
         progress: shows them.
         command: what was typed, for study.json.
+        loggers: are told of the runs that are missing.
 
     Returns:
         The records of all finished runs in the folder, in the order of its poolings and seeds.
@@ -55,9 +58,11 @@ def run(
             _claim(directory, runs, data, command)
             missing = [config for config in runs if not (config.folder(directory) / "result.json").exists()]
             _gather(directory)
-            progress.begin(runs, results(directory))
+            if missing:
+                loggers.prepare(directory)
+            progress.begin(runs, results(directory), len(data.train))
             try:
-                for _ in launcher.launch(missing, data, directory, progress):
+                for _ in launcher.launch(missing, data, directory, progress, loggers):
                     _gather(directory)
             except KeyboardInterrupt:
                 _gather(directory)  # A run may have ended just before.

@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.experiment import COLUMNS, Experiment, Watch, finite, make_experiment
 from empool.lab.files import read_json, write_json, write_text
+from empool.lab.loggers import Loggers, Telling
 from empool.lab.processes import Processes
 from empool.lab.run import RunConfig, derived_seed, difference, own_p
 from empool.lab.schedule import PSchedule
@@ -84,6 +86,7 @@ def fit(
     directory: Path,
     watch: Watch = lambda epochs, row: None,
     say: Callable[[str], None] = lambda line: None,
+    loggers: Loggers = Loggers(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
@@ -96,6 +99,7 @@ def fit(
         directory: of the study.
         watch: is told of progress.
         say: takes a line on what went wrong and could be mended.
+        loggers: are told of progress too, and of the record; of the first process alone.
 
     Returns:
         The record, as in results.json.
@@ -111,14 +115,28 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
     checkpoint = together.tell(_checkpoint(config, folder, say) if together.rank == 0 else None)
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    experiment = make_experiment(config, data, watch)
-    _train(experiment, folder, checkpoint)
-    record = _record(experiment)
+    with _repeatable(config.deterministic), loggers.journal(config, directory, say) as journal:
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        experiment = make_experiment(config, data, watch)
+        _train(experiment, folder, checkpoint, Telling(journal))
+        record = _record(experiment)
+        journal.end(experiment.history, record)
     if together.rank == 0:
         (folder / PREVIOUS).unlink(missing_ok=True)
         write_json(folder / "result.json", record)
     return record
+
+
+@contextmanager
+def _repeatable(deterministic: bool) -> Iterator[None]:
+    """Undo at the end of the context what Lightning sets, and set now what has to be before CUDA starts."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -134,7 +152,7 @@ def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> 
     return newest(folder, say)
 
 
-def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> None:
+def _train(experiment: Experiment, folder: Path, checkpoint: Path | None, *others: pl.Callback) -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     together = experiment.together
@@ -154,12 +172,13 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
             strategy=DDPStrategy(find_unused_parameters=dropped) if together.count > 1 else "auto",
             sync_batchnorm=experiment.config.sync_batchnorm,
             max_epochs=experiment.config.recipe.epochs,
-            callbacks=[ending, *_p_schedule(experiment.config), _LastCheckpoint(folder)],
+            callbacks=[ending, *_p_schedule(experiment.config), *others, _LastCheckpoint(folder)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            benchmark=experiment.config.device == "cuda",
+            benchmark=experiment.config.device == "cuda" and not experiment.config.deterministic,
+            deterministic=experiment.config.deterministic or None,
             plugins=[Checkpoints(), *_environment(together)],
             default_root_dir=folder,
         )
@@ -177,6 +196,12 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None) -> Non
         except RuntimeError as error:
             if experiment.config.compile and (refused := compilation.refusal(error, experiment.config.model)):
                 raise refused from error
+            if "does not have a deterministic implementation" in str(error):
+                operator = first_line(error).partition(" ")[0]
+                raise LabError(
+                    f"--deterministic: PyTorch has no {operator} that gives the same bits each time on this device: "
+                    "leave --deterministic out"
+                ) from error
             if not first_line(error).startswith("DataLoader worker"):
                 raise
             raise LabError(
@@ -228,10 +253,12 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "seconds": sum(seconds) + sum(row["test_seconds"] or 0.0 for row in history),
         "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
         "device": provenance.device_name(config.device),
-        "machine": provenance.machine(),
         "threads": torch.get_num_threads(),
         "processes": experiment.together.count,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
+        "machine": provenance.machine(config.device),
+        "environment": provenance.environment(),
+        "seeds": provenance.seeds(config.seed),
         "parameters": sum(parameter.numel() for parameter in experiment.network.parameters()),
     }

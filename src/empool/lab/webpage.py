@@ -143,12 +143,21 @@ def _machine(records: Sequence[Record]) -> list[tuple[str, str]]:
                 versions[str(name)].append(str(version))
     return [
         ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
-        ("Machine", "; ".join(map(str, distinct(records, "machine"))) or "not recorded"),
+        ("Machine", "; ".join(dict.fromkeys(map(_described, records))) or "not recorded"),
         ("Threads", ", ".join(map(str, distinct(records, "threads"))) or "not recorded"),
         ("Commit", ", ".join(map(str, distinct(records, "commit"))) or "not recorded"),
         ("Time, all runs", _duration(records)),
         *((name, ", ".join(found)) for name, found in versions.items()),
     ]
+
+
+def _described(record: Record) -> str:
+    machine = record.get("machine")
+    if not machine:
+        return "not recorded"
+    memory = f", {machine['memory'] / 2**30:.0f} GiB" if machine["memory"] else ""
+    gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
+    return f"{machine['processor']}, {machine['cores']} cores{memory}{gpus}, {machine['system']}"
 
 
 def _planned(study: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def describe(device: str, threads: int, command: str) -> dict[str, Any]:
         "command": command,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": device,
-        "processor": processor(),
+        "processor": provenance.processor(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
@@ -42,14 +42,6 @@ def describe(device: str, threads: int, command: str) -> dict[str, Any]:
         "kernels": empool.kernels(),
     }
     return about | (_card() if device == "cuda" else {})
-
-
-def processor() -> str:
-    """Name the processor."""
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def load() -> float | None:

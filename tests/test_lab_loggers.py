@@ -1,0 +1,437 @@
+"""TensorBoard, MLflow and Weights & Biases: what they show is what metrics.csv says, each epoch once."""
+
+from __future__ import annotations
+
+import csv
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny_data
+from empool.lab import cli, loggers, study, trackers
+from empool.lab.errors import LabError
+from empool.lab.launch import Local
+from empool.lab.loggers import Loggers, named
+from empool.lab.progress import Lines
+from empool.lab.training import fit
+
+ROW = ("train_loss", "train_error", "test_loss", "test_error", "test_ece", "lr")
+RESULTS = ("test_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece", "seconds")
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "WANDB_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """Give a SQLite file with MLflow's tables, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    if importlib.util.find_spec("mlflow") is not None:
+        named(["mlflow"]).prepare(folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _copied_database(empty_database, monkeypatch):
+    client = trackers.client
+
+    def with_tables(uri):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and not path.exists():
+            shutil.copy(empty_database, path)
+        return client(uri)
+
+    monkeypatch.setattr(trackers, "client", with_tables)
+
+
+def started(directory, names, config=None, watch=lambda epochs, row: None, say=None):
+    """Do a run as a study does it."""
+    told = named(names)
+    directory.mkdir(exist_ok=True)
+    told.prepare(directory)
+    said = [] if say is None else say
+    record = fit(config or tiny_data.config(), tiny_data.data_set(), directory, watch, said.append, told)
+    assert say is not None or said == []
+    return record
+
+
+def cut(directory, names, config, epochs):
+    """Interrupt a run."""
+
+    def watch(done, row):
+        if done > epochs and row is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        started(directory, names, config, watch)
+
+
+def metrics(directory, pooling="max"):
+    """Give the columns of metrics.csv that are logged, without the epochs that have no value."""
+    with (directory / pooling / "0" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [(int(row["epoch"]), float(row[name])) for row in rows if row[name]] for name in ROW}
+
+
+def tensorboard(directory, pooling="max"):
+    """Read what TensorBoard shows of a run."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(directory / pooling / "0"))
+    events.Reload()
+    return events
+
+
+def scalars(events, names):
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+
+def close(shown, written):
+    assert shown.keys() == written.keys()
+    for name, points in written.items():
+        assert [step for step, _ in shown[name]] == [step for step, _ in points], name
+        values = [value for _, value in points]
+        assert [value for _, value in shown[name]] == pytest.approx(values, rel=1e-6, abs=1e-9), name  # In float32.
+
+
+def mlflow_run(directory, uri=None):
+    """Read the only run of the only experiment that MLflow has."""
+    pytest.importorskip("mlflow")
+    client = trackers.client(uri or f"sqlite:///{directory / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(directory.name)
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def mlflow_scalars(client, run, names):
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+    return {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
+
+
+def weights(directory):
+    return torch.load(directory / "max" / "0" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_tensorboard_shows_what_metrics_csv_says(tmp_path, capfd):
+    record = started(tmp_path / "study", ["tensorboard"])
+    assert capfd.readouterr() == ("", "")
+    events = tensorboard(tmp_path / "study")
+    close(scalars(events, ROW), metrics(tmp_path / "study"))
+    assert [event.step for event in events.Scalars("images_per_second")] == [1, 2, 3]
+    for name in RESULTS:
+        (event,) = events.Scalars(f"final/{name}")
+        assert event.value == pytest.approx(record[name], rel=1e-6)
+    (text,) = events.Tensors("record/text_summary")
+    assert json.loads(text.tensor_proto.string_val[0].decode().strip("`\n")) == record
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
+    names = {path.name.partition(".")[0] for path in (tmp_path / "study" / "max" / "0").iterdir()}
+    assert names == {"config", "metrics", "last", "result", "loggers", "events"}
+
+
+def test_mlflow_keeps_a_study_in_a_sqlite_file(tmp_path, capfd):
+    directory = tmp_path / "study"
+    record = started(directory, ["mlflow"])
+    assert capfd.readouterr() == ("", "")
+    client, run = mlflow_run(directory)
+    assert (run.info.run_name, run.info.status) == ("max/0", "FINISHED")
+    close(mlflow_scalars(client, run, ROW), metrics(directory))
+    for name in RESULTS:
+        assert run.data.metrics[f"final/{name}"] == pytest.approx(record[name])
+    assert run.data.metrics["images_per_second"] > 0
+    assert run.data.params["recipe.learning_rate"] == "0.05"
+    assert (run.data.params["pooling"], run.data.params["seed"]) == ("max", "0")
+    assert run.data.tags["versions.torch"] == torch.__version__
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert {path.name for path in tmp_path.iterdir()} <= {"study", "cache"}  # Nothing where the process is.
+
+
+@pytest.mark.parametrize("epochs", [0.5, 2.5], ids=["in the first epoch", "in the third"])
+def test_an_interrupted_run_goes_on_as_the_same_and_logs_each_epoch_once(tmp_path, epochs):
+    config = tiny_data.config(epochs=4)
+    directory = tmp_path / "study"
+    names = ["tensorboard", "mlflow"]
+    cut(directory, names, config, epochs)
+    _, before = mlflow_run(directory)
+    assert before.info.status == "KILLED"
+    started(directory, names, config)
+    client, run = mlflow_run(directory)
+    assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
+    assert len(metrics(directory)["train_loss"]) == 4
+    close(mlflow_scalars(client, run, ROW), metrics(directory))
+    close(scalars(tensorboard(directory), ROW), metrics(directory))
+
+
+@pytest.mark.parametrize("moment", ["logged but not noted", "noted but not saved"])
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_an_epoch_that_is_done_again_is_logged_once(tmp_path, monkeypatch, name, moment):
+    config = tiny_data.config(epochs=4)
+    directory = tmp_path / "study"
+    note = loggers.Journal._note
+
+    def die(self, logger, **changes):
+        if changes["epochs"] == 2:
+            if moment == "noted but not saved":
+                note(self, logger, **changes)
+            raise KeyboardInterrupt
+        note(self, logger, **changes)
+
+    def shown():
+        if name == "tensorboard":
+            return scalars(tensorboard(directory), ROW)
+        return mlflow_scalars(*mlflow_run(directory), ROW)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loggers.Journal, "_note", die)
+        with pytest.raises(KeyboardInterrupt):
+            started(directory, [name], config)
+    assert len(metrics(directory)["train_loss"]) == 1
+    assert len(shown()["train_loss"]) == 2
+    started(directory, [name], config)
+    close(shown(), metrics(directory))
+
+
+def test_a_logger_that_comes_later_is_told_what_it_missed(tmp_path):
+    config = tiny_data.config(epochs=5)
+    cut(tmp_path, ["tensorboard"], config, 1.5)
+    cut(tmp_path, [], config, 3.5)
+    assert len(tensorboard(tmp_path).Scalars("train_loss")) == 1
+    started(tmp_path, ["tensorboard"], config)
+    close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
+
+
+def test_a_run_whose_training_had_ended_is_told_whole(tmp_path):
+    started(tmp_path, [])
+    (tmp_path / "max" / "0" / "result.json").unlink()
+    started(tmp_path, ["tensorboard"])
+    close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
+    assert tensorboard(tmp_path).Scalars("final/test_error")
+
+
+def test_loggers_change_neither_a_bit_nor_the_configuration(tmp_path):
+    for directory, names in (("without", []), ("with", ["tensorboard", "mlflow"])):
+        started(tmp_path / directory, names)
+    torch.testing.assert_close(weights(tmp_path / "with"), weights(tmp_path / "without"), rtol=0, atol=0)
+    one, other = ((tmp_path / name / "max" / "0" / "config.json").read_text() for name in ("with", "without"))
+    assert one == other
+    assert {path.name for path in (tmp_path / "without" / "max" / "0").iterdir()} == {
+        *("config.json", "metrics.csv", "last.ckpt", "result.json")
+    }
+
+
+def test_a_logger_that_fails_does_not_end_the_run_and_catches_up(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    log, failures = trackers.TensorBoardLogger.log_metrics, []
+
+    def fail(self, metrics, step=None):
+        if step == 2 and len(failures) < 2:
+            failures.append(step)
+            raise RuntimeError("no answer\nfor long")
+        log(self, metrics, step)
+
+    monkeypatch.setattr(trackers.TensorBoardLogger, "log_metrics", fail)
+    said = []
+    started(tmp_path, ["tensorboard"], tiny_data.config(epochs=5), say=said)
+    assert failures == [2, 2]
+    assert said == ["--logger tensorboard: no answer; the run goes on, and tries it again after every epoch"]
+    close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
+
+
+def test_a_logger_that_never_works_costs_the_run_two_lines(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def fail(self, metrics, step=None):
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(trackers.TensorBoardLogger, "log_metrics", fail)
+    said = []
+    record = started(tmp_path, ["tensorboard"], say=said)
+    assert record["converged"]
+    assert [line.partition(";")[0] for line in said] == [
+        "--logger tensorboard: no answer",
+        "--logger tensorboard: the run has ended, and not all of it was logged",
+    ]
+    assert len(metrics(tmp_path)["train_loss"]) == 3
+
+
+def test_mlflow_logs_where_the_environment_says(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started(tmp_path / "study", ["mlflow"])
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
+    assert not (tmp_path / "study" / "mlflow.db").exists()
+    client, run = mlflow_run(tmp_path / "study", uri)
+    close(mlflow_scalars(client, run, ROW), metrics(tmp_path / "study"))
+    client.delete_run(run.info.run_id)  # What the folder notes is no more: the run is logged as a new one.
+    (tmp_path / "study" / "max" / "0" / "result.json").unlink()
+    started(tmp_path / "study", ["mlflow"])
+    client, again = mlflow_run(tmp_path / "study", uri)
+    assert again.info.run_id != run.info.run_id
+    close(mlflow_scalars(client, again, ROW), metrics(tmp_path / "study"))
+
+
+def test_a_tracker_that_cannot_be_used_is_an_error_before_the_first_run(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://there")
+    runs = study.plan(tiny_data.config(), ["max"], [0])
+    with pytest.raises(LabError, match=r"--logger mlflow: .*nonsense"):
+        study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(io.StringIO()), "empool", named(["mlflow"]))
+    assert not (tmp_path / "max").exists()
+
+
+def test_secrets_of_the_environment_stay_where_they_are(monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("WANDB_API_KEY", "s3cret")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert named(["mlflow"]).variables == {"WANDB_MODE": "offline"}
+
+
+class FakeRun:
+    """What Lightning and the lab use of a run of Weights & Biases."""
+
+    def __init__(self, made, arguments):
+        self.made, self.arguments, self.id = made, arguments, arguments["id"]
+        self.logged, self.summary, self.code = [], {}, None
+        self.config = types.SimpleNamespace(update=lambda values, allow_val_change: self.summary.update(config=values))
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self, exit_code):
+        self.code = exit_code
+        self.made.run = None
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """Put a package of that name in the place of the real one, which has a server of its own."""
+    module = types.ModuleType("wandb")
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    module.runs, module.run, module.key = [], None, False
+
+    def init(**arguments):
+        assert module.run is None
+        module.run = FakeRun(module, arguments)
+        module.runs.append(module.run)
+        return module.run
+
+    module.init, module.login = init, lambda prompt: module.key
+    parts = {"wandb.sdk": {}, "wandb.sdk.lib": {"RunDisabled": str}, "wandb.wandb_run": {"Run": FakeRun}}
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for name, content in parts.items():
+        part = types.ModuleType(name)
+        part.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, part)
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+    for name in ("WANDB_SILENT", "WANDB_CONSOLE"):
+        monkeypatch.setenv(name, "")
+    return module
+
+
+def test_wandb_is_offline_and_a_group_is_a_study(tmp_path, wandb):
+    config = tiny_data.config("ensemble:0.2", epochs=4)
+    cut(tmp_path / "study", ["wandb"], config, 2.5)
+    record = started(tmp_path / "study", ["wandb"], config)
+    first, second = wandb.runs
+    assert first.id == second.id
+    assert (first.code, second.code) == (1, 0)
+    assert {name: first.arguments[name] for name in ("name", "group", "project", "mode", "resume")} == {
+        "name": "ensemble:0.2/0",
+        "group": "study",
+        "project": "empool",
+        "mode": "offline",
+        "resume": "allow",
+    }
+    assert first.arguments["dir"] == str(tmp_path / "study")
+    logged = [*first.logged, *second.logged]
+    steps = [values["trainer/global_step"] for values in logged]
+    assert steps == [1, 2, 3, 4, 4]  # The last is the record's.
+    shown = {name: [(v["trainer/global_step"], v[name]) for v in logged if name in v] for name in ROW}
+    close(shown, metrics(tmp_path / "study", "ensemble-0.2"))
+    assert logged[-1]["final/test_error"] == record["test_error"]
+    assert second.summary["record/versions.torch"] == torch.__version__
+    assert second.summary["config"]["recipe.width"] == 8
+
+
+def test_wandb_goes_by_its_own_variables_and_login(tmp_path, wandb, monkeypatch):
+    wandb.key = True
+    started(tmp_path / "a", ["wandb"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "pools")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "there"))
+    started(tmp_path / "b", ["wandb"])
+    ours = [{name: run.arguments[name] for name in ("mode", "project", "dir")} for run in wandb.runs]
+    assert ours == [
+        {"mode": "online", "project": "empool", "dir": str(tmp_path / "a")},
+        {"mode": "offline", "project": "pools", "dir": str(tmp_path / "there")},
+    ]
+
+
+def test_unknown_names_and_missing_packages_are_one_line(tmp_path, monkeypatch, capsys):
+    with pytest.raises(LabError, match='--logger: expected tensorboard, mlflow, wandb, got "comet"'):
+        named(["comet"])
+    assert named([]) == Loggers()
+    assert cli.main(["train", "--logger", "comet"]) == 2
+    assert "comet" in capsys.readouterr().err
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    assert cli.main(["train", "--logger", "tensorboard", "--out", "study"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "empool: error: the lab needs tensorboard, which is not installed: pip install 'empool[tensorboard]'"
+    )
+    assert not (tmp_path / "study").exists()
+
+
+SMALL = ["--data", "shapes", "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--recipe", "width=4"]
+
+
+def test_commands_take_several_loggers(tmp_path):
+    tiny_data.parquet_folder(tmp_path / "shapes")
+    arguments = ["compare", *SMALL, "--poolings", "max,average", "--seeds", "1", "--out", "study"]
+    assert cli.main([*arguments, "--logger", "tensorboard", "--logger", "mlflow"]) == 0
+    for pooling in ("max", "average"):
+        close(scalars(tensorboard(tmp_path / "study", pooling), ROW), metrics(tmp_path / "study", pooling))
+    client = trackers.client(f"sqlite:///{tmp_path / 'study' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("study")
+    assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"max/0", "average/0"}
+    assert "logger" not in (tmp_path / "study" / "study.json").read_text().partition('"configuration"')[2]
+
+
+def process(folder, *arguments, count=1, **variables):
+    """Run `empool train` in processes of its own."""
+    together = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone"] if count > 1 else []
+    command = [sys.executable, *together, "-m", "empool.lab.cli", "train", *SMALL, "--pooling", "max", *arguments]
+    environment = {**os.environ, "PYTHONPATH": tiny_data.python_path(), "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+
+
+def test_only_the_first_of_several_processes_logs(tmp_path):
+    tiny_data.parquet_folder(tmp_path / "shapes", train=36, test=9)
+    done = process(tmp_path, "--logger", "tensorboard", "--out", "two", count=2)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "two" / "max" / "0").glob("events.*"))) == 1
+    close(scalars(tensorboard(tmp_path / "two"), ROW), metrics(tmp_path / "two"))
+
+
+def test_a_run_of_its_own_logs_whatever_rank_slurm_gives_its_process(tmp_path):
+    tiny_data.parquet_folder(tmp_path / "shapes")
+    done = process(tmp_path, "--logger", "tensorboard", "--out", "one", SLURM_PROCID="3")
+    assert done.returncode == 0, done.stderr
+    close(scalars(tensorboard(tmp_path / "one"), ROW), metrics(tmp_path / "one"))
