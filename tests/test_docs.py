@@ -91,6 +91,7 @@ def test_the_architecture_names_every_file():
     page = TEXTS["docs/architecture.md"]
     core = {path.name for path in (ROOT / "src/empool").glob("*.py")} - {"__init__.py", "_version.py"}
     assert sorted(name for name in core if name not in page) == []
-    lab = {path.stem for path in (ROOT / "src/empool/lab").glob("*.py")} - {"__init__"}
+    folders = (ROOT / "src/empool/lab", ROOT / "src/empool/lab/report")
+    lab = {path.stem for folder in folders for path in folder.glob("*.py")} - {"__init__"}
     section = page[page.index("## The lab") :]
     assert sorted(name for name in lab if not re.search(rf"\b{name}\b", section)) == []

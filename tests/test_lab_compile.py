@@ -13,9 +13,8 @@ import tiny_data
 from empool import models
 from empool.lab import cli, compilation, study
 from empool.lab.errors import LabError
-from empool.lab.experiment import make_experiment
 from empool.lab.run import difference
-from empool.lab.training import fit
+from empool.lab.training import fit, make_experiment
 from test_lab_training import interrupt_after, outcome, weights
 
 pytestmark = [

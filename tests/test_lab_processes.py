@@ -113,14 +113,13 @@ import tiny_data
 import dataclasses
 from pathlib import Path
 from empool import models
-from empool.lab import experiment as experiments
 from empool.lab import processes, training
 
 with processes.joined() as together:
     model = "stochastic_depth:8"  # has batch normalisation, and blocks that a process drops for itself
     recipe = dataclasses.replace(models.network(model).recipe, epochs=2, batch_size=10, augment="none")
     config = tiny_data.config("ensemble:0.3", model=model, recipe=recipe)
-    experiment = experiments.make_experiment(config, tiny_data.data_set(), lambda epochs, row: None)
+    experiment = training.make_experiment(config, tiny_data.data_set(), lambda epochs, row: None)
     training._train(experiment, Path(sys.argv[1]), None)
     last = experiment.history[-1]
     kept = {"weights": dict(experiment.network.named_parameters()), "seed": torch.initial_seed(),

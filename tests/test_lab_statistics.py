@@ -12,7 +12,8 @@ from rich.console import Console
 from scipy import stats
 from torch.testing import assert_close
 
-from empool.lab import deck, table
+from empool.lab import deck
+from empool.lab.report import table
 from empool.lab.statistics import (
     Interval,
     Row,

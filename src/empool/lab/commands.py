@@ -110,7 +110,8 @@ def compare(
 
     from rich.console import Console
 
-    from empool.lab import deck, report, statistics, table
+    from empool.lab import deck, report, statistics
+    from empool.lab.report import table
 
     page = report.write_report(directory)
     beside = deck.comparable(records[0]["data"], records[0]["model"])

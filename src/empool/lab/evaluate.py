@@ -12,15 +12,17 @@ import rich.table
 import torch
 
 from empool import Average, Max, models, monte_carlo, set_p
-from empool.lab import provenance, schedule, sources, statistics, table
+from empool.lab import provenance, schedule, sources, statistics
 from empool.lab.checkpoint import first_line, read_checkpoint
 from empool.lab.data import Data
 from empool.lab.errors import LabError
-from empool.lab.experiment import Experiment, finite, make_experiment
+from empool.lab.experiment import Experiment, finite
 from empool.lab.files import read_json, write_json
 from empool.lab.metrics import Scores, Tally
 from empool.lab.options import device_named, load_data
+from empool.lab.report import table
 from empool.lab.run import RunConfig, derived_seed, own_p
+from empool.lab.training import make_experiment
 
 RULES = {"expectation": "expectation", "monte_carlo": "Monte Carlo", "plain_max": "plain max"}
 """The testing rules, as the records and as people call them."""

@@ -221,16 +221,6 @@ class Experiment(pl.LightningModule):
         return logits.float()
 
 
-def make_experiment(config: RunConfig, data: Data, watch: Watch) -> Experiment:
-    """Make a run's network and put it together with its data."""
-    kind = Experiment
-    if models.network(config.model).streams:
-        from empool.lab.streaming import Streaming  # Needs packages that no other network does.
-
-        kind = Streaming
-    return kind(config, make_network(config, data), data, watch)
-
-
 def make_network(config: RunConfig, data: Data) -> nn.Module:
     """Make a run's network; options of its own come from the fields of its recipe, the image size from the data.
 

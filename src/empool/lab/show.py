@@ -23,7 +23,7 @@ from torch import Tensor
 import empool
 from empool.lab.errors import LabError
 from empool.lab.files import replacing
-from empool.lab.svg import SETTINGS, render
+from empool.lab.report.svg import SETTINGS, render
 
 WINDOW = ((2.0, 9.0), (7.0, 1.0))
 DIGIT = 12  # of scikit-learn's digits: a two, whose strokes fill many windows

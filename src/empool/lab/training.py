@@ -27,7 +27,7 @@ from empool.lab import compilation, processes, provenance, signals
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data
 from empool.lab.errors import LabError
-from empool.lab.experiment import COLUMNS, Experiment, Watch, finite, make_experiment
+from empool.lab.experiment import COLUMNS, Experiment, Watch, finite, make_network
 from empool.lab.files import read_json, write_json, write_text
 from empool.lab.loggers import Loggers, Telling
 from empool.lab.processes import Processes
@@ -137,6 +137,16 @@ def _repeatable(deterministic: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def make_experiment(config: RunConfig, data: Data, watch: Watch) -> Experiment:
+    """Make a run's network and put it together with its data."""
+    kind = Experiment
+    if models.network(config.model).streams:
+        from empool.lab.streaming import Streaming  # Needs packages that no other network does.
+
+        kind = Streaming
+    return kind(config, make_network(config, data), data, watch)
 
 
 def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Path | None:

@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from empool.lab import deck, table
-from empool.lab.limits import limits
+from empool.lab import deck
+from empool.lab.report import table
+from empool.lab.report.limits import limits
+from empool.lab.report.svg import INK, WIDTH, Plot, render, style
+from empool.lab.report.table import Column, Sheet
 from empool.lab.statistics import BASELINE, Interval, Row
-from empool.lab.svg import INK, WIDTH, Plot, render, style
-from empool.lab.table import Column, Sheet
 
 HEIGHT = 3.3  # inches
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from empool.lab.svg import Drawing, Panel, Plot, render, style
-from empool.lab.table import Sheet
+from empool.lab.report.svg import Drawing, Panel, Plot, render, style
+from empool.lab.report.table import Sheet
 
 ACROSS = 4  # panels in a row of the whole figure
 PANEL = 2.0, 1.6  # inches

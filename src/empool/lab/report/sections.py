@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from empool import models
-from empool.lab import calibration, curves, deck, plots, statistics, svg
+from empool.lab import deck, statistics
 from empool.lab.errors import LabError
 from empool.lab.findings import Record, answer, data_name, images_tested, remarks
+from empool.lab.report import calibration, curves, plots, svg
+from empool.lab.report.table import Sheet
 from empool.lab.run import RunConfig
 from empool.lab.statistics import Row
-from empool.lab.table import Sheet
 
 # What runs must share to be compared; records that differ in one of these get a section of their own.
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment")

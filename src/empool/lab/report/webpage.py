@@ -11,13 +11,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from empool.lab import svg, table
 from empool.lab.findings import Record, count
-from empool.lab.sections import SETTINGS, Section, distinct, protocol
+from empool.lab.report import svg, table
+from empool.lab.report.sections import SETTINGS, Section, distinct, protocol
 
 
 def render(records: Sequence[Record], study: Mapping[str, Any], sections: Sequence[Section]) -> str:
-    """Write the page: report.html.jinja, filled, with report.css and report.js inside.
+    """Write the page: page.html.jinja, filled, with page.css and page.js inside.
 
     Args:
         records: all runs.
@@ -25,13 +25,13 @@ def render(records: Sequence[Record], study: Mapping[str, Any], sections: Sequen
         sections: the runs in groups that may be compared.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("empool.lab", "."),
+        loader=jinja2.PackageLoader("empool.lab.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template("page.html.jinja").render(
         title=", ".join(section.title for section in sections),
         sections=sections,
         facts=_facts(records),

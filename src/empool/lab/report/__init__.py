@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from empool.lab import pages, sections, table, webpage
-from empool.lab.curves import read_curve
+from empool.lab import pages
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.findings import Record, count
-from empool.lab.sections import Section
+from empool.lab.report import sections, table, webpage
+from empool.lab.report.curves import read_curve
+from empool.lab.report.sections import Section
 
 # Fields without which a record says nothing, and their types.
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {

@@ -14,13 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from empool.lab import statistics, table
+from empool.lab import statistics
 from empool.lab.errors import LabError
-from empool.lab.panels import Multiples, small_multiples
+from empool.lab.report import table
+from empool.lab.report.panels import Multiples, small_multiples
+from empool.lab.report.svg import INK, Plot, style
+from empool.lab.report.table import Column, Sheet
 from empool.lab.run import folder_name
 from empool.lab.statistics import BASELINE
-from empool.lab.svg import INK, Plot, style
-from empool.lab.table import Column, Sheet
 
 Which = Literal["train_errors", "test_errors"]
 DASHES = (0, (3, 1.5))

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from empool.lab import calibration, curves, deck, sweeps, table
-from empool.lab.calibration import Bins
-from empool.lab.curves import Curve
-from empool.lab.limits import limits, mean_intervals
+from empool.lab import deck
+from empool.lab.report import calibration, curves, sweeps, table
+from empool.lab.report.calibration import Bins
+from empool.lab.report.curves import Curve
+from empool.lab.report.limits import limits, mean_intervals
+from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
+from empool.lab.report.table import Column, Sheet
 from empool.lab.statistics import BASELINE, Row
-from empool.lab.svg import INK, SETTINGS, WIDTH, Plot, render, style
-from empool.lab.table import Column, Sheet
 
 
 def plots(
@@ -27,7 +28,7 @@ def plots(
     Args:
         rows: what `empool.lab.statistics.summarise` returned.
         runs: learning curves of the runs that have one.
-        bins: what `empool.lab.calibration.pooled` returned.
+        bins: what `empool.lab.report.calibration.pooled` returned.
         beside: the deck's table, if it is of the same data and network.
     """
     with mpl.rc_context(SETTINGS):

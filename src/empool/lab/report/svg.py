@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from empool.lab.table import Sheet
+from empool.lab.report.table import Sheet
 
 # Every colour has a contrast of at least 3.4 on white and on near black, for a file that is looked at by itself; a page
 # puts its own in their place (`variable`). Each method has a marker of its own as well.
