@@ -106,6 +106,37 @@ def test_sigterm_ends_both_processes_after_the_same_step_and_the_run_goes_on(tmp
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "last.ckpt", "metrics.csv", "result.json"]
 
 
+PARTED = """
+import errno
+import os
+import sys
+from empool.lab import cli, training
+
+def fail(self, trainer, experiment):
+    if os.environ["RANK"] == FAILS and experiment.current_epoch == 1:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt")
+    following(self, trainer, experiment)
+
+following = training._LastCheckpoint.on_train_epoch_end
+training._LastCheckpoint.on_train_epoch_end = fail
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("fails", ["0", "1"])
+def test_when_one_process_fails_the_other_says_no_more_than_that(tmp_path, fails):
+    tiny_data.parquet_folder(tmp_path / "shapes", train=36, test=9)
+    (tmp_path / "parted.py").write_text(PARTED.replace("FAILS", repr(fails)))
+    ended = run(tmp_path, 2, "parted.py", "train", *OPTIONS, "--epochs", "3", "--pooling", "max", "--out", "cut")
+    said = [line for line in ended.stderr.splitlines() if line.startswith("empool: error: ")]
+    assert ended.returncode != 0
+    assert sum("no space left" in line.lower() for line in said) == 1
+    assert len(said) <= 1 + int(fails)  # What the other may say is that it was left alone.
+    assert "gloo" not in ended.stderr
+    arguments = ["train", *OPTIONS, "--epochs", "3", "--pooling", "max", "--out", "cut", "--resume"]
+    assert run(tmp_path, 2, "-m", "empool.lab.cli", *arguments).returncode == 0
+
+
 EACH = """
 import sys
 import torch

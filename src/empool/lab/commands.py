@@ -393,6 +393,12 @@ def _study(
             with signals.ignored():  # torchrun sends it to the other processes when one has ended.
                 shown.say(f"empool: {ended}; finished runs stay{kept}, and the same command goes on: {again}")
             raise typer.Exit(signals.exit_code(stopped)) from None
+        except RuntimeError as error:
+            if not processes.started().count > 1 or not processes.is_parting(error):
+                raise
+            if silent:  # The first process has said what went wrong.
+                raise typer.Exit(1) from None
+            raise LabError("another of the processes ended; the same command goes on where the run was") from None
 
 
 def _check_resume(folder: Path, resume: bool) -> None:

@@ -104,6 +104,13 @@ def joined() -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
+def is_parting(error: RuntimeError) -> bool:
+    """Tell whether an error says that another of the processes is gone."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
 def connected() -> Processes:
     """Give the processes that `joined` connected; one, outside of its context."""
     from torch import distributed
