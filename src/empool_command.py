@@ -12,6 +12,8 @@ class _Unread(ModuleType):
     """A package whose own file is run when something in it is first asked for; its submodules do not wait for that."""
 
     def __getattr__(self, name: str) -> Any:
+        if importlib.util.find_spec(f"{self.__name__}.{name}"):
+            raise AttributeError(name)  # The import system then imports the submodule, of which others may be halfway.
         self.__class__ = ModuleType  # type: ignore[assignment]  # It becomes what it stands for.
         assert self.__spec__ is not None
         assert self.__spec__.loader is not None

@@ -87,7 +87,7 @@ class SlowSplit(Split):
     """Training images that take their time, so that something can happen in between."""
 
     def __len__(self):
-        time.sleep(0.01)
+        time.sleep(0.03)
         return len(self.labels)
 
     def to(self, device):

@@ -100,9 +100,8 @@ def test_compilation_is_part_of_the_configuration_and_was_off_before_there_was_a
 
 def test_what_cannot_be_compiled_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    with pytest.raises(LabError) as caught:
+    absent = torch._inductor.config.patch({"force_disable_caches": True, "cpp.cxx": ("/nowhere/g++",)})
+    with absent, pytest.raises(LabError) as caught:
         fit(config(), tiny_data.data_set(), tmp_path)
     assert str(caught.value).startswith("--compile: PyTorch cannot compile cnn here (")
     assert str(caught.value).endswith(" Leave --compile out, or install what is missing")

@@ -15,7 +15,7 @@ from torch import nn
 
 import empool
 import tiny_data
-from empool.lab import cli, experiment, schedule, study
+from empool.lab import cli, experiment, schedule, study, training
 from empool.lab.errors import LabError
 from empool.lab.options import check_p_schedule
 from empool.lab.run import RunConfig, difference
@@ -200,7 +200,7 @@ def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatc
             seen.append(next(m.p for m in self.network.modules() if isinstance(m, empool.EnsembleMaxPool2d)))
             return super().tally(split)
 
-    monkeypatch.setattr(experiment, "Experiment", Seen)
+    monkeypatch.setattr(training, "Experiment", Seen)
     fit(tiny_data.config("ensemble:0.4", epochs=4, p_schedule="anneal:0"), tiny_data.data_set(), tmp_path)
     assert seen == pytest.approx([0.3, 0.2, 0.1, 0.0, 0.0])  # After the last epoch the training images, too.
 

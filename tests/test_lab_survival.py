@@ -441,15 +441,15 @@ def terminate():
 
 def at_test(number, act):
     """Act in the number-th test of a network."""
-    following, tests = Experiment.test, Counter()
+    following, tests = Experiment.tally, Counter()
 
-    def test(self, split):
+    def tally(self, split):
         tests["done"] += 1
         if tests["done"] == number:
             act()
         return following(self, split)
 
-    Experiment.test = test
+    Experiment.tally = tally
 
 
 TERMINATIONS = {

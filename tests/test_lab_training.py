@@ -16,7 +16,7 @@ import torch
 
 import tiny_data
 from empool.lab import experiment as experiments
-from empool.lab import files
+from empool.lab import files, training
 from empool.lab.augment import Augment, Normaliser
 from empool.lab.batches import Batches
 from empool.lab.errors import LabError, is_disk_full
@@ -130,7 +130,7 @@ def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(mon
             seen[self.config.pooling] += [tensor.clone() for tensor in batch]
             return super().training_step(batch, batch_idx)
 
-    monkeypatch.setattr(experiments, "Experiment", Seen)
+    monkeypatch.setattr(training, "Experiment", Seen)
     for pooling in POOLINGS:
         fit(tiny_data.config(pooling, seed=5), tiny_data.data_set(), tmp_path)
     assert len(seen["max"]) == 11 + 2 * 9  # parameters; images and labels of 3 batches in 3 epochs

@@ -83,6 +83,7 @@ def learning_curves(curves: Sequence[Curve], order: Sequence[str]) -> Plot | Non
     tests = [end.test for end in ends.values() if end.test is not None]
     # What the first epochs lose, and what did not converge, would dwarf the rest.
     top = min(1.05 * max(values), 2.5 * float(np.median(tests))) if tests else 1.05 * max(values)
+    top = top or 1.0  # Nothing may be wrong in any of them.
     last = max(epoch for curve in curves for epoch in curve.epochs)
 
     def draw(axes: Axes, pooling: str) -> None:
