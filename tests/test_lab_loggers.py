@@ -22,6 +22,7 @@ from empool.lab import cli, loggers, study, trackers
 from empool.lab.errors import LabError
 from empool.lab.launch import Local
 from empool.lab.loggers import Loggers, named
+from empool.lab.parallel import Parallel
 from empool.lab.progress import Lines
 from empool.lab.training import fit
 
@@ -282,6 +283,14 @@ def test_mlflow_logs_where_the_environment_says(tmp_path, monkeypatch):
     client, again = mlflow_run(tmp_path / "study", uri)
     assert again.info.run_id != run.info.run_id
     close(mlflow_scalars(client, again, ROW), metrics(tmp_path / "study"))
+
+
+def test_runs_at_once_are_logged_too(tmp_path):
+    runs = study.plan(tiny_data.config(), ["max", "average"], [0])
+    told = named(["tensorboard"])
+    study.run(tmp_path, runs, tiny_data.data_set(), Parallel(2), Lines(io.StringIO()), "empool", told)
+    for pooling in ("max", "average"):
+        close(scalars(tensorboard(tmp_path, pooling), ROW), metrics(tmp_path, pooling))
 
 
 def test_a_tracker_that_cannot_be_used_is_an_error_before_the_first_run(tmp_path, monkeypatch):

@@ -28,13 +28,14 @@ from empool.lab import signals
 from empool.lab.data import Data
 from empool.lab.errors import LabError, refusal
 from empool.lab.files import read_json, remove_unfinished
-from empool.lab.loggers import Loggers
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
 from empool.lab.words import Words, named
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
+
+    from empool.lab.loggers import Loggers
 
 RETRIES = 1  # times that a run is taken up again after its process died
 _IMPORTED = ["empool.lab.training"]  # what takes seconds to import, so not at the top here either

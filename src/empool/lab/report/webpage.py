@@ -123,7 +123,7 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     return [
         ("Runs", str(len(records))),
         ("Poolings", str(len({record["pooling"] for record in records}))),
-        ("Seeds", ", ".join(map(str, seeds)) if len(seeds) <= 5 else count(len(seeds), "seed")),
+        ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds[:5]))}{', ...' if len(seeds) > 5 else ''})"),
         ("Epochs", ", ".join(map(str, distinct(records, "epochs"))) or "not recorded"),
         ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
         ("Time, all runs", _duration(records)),
