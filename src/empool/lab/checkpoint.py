@@ -86,5 +86,5 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """Give the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+    """Give the first line of an error's message, or what kind of error it is where there is none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

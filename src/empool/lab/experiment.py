@@ -137,11 +137,10 @@ class Experiment(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Read the epoch's metrics, test if it is time to, and stop a run that has diverged."""
-        self.together.add_up(self.totals)
-        images_seen = self.images_seen
-        if self.together.count > 1:
-            images_seen = sum(self.batches.size(batch) for batch in range(len(self.batches)))
-        loss, errors = (self.totals / images_seen).tolist()  # Waits for the device: the clock is read after it.
+        sums = torch.cat((self.totals, self.totals.new_tensor([self.images_seen])))
+        self.together.add_up(sums)
+        loss, errors, images_seen = sums.tolist()  # Waits for the device: the clock is read after it.
+        loss, errors = loss / images_seen, errors / images_seen
         seconds = time.perf_counter() - self.began
         epoch, epochs = self.current_epoch + 1, self.config.recipe.epochs
         diverged = not math.isfinite(loss)

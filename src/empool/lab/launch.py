@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from empool.lab import options, processes
+from empool.lab import processes
 from empool.lab.data import Data
 from empool.lab.errors import LabError
 from empool.lab.experiment import Row
 from empool.lab.loggers import Loggers
-from empool.lab.parallel import Parallel
+from empool.lab.parallel import OnThisMachine, Parallel
 from empool.lab.processes import Processes
 from empool.lab.progress import Progress
 from empool.lab.run import RunConfig
@@ -41,19 +41,8 @@ class Launcher(Protocol):
         """Do runs, telling `progress` and `loggers` of each, and yield the record of each as it ends."""
 
 
-class Local:
+class Local(OnThisMachine):
     """One run after another, in this process: a run uses all cores, or the one GPU."""
-
-    def __enter__(self) -> Local:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-    def device_named(self, device: str) -> str:
-        """Look at this machine."""
-        return options.device_named(device)
 
     def launch(
         self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers

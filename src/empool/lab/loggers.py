@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from empool.lab.checkpoint import first_line
 from empool.lab.errors import LabError
 from empool.lab.experiment import Experiment, Row
 from empool.lab.files import read_json, write_json
@@ -56,7 +57,7 @@ class Loggers:
             except (LabError, ModuleNotFoundError):
                 raise
             except Exception as error:  # Each tracker has its own.
-                raise LabError(f"--logger {name}: {_line(error)}") from error
+                raise LabError(f"--logger {name}: {first_line(error)}") from error
 
     def journal(self, config: RunConfig, directory: Path, say: Callable[[str], None]) -> Journal:
         """Make the journal of a run; `say` takes a line on what could not be logged."""
@@ -159,7 +160,7 @@ class Journal:
                 with contextlib.suppress(Exception):
                     tracker.close("failed")
             if name not in self.failed:
-                self.say(f"--logger {name}: {_line(error)}; the run goes on, and tries it again after every epoch")
+                self.say(f"--logger {name}: {first_line(error)}; the run goes on, and tries it again after every epoch")
             self.failed.add(name)
         else:
             self.failed.discard(name)
@@ -189,7 +190,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

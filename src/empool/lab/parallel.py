@@ -35,6 +35,8 @@ from empool.lab.words import Words, named
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
+    from typing_extensions import Self
+
     from empool.lab.loggers import Loggers
 
 RETRIES = 1  # times that a run is taken up again after its process died
@@ -72,7 +74,24 @@ class _Worker:
     run: RunConfig | None
 
 
-class Parallel:
+class OnThisMachine:
+    """What the launchers have in common that send runs nowhere else."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def device_named(self, device: str) -> str:
+        """Look at this machine."""
+        from empool.lab import options
+
+        return options.device_named(device)
+
+
+class Parallel(OnThisMachine):
     """Several runs at once on this machine, which share its cores, or its one GPU; a launcher.
 
     Args:
@@ -85,19 +104,6 @@ class Parallel:
         self.left: deque[RunConfig] = deque()
         self.deaths: Counter[RunConfig] = Counter()
         self.lost: list[str] = []  # runs that could not be done, with what they died of
-
-    def __enter__(self) -> Parallel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-    def device_named(self, device: str) -> str:
-        """Look at this machine."""
-        from empool.lab import options
-
-        return options.device_named(device)
 
     def launch(
         self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers

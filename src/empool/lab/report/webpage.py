@@ -143,7 +143,7 @@ def _machine(records: Sequence[Record]) -> list[tuple[str, str]]:
                 versions[str(name)].append(str(version))
     return [
         ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
-        ("Machine", "; ".join(dict.fromkeys(map(_described, records))) or "not recorded"),
+        ("Machine", "; ".join(dict.fromkeys(map(_described, records)))),
         ("Threads", ", ".join(map(str, distinct(records, "threads"))) or "not recorded"),
         ("Commit", ", ".join(map(str, distinct(records, "commit"))) or "not recorded"),
         ("Time, all runs", _duration(records)),
