@@ -8,13 +8,14 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from empool.lab.errors import LabError
 from empool.lab.report import write_report, write_table
 from parsed_page import Page
-from synthetic_study import RECORDS, STUDY, record, write_study
+from synthetic_study import CALIBRATION, RECORDS, STUDY, record, write_study
 
 RESULTS = "cnn on cifar10: our runs"
 
@@ -181,15 +182,63 @@ def test_cells_are_sorted_by_what_they_were_rounded_from(page: Page) -> None:
     assert [row[names.index("What the seeds support")] for row in rows] == ["1", "3", "2", "0", ""]
 
 
+def evaluated(
+    pooling: str, seed: int, expectation: float, members: float | None, plain: float | None
+) -> dict[str, Any]:
+    """Make a record of an evaluation, of test errors by rule."""
+    rules = {"expectation": expectation, "monte_carlo": members, "plain_max": plain}
+    scores = {
+        rule: None if error is None else {"error": error, "nll": error / 20, "ece": 2.0}
+        for rule, error in rules.items()
+    }
+    draws = members is not None
+    run = {"model": "cnn", "pooling": pooling, "seed": seed, "draws": draws, "samples": 32 if draws else None}
+    return {**run, **scores, "calibration": CALIBRATION}
+
+
+def test_testing_rules_are_compared_on_the_same_networks(tmp_path: Path) -> None:
+    records = [
+        evaluated("max", 0, 15.0, None, None),
+        evaluated("ensemble:0.3", 0, 14.1, 14.0, 15.1),
+        evaluated("ensemble:0.3", 1, 14.3, 14.2, 15.5),
+        evaluated("ensemble:0.3", 2, 14.5, 14.6, 15.3),
+        # All of a difference of 0.1, which rounding makes unequal: no evidence of a spread of zero.
+        evaluated("ensemble:0.1", 0, 14.1, 14.2, None),
+        evaluated("ensemble:0.1", 1, 14.3, 14.4, None),
+    ]
+    write_study(tmp_path, RECORDS)
+    (tmp_path / "evaluation.json").write_text(json.dumps(records))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    minus = "\N{MINUS SIGN}"
+    # Points more than the expectation: -0.1, -0.1, 0.1 and 1.0, 1.2, 0.8; t(2, 97.5 %) = 4.303.
+    assert page.table("The same trained networks by each testing rule")[1:] == [
+        ["max", "expectation", "1", "15.00", "-", "-", "0.7500", "2.00"],
+        ["ensemble:0.3", "expectation", "3", "14.30", "-", "-", "0.7150", "2.00"],
+        ["ensemble:0.3", "Monte Carlo", "3", "14.27", f"{minus}0.03", f"[{minus}0.32, +0.25]", "0.7133", "2.00"],
+        ["ensemble:0.3", "plain max", "3", "15.30", "+1.00", "[+0.50, +1.50]", "0.7650", "2.00"],
+        ["ensemble:0.1", "expectation", "2", "14.20", "-", "-", "0.7100", "2.00"],
+        ["ensemble:0.1", "Monte Carlo", "2", "14.30", "+0.10", "-", "0.7150", "2.00"],
+    ]
+    assert "Monte Carlo: the mean of the probabilities of 32 members" in page.text
+    table = (tmp_path / "table.md").read_text()
+    assert "| ensemble:0.3 | plain max | 3 | 15.30 | +1.00 | [+0.50, +1.50] | 0.7650 | 2.00 |" in table
+
+
+def test_a_study_that_was_not_evaluated_has_no_testing_rules(page: Page, directory: Path) -> None:
+    assert "Testing rules" not in page.text
+    assert "testing rule" not in (directory / "table.md").read_text()
+
+
 def test_bins_that_no_run_recorded_are_those_of_the_evaluation(tmp_path: Path) -> None:
-    old = [{name: value for name, value in run.items() if name != "calibration"} for run in RECORDS]
-    write_study(tmp_path, old)
-    (tmp_path / "evaluation.json").write_text(json.dumps(RECORDS))
+    write_study(tmp_path, [{name: value for name, value in run.items() if name != "calibration"} for run in RECORDS])
+    runs = [evaluated(run["pooling"], run["seed"], run["test_error"] or 90.0, None, None) for run in RECORDS]
+    (tmp_path / "evaluation.json").write_text(json.dumps(runs))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert page.table("Bins")[1] == ["max", "60\N{EN DASH}67", "65.00", "60.00", "7,500"]
-    (tmp_path / "evaluation.json").write_text("[1]")
-    with pytest.raises(LabError, match=r"evaluation\.json holds no evaluations"):
-        write_report(tmp_path)
+    for damaged in ("[1]", "{}", '[{"pooling": "max", "seed": 0}]'):
+        (tmp_path / "evaluation.json").write_text(damaged)
+        with pytest.raises(LabError, match=r"evaluation\.json holds no evaluations"):
+            write_report(tmp_path)
 
 
 def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_the_network_as_published_stands_beside_no_pooling() -> None:
     assert beside is not None
     assert list(beside.rows)[:3] == ["none", "max", "ensemble:0.05"]
     assert beside.rows["none"] == deck.Figure(5.50, 0.00)
-    row = table.markdown([Row("none", (0,), (5.4,), (), mean=5.4)], beside).splitlines()[-1]
+    row = table.markdown(table.columns([Row("none", (0,), (5.4,), (), mean=5.4)], beside)).splitlines()[-1]
     assert row.endswith("| 5.50 | +0.00 |")
 
 
@@ -273,7 +273,7 @@ ROWS = [
 
 
 def test_markdown() -> None:
-    assert table.markdown(ROWS, deck.comparable("cifar10", "cnn")) == (
+    assert table.markdown(table.columns(ROWS, deck.comparable("cifar10", "cnn"))) == (
         "| Pooling | Runs | Test error % | Spread | Best to worst | Improvement over max % | 95 % interval "
         "| What the seeds support | Deck error % | Deck improvement % |\n"
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | :--- | ---: | ---: |\n"

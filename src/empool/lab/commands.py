@@ -254,13 +254,17 @@ def evaluate(
     from empool.lab.progress import progress
 
     with progress() as shown:
-        from empool.lab import evaluate as rules
+        from empool.lab.evaluate import evaluate as test
 
-        records = rules.evaluate(directory, samples=samples, source=data, device=device.value, say=shown.say)
+        records = test(directory, samples=samples, source=data, device=device.value, say=shown.say)
 
     from rich.console import Console
 
-    Console().print(rules.terminal(records))
+    from empool.lab.report import rules, table
+
+    sheet = rules.sheet(records)
+    assert sheet is not None  # There is a finished run.
+    Console().print(table.plain(sheet, without=["Runs", "Points more"]))
     print("\n".join(rules.remarks(records)))
     print(f"evaluation: {directory / 'evaluation.json'}")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rich.box
-import rich.table
 import torch
 
 from empool import Average, Max, models, monte_carlo, set_p
-from empool.lab import provenance, schedule, sources, statistics
+from empool.lab import provenance, schedule, sources
 from empool.lab.checkpoint import first_line, read_checkpoint
 from empool.lab.data import Data
 from empool.lab.errors import LabError
@@ -20,18 +19,17 @@ from empool.lab.experiment import Experiment, finite
 from empool.lab.files import read_json, write_json
 from empool.lab.metrics import Scores, Tally
 from empool.lab.options import device_named, load_data
-from empool.lab.report import table
+from empool.lab.report.rules import RULES, read_evaluation
 from empool.lab.run import RunConfig, derived_seed, own_p
 from empool.lab.training import make_experiment
-
-RULES = {"expectation": "expectation", "monte_carlo": "Monte Carlo", "plain_max": "plain max"}
-"""The testing rules, as the records and as people call them."""
 
 
 def evaluate(
     directory: Path, *, samples: int, source: str | None, device: str, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Test the finished runs of a folder by every rule, and write evaluation.json there.
+    """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
+
+    What evaluation.json already says of the same weights, tested in the same way, is not done again.
 
     Args:
         directory: of a run or of a study.
@@ -46,6 +44,7 @@ def evaluate(
         are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without p. Each has
         "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the bins of the
         calibration error of the single pass (`Tally.reliability`), which a report takes where a run has none.
+        "checkpoint" is the SHA-256 of the file that held the weights.
 
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.
@@ -53,17 +52,39 @@ def evaluate(
     folders = _finished(directory, say)
     configs = [RunConfig.from_json(read_json(folder / "config.json")) for folder in folders]
     loaded = _load(configs[0], source, say)
-    records = []
+    path = directory / "evaluation.json"
+    before = read_evaluation(path) if path.exists() else []
+    records: list[dict[str, Any]] = []
     for folder, config in zip(folders, configs, strict=True):
         if config.fingerprint != loaded.fingerprint:
             raise LabError(
                 f"{source or config.data} is not what {folder} was trained on, or has changed since (fingerprint "
                 f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
             )
-        say(f"{config.pooling}, seed {config.seed}")
-        records.append(_evaluate(folder, dataclasses.replace(config, device=device_named(device)), loaded, samples))
-    write_json(directory / "evaluation.json", records)
+        config = dataclasses.replace(config, device=device_named(device))
+        test = _test(folder, config, samples)
+        done = next((record for record in before if all(record.get(name) == test[name] for name in test)), None)
+        say(f"{config.pooling}, seed {config.seed}{': evaluated before' if done else ''}")
+        records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
+        write_json(path, records + [record for record in before if _run(record) not in map(_run, records)])
+    write_json(path, records)
     return records
+
+
+def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:
+    """Say which weights are tested, and how: what an evaluation is known by."""
+    return {
+        "pooling": config.pooling,
+        "seed": config.seed,
+        "samples": samples if _draws(config) else None,
+        "checkpoint": hashlib.sha256((folder / "last.ckpt").read_bytes()).hexdigest(),
+        "device": provenance.device_name(config.device),
+        "versions": provenance.versions(),
+    }
+
+
+def _run(record: dict[str, Any]) -> tuple[str, int]:
+    return record["pooling"], record["seed"]
 
 
 def _finished(directory: Path, say: Callable[[str], None]) -> list[Path]:
@@ -114,8 +135,7 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
     rules: dict[str, Scores | None] = dict.fromkeys(RULES)
     tested = experiment.tally(experiment.test_images)
     rules["expectation"] = tested.scores()
-    # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
-    draws = not isinstance(models.read_pooling(config.pooling), (Max, Average, type(None)))
+    draws = _draws(config)
     if draws:
         rules["monte_carlo"] = _sampled(experiment, samples)
     if p is not None:
@@ -128,17 +148,19 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
         "p": p,
         "seed": config.seed,
         "draws": draws,
-        "samples": samples if draws else None,
         "test_images": len(loaded.test),
         **{
             name: None if scores is None else {score: finite(value) for score, value in scores._asdict().items()}
             for name, scores in rules.items()
         },
         "calibration": tested.reliability(),
-        "device": provenance.device_name(config.device),
-        "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
+
+
+def _draws(config: RunConfig) -> bool:
+    # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
+    return not isinstance(models.read_pooling(config.pooling), (Max, Average, type(None)))
 
 
 def _sampled(experiment: Experiment, samples: int) -> Scores:
@@ -147,41 +169,3 @@ def _sampled(experiment: Experiment, samples: int) -> Scores:
     for images, labels in experiment.plain_batches(experiment.test_images):
         tally.add_probabilities(monte_carlo(experiment, images, samples).probs, labels)
     return tally.scores()
-
-
-def terminal(records: Sequence[dict[str, Any]]) -> rich.table.Table:
-    """Lay the records out as a table of the terminal: a row for each pooling and rule, means over seeds."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("Pooling", "Testing rule"):
-        shown.add_column(header, no_wrap=True)
-    for header in ("Runs", "Error %", "NLL", "ECE %"):
-        shown.add_column(header, justify="right")
-    for pooling in dict.fromkeys(record["pooling"] for record in records):
-        for rule, name in RULES.items():
-            runs = [record[rule] for record in records if record["pooling"] == pooling and record[rule] is not None]
-            if runs:
-                shown.add_row(
-                    pooling if rule == "expectation" else "",
-                    name,
-                    str(len(runs)),
-                    *(
-                        table.decimals(statistics.mean([run[score] for run in runs]), places)
-                        for score, places in (("error", 2), ("nll", 4), ("ece", 2))
-                    ),
-                )
-    return shown
-
-
-def remarks(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what the rules are, and which poolings have only one."""
-    samples = next((record["samples"] for record in records if record["draws"]), None)
-    said = ["expectation: the testing phase, one deterministic pass."]
-    if samples is not None:
-        said.append(f"Monte Carlo: the mean of the probabilities of {samples} members, drawn for every image anew.")
-    if any(record["plain_max"] is not None for record in records):
-        said.append("plain max: one pass with p = 0.")
-    still = dict.fromkeys(record["pooling"] for record in records if not record["draws"])
-    if still:
-        draw = "draws" if len(still) == 1 else "draw"
-        said.append(f"{', '.join(still)} {draw} nothing: Monte Carlo would be the single pass.")
-    return said

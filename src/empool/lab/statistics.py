@@ -12,6 +12,7 @@ from scipy import stats
 
 BASELINE = "max"
 LEVEL = 0.95
+_ROUNDING = 1e-9  # points that two equal differences of errors can seem to differ by
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def relative_improvement(baseline: Sequence[float], errors: Sequence[float]) -> 
     if mean_x == 0:
         return Improvement(None, None, None)
     estimate = 100 * (1 - mean_y / mean_x)
-    if pairs < 2 or float(np.ptp(x - y)) < 1e-9:
+    if pairs < 2 or float(np.ptp(x - y)) < _ROUNDING:
         return Improvement(estimate, None, None)
 
     p_value = float(stats.ttest_rel(x, y).pvalue)
@@ -185,7 +186,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def mean_interval(errors: Sequence[float]) -> Interval | None:
     """Return the 95 % t interval of the mean of some errors, or None with fewer than two or no spread."""
-    if len(errors) < 2 or max(errors) == min(errors):
+    if len(errors) < 2 or max(errors) - min(errors) < _ROUNDING:
         return None
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(errors) - 1) * np.std(errors, ddof=1)) / math.sqrt(len(errors))
     centre = float(np.mean(errors))

@@ -10,7 +10,7 @@ from empool.lab import pages
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.findings import Record, count
-from empool.lab.report import sections, table, webpage
+from empool.lab.report import rules, sections, table, webpage
 from empool.lab.report.curves import read_curve
 from empool.lab.report.sections import Section
 
@@ -37,9 +37,17 @@ def write_report(directory: Path) -> Path:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
     """
     directory = Path(directory)
-    records, study = _with_bins(directory, read_records(directory)), _read_study(directory)
+    path = directory / "evaluation.json"
+    evaluated = rules.read_evaluation(path) if path.exists() else []
+    records, study = _with_bins(read_records(directory), evaluated), _read_study(directory)
     made = [
-        sections.make(index, runs, study, [curve for run in runs if (curve := read_curve(directory, run)) is not None])
+        sections.make(
+            index,
+            runs,
+            study,
+            [curve for run in runs if (curve := read_curve(directory, run)) is not None],
+            _of(runs, evaluated),
+        )
         for index, runs in enumerate(sections.group(records))
     ]
     for section in made:
@@ -60,7 +68,7 @@ def write_table(directory: Path, target: Path) -> None:
     """
     directory = Path(directory)
     records, study = read_records(directory), _read_study(directory)
-    made = [sections.make(index, runs, study, [], drawn=False) for index, runs in enumerate(sections.group(records))]
+    made = [sections.make(index, runs, study, drawn=False) for index, runs in enumerate(sections.group(records))]
     pages.put(target, f"study:{directory.resolve().name}", "\n".join(_in_page(section) for section in made))
 
 
@@ -83,20 +91,19 @@ def read_records(directory: Path) -> list[Record]:
     return records
 
 
-def _with_bins(directory: Path, records: Sequence[Record]) -> list[Record]:
-    """Take the bins of the calibration error from evaluation.json for runs that recorded none, where it has them."""
-    path = directory / "evaluation.json"
-    evaluated = read_json(path) if path.exists() else []
-    try:
-        bins = {(run["pooling"], run["seed"]): run.get("calibration") for run in evaluated}
-    except (TypeError, KeyError):
-        raise LabError(
-            f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it"
-        ) from None
+def _with_bins(records: Sequence[Record], evaluated: Sequence[Record]) -> list[Record]:
+    """Take the bins of the calibration error from an evaluation for runs that recorded none, where it has them."""
+    bins = {(run["pooling"], run["seed"]): run.get("calibration") for run in evaluated}
     return [
         {**record, "calibration": record.get("calibration") or bins.get((record["pooling"], record["seed"]))}
         for record in records
     ]
+
+
+def _of(runs: Sequence[Record], evaluated: Sequence[Record]) -> list[Record]:
+    """Choose the evaluations of some runs."""
+    chosen = {(run["model"], run["pooling"], run["seed"]) for run in runs}
+    return [record for record in evaluated if (record.get("model"), record["pooling"], record["seed"]) in chosen]
 
 
 def _read_study(directory: Path) -> Mapping[str, Any]:
@@ -109,17 +116,30 @@ def _read_study(directory: Path) -> Mapping[str, Any]:
 
 
 def _markdown(section: Section) -> str:
-    lines = [f"# {section.title}", "", " ".join(section.answer), "", table.markdown(section.rows, section.beside)]
+    lines = [
+        f"# {section.title}",
+        "",
+        " ".join(section.answer),
+        "",
+        table.markdown(table.columns(section.rows, section.beside)),
+    ]
     lines += [f"- {remark}" for remark in section.remarks]
     if section.missing:
         lines.append(f"- Missing runs: {'; '.join(section.missing)}.")
+    if section.rules:
+        lines += ["", f"{section.rules.caption}:", "", table.markdown(section.rules.columns)]
+        lines += [f"- {remark}" for remark in section.rule_remarks]
     return "\n".join(lines) + "\n"
 
 
 def _in_page(section: Section) -> str:
     protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
     seeds = count(max(row.runs for row in section.rows), "seed")
-    return f"{seeds} each; {protocol}.\n\n{table.markdown(section.rows, section.beside)}"
+    return f"{seeds} each; {protocol}.\n\n{_table(section)}"
+
+
+def _table(section: Section) -> str:
+    return table.markdown(table.columns(section.rows, section.beside))
 
 
 def _latex(section: Section) -> str:

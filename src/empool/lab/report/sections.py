@@ -11,7 +11,7 @@ from empool import models
 from empool.lab import deck, statistics
 from empool.lab.errors import LabError
 from empool.lab.findings import Record, answer, data_name, images_tested, remarks
-from empool.lab.report import calibration, curves, plots, svg
+from empool.lab.report import calibration, curves, plots, rules, svg
 from empool.lab.report.table import Sheet
 from empool.lab.run import RunConfig
 from empool.lab.statistics import Row
@@ -34,6 +34,8 @@ class Section:
         missing: runs that were planned or have a counterpart, and are not there, in words.
         plots: the drawn plots.
         calibration: its table, if there is something in it.
+        rules: the table of the testing rules, if the runs were evaluated by them.
+        rule_remarks: what to know when reading that.
         assumptions: what the network assumes where the deck is silent.
     """
 
@@ -46,6 +48,8 @@ class Section:
     missing: Sequence[str]
     plots: Sequence[svg.Plot]
     calibration: Sheet | None
+    rules: Sheet | None
+    rule_remarks: Sequence[str]
     assumptions: Sequence[str]
 
     @property
@@ -64,7 +68,13 @@ def group(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def make(
-    index: int, runs: Sequence[Record], study: Mapping[str, Any], learned: Sequence[curves.Curve], *, drawn: bool = True
+    index: int,
+    runs: Sequence[Record],
+    study: Mapping[str, Any],
+    learned: Sequence[curves.Curve] = (),
+    evaluated: Sequence[Record] = (),
+    *,
+    drawn: bool = True,
 ) -> Section:
     """Put a section together.
 
@@ -73,6 +83,7 @@ def make(
         runs: its runs.
         study: what study.json says.
         learned: their learning curves.
+        evaluated: what `empool evaluate` found of them.
         drawn: whether its plots are wanted.
 
     Raises:
@@ -95,6 +106,8 @@ def make(
         missing=_missing(runs, study),
         plots=[_named(plot, suffix) for plot in plots.plots(rows, learned, bins, beside)] if drawn else [],
         calibration=calibration.scores(rows, bins),
+        rules=rules.sheet(evaluated),
+        rule_remarks=rules.remarks(evaluated) if evaluated else (),
         assumptions=_assumptions(runs[0]["model"]),
     )
 

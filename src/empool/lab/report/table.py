@@ -128,9 +128,9 @@ def decimals(value: float | None, places: int, *, sign: bool = False) -> str:
     return NONE if value is None else f"{value:{'+' if sign else ''}.{places}f}"
 
 
-def bracketed(interval: Interval | None) -> str:
-    """Write an interval with one decimal, None as a dash."""
-    return NONE if interval is None else f"[{interval.low:+.1f}, {interval.high:+.1f}]"
+def bracketed(interval: Interval | None, places: int = 1) -> str:
+    """Write an interval with this many decimals, None as a dash."""
+    return NONE if interval is None else f"[{interval.low:+.{places}f}, {interval.high:+.{places}f}]"
 
 
 def printed_error(figure: deck.Figure | None) -> str:
@@ -174,9 +174,20 @@ def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: st
     return rich.console.Group(*tables)
 
 
-def markdown(rows: Sequence[Row], beside: deck.Table | None = None) -> str:
-    """Return the table as GitHub-flavoured Markdown."""
-    laid_out = columns(rows, beside)
+def plain(sheet: Sheet, without: Sequence[str] = ()) -> rich.table.Table:
+    """Return a sheet as a table for the terminal, some columns left out; a pooling of several lines is named once."""
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    first, *others = (column for column in sheet.columns if column.header not in without)
+    for column in (first, *others):
+        shown.add_column(column.header, justify="right" if column.numeric else "left", no_wrap=not column.numeric)
+    for i, name in enumerate(first.cells):
+        again = i > 0 and name == first.cells[i - 1]
+        shown.add_row("" if again else name, *(Text(column.cells[i]) for column in others))
+    return shown
+
+
+def markdown(laid_out: Sequence[Column]) -> str:
+    """Return columns as a table of GitHub-flavoured Markdown."""
     lines = [
         [column.header for column in laid_out],
         ["---:" if column.numeric else ":---" for column in laid_out],

@@ -75,6 +75,7 @@ _PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "p": ("Error against p", ("error-against-p", "improvement-against-p")),
     "curves": ("Learning curves", ("learning-curves",)),
     "calibration": ("Calibration", ("reliability",)),
+    "rules": ("Testing rules", ()),
     "protocol": ("Protocol", ()),
     "runs": ("Every run", ()),
 }
@@ -86,7 +87,8 @@ def _parts(section: Section, several: bool) -> list[_Part]:
     parts = []
     for name, (title, names) in _PARTS.items():
         drawn = [stems[stem] for stem in names if stem in stems]
-        if drawn or not names or name == "results" or (name == "calibration" and section.calibration):
+        tables = {"results": True, "calibration": section.calibration, "rules": section.rules}
+        if drawn or tables.get(name, not names):
             parts.append(_Part(name, f"{section.anchor}-{name}", lead + title, drawn))
     return parts
 
