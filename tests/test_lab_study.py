@@ -125,6 +125,18 @@ def test_the_device_is_no_part_of_the_configuration():
     assert difference(config.settings(), dataclasses.replace(config, device="cuda").settings()) is None
 
 
+def test_settings_of_before_there_was_a_field_have_its_default():
+    config = tiny_data.config()
+    before = config.settings()
+    del before["recipe"]["pool_size"], before["deterministic"]
+    assert difference(config.settings(), before) is None
+    for name, changed in (
+        ("recipe.pool_size = 3, not 2", {"recipe": dataclasses.replace(config.recipe, pool_size=2)}),
+        ("deterministic = False, not True", {"deterministic": True}),
+    ):
+        assert difference(dataclasses.replace(config, **changed).settings(), before) == name
+
+
 def test_a_folder_with_strange_results_is_refused(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(LabError, match=r"holds runs but no study\.json: choose another --out"):

@@ -25,8 +25,10 @@ def exactly(message: str) -> str:
 @pytest.mark.parametrize(
     ("size", "features"), [(8, 8), (28, 128), (32, 128), (64, 512), ((9, 20), 48)], ids=lambda value: str(value)
 )
-def test_cnn_takes_every_image_size(size, features):
-    net = models.create("cnn", num_classes=7, pooling=empool.EnsembleMax(0.1), in_channels=1, image_size=size, width=8)
+@pytest.mark.parametrize("pool_size", [2, 3])
+def test_cnn_takes_every_image_size(size, features, pool_size):
+    options = {"image_size": size, "width": 8, "pool_size": pool_size}
+    net = models.create("cnn", num_classes=7, pooling=empool.EnsembleMax(0.1), in_channels=1, **options)
     height, width = (size, size) if isinstance(size, int) else size
     assert net(torch.randn(2, 1, height, width)).shape == (2, 7)
     assert net.classifier.in_features == features
@@ -45,6 +47,9 @@ def test_cnn_pools_three_times_with_the_pooling_asked_for(pooling):
     asked = empool.pooling(pooling)
     net = models.create("cnn", num_classes=3, pooling=asked, width=4)
     expected = repr(empool.layer(asked, 2, kernel_size=3, stride=2, padding=1))
+    assert [repr(module) for module in net.modules()].count(expected) == 3
+    net = models.create("cnn", num_classes=3, pooling=asked, width=4, pool_size=2)
+    expected = repr(empool.layer(asked, 2, kernel_size=2, stride=2, ceil_mode=True))
     assert [repr(module) for module in net.modules()].count(expected) == 3
 
 
@@ -95,6 +100,7 @@ def test_create_names_the_known_models(spelling, message):
         ({"image_size": (8, 0)}, "CNN: expected image_size of at least 1, got 0"),
         ({"normalisation": "layer"}, 'CNN: expected normalisation batch, local, none, got "layer"'),
         ({"dropout": 1.0}, "CNN: expected dropout in [0, 1), got 1.0"),
+        ({"pool_size": 4}, "CNN: expected pool_size 2 or 3, got 4"),
     ],
 )
 def test_cnn_refuses(options, message):
@@ -127,7 +133,7 @@ def test_every_network_says_what_it_assumes():
 
 def test_recipe_fields_are_options_of_the_network():
     own = {field.name for field in dataclasses.fields(CNNRecipe)} - {field.name for field in dataclasses.fields(Recipe)}
-    assert own == {"width", "normalisation", "dropout"}
+    assert own == {"width", "normalisation", "dropout", "pool_size"}
     assert models.network("cnn").options() == own | {"image_size"}
     net = CNN(num_classes=3, pooling=empool.Max())
     assert net.stages[0][0].out_channels == RECIPE.width

@@ -65,21 +65,28 @@ def folder_name(pooling: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", pooling)
 
 
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """Say in which field two settings differ first, or None if they do not.
 
     A field that has a default, and is missing, has it: the settings are of a time before there was that field.
     """
-    for field in sorted({*ours, *theirs}):
-        default = None if prefix else getattr(RunConfig, field, None)
-        mine, other = ours.get(field, default), theirs.get(field, default)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            inner = difference(mine, other, f"{prefix}{field}.")
-            if inner is not None:
-                return inner
-        elif mine != other:
-            return f"{prefix}{field} = {_shown(other)}, not {_shown(mine)}"
+    recipe = type(models.network(ours["model"]).recipe)
+    mine, others = _flat(ours), _flat(theirs)
+    for field in sorted({*mine, *others}):
+        default = getattr(recipe if field.startswith(_RECIPE) else RunConfig, field.removeprefix(_RECIPE), None)
+        my, other = mine.get(field, default), others.get(field, default)
+        if my != other:
+            return f"{field} = {_shown(other)}, not {_shown(my)}"
     return None
+
+
+_RECIPE = "recipe."
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the recipe's choices beside the other fields."""
+    flat = {field: value for field, value in settings.items() if field != "recipe"}
+    return flat | {_RECIPE + field: value for field, value in settings["recipe"].items()}
 
 
 def _shown(value: object) -> str:

@@ -21,11 +21,13 @@ class CNNRecipe(Recipe):
         width: maps of each convolution.
         normalisation: "batch" (between convolution and ReLU), "local" (local response, after pooling) or "none".
         dropout: probability of zeroing an input of the fully connected layer.
+        pool_size: side of the pooling windows, 3 (with a padding of 1) or 2; their stride is 2.
     """
 
     width: int = 48
     normalisation: str = "batch"
     dropout: float = 0.0
+    pool_size: int = 3
 
 
 RECIPE = CNNRecipe(epochs=60, learning_rate=0.05, warmup=1.0, weight_decay=5e-4)
@@ -58,6 +60,7 @@ class CNN(nn.Module):
         width: maps of each convolution.
         normalisation: "batch", "local" or "none"; see `CNNRecipe`.
         dropout: probability of zeroing an input of the fully connected layer.
+        pool_size: side of the pooling windows, 3 or 2; each stage halves the image with either.
 
     Raises:
         ValueError: for a number out of range or an unknown normalisation.
@@ -74,6 +77,7 @@ class CNN(nn.Module):
         width: int = RECIPE.width,
         normalisation: str = RECIPE.normalisation,
         dropout: float = RECIPE.dropout,
+        pool_size: int = RECIPE.pool_size,
     ) -> None:
         super().__init__()
         height, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -89,9 +93,11 @@ class CNN(nn.Module):
             raise ValueError(f'CNN: expected normalisation {", ".join(NORMALISATIONS)}, got "{normalisation}"')
         if not 0 <= dropout < 1:
             raise ValueError(f"CNN: expected dropout in [0, 1), got {dropout}")
+        if pool_size not in (2, 3):
+            raise ValueError(f"CNN: expected pool_size 2 or 3, got {pool_size}")
         stages: list[nn.Module] = []
         for channels in (in_channels, width, width):
-            stages.append(_stage(channels, width, pooling, normalisation))
+            stages.append(_stage(channels, width, pooling, normalisation, pool_size))
             height, columns = (height + 1) // 2, (columns + 1) // 2
         self.image_size = image_size
         self.stages = nn.Sequential(*stages)
@@ -105,12 +111,13 @@ class CNN(nn.Module):
         return logits
 
 
-def _stage(in_channels: int, width: int, pooling: Pooling, normalisation: str) -> nn.Sequential:
+def _stage(in_channels: int, width: int, pooling: Pooling, normalisation: str, pool_size: int) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, width, kernel_size=5, padding=2, bias=normalisation != "batch")
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
-    pool = layer(pooling, 2, kernel_size=3, stride=2, padding=1)
+    # Windows of 2 need no padding: a last one that is not whole does for an odd side.
+    pool = layer(pooling, 2, kernel_size=pool_size, stride=2, padding=pool_size // 3, ceil_mode=pool_size == 2)
     if normalisation == "batch":
         return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), pool)
     if normalisation == "local":
