@@ -20,7 +20,7 @@ from empool.lab.experiment import make_network
 from empool.lab.launch import Local
 from empool.lab.metrics import Tally
 from empool.lab.progress import Lines
-from empool.lab.report.rules import remarks
+from empool.lab.report.rules import notes
 from empool.lab.training import fit
 
 
@@ -125,7 +125,7 @@ def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
     assert [record["draws"] for record in records] == [True, True, False, False, False]
     assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == records
-    assert remarks(records) == [
+    assert notes(records) == [
         "expectation: the testing phase, one deterministic pass.",
         "Monte Carlo: the mean of the probabilities of 8 members, drawn for every image anew.",
         "Points more: the rule's error less the expectation's on the same trained network, with its t interval over "

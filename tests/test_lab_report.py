@@ -224,6 +224,18 @@ def test_testing_rules_are_compared_on_the_same_networks(tmp_path: Path) -> None
     assert "| ensemble:0.3 | plain max | 3 | 15.30 | +1.00 | [+0.50, +1.50] | 0.7650 | 2.00 |" in table
 
 
+def test_the_decks_claims_stand_beside_what_the_runs_say(page: Page, directory: Path) -> None:
+    rows = {row[0]: row[1:] for row in page.table("The deck's claims")[1:]}
+    worse = rows["Average pooling is worse than max"]
+    assert worse == ["supports", "+1.00", "[+0.75, +1.25]", "3", "average with max"]
+    few = rows["Ensemble max-pooling with p of 0.1 or more beats max"]
+    assert few[0] == "not tested: no run with ensemble:0.2, ensemble:0.4, ensemble:0.5, ensemble:0.7"
+    assert (
+        "| Average pooling is worse than max | average with max | 3 | +1.00 |" in (directory / "table.md").read_text()
+    )
+    assert "Holm's correction over the 1 claim tested" in page.text
+
+
 def test_a_study_that_was_not_evaluated_has_no_testing_rules(page: Page, directory: Path) -> None:
     assert "Testing rules" not in page.text
     assert "testing rule" not in (directory / "table.md").read_text()
@@ -414,6 +426,22 @@ def test_the_table_is_put_into_a_page_between_its_marks(tmp_path: Path) -> None:
     assert lines[2].startswith("1 seed each; data: cifar10; training images: 1,000, as many of each class;")
     assert "| ensemble:0.3 |" in page.read_text()
     assert "old" not in lines
+
+
+def test_a_page_has_the_tables_that_it_has_marks_for(tmp_path: Path) -> None:
+    study = tmp_path / "shapes"
+    study.mkdir()
+    write_study(study, RECORDS)
+    (study / "evaluation.json").write_text(json.dumps([evaluated("ensemble:0.3", 0, 14.1, 14.0, 15.1)]))
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- rules:shapes -->\n<!-- /rules:shapes -->\n\n<!-- claims:shapes -->\nold\n<!-- /claims:shapes -->\n"
+    )
+    write_table(study, page)
+    found, claims = page.read_text().split("\n\n")
+    assert "| ensemble:0.3 | plain max | 1 | 15.10 | +1.00 | - | 0.7550 | 2.00 |" in found
+    assert "| Average pooling is worse than max |" in claims
+    assert "old" not in claims
 
 
 def test_a_page_without_marks_is_not_touched(tmp_path: Path) -> None:

@@ -106,16 +106,14 @@ def compare(
     """
     options = _options(locals())
     where = (launcher.value, address, cpus_per_run, gpus_per_run, jobs)
-    directory, records = _study(context.obj, options, poolings, range(seeds), where, out, logger)
+    directory, _ = _study(context.obj, options, poolings, range(seeds), where, out, logger)
 
     from rich.console import Console
 
-    from empool.lab import deck, report, statistics
-    from empool.lab.report import table
+    from empool.lab import report
 
     page = report.write_report(directory)
-    beside = deck.comparable(records[0]["data"], records[0]["model"])
-    Console().print(table.terminal(statistics.summarise(records), beside))
+    Console().print(report.terminal(directory))
     print(f"report: {page}")
 
 
@@ -185,10 +183,12 @@ def reproduce(
 
     A table that is started again does what is missing.
     """
+    from rich.console import Console
+
     from empool.lab import processes
     from empool.lab import reproduce as tables
     from empool.lab.launch import launcher as launcher_named
-    from empool.lab.report import write_report
+    from empool.lab.report import terminal, write_report
     from empool.lab.run import folder_name
 
     if processes.started().count > 1:
@@ -222,6 +222,7 @@ def reproduce(
             _study(context.obj, own, poolings, range(count), where, folder, logger)
             pages[part.model] = write_report(folder)
     for model, page in pages.items():
+        Console().print(terminal(page.parent))
         print(f"report of {model}: {page}")
 
 
@@ -230,7 +231,11 @@ def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     into: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also put the table between the lines <!-- study:DIR --> of this page."),
+        typer.Option(
+            metavar="FILE",
+            help="Also put its tables into this page, each between its lines, such as <!-- study:NAME --> and "
+            "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are claims: and rules:.",
+        ),
     ] = None,
 ) -> None:
     """Write the report of a study once more, from its results."""
@@ -265,7 +270,7 @@ def evaluate(
     sheet = rules.sheet(records)
     assert sheet is not None  # There is a finished run.
     Console().print(table.plain(sheet, without=["Runs", "Points more"]))
-    print("\n".join(rules.remarks(records)))
+    print("\n".join(sheet.notes))
     print(f"evaluation: {directory / 'evaluation.json'}")
 
 

@@ -68,6 +68,72 @@ RESNET_110_BY_HUANG = Figure(6.41, -16.54)
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What the deck's figures say of some poolings.
+
+    Attributes:
+        said: the claim, a sentence without its full stop.
+        of: the poolings that it is about, together.
+        than: what they are compared with, together; empty where the claim is that they do not converge.
+        lower: whether their error is said to be lower than that of `than`, rather than higher.
+    """
+
+    said: str
+    of: tuple[str, ...]
+    than: tuple[str, ...] = ()
+    lower: bool = True
+
+
+def _each(method: str, *numbers: float) -> tuple[str, ...]:
+    return tuple(f"{method}:{number}" for number in numbers)
+
+
+CLAIMS_1 = (
+    Claim(
+        "Ensemble max-pooling with p of 0.1 or more beats max",
+        _each("ensemble", 0.1, 0.2, 0.3, 0.4, 0.5, 0.7),
+        ("max",),
+    ),
+    Claim("Ensemble max-pooling with p = 0.05 is worse than max", _each("ensemble", 0.05), ("max",), lower=False),
+    Claim(
+        "Ensemble max-pooling with p = 0.3 and 0.4 beats that with smaller p",
+        _each("ensemble", 0.3, 0.4),
+        _each("ensemble", 0.05, 0.1, 0.2),
+    ),
+    Claim(
+        "Ensemble max-pooling with p = 0.3 and 0.4 beats that with larger p",
+        _each("ensemble", 0.3, 0.4),
+        _each("ensemble", 0.5, 0.7),
+    ),
+    Claim("Max-pooling dropout with p = 0.2 beats max", _each("max-dropout", 0.2), ("max",)),
+    Claim(
+        "Max-pooling dropout with p = 0.3 and 0.4 is worse than max",
+        _each("max-dropout", 0.3, 0.4),
+        ("max",),
+        lower=False,
+    ),
+    Claim("Max-pooling dropout with p = 0.5 and 0.7 does not converge", _each("max-dropout", 0.5, 0.7)),
+    Claim(
+        "Ensemble max-pooling at its best p beats max-pooling dropout at its best",
+        _each("ensemble", 0.4),
+        _each("max-dropout", 0.2),
+    ),
+    Claim("Average pooling is worse than max", ("average",), ("max",), lower=False),
+    Claim("Stochastic pooling is worse than max", ("stochastic",), ("max",), lower=False),
+)
+CLAIMS_2 = (
+    Claim("Max-pooling before the convolutions beats strides in them", ("max",), (NONE,)),
+    Claim("Ensemble max-pooling with p = 0.1 beats strides", _each("ensemble", 0.1), (NONE,)),
+    Claim("Ensemble max-pooling with p = 0.1 beats max", _each("ensemble", 0.1), ("max",)),
+    Claim(
+        "Ensemble max-pooling with p = 0.1 beats that with other p",
+        _each("ensemble", 0.1),
+        _each("ensemble", 0.05, 0.2, 0.5),
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Table:
     """The rows of one of the deck's tables that belong to one network.
 
@@ -75,11 +141,13 @@ class Table:
         name: the table's name in the deck.
         baseline: what its improvements are relative to.
         rows: the printed figures by pooling spelling, in the deck's order.
+        claims: what they say, in the deck's words or by its figures.
     """
 
     name: str
     baseline: str
     rows: Mapping[str, Figure]
+    claims: tuple[Claim, ...] = ()
 
     def error(self, pooling: str) -> float | None:
         """Give the printed error of a pooling, if there is one."""
@@ -105,6 +173,7 @@ def comparable(data: str, model: str) -> Table | None:
     if PurePath(data).name.lower().replace("-", "").replace("_", "") != "cifar10":
         return None
     if model == "cnn":
-        return Table("Table 1", "max", TABLE_1)
+        return Table("Table 1", "max", TABLE_1, CLAIMS_1)
     rows = {pooling: figure for (name, pooling), figure in TABLE_2.items() if name == model}
-    return Table("Table 2", "DFN-MR without pooling", rows) if rows else None
+    claims = CLAIMS_2 if model == "dfn_mr:56" else ()
+    return Table("Table 2", "DFN-MR without pooling", rows, claims) if rows else None

@@ -36,7 +36,7 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     for verdict, words in (("better than max", "Better than max"), ("worse than max", "Worse than max")):
         named = [row.pooling for row in rows if row.verdict == verdict]
         if named:
-            told.append(f"{words}, as far as these seeds can show: {_listed(named)}.")
+            told.append(f"{words}, as far as these seeds can show: {listed(named)}.")
     undecided = [row.pooling for row in rows if row.verdict.startswith("not decided")]
     if baseline is None and BASELINE not in (row.pooling for row in rows):
         told.append("There is no run with max, so nothing is said about improvement over it.")
@@ -47,7 +47,7 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     elif undecided:
         claimed = any(row.verdict in ("better than max", "worse than max") for row in rows)
         told.append(
-            f"Not decided by these seeds: {_listed(undecided)}."
+            f"Not decided by these seeds: {listed(undecided)}."
             if claimed
             else "These seeds do not decide whether any pooling is better or worse than max."
         )
@@ -57,7 +57,7 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     return told
 
 
-def _listed(poolings: Sequence[str]) -> str:
+def listed(poolings: Sequence[str]) -> str:
     """List spellings, each method once: "average, ensemble:0.1 and 0.2"."""
     methods: dict[str, list[str]] = {}
     for pooling in poolings:

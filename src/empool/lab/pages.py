@@ -8,6 +8,11 @@ from empool.lab.errors import LabError
 from empool.lab.files import write_text
 
 
+def has(page: Path, mark: str) -> bool:
+    """Tell whether a page is there and has a mark."""
+    return page.is_file() and f"<!-- {mark} -->\n" in page.read_text(encoding="utf-8")
+
+
 def put(page: Path, mark: str, text: str) -> None:
     """Replace what stands between the lines ``<!-- MARK -->`` and ``<!-- /MARK -->`` of a page.
 

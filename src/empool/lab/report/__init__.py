@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rich.console
+
 from empool.lab import pages
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
@@ -36,20 +38,7 @@ def write_report(directory: Path) -> Path:
     Raises:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
     """
-    directory = Path(directory)
-    path = directory / "evaluation.json"
-    evaluated = rules.read_evaluation(path) if path.exists() else []
-    records, study = _with_bins(read_records(directory), evaluated), _read_study(directory)
-    made = [
-        sections.make(
-            index,
-            runs,
-            study,
-            [curve for run in runs if (curve := read_curve(directory, run)) is not None],
-            _of(runs, evaluated),
-        )
-        for index, runs in enumerate(sections.group(records))
-    ]
+    records, study, made = _read(Path(directory), drawn=True)
     for section in made:
         for plot in section.plots:
             write_text(directory / f"{plot.name}.svg", plot.svg)
@@ -61,15 +50,53 @@ def write_report(directory: Path) -> Path:
 
 
 def write_table(directory: Path, target: Path) -> None:
-    """Put a study's table and protocol into a page, between the marks ``<!-- study:NAME -->``, NAME the folder's name.
+    """Put a study's tables into a page, each between its marks ``<!-- KIND:NAME -->``, NAME being the folder's name.
+
+    The kinds are study (the table and the protocol), claims and rules; a page may have any of them.
 
     Raises:
         LabError: as `write_report`, and if the page has no such marks.
     """
     directory = Path(directory)
-    records, study = read_records(directory), _read_study(directory)
-    made = [sections.make(index, runs, study, drawn=False) for index, runs in enumerate(sections.group(records))]
-    pages.put(target, f"study:{directory.resolve().name}", "\n".join(_in_page(section) for section in made))
+    _, _, made = _read(directory, drawn=False)
+    name = directory.resolve().name
+    texts = {
+        "study": "\n".join(_in_page(section) for section in made),
+        "claims": "\n".join(table.markdown(section.claims.columns) for section in made if section.claims),
+        "rules": "\n".join(table.markdown(section.rules.columns) for section in made if section.rules),
+    }
+    marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")]
+    for kind in marked or ["study"]:
+        pages.put(target, f"{kind}:{name}", texts[kind])
+
+
+def terminal(directory: Path) -> rich.console.Group:
+    """Return a study's table for the terminal, and beneath it what its runs say to the deck's claims.
+
+    Raises:
+        LabError: as `write_report`.
+    """
+    _, _, made = _read(Path(directory), drawn=False)
+    shown: list[rich.console.RenderableType] = []
+    for section in made:
+        shown.append(table.terminal(section.rows, section.beside, title=section.title))
+        if section.claims:
+            claims, verdicts, *_ = section.claims.columns
+            shown += [section.claims.caption + ":"]
+            shown += [f"- {claim}: {verdict}" for claim, verdict in zip(claims.cells, verdicts.cells, strict=True)]
+    return rich.console.Group(*shown)
+
+
+def _read(directory: Path, *, drawn: bool) -> tuple[list[Record], Mapping[str, Any], list[Section]]:
+    """Read a study's folder: its records, what study.json says, and its sections, with plots if they are wanted."""
+    path = directory / "evaluation.json"
+    evaluated = rules.read_evaluation(path) if path.exists() else []
+    records, study = _with_bins(read_records(directory), evaluated), _read_study(directory)
+    made = []
+    for index, runs in enumerate(sections.group(records)):
+        curves = [curve for run in runs if (curve := read_curve(directory, run)) is not None] if drawn else []
+        made.append(sections.make(index, runs, study, curves, _of(runs, evaluated), drawn=drawn))
+    return records, study, made
 
 
 def read_records(directory: Path) -> list[Record]:
@@ -123,13 +150,17 @@ def _markdown(section: Section) -> str:
         "",
         table.markdown(table.columns(section.rows, section.beside)),
     ]
-    lines += [f"- {remark}" for remark in section.remarks]
+    lines += _listed(section.remarks)
     if section.missing:
         lines.append(f"- Missing runs: {'; '.join(section.missing)}.")
-    if section.rules:
-        lines += ["", f"{section.rules.caption}:", "", table.markdown(section.rules.columns)]
-        lines += [f"- {remark}" for remark in section.rule_remarks]
+    for sheet in (section.claims, section.rules):
+        if sheet:
+            lines += ["", f"{sheet.caption}:", "", table.markdown(sheet.columns), *_listed(sheet.notes)]
     return "\n".join(lines) + "\n"
+
+
+def _listed(sentences: Sequence[str]) -> list[str]:
+    return [f"- {sentence}" for sentence in sentences]
 
 
 def _in_page(section: Section) -> str:

@@ -65,14 +65,11 @@ def sheet(records: Sequence[Evaluated]) -> Sheet | None:
             Column("Runs", [str(len(pairs)) for *_, pairs in lines]),
             mean("error", 2, "Error %"),
             table.numbers("Points more", [*map(statistics.mean, differences)], 2, sign=True),
-            Column(
-                "95 % interval of points more",
-                [table.bracketed(interval, 2) for interval in intervals],
-                values=[interval.low if interval else None for interval in intervals],
-            ),
+            table.bounded("95 % interval of points more", intervals, 2),
             mean("nll", 4, "NLL"),
             mean("ece", 2, "ECE %"),
         ],
+        notes(records),
     )
 
 
@@ -85,7 +82,7 @@ def _tested(records: Sequence[Evaluated], pooling: str, rule: str) -> list[tuple
     ]
 
 
-def remarks(records: Sequence[Evaluated]) -> list[str]:
+def notes(records: Sequence[Evaluated]) -> list[str]:
     """Say what the rules are, and which poolings have only one."""
     samples = next((record["samples"] for record in records if record["draws"]), None)
     said = ["expectation: the testing phase, one deterministic pass."]

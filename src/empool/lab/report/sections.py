@@ -11,7 +11,7 @@ from empool import models
 from empool.lab import deck, statistics
 from empool.lab.errors import LabError
 from empool.lab.findings import Record, answer, data_name, images_tested, remarks
-from empool.lab.report import calibration, curves, plots, rules, svg
+from empool.lab.report import calibration, claims, curves, plots, rules, svg
 from empool.lab.report.table import Sheet
 from empool.lab.run import RunConfig
 from empool.lab.statistics import Row
@@ -34,8 +34,8 @@ class Section:
         missing: runs that were planned or have a counterpart, and are not there, in words.
         plots: the drawn plots.
         calibration: its table, if there is something in it.
+        claims: the table of the deck's claims, where it has some of these poolings.
         rules: the table of the testing rules, if the runs were evaluated by them.
-        rule_remarks: what to know when reading that.
         assumptions: what the network assumes where the deck is silent.
     """
 
@@ -48,8 +48,8 @@ class Section:
     missing: Sequence[str]
     plots: Sequence[svg.Plot]
     calibration: Sheet | None
+    claims: Sheet | None
     rules: Sheet | None
-    rule_remarks: Sequence[str]
     assumptions: Sequence[str]
 
     @property
@@ -106,8 +106,8 @@ def make(
         missing=_missing(runs, study),
         plots=[_named(plot, suffix) for plot in plots.plots(rows, learned, bins, beside)] if drawn else [],
         calibration=calibration.scores(rows, bins),
+        claims=claims.sheet(claims.judge(beside.claims, runs)) if beside else None,
         rules=rules.sheet(evaluated),
-        rule_remarks=rules.remarks(evaluated) if evaluated else (),
         assumptions=_assumptions(runs[0]["model"]),
     )
 

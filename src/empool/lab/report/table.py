@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import rich.box
@@ -38,10 +38,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table with its title."""
+    """A table with its title, and what to know when reading it."""
 
     caption: str
     columns: Sequence[Column]
+    notes: Sequence[str] = ()
 
 
 def numbers(header: str, values: Sequence[float | None], places: int, *, sign: bool = False) -> Column:
@@ -55,6 +56,15 @@ def bounds(intervals: Sequence[Interval | None], places: int, *, sign: bool = Fa
         numbers("95 % from", [interval.low if interval else None for interval in intervals], places, sign=sign),
         numbers("to", [interval.high if interval else None for interval in intervals], places, sign=sign),
     ]
+
+
+def bounded(header: str, intervals: Sequence[Interval | None], places: int) -> Column:
+    """Lay out 95 % intervals as one column; they sort by their lower ends."""
+    return Column(
+        header,
+        [bracketed(interval, places) for interval in intervals],
+        values=[interval.low if interval else None for interval in intervals],
+    )
 
 
 def poolings(spellings: Sequence[str]) -> Column:
@@ -89,11 +99,7 @@ def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Colum
             [decimals(row.improvement, 1, sign=True) for row in rows],
             values=[0.0 if row.pooling == BASELINE else row.improvement for row in rows],
         ),
-        Column(
-            "95 % interval",
-            [bracketed(row.interval) for row in rows],
-            values=[row.interval.low if row.interval else None for row in rows],
-        ),
+        bounded("95 % interval", [row.interval for row in rows], 1),
         Column("What the seeds support", [row.verdict for row in rows], numeric=False, values=[*map(_support, rows)]),
     ]
     # Left out where no run says them.
@@ -128,7 +134,7 @@ def decimals(value: float | None, places: int, *, sign: bool = False) -> str:
     return NONE if value is None else f"{value:{'+' if sign else ''}.{places}f}"
 
 
-def bracketed(interval: Interval | None, places: int = 1) -> str:
+def bracketed(interval: Interval | None, places: int) -> str:
     """Write an interval with this many decimals, None as a dash."""
     return NONE if interval is None else f"[{interval.low:+.{places}f}, {interval.high:+.{places}f}]"
 
@@ -155,11 +161,16 @@ def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: st
         "What the seeds support": "Verdict",
         "Deck error %": "Deck %",
     }
+    laid_out = [replace(column, cells=[*map(_briefly, column.cells)]) for column in laid_out]
     below = [column for column in laid_out if column.header in PROBABILISTIC]
     first = [column for column in laid_out if column.header not in left_out and column not in below]
-    tables = [rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)]
+    tables = [
+        rich.table.Table(
+            title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
+    ]
     if below:
-        tables.append(rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False))
+        tables.append(rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True))
     styles = {"better": "green", "worse": "red"}
     for table, shown in zip(tables, (first, [first[0], *below]), strict=False):
         for column in shown:
@@ -174,9 +185,14 @@ def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: st
     return rich.console.Group(*tables)
 
 
+def _briefly(cell: str) -> str:
+    """Shorten a verdict: the seeds are counted above the table, and it is always max that others are held against."""
+    return re.sub(r"not decided by \d+ seeds?", "undecided", cell).removesuffix(f" than {BASELINE}")
+
+
 def plain(sheet: Sheet, without: Sequence[str] = ()) -> rich.table.Table:
     """Return a sheet as a table for the terminal, some columns left out; a pooling of several lines is named once."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     first, *others = (column for column in sheet.columns if column.header not in without)
     for column in (first, *others):
         shown.add_column(column.header, justify="right" if column.numeric else "left", no_wrap=not column.numeric)

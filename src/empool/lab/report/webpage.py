@@ -72,6 +72,7 @@ class _Part:
 # Each part with its heading and its plots; one that has nothing to show is left out.
 _PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "results": ("Results", ("error", "improvement")),
+    "claims": ("The deck's claims", ()),
     "p": ("Error against p", ("error-against-p", "improvement-against-p")),
     "curves": ("Learning curves", ("learning-curves",)),
     "calibration": ("Calibration", ("reliability",)),
@@ -87,7 +88,12 @@ def _parts(section: Section, several: bool) -> list[_Part]:
     parts = []
     for name, (title, names) in _PARTS.items():
         drawn = [stems[stem] for stem in names if stem in stems]
-        tables = {"results": True, "calibration": section.calibration, "rules": section.rules}
+        tables = {
+            "results": True,
+            "claims": section.claims,
+            "calibration": section.calibration,
+            "rules": section.rules,
+        }
         if drawn or tables.get(name, not names):
             parts.append(_Part(name, f"{section.anchor}-{name}", lead + title, drawn))
     return parts
