@@ -31,9 +31,9 @@ def _tiny(monkeypatch):
     monkeypatch.setattr(data_sets, "load", lambda *arguments: tiny_data.data_set())
 
 
-def run(directory, samples=8, said=None):
+def run(directory, samples=8, said=None, poolings=None):
     say = (lambda line: None) if said is None else said.append
-    return evaluate(directory, samples=samples, source=None, device="cpu", say=say)
+    return evaluate(directory, samples=samples, source=None, device="cpu", say=say, poolings=poolings)
 
 
 def scores(record):
@@ -172,7 +172,11 @@ def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch):
         "ensemble:0.4, seed 0",
         "ensemble:0.4, seed 1",
     ]
-    # Other members are another evaluation, and so are other weights.
+    # Poolings that are not asked for stay as they are; other members are another evaluation, and so are other weights.
+    assert run(tmp_path, samples=2, poolings="max") == records[:2]
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == records
+    with pytest.raises(LabError, match=r"holds no finished run with average, ordinal:0\.7,0\.3$"):
+        run(tmp_path, poolings="max,average,ordinal:0.7,0.3")
     del evaluated[3:]
     run(tmp_path, samples=2)
     assert evaluated[3:] == ["ensemble-0.4/0", "ensemble-0.4/1"]

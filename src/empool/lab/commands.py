@@ -253,15 +253,19 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
+    poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: OnDevice = Device.auto,
 ) -> None:
-    """Test trained networks by the expectation, by members drawn and averaged, and by plain max."""
+    """Test trained networks by the expectation, by members drawn and averaged, and by plain max.
+
+    An evaluation that is started again does what is missing.
+    """
     from empool.lab.progress import progress
 
     with progress() as shown:
         from empool.lab.evaluate import evaluate as test
 
-        records = test(directory, samples=samples, source=data, device=device.value, say=shown.say)
+        records = test(directory, samples=samples, source=data, device=device.value, say=shown.say, poolings=poolings)
 
     from rich.console import Console
 

@@ -19,13 +19,20 @@ from empool.lab.experiment import Experiment, finite
 from empool.lab.files import read_json, write_json
 from empool.lab.metrics import Scores, Tally
 from empool.lab.options import device_named, load_data
+from empool.lab.options import poolings as read_poolings
 from empool.lab.report.rules import RULES, read_evaluation
 from empool.lab.run import RunConfig, derived_seed, own_p
 from empool.lab.training import make_experiment
 
 
 def evaluate(
-    directory: Path, *, samples: int, source: str | None, device: str, say: Callable[[str], None]
+    directory: Path,
+    *,
+    samples: int,
+    source: str | None,
+    device: str,
+    say: Callable[[str], None],
+    poolings: str | None = None,
 ) -> list[dict[str, Any]]:
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
 
@@ -37,9 +44,11 @@ def evaluate(
         source: name of the data set or a folder; None for the name that the runs have.
         device: "auto", "cpu" or "cuda".
         say: takes a line on what takes time.
+        poolings: spellings with commas between of those whose runs are tested; None for all. What evaluation.json says
+            of others stays.
 
     Returns:
-        One record a run. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the mean of the
+        One record a run that was tested. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the mean of the
         probabilities of `samples` members (`empool.monte_carlo`), None for a pooling that draws nothing, whose members
         are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without p. Each has
         "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the bins of the
@@ -49,13 +58,12 @@ def evaluate(
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.
     """
-    folders = _finished(directory, say)
-    configs = [RunConfig.from_json(read_json(folder / "config.json")) for folder in folders]
-    loaded = _load(configs[0], source, say)
+    runs = _finished(directory, poolings, say)
+    loaded = _load(runs[0][1], source, say)
     path = directory / "evaluation.json"
     before = read_evaluation(path) if path.exists() else []
     records: list[dict[str, Any]] = []
-    for folder, config in zip(folders, configs, strict=True):
+    for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
             raise LabError(
                 f"{source or config.data} is not what {folder} was trained on, or has changed since (fingerprint "
@@ -66,8 +74,9 @@ def evaluate(
         done = next((record for record in before if all(record.get(name) == test[name] for name in test)), None)
         say(f"{config.pooling}, seed {config.seed}{': evaluated before' if done else ''}")
         records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
-        write_json(path, records + [record for record in before if _run(record) not in map(_run, records)])
-    write_json(path, records)
+        tested = {(record["pooling"], record["seed"]) for record in records}
+        others = [record for record in before if (record["pooling"], record["seed"]) not in tested]
+        write_json(path, records + others)
     return records
 
 
@@ -83,33 +92,37 @@ def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:
     }
 
 
-def _run(record: dict[str, Any]) -> tuple[str, int]:
-    return record["pooling"], record["seed"]
-
-
-def _finished(directory: Path, say: Callable[[str], None]) -> list[Path]:
-    """List the folders of the finished runs, in the order of the study's poolings and seeds."""
-    configs = [directory / "config.json", *sorted(directory.glob("*/*/config.json"))]
-    begun = [path.parent for path in configs if path.exists()]
-    folders = [folder for folder in begun if (folder / "result.json").exists()]
-    if not folders:
+def _finished(directory: Path, poolings: str | None, say: Callable[[str], None]) -> list[tuple[Path, RunConfig]]:
+    """List the finished runs with their folders, in the order of the study's poolings and seeds."""
+    paths = [directory / "config.json", *sorted(directory.glob("*/*/config.json"))]
+    begun = {path.parent: RunConfig.from_json(read_json(path)) for path in paths if path.exists()}
+    finished = {folder: config for folder, config in begun.items() if (folder / "result.json").exists()}
+    if not finished:
         raise LabError(
             f"{directory} holds no finished run: expected the folder of a run or a study of empool train or compare"
         )
-    for folder in folders:
-        if not (folder / "last.ckpt").exists():
-            raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
+    if poolings is not None:
+        wanted = read_poolings(poolings, next(iter(finished.values())).model)
+        missing = [pooling for pooling in wanted if pooling not in {config.pooling for config in finished.values()}]
+        if missing:
+            raise LabError(f"{directory} holds no finished run with {', '.join(missing)}")
+        begun, finished = (
+            {folder: config for folder, config in runs.items() if config.pooling in wanted}
+            for runs in (begun, finished)
+        )
     for folder in begun:
-        if folder not in folders:
+        if folder not in finished:
             say(f"{folder} is not finished: left out")
+        elif not (folder / "last.ckpt").exists():
+            raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
     study = directory / "study.json"
     order = read_json(study)["poolings"] if study.exists() else []
 
-    def place(folder: Path) -> tuple[int, int]:
-        config = read_json(folder / "config.json")
-        return order.index(config["pooling"]) if config["pooling"] in order else len(order), config["seed"]
+    def place(run: tuple[Path, RunConfig]) -> tuple[int, int]:
+        config = run[1]
+        return order.index(config.pooling) if config.pooling in order else len(order), config.seed
 
-    return sorted(folders, key=place)
+    return sorted(finished.items(), key=place)
 
 
 def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> Data:
