@@ -48,12 +48,12 @@ def evaluate(
             of others stays.
 
     Returns:
-        One record a run that was tested. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the mean of the
-        probabilities of `samples` members (`empool.monte_carlo`), None for a pooling that draws nothing, whose members
-        are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without p. Each has
-        "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the bins of the
-        calibration error of the single pass (`Tally.reliability`), which a report takes where a run has none.
-        "checkpoint" is the SHA-256 of the file that held the weights.
+        One record a run that was tested. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the
+        mean of the probabilities of `samples` members (`empool.monte_carlo`), None for a pooling that draws nothing,
+        whose members are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without
+        p. Each has "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the
+        bins of the calibration error of the single pass (`Tally.reliability`), which a report takes where a run has
+        none. "checkpoint" is the SHA-256 of the file that held the weights.
 
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.
