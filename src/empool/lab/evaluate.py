@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from empool import Average, Max, models, monte_carlo, set_p
-from empool.lab import provenance, schedule, sources
+from empool.lab import memory, provenance, schedule, sources
 from empool.lab.checkpoint import first_line, read_checkpoint
 from empool.lab.data import Data
 from empool.lab.errors import LabError
@@ -59,6 +59,8 @@ def evaluate(
         LabError: if there is no finished run, or no checkpoint or data set of one.
     """
     runs = _finished(directory, poolings, say)
+    if device_named(device) == "cpu":
+        memory.keep_freed()
     loaded = _load(runs[0][1], source, say)
     path = directory / "evaluation.json"
     before = read_evaluation(path) if path.exists() else []

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from empool import models
-from empool.lab import compilation, processes, provenance, signals
+from empool.lab import compilation, memory, processes, provenance, signals
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data
 from empool.lab.errors import LabError
@@ -111,6 +111,8 @@ def fit(
         KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
             raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
+    if config.device == "cpu":
+        memory.keep_freed()
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
