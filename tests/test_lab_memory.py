@@ -11,7 +11,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
-# Two blocks of 48 MiB, taken and freed ten times: 24,576 pages each time, if none is kept. What is kept fits after a few.
+# Two blocks of 48 MiB, taken and freed ten times: 24,576 pages each time, if none is kept.
+# After a few rounds, all fits into what is kept.
 FAULTS = """
 import resource, sys
 import torch
