@@ -17,7 +17,7 @@ def _extension():
         return {}
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
-    except ImportError:
+    except (ImportError, OSError):  # OSError: a PyTorch with a library missing.
         return {}
     compile_args = ["-std=c++20", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
     link_args = []

@@ -209,3 +209,15 @@ def test_more_than_two_to_the_31_elements() -> None:
     largest = ops.rank_mean(input.view(1, 1, 65538, 32768), [4], [1.0], *window, False)
     tail = input.view(1, 1, 65538, 32768)[:, :, -4:]
     assert_same_bits(largest[:, :, -2:], F.max_pool2d(tail, 2), layout=False)
+
+
+@pytest.mark.parametrize("counts", [[], [1, 2, 4]], ids=str)
+def test_a_table_without_a_row_for_each_count_is_refused(counts: list[int]) -> None:
+    input, geometry = torch.randn(1, 1, 4, 4), ([2, 2], [2, 2], [0, 0], [1, 1], False)
+    for call in (
+        lambda: torch.ops.empool.rank_draw(input, torch.tensor(0), counts, [0, 0], *geometry),
+        lambda: torch.ops.empool.rank_mean(input, counts, [0.5, 0.5], *geometry),
+        lambda: torch.ops.empool.rank_mean_backward(input[..., :2, :2], input, counts, [0.5, 0.5], *geometry),
+    ):
+        with pytest.raises((RuntimeError, ZeroDivisionError, ValueError)):
+            call()

@@ -1,4 +1,4 @@
-// The table of one instruction set's kernels: included, after everything else, by default.cpp, avx2.cpp and avx512.cpp.
+// The table of one instruction set's kernels: included, after everything else, by generic.cpp, avx2.cpp and avx512.cpp.
 #pragma once
 
 #include "drawn_gather.h"

@@ -101,6 +101,13 @@ void check_drawn(const Tensor& drawn, const Geometry& g) {
                     "255 positions, int32 for larger ones");
 }
 
+// Returns the columns of a table that has a row for each count.
+int64_t columns_of(const Ints& counts, size_t entries) {
+    STD_TORCH_CHECK(!counts.empty() && entries % counts.size() == 0,
+                    "empool: expected counts, and a table with a row of equal length for each of them");
+    return static_cast<int64_t>(entries / counts.size());
+}
+
 Tensor seeds_of(const Tensor& seed, int64_t N) {
     STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.dim() <= 1, "empool: expected an int64 seed");
     STD_TORCH_CHECK(seed.numel() > 0 && N % seed.numel() == 0,
@@ -116,7 +123,7 @@ std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Ints counts,
     const Ints sizes = with_spatial(input, g, true);
     Tensor output = empty(sizes, input.scalar_type(), channels_last),
            drawn = empty(sizes, drawn_dtype(g), channels_last);
-    const int64_t T = counts.empty() ? 0 : static_cast<int64_t>(thresholds.size() / counts.size());
+    const int64_t T = thresholds.empty() ? 0 : columns_of(counts, thresholds.size());
     if (output.numel() > 0) {
         if (T > 0) seed = seeds_of(seed, g.N);
         const auto rows = rows_of(counts, g.window());
@@ -197,7 +204,7 @@ Tensor rank_mean_cpu(Tensor input, Ints counts, std::vector<double> weights, Int
         const auto rows = rows_of(counts, g.window());
         run(kernels().rank_mean, dtype_of(input),
             {g, input.const_data_ptr(), nullptr, output.mutable_data_ptr(), weights.data(),
-             static_cast<int64_t>(weights.size() / counts.size()), is_maximum(counts, weights), rows.data()});
+             columns_of(counts, weights.size()), is_maximum(counts, weights), rows.data()});
     }
     return output;
 }
@@ -230,7 +237,7 @@ Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Ints counts, std
     }
     run(kernels().rank_mean_backward, dtype,
         {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), weights.data(),
-         static_cast<int64_t>(weights.size() / counts.size()), false, rows.data()});
+         columns_of(counts, weights.size()), false, rows.data()});
     return grad_input;
 }
 

@@ -304,7 +304,7 @@ class RowWindows {
 };
 
 // Visits every output that lies in `outputs`, row by row, in groups of up to four neighbours with the same ow >> 2:
-// row(od, oh) and then group(quad, ow_first, ow_last).
+// row(od, oh) and then group(od, oh, first, last) for the outputs from ow = first up to last.
 template <class Row, class Group>
 EMPOOL_INLINE void for_rows(const Box& outputs, const Row& row, const Group& group) {
     for (int64_t od = outputs.origin[0]; od < outputs.origin[0] + outputs.size[0]; ++od) {
