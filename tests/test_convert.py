@@ -89,6 +89,28 @@ def test_converting_twice_changes_nothing(pooling, strided_convs, filter_fn):
     assert all(a is b for a, b in zip(net.modules(), modules, strict=True))
 
 
+def test_an_average_that_counts_padding_is_converted_to_one_that_does_not():
+    net = nn.Sequential(nn.AvgPool2d(3, 1, 1))
+    assert "AvgPool2d" in str(empool.convert_(net, empool.Average(), filter_fn=lambda name, module: True))
+    torch.testing.assert_close(net(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 4, 4), rtol=0, atol=0)
+    assert empool.convert_(net, empool.Average(), filter_fn=lambda name, module: True) == []
+
+
+def test_distributions_that_are_written_alike_are_told_apart():
+    class Shifted(empool.EnsembleMax):
+        def probabilities(self, n):
+            return (0.0, 1.0)
+
+        def __repr__(self):
+            return f"EnsembleMax(p={self.p})"
+
+    net = nn.Sequential(empool.RankPool2d(2, distribution=Shifted(0.5)))
+    (replacement,) = empool.convert_(net, empool.EnsembleMax(0.5), filter_fn=lambda name, module: True)
+    assert type(replacement.new) is empool.EnsembleMaxPool2d
+    assert len(empool.convert_(net, Shifted(0.5), filter_fn=lambda name, module: True)) == 1
+    assert empool.convert_(net, Shifted(0.5), filter_fn=lambda name, module: True) == []
+
+
 def test_filter_names_any_pools():
     net, asked = small(), []
 

@@ -112,3 +112,23 @@ def test_finds_functional_calls_of_a_base_class():
 
 def test_finds_functional_calls_of_a_traced_network():
     assert max_pooling_calls(torch.fx.symbolic_trace(Calls(direct))) == ["max_pool2d"]
+
+
+class _Lazy:
+    """What says nothing before its time, as a context's proxy does."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("not ready")
+
+
+lazy = _Lazy()
+
+
+def test_no_code_of_what_a_forward_names_is_run():
+    class Waits(nn.Module):
+        def forward(self, input):
+            if self.training:
+                lazy.start()
+            return F.max_pool2d(input, 2)
+
+    assert max_pooling_calls(Waits()) == ["max_pool2d"]

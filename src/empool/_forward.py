@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 MAX_POOLING = frozenset(
@@ -50,8 +51,9 @@ def max_pooling_calls(module: nn.Module) -> list[str]:
         if isinstance(called, functools.partial):
             waiting.append(called.func)
             continue
-        name = getattr(called, "__name__", "")
-        if name in MAX_POOLING and not isinstance(called, nn.Module):
+        # No code of a proxy's is run.
+        name = getattr(called, "__name__", "") if issubclass(type(called), _NAMED) else ""
+        if name in MAX_POOLING:
             found[name] = None
             continue
         function, instance = called, _UNKNOWN
@@ -107,6 +109,16 @@ class _Named:
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
+
+
+_NAMED: tuple[Any, ...] = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    torch._ops.OpOverloadPacket,
+    _Named,
+)
+"""What can be a function of PyTorch's, and says its name itself."""
 
 
 def _attribute(owner: object, name: str) -> object:

@@ -118,7 +118,7 @@ def convert_(
         except (TypeError, ValueError) as error:
             refused.append(f"{name or 'the model'}, {_describe(module)}: {error}")
             continue
-        if repr(made) != repr(module):
+        if not _same(made, module):
             new[module] = made
     if refused:
         raise ValueError(
@@ -159,7 +159,7 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
     return_indices = getattr(old, "return_indices", False)
     if getattr(old, "divisor_override", None) is not None:
         raise ValueError("its divisor_override has no counterpart")
-    if isinstance(pooling, Average) and return_indices:
+    if type(pooling) is Average and return_indices:
         raise ValueError("an average has no indices to return")
     made: Any = layer(
         pooling,
@@ -175,6 +175,14 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
     vars(made).update({name: value for name, value in vars(old).items() if "_hook" in name})
     made.train(old.training)
     return made  # type: ignore[no-any-return]
+
+
+def _same(made: nn.Module, module: nn.Module) -> bool:
+    """Tell whether two layers are of one class and hold the same arguments."""
+    ours, theirs = (
+        {name: value for name, value in vars(each).items() if not name.startswith("_")} for each in (made, module)
+    )
+    return type(made) is type(module) and not any(True for _ in made.children()) and ours == theirs
 
 
 def _replaced(model: nn.Module, new: dict[nn.Module, nn.Module]) -> list[Replacement]:

@@ -93,13 +93,13 @@ def layer(
     """
     if dims not in (1, 2, 3):
         raise ValueError(f"layer: expected dims to be 1, 2 or 3, got {dims}")
-    if isinstance(pooling, Average):
+    if type(pooling) is Average:
         if dilation not in (1, (1,) * dims, [1] * dims):
             raise ValueError(f"layer: expected dilation 1 for average pooling, got {dilation}; use RankPool{dims}d")
         average = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1]
         return average(kernel_size, stride, padding, ceil_mode=ceil_mode, count_include_pad=False)
     geometry = (kernel_size, stride, padding, dilation)
-    if isinstance(pooling, Max):
+    if type(pooling) is Max:
         return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1](*geometry, ceil_mode=ceil_mode)
     if type(pooling) in _LAYERS:
         arguments = dataclasses.asdict(pooling)  # type: ignore[call-overload]
