@@ -151,6 +151,20 @@ def test_monte_carlo_refuses(net, options, message):
         empool.monte_carlo(net, torch.randn(1, 1, 4, 4), **options)
 
 
+@pytest.mark.parametrize("name", ["samples", "at_once"])
+def test_monte_carlo_wants_whole_numbers_of_members(name):
+    with pytest.raises(TypeError, match=f"^monte_carlo: expected {name} to be an int, got float$"):
+        empool.monte_carlo(network(), torch.randn(1, 1, 4, 4), **{name: 2.5})
+
+
+def test_members_are_averaged_where_they_are_whatever_the_default_device():
+    images = torch.randn(3, 1, 4, 4)
+    net = network()
+    with torch.device("meta"):
+        probs, *_ = empool.monte_carlo(net, images, 4)
+    assert probs.device == images.device
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [

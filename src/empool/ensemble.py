@@ -47,7 +47,7 @@ def monte_carlo(model: nn.Module, input: Tensor, samples: int = 32, *, at_once: 
 
     Raises:
         ValueError: if the model has no layer that draws, or `samples` or `at_once` is less than 1.
-        TypeError: if the model does not give a tensor of logits.
+        TypeError: if they are no ints, or the model does not give a tensor of logits.
 
     Source: the measures of Gal, Islam and Ghahramani, arXiv 1703.02910, section 3.
 
@@ -59,19 +59,23 @@ def monte_carlo(model: nn.Module, input: Tensor, samples: int = 32, *, at_once: 
         (torch.Size([2, 10]), torch.Size([2]))
     """
     for name, number in (("samples", samples), ("at_once", at_once)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"monte_carlo: expected {name} to be an int, got {type(number).__name__}")
         if number < 1:
             raise ValueError(f"monte_carlo: expected {name} of at least 1, got {number}")
     if not any(isinstance(module, _Pool) for module in model.modules()):
         raise ValueError("monte_carlo: expected a model with a layer of empool's that draws; see empool.convert_")
-    total, total_entropy = torch.zeros(()), torch.zeros(())
     with _drawing(model):
         for first in range(0, samples, at_once):
             members = min(at_once, samples - first)
             logits = model(torch.cat([input] * members) if members > 1 else input)
             probs = _probabilities(logits, members * len(input))
             probs = probs.reshape(members, len(input), *probs.shape[1:])
-            total = total.to(probs.device) + probs.sum(0)
-            total_entropy = total_entropy.to(probs.device) + _entropy(probs, 2).sum(0)
+            entropies = _entropy(probs, 2)
+            if first == 0:
+                total, total_entropy = torch.zeros_like(probs[0]), torch.zeros_like(entropies[0])
+            total += probs.sum(0)
+            total_entropy += entropies.sum(0)
     mean = total / samples
     entropy = _entropy(mean, 1)
     return MonteCarlo(mean, entropy, (entropy - total_entropy / samples).clamp_min(0))
