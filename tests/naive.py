@@ -276,3 +276,28 @@ def rank_mean_backward(
                     row[position] = to_sum(row[position] + to_sum(weight * gradient))
         rows.append([to_dtype(value) for value in row])
     return torch.tensor(rows, dtype=torch.float64).to(input.dtype).reshape(input.shape)
+
+
+def rank_mean_jvp(tangent: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry) -> Tensor:
+    sizes, places = windows(input.shape[2:], *geometry)
+    tangents = tangent.to(torch.float64).flatten(2).tolist()
+    output = [
+        sum(weight * tangents[n][c][position] for weight, position in _weighted(window, values, counts, weights, float))
+        if window
+        else 0.0
+        for n, c, values in _images(input)
+        for window in places
+    ]
+    return torch.tensor(output, dtype=torch.float64).to(tangent.dtype).reshape(*input.shape[:2], *sizes)
+
+
+def value_mean(input: Tensor, *geometry) -> Tensor:
+    sizes, places = windows(input.shape[2:], *geometry)
+    output = []
+    for _, _, values in _images(input):
+        for window in places:
+            positive = [value if math.isnan(value) else max(value, 0.0) for value in (values[at] for _, at in window)]
+            total = math.fsum(positive)
+            mean = math.fsum(value * value for value in positive) / total if total else 0.0
+            output.append(math.inf if math.inf in positive and not math.isnan(total) else mean)
+    return torch.tensor(output, dtype=torch.float64).to(input.dtype).reshape(*input.shape[:2], *sizes)

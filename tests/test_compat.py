@@ -196,6 +196,10 @@ BAD_CALLS: dict[str, tuple[Any, ...]] = {
     "NumPy's numbers": ((2, 3, 8, 8), np.int64(2), (np.int32(1), 2), np.int8(1)),
     "tensors of one": ((2, 3, 8, 8), torch.tensor(2), torch.tensor(3)),
     "array": ((2, 3, 8, 8), np.array([2, 2])),
+    **{
+        f"ceil_mode {ceil_mode!r}": ((2, 3, 5, 5), 2, 2, 0, 1, ceil_mode)
+        for ceil_mode in ("no", None, 0, 1, 0.5, [1], np.bool_(True))
+    },
     "huge window": ((1, 1, 2, 2), 2**40),
     "huge dilation": ((1, 1, 2, 2), 2, 1, 0, 2**40),
 }

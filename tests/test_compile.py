@@ -157,6 +157,40 @@ def test_symbolic_trace_takes_a_layer_for_a_leaf(stem: str) -> None:
     assert_same_bits(traced.eval()(input), net.eval()(input))
 
 
+class _PlusOne(empool.EnsembleMaxPool2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
+
+
+class _Functional(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        pooled = empool.functional.max_pool_dropout2d(input, kernel_size=2, p=0.5, training=False)
+        return empool.functional.rank_pool2d(pooled, 2, distribution=empool.EnsembleMax(0.5), training=False)
+
+
+def _hooked() -> nn.Module:
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2, p=0.5))
+    net[0].register_forward_hook(lambda module, args, output: output * 2)
+    net[0].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    return net
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(_PlusOne(2, p=0.5)),
+        _hooked(),
+        empool.EnsembleMaxPool2d(2, p=0.5),
+        _Functional(),
+    ],
+    ids=["extended", "hooked", "alone", "functional"],
+)
+def test_symbolic_trace_records_what_is_done_and_once(net: nn.Module) -> None:
+    input = torch.randn(2, 3, 8, 8)
+    traced = torch.fx.symbolic_trace(net.eval())
+    assert_same_bits(traced(input), net(input))
+
+
 def test_features_of_a_converted_network(torchvision: Any) -> None:
     """torchvision's feature extraction is a symbolic trace."""
     from torchvision.models import feature_extraction

@@ -8,6 +8,7 @@ import pickle
 from fractions import Fraction
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -177,3 +178,87 @@ def test_a_distribution_of_ones_own() -> None:
         output = empool.functional.rank_pool1d(image, 2, distribution=Second(), training=training)
         torch.testing.assert_close(output, torch.tensor([[[1.0, 2.0]]]), rtol=0, atol=0)
     assert str(Second()).startswith("<")
+
+
+def test_the_rest_of_a_distribution_with_a_zero_is_the_zeros() -> None:
+    """Its ranks beyond those it names have no probability: what is not the largest is 0, not the second."""
+
+    class HalfOrNothing(empool.RankDistribution):
+        def probabilities(self, n: int) -> tuple[float, ...]:
+            return (0.5,)
+
+        def zero_probability(self, n: int) -> float:
+            return 0.5
+
+    assert HalfOrNothing().threshold_table((1, 4)) == (HALF, NEVER, NEVER, NEVER, HALF, HALF, HALF, HALF)
+    image = torch.tensor([[[7.0, 5.0, 3.0, 2.0]]]).repeat(1, 1, 500)
+    output = empool.functional.rank_pool1d(image, 4, distribution=HalfOrNothing(), seed=1)
+    assert {*output.flatten().tolist()} == {0.0, 7.0}
+    # 500 tosses of a fair coin leave these bounds once in 10^14.
+    assert 165 < int((output == 0).sum()) < 335
+
+
+@pytest.mark.parametrize("decorate", [lambda kind: kind, dataclasses.dataclass(eq=False), dataclasses.dataclass])
+def test_a_distribution_that_changes_pools_by_what_it_is_now(decorate) -> None:
+    class Changing(empool.RankDistribution):
+        q: float = 0.0
+
+        def probabilities(self, n: int) -> tuple[float, ...]:
+            return (1.0,) if n == 1 else (1 - self.q, self.q)
+
+    distribution, image = decorate(Changing)(), torch.tensor([[[1.0, 5.0]]])
+    for q, mean in ((0.0, 5.0), (1.0, 1.0), (0.5, 3.0)):
+        distribution.q = q
+        output = empool.functional.rank_pool1d(image, 2, distribution=distribution, training=False)
+        torch.testing.assert_close(output, torch.tensor([[[mean]]]), rtol=0, atol=0)
+
+
+def test_distributions_that_are_alike_in_what_they_inherit_are_told_apart() -> None:
+    class Warm(empool.EnsembleMax):
+        def __init__(self, p: float, factor: float) -> None:
+            super().__init__(p)
+            object.__setattr__(self, "factor", factor)
+
+        def probabilities(self, n: int) -> tuple[float, ...]:
+            return (1.0,) if n == 1 else (1 - self.p * self.factor, self.p * self.factor)
+
+    image = torch.tensor([[[1.0, 5.0]]])
+    for factor, mean in ((0.0, 5.0), (1.0, 3.0)):
+        assert Warm(0.5, factor) == Warm(0.5, 0.0)
+        output = empool.functional.rank_pool1d(image, 2, distribution=Warm(0.5, factor), training=False)
+        torch.testing.assert_close(output, torch.tensor([[[mean]]]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [empool.Max, empool.Average])
+def test_a_distribution_that_extends_max_or_average_is_not_taken_for_it(kind: type[empool.RankDistribution]) -> None:
+    class Least(kind):  # type: ignore[misc, valid-type]
+        def probabilities(self, n: int) -> tuple[float, ...]:
+            return (0.0,) * (n - 1) + (1.0,)
+
+    pool = empool.layer(Least(), 1, 2)
+    for training in (True, False):
+        output = pool.train(training)(torch.tensor([[[1.0, 5.0]]]))
+        torch.testing.assert_close(output, torch.tensor([[[1.0]]]), rtol=0, atol=0)
+
+
+def test_a_name_makes_no_spelling_for_a_distribution_that_is_no_dataclass() -> None:
+    class Named(empool.RankDistribution):
+        name = "named"
+
+        def probabilities(self, n: int) -> tuple[float, ...]:
+            return (1.0,)
+
+    assert "Named" in repr(empool.RankPool2d(2, distribution=Named()))
+
+
+def test_weights_may_miss_1_by_rounding_and_no_more() -> None:
+    assert empool.Ordinal((0.7, 0.3 + 1e-7)).weights == (0.7, 0.3 + 1e-7)
+    with pytest.raises(ValueError, match="expected weights that sum to 1"):
+        empool.Ordinal((0.7, 0.3 + 1e-5))
+
+
+@pytest.mark.parametrize("p", [Fraction(1, 2), np.float32(0.5), np.float64(0.5)], ids=repr)
+def test_any_real_number_becomes_a_float(p) -> None:
+    pooling = empool.EnsembleMax(p)
+    assert type(pooling.p) is float
+    assert str(pooling) == "ensemble:0.5"

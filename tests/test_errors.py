@@ -14,11 +14,22 @@ from empool import functional
 
 INPUT = torch.zeros(1, 2, 4, 4)
 INTEGERS = INPUT.long()
+NO_FLOATS = "expected a floating-point input (float32, float64, float16 or bfloat16)"
 SPELLINGS = "max, average, ensemble:P, max-dropout:P, stochastic-max:DROP, stochastic, ordinal:W1,W2,..."
 
 
 class _Strange(empool.Pooling):
     """A pooling that is no rank distribution."""
+
+
+class _Given(empool.RankDistribution):
+    """A distribution that does not look at the window."""
+
+    def __init__(self, given: tuple[float, ...]) -> None:
+        self.given = given
+
+    def probabilities(self, n: int) -> tuple[float, ...]:
+        return self.given
 
 
 def _pool(stem: str, **arguments: Any) -> Callable[[], Any]:
@@ -106,6 +117,11 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "Ordinal: expected weights to be a number in [0, 1], got str",
     ),
+    (
+        functools.partial(empool.Ordinal, 0.5),
+        TypeError,
+        "Ordinal: expected weights to be numbers, one a rank, got float",
+    ),
     # Distributions.
     (
         _pool("rank_pool2d", distribution=0.1),
@@ -154,21 +170,56 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "ensemble_max_pool2d: expected seed as one int64 on cpu, got () of torch.int64 on meta",
     ),
+    *(
+        (
+            functools.partial(functional.ensemble_max_pool2d, input, 2, p=p, training=training, seed="0"),
+            TypeError,
+            "ensemble_max_pool2d: expected seed to be an int, a tensor or None, got str",
+        )
+        for input, p, training in [(INPUT, 0.5, False), (INPUT, 0.0, True), (INTEGERS, 0.0, True)]
+    ),
     # Integers.
+    (
+        functools.partial(functional.stochastic_max_pool2d, INTEGERS, 2, drop=0.4),  # The maximum of up to two.
+        TypeError,
+        f"stochastic_max_pool2d: {NO_FLOATS}, got torch.int64; convert it with .float()",
+    ),
     (
         functools.partial(functional.ensemble_max_pool2d, INTEGERS, 2, p=0.5),
         TypeError,
-        "ensemble_max_pool2d: expected a floating-point input, got torch.int64; convert it with .float()",
+        f"ensemble_max_pool2d: {NO_FLOATS}, got torch.int64; convert it with .float()",
     ),
     (
         functools.partial(functional.stochastic_pool2d, INTEGERS, 2),
         TypeError,
-        "stochastic_pool2d: expected a floating-point input, got torch.int64; convert it with .float()",
+        f"stochastic_pool2d: {NO_FLOATS}, got torch.int64; convert it with .float()",
     ),
     (
         functools.partial(functional.rank_pool2d, INPUT.to(torch.complex64), 2, distribution=empool.Average()),
         TypeError,
-        "rank_pool2d: expected a floating-point input, got torch.complex64; convert it with .float()",
+        f"rank_pool2d: {NO_FLOATS}, got torch.complex64",
+    ),
+    (
+        functools.partial(functional.max_pool_dropout2d, INPUT.to(torch.float8_e5m2), 2),
+        TypeError,
+        f"max_pool_dropout2d: {NO_FLOATS}, got torch.float8_e5m2; convert it with .float()",
+    ),
+    # Distributions of one's own.
+    (
+        _pool("rank_pool2d", distribution=_Given((0.5, 0.2))),
+        ValueError,
+        "_Given: expected probabilities of up to 4 ranks that are not negative and sum to 1 with zero_probability, for "
+        "a window of 4, got (0.5, 0.2) and 0.0",
+    ),
+    *(
+        (
+            functools.partial(functional.rank_pool2d, INPUT, size, distribution=_Given(given), training=training),
+            ValueError,
+            f"_Given: expected probabilities of up to {size**2} ranks that are not negative and sum to 1 with "
+            f"zero_probability, for a window of {size**2}, got {given} and 0.0",
+        )
+        for size, given in [(1, (0.7, 0.3)), (2, (1.5, -0.5)), (2, (0.0,)), (2, ())]
+        for training in (True, False)
     ),
     # Spellings and layers.
     (functools.partial(empool.pooling, "mean"), ValueError, f"pooling: expected one of {SPELLINGS}, got 'mean'"),

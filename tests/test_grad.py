@@ -121,6 +121,18 @@ def test_training_keeps_four_bytes_for_each_output_of_large_windows() -> None:
     assert [tensor.nbytes for tensor in kept] == [2 * 2 * 2 * 4]
 
 
+@pytest.mark.parametrize("stem", METHODS)
+def test_the_backward_makes_no_gradient_for_what_has_none(stem: str) -> None:
+    """That is, no zeros for `drawn`."""
+    input = torch.randn(2, 3, 8, 8, requires_grad=True)
+    output = function(stem, 2)(input, 2, **METHODS[stem])
+    with torch.profiler.profile() as profile:
+        output.sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert "empool::drawn_scatter" in names
+    assert not names & {"aten::zeros", "aten::zero_"}
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "testing"])
 @pytest.mark.parametrize("stem", METHODS)
 def test_nothing_is_kept_for_an_input_without_gradient(stem: str, training: bool) -> None:

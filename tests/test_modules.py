@@ -11,6 +11,7 @@ import pickle
 import pkgutil
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -185,3 +186,83 @@ def test_the_functions_have_examples() -> None:
     finder = doctest.DocTestFinder()
     found = {test.name for test in finder.find(empool.functional) if test.examples}
     assert found >= {f"empool.functional.{stem}2d" for stem in METHODS}
+
+
+def test_a_geometry_of_a_tensor_is_read_at_every_call() -> None:
+    size = torch.tensor(2)
+    for sizes in (size, (size, size)):
+        size.fill_(2)
+        assert empool.functional.ensemble_max_pool2d(torch.randn(1, 1, 6, 6), sizes).shape == (1, 1, 3, 3)
+        size.fill_(3)
+        assert empool.functional.ensemble_max_pool2d(torch.randn(1, 1, 6, 6), sizes).shape == (1, 1, 2, 2)
+
+
+def test_true_is_not_1_to_the_plans_of_earlier_calls() -> None:
+    """PyTorch takes True for a size; p = 1 is a number, and p = True is not."""
+    input = torch.randn(1, 1, 4, 4)
+    empool.functional.ensemble_max_pool2d(input, 2, p=1)
+    with pytest.raises(TypeError, match="expected p to be a number"):
+        empool.functional.ensemble_max_pool2d(input, 2, p=True)
+
+
+def test_seeds_come_from_all_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 keys, that all have the same sign or none is beyond 32 bits has a chance of 2^-62."""
+    keys, call = [], empool._ops.call
+
+    def keeping(name: str, input: torch.Tensor, key: torch.Tensor, *args: object) -> object:
+        keys.append(int(key))
+        return call(name, input, key, *args)
+
+    monkeypatch.setattr(empool._ops, "call", keeping)
+    for _ in range(64):
+        empool.functional.ensemble_max_pool2d(torch.randn(1, 1, 2, 2), 2)
+    assert min(keys) < -(2**32)
+    assert max(keys) > 2**32
+
+
+def test_ceil_mode_that_adds_no_window_keeps_the_fast_kernels() -> None:
+    """Then every window is whole, of one count, as without it."""
+    plan = empool._call._new_plan(empool.EnsembleMax(0.5), True, 2, (3, 8, 8), 2, None, 0, 1, True)
+    assert plan is not None
+    assert plan.arguments[0] == (4,)
+    assert not plan.geometry.ceil_mode
+    odd = empool._call._new_plan(empool.EnsembleMax(0.5), True, 2, (3, 7, 8), 2, None, 0, 1, True)
+    assert odd is not None
+    assert odd.arguments[0] == (1, 2, 4)
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.uint8(7)], ids=repr)
+def test_a_seed_may_be_numpys(seed: np.integer) -> None:
+    input = torch.randn(1, 2, 8, 8)
+    ours = empool.functional.ensemble_max_pool2d(input, 2, p=0.5, seed=seed)
+    torch.testing.assert_close(ours, empool.functional.ensemble_max_pool2d(input, 2, p=0.5, seed=7), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(
+    "geometry", [(2,), (3, 2, 1), (3, 1, 0, 2), (2, 3, 1, 3), (2, 2, 0, 1, True), (17, 5, 8)], ids=str
+)
+def test_indices_say_where_each_output_comes_from(dims: int, geometry: tuple[int | bool, ...]) -> None:
+    input = torch.randn(2, 3, *[17, 19, 18][:dims])
+    for stem, method in {"ensemble_max_pool": {"p": 0.5}, "stochastic_max_pool": {}, "stochastic_pool": {}}.items():
+        if geometry[0] == 17 and dims == 3:
+            continue  # 4,913 activations a window take long.
+        pool = getattr(empool.functional, f"{stem}{dims}d")
+        output, indices = pool(input, *geometry, return_indices=True, seed=5, **method)
+        drawn = output.isfinite() & (output != 0)
+        taken = input.flatten(2).gather(2, indices.flatten(2).clamp(0)).reshape(output.shape)
+        assert int(drawn.sum()) > drawn.numel() / 2
+        torch.testing.assert_close(taken[drawn], output[drawn], rtol=0, atol=0)
+
+
+def test_the_maximum_is_looked_for_only_where_nothing_may_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    search = empool._call._max_indices
+    monkeypatch.setattr(empool._call, "_max_indices", lambda *args: searched.append(1) or search(*args))
+    input = torch.randn(1, 2, 9, 9)
+    for stem, method in {"ensemble_max_pool": {"p": 0.5}, "stochastic_max_pool": {}}.items():
+        getattr(empool.functional, f"{stem}2d")(input, 3, 2, 1, return_indices=True, **method)
+    assert not searched
+    empool.functional.max_pool_dropout2d(input, 3, 2, 1, return_indices=True)
+    empool.functional.ensemble_max_pool2d(input, 3, 2, 1, 2, return_indices=True)
+    assert len(searched) == 2

@@ -11,7 +11,7 @@ import empool
 import naive
 from cases import CASES, DISTRIBUTIONS, DTYPES, GEOMETRIES, SEEDS, Case
 from empool import reference
-from tolerances import assert_same_bits, assert_same_numbers, strides
+from tolerances import MEANS, assert_same_bits, assert_same_numbers, strides
 
 INF, NAN = math.inf, math.nan
 TWO_BY_TWO = ([2, 2], [2, 2], [0, 0], [1, 1])
@@ -123,6 +123,8 @@ def test_a_window_of_padding_only() -> None:
         ([1, INF, INF, 2], INF, 1),
         ([1, NAN, -1, 2], NAN, 1),
         ([NAN, 1, NAN, 2], NAN, 2),
+        # The share of the smallest number is 0, which a sum of 0 does not exceed.
+        ([0, 2.0**-149, 0, 0], 2.0**-149, 1),
     ],
 )
 def test_value_draw(window: list[float], output: float, drawn: int) -> None:
@@ -211,6 +213,14 @@ def test_rank_mean_sums_half_precision_in_float32() -> None:
         ([0, -1, -2, -0.0], 0),
         ([1, NAN, 2, 3], NAN),
         ([4, 4, 4, 4], 4),
+        ([1, INF, 0, 2], INF),
+        ([INF, INF, -INF, 2], INF),
+        ([1, INF, NAN, 2], NAN),
+        # Squares that float32 does not have.
+        ([2.0**100, 2.0**101, 2.0**100, 0], 1.5 * 2.0**100),
+        ([2.0**-100, 2.0**-99, 2.0**-100, 0], 1.5 * 2.0**-100),
+        ([2.0**127] * 4, 2.0**127),
+        ([2.0**-149] * 4, 2.0**-149),
     ],
 )
 def test_value_mean(window: list[float], mean: float) -> None:
@@ -218,6 +228,20 @@ def test_value_mean(window: list[float], mean: float) -> None:
     torch.testing.assert_close(
         reference.value_mean(image, *TWO_BY_TWO, False), _image([mean]), rtol=0, atol=0, equal_nan=True
     )
+
+
+def test_value_mean_sums_half_precision_in_float32() -> None:
+    """The square of 300 is beyond float16."""
+    image = _image([300, 0], [100, -5], dtype=torch.float16)
+    assert_same_bits(reference.value_mean(image, *TWO_BY_TWO, False), _image([250], dtype=torch.float16))
+
+
+def test_the_derivative_of_value_mean_does_not_depend_on_the_scale() -> None:
+    """Of (1 + 4 + 1) / 4 by each activation: (2 a - 1.5) / 4."""
+    for scale in (1.0, 2.0**100, 2.0**-100):
+        image = (_image([1, 2], [1, 0]) * scale).requires_grad_()
+        reference.value_mean(image, *TWO_BY_TWO, False).sum().backward()
+        torch.testing.assert_close(image.grad, _image([0.125, 0.625], [0.125, 0]), rtol=0, atol=0)
 
 
 def _some_distributions(case: Case) -> list[tuple[int, str, empool.RankDistribution]]:
@@ -259,6 +283,14 @@ def test_means_agree_with_naive_loops(case: Case) -> None:
         gradient = reference.rank_mean_backward(grad, input, case.counts, weights, *case.geometry)
         expected = naive.rank_mean_backward(grad, input, case.counts, weights, *case.geometry)
         assert_same_numbers(gradient, expected, name)
+        # Not in the order of the ranks, so equal but for rounding.
+        tangent = case.tensor(case.shape, dtype, "normal", "tangent")
+        along = reference.rank_mean_jvp(tangent, input, case.counts, weights, *case.geometry)
+        expected = naive.rank_mean_jvp(tangent, input, case.counts, weights, *case.geometry)
+        torch.testing.assert_close(along, expected, **MEANS[dtype], equal_nan=True)
+        mean = reference.value_mean(input, *case.geometry)
+        expected = naive.value_mean(input, *case.geometry)
+        torch.testing.assert_close(mean, expected, **MEANS[dtype], equal_nan=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +17,31 @@ from empool._window import Geometry
 from empool.distributions import RankDistribution
 
 Size = int | Sequence[int]
-Seed = int | Tensor | None
+Seed = SupportsIndex | Tensor | None
 Arguments = tuple[Size, Size | None, Size, Size, bool]
 """A geometry as the user gave it: kernel_size, stride, padding, dilation, ceil_mode."""
 
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""What every kernel takes."""
+
+
 class _Plan(NamedTuple):
-    """What a call comes to: the windows, and an operator's arguments after its tensors."""
+    """What a call comes to.
+
+    Attributes:
+        geometry: where the windows are.
+        arguments: the operator's, after its tensors.
+        draws: whether it needs random numbers.
+        zeros: whether an output may be no activation's.
+    """
 
     geometry: Geometry
     arguments: tuple[Any, ...]
     draws: bool
+    zeros: bool
 
 
 def pool(
@@ -46,13 +57,15 @@ def pool(
     """Pool by rank, or by value where there is no distribution."""
     if not isinstance(input, Tensor):
         _MAX_POOL[dims](input, *arguments, return_indices=return_indices)  # Raises PyTorch's own error.
-    if not input.is_floating_point():
-        return _pool_integers(function, dims, input, arguments, return_indices, distribution)
+    if seed is not None:
+        _check_seed(function, input, seed)
+    if input.dtype not in DTYPES:
+        return _pool_others(function, dims, input, arguments, return_indices, distribution)
     plan = _plan(function, dims, input, arguments, return_indices, distribution, training)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
     if training:
-        output, drawn = _draw(function, batched, plan, distribution, seed)
-        indices = _drawn_indices(drawn, batched, plan.geometry) if return_indices else None
+        output, drawn = _draw(batched, plan, distribution, seed)
+        indices = _drawn_indices(drawn, batched, plan) if return_indices else None
     else:
         output = _mean(batched, plan, distribution)
         indices = _max_indices(batched, plan.geometry) if return_indices else None
@@ -61,11 +74,9 @@ def pool(
     return output if indices is None else (output, indices)
 
 
-def _draw(
-    function: str, input: Tensor, plan: _Plan, distribution: RankDistribution | None, seed: Seed
-) -> tuple[Tensor, Tensor]:
+def _draw(input: Tensor, plan: _Plan, distribution: RankDistribution | None, seed: Seed) -> tuple[Tensor, Tensor]:
     # The plain maximum needs no random numbers, so it takes none from the generator.
-    key = _seed(function, input, seed) if plan.draws else input.new_empty((), dtype=torch.int64)
+    key = _key(input, seed) if plan.draws else input.new_empty((), dtype=torch.int64)
     output, drawn = _ops.call("value_draw" if distribution is None else "rank_draw", input, key, *plan.arguments)
     return output, drawn
 
@@ -77,7 +88,7 @@ def _mean(input: Tensor, plan: _Plan, distribution: RankDistribution | None) -> 
     return output
 
 
-def _pool_integers(
+def _pool_others(
     function: str,
     dims: int,
     input: Tensor,
@@ -85,10 +96,18 @@ def _pool_integers(
     return_indices: bool,
     distribution: RankDistribution | None,
 ) -> Any:
-    """Integers have a maximum, in either phase, but no expectation."""
-    if distribution is None or distribution.threshold_table((2, 1)):
-        raise TypeError(f"{function}: expected a floating-point input, got {input.dtype}; convert it with .float()")
-    return _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
+    """Take the maximum of what PyTorch takes it of, such as integers, in either phase; there is no expectation."""
+    max_pool = functools.partial(_MAX_POOL[dims], input, *arguments, return_indices=return_indices)
+    if input.dim() not in (dims + 1, dims + 2) or not _sound_geometry(dims, input.shape[-dims - 1 :], *arguments):
+        max_pool()  # Raises PyTorch's own error, if it has one.
+    geometry = _normalised(dims, *arguments)
+    if geometry is None or distribution is None or distribution.threshold_table(geometry.possible_counts()):
+        remedy = "" if input.is_complex() else "; convert it with .float()"
+        raise TypeError(
+            f"{function}: expected a floating-point input (float32, float64, float16 or bfloat16), got {input.dtype}"
+            f"{remedy}"
+        )
+    return max_pool()
 
 
 def _plan(
@@ -113,19 +132,17 @@ def _plan(
     return _planned(distribution, training, geometry)
 
 
-def _sound_plan(distribution: RankDistribution | None, *args: Any) -> _Plan | None:
+def _sound_plan(*args: Any) -> _Plan | None:
     """Make the plan, or take it from an earlier call: the checks cost more than a small pooling.
 
-    A tracer makes it anew, so that its guards see the arguments; so does an argument that has no value to be compared
-    by (a list, or a distribution that is compared by identity and may have changed).
+    A tracer makes it anew, so that its guards see the arguments.
     """
-    by_identity = distribution is not None and not dataclasses.is_dataclass(distribution)
-    if not (by_identity or torch.compiler.is_compiling()):
+    if not torch.compiler.is_compiling():
         try:
-            return _remembered_plan(distribution, *args)
+            return _remembered_plan(*args)
         except TypeError:
             pass
-    return _new_plan(distribution, *args)
+    return _new_plan(*args)
 
 
 def _new_plan(
@@ -135,15 +152,46 @@ def _new_plan(
     return None if geometry is None else _planned(distribution, training, geometry)
 
 
-_remembered_plan = functools.lru_cache(maxsize=1024, typed=True)(_new_plan)
+@functools.lru_cache(maxsize=1024, typed=True)
+def _remembered_plan(
+    distribution: RankDistribution | None, training: bool, dims: int, sizes: Sequence[int], *arguments: Any
+) -> _Plan | None:
+    """Make the plan of arguments that are known by their value, which alone come here twice.
+
+    Raises:
+        TypeError: if one is not: a list, a tensor, or a distribution that may change or be like another.
+    """
+    numbers = [number for size in arguments for number in (size if isinstance(size, tuple) else (size,))]
+    if not _is_value(distribution) or any(isinstance(number, Tensor) for number in numbers):
+        raise TypeError
+    geometry = _sound_geometry(dims, sizes, *arguments)
+    return None if geometry is None else _planned(distribution, training, geometry, _remembered_table)
 
 
-def _planned(distribution: RankDistribution | None, training: bool, geometry: Geometry) -> _Plan:
+def _is_value(distribution: RankDistribution | None) -> bool:
+    """Tell whether a distribution's own class, not one that it inherits from, is compared by what cannot change."""
     if distribution is None:
-        return _Plan(geometry, tuple(geometry), draws=True)
+        return True
+    parameters = vars(type(distribution)).get("__dataclass_params__")
+    return parameters is not None and parameters.eq and parameters.frozen
+
+
+def _table(distribution: RankDistribution, training: bool, counts: tuple[int, ...]) -> tuple[float, ...]:
+    return distribution.threshold_table(counts) if training else distribution.weight_table(counts)
+
+
+_remembered_table = functools.lru_cache(maxsize=256, typed=True)(_table)
+
+
+def _planned(
+    distribution: RankDistribution | None, training: bool, geometry: Geometry, table: Callable[..., Any] = _table
+) -> _Plan:
+    if distribution is None:
+        return _Plan(geometry, tuple(geometry), draws=True, zeros=True)
     counts = geometry.possible_counts()
-    table = distribution.threshold_table(counts) if training else distribution.weight_table(counts)
-    return _Plan(geometry, (counts, table, *geometry), draws=len(table) > 0)
+    entries = table(distribution, training, counts)
+    zeros = geometry.may_hold_nothing() or any(distribution.zero_probability(n) > 0 for n in counts)
+    return _Plan(geometry, (counts, entries, *geometry), draws=len(entries) > 0, zeros=zeros)
 
 
 def _sound_geometry(dims: int, sizes: Sequence[int], *arguments: Any) -> Geometry | None:
@@ -163,9 +211,11 @@ def _sound_geometry(dims: int, sizes: Sequence[int], *arguments: Any) -> Geometr
 
 
 def _normalised(
-    dims: int, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size, ceil_mode: bool
+    dims: int, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size, ceil_mode: Any
 ) -> Geometry | None:
     """Return one number for each dimension, or nothing where they cannot be made out."""
+    if not isinstance(ceil_mode, bool):
+        return None
     if stride is None or (isinstance(stride, (tuple, list)) and not stride):
         stride = kernel_size
     sizes: list[tuple[int, ...]] = []
@@ -179,25 +229,31 @@ def _normalised(
         except TypeError:
             return None
         sizes.append(numbers if len(numbers) == dims else numbers * dims)
-    return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], bool(ceil_mode))
+    return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], ceil_mode)
 
 
-def _seed(function: str, input: Tensor, seed: Seed) -> Tensor:
-    """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=input.device)
+def _check_seed(function: str, input: Tensor, seed: SupportsIndex | Tensor) -> None:
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != input.device:
             raise ValueError(
                 f"{function}: expected seed as one int64 on {input.device}, "
                 f"got {tuple(seed.shape)} of {seed.dtype} on {seed.device}"
             )
-        return seed.reshape(())
-    if isinstance(seed, bool) or not isinstance(seed, int):
+        return
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"{function}: expected seed to be an int, a tensor or None, got {type(seed).__name__}")
-    if not -(2**63) <= seed < 2**64:
+    if not -(2**63) <= operator.index(seed) < 2**64:
         raise ValueError(f"{function}: expected a seed of 64 bits, got {seed}")
-    signed = seed - 2**64 if seed >= 2**63 else seed
+
+
+def _key(input: Tensor, seed: Seed) -> Tensor:
+    """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=input.device)
+    if isinstance(seed, Tensor):
+        return seed.reshape(())
+    number = operator.index(seed)
+    signed = number - 2**64 if number >= 2**63 else number
     return torch.full((), signed, dtype=torch.int64, device=input.device)
 
 
@@ -239,15 +295,27 @@ def _max_indices(input: Tensor, geometry: Geometry) -> Tensor:
     return indices
 
 
-def _drawn_indices(drawn: Tensor, input: Tensor, geometry: Geometry) -> Tensor:
-    """Turn offsets in windows into flat indices; a drawn zero has the maximum's."""
-    offset = drawn.to(torch.int64)
-    index = torch.zeros_like(offset)
-    volume, dims = geometry.volume, len(geometry.kernel_size)
-    for dim in range(dims):
-        volume //= geometry.kernel_size[dim]
+def _drawn_indices(drawn: Tensor, input: Tensor, plan: _Plan) -> Tensor:
+    """Turn offsets in windows into flat indices; where no activation was drawn, the maximum's."""
+    geometry, sizes = plan.geometry, input.shape[2:]
+    index = _flat_offsets(geometry, sizes, drawn)[drawn.to(torch.int64)]
+    step = 1
+    for dim in reversed(range(len(sizes))):
         start = torch.arange(drawn.size(dim + 2), device=drawn.device) * geometry.stride[dim] - geometry.padding[dim]
-        position = start.reshape(-1, *[1] * (dims - 1 - dim)) + offset // volume * geometry.dilation[dim]
-        index = index * input.size(dim + 2) + position
-        offset = offset % volume
+        index += (start * step).reshape(-1, *[1] * (len(sizes) - 1 - dim))
+        step *= sizes[dim]
+    if not plan.zeros:
+        return index
     return torch.where(drawn == reference.zero_drawn(drawn.dtype), _max_indices(input, geometry), index)
+
+
+def _flat_offsets(geometry: Geometry, sizes: Sequence[int], drawn: Tensor) -> Tensor:
+    """Return how far each offset of a window is from its first position, in a flat image; anything for a zero."""
+    offset = torch.arange(256 if drawn.dtype == torch.uint8 else geometry.volume, device=drawn.device)
+    flat, step = torch.zeros_like(offset), 1
+    for kernel, dilation, size in zip(
+        reversed(geometry.kernel_size), reversed(geometry.dilation), reversed(sizes), strict=True
+    ):
+        flat += offset % kernel * (dilation * step)
+        offset, step = offset // kernel, step * size
+    return flat

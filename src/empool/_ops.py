@@ -115,12 +115,15 @@ class _Draw(_Derivative):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # No zeros for `drawn`, which has no gradient.
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
         ctx.arguments, ctx.input_size, ctx.geometry = len(inputs), inputs[2].shape[2:], inputs[-5:-1]
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Any, ...]:
+        if grad_output is None:
+            return (None,) * ctx.arguments
         grad_input = call("drawn_scatter", grad_output, *ctx.saved_tensors, ctx.input_size, *ctx.geometry)
         return None, None, grad_input, *[None] * (ctx.arguments - 3)
 
@@ -197,8 +200,6 @@ class _LinearInFirst(_Derivative):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        if tangents[2] is None:
-            return torch.zeros_like(ctx.saved_tensors[0])
         return ctx.op(tangents[2], *ctx.saved_tensors, *ctx.mean)
 
 

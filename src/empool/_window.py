@@ -51,6 +51,10 @@ class Geometry(NamedTuple):
         )
         return tuple(sorted({math.prod(side) for side in itertools.product(*sides)}))
 
+    def may_hold_nothing(self) -> bool:
+        """Tell whether a window may hold padding alone: its positions lie far enough apart to be on both sides."""
+        return any(d > 1 and (p > 0 or self.ceil_mode) for d, p in zip(self.dilation, self.padding, strict=True))
+
     def offsets(self) -> Iterator[tuple[int, ...]]:
         """Yield the positions of a window in window order."""
         return itertools.product(*map(range, self.kernel_size))
@@ -58,7 +62,7 @@ class Geometry(NamedTuple):
     def reach(self, output: Sequence[int]) -> list[int]:
         """Return how far so many windows reach along every dimension, from the start of the left padding."""
         return [
-            max((o - 1) * s + (k - 1) * d + 1, 0)
+            (o - 1) * s + (k - 1) * d + 1
             for o, k, s, d in zip(output, self.kernel_size, self.stride, self.dilation, strict=True)
         ]
 
@@ -85,7 +89,7 @@ def pad(input: Tensor, geometry: Geometry, output: Sequence[int], value: float) 
 def at_offset(padded: Tensor, offset: Sequence[int], geometry: Geometry, output: Sequence[int]) -> Tensor:
     """View the activation that every window holds at one of its positions: ``(N, C, *output)``."""
     steps: list[Any] = [
-        slice(o * d, o * d + (n - 1) * s + 1 if n else o * d, s)
+        slice(o * d, o * d + (n - 1) * s + 1, s)
         for o, n, s, d in zip(offset, output, geometry.stride, geometry.dilation, strict=True)
     ]
     return padded[(..., *steps)]

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from empool.reference import NEVER
@@ -40,7 +40,7 @@ class Pooling:
     name: ClassVar[str] = ""
 
     def __str__(self) -> str:
-        if not self.name:
+        if not self.name or not hasattr(self, "__dataclass_fields__"):
             return repr(self)
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         parts = [n for value in values for n in (value if isinstance(value, tuple) else (value,))]
@@ -77,17 +77,28 @@ class RankDistribution(Pooling, abc.ABC):
         2^32, which no number reaches.
         """
         rows = [self._threshold_row(n) for n in counts]
-        columns = max(sum(t < NEVER for t in row) for row in rows)
+        columns = max([len(row) for row in rows])  # Of lists, which torch.compile understands.
         return tuple(t for row in rows for t in (row + [NEVER] * columns)[:columns])
 
     def weight_table(self, counts: Sequence[int]) -> tuple[float, ...]:
         """Return, for each count of valid activations, the probabilities of the ranks; one row of equal length each."""
-        rows = [list(self.probabilities(n)) for n in counts]
-        columns = max(1, *(rank for row in rows for rank, p in enumerate(row, 1) if p > 0), 1)
+        rows = [list(self._checked(n)) for n in counts]
+        columns = max([1, *(rank for row in rows for rank, p in enumerate(row, 1) if p > 0)])
         return tuple(p for row in rows for p in (row + [0.0] * columns)[:columns])
 
+    def _checked(self, n: int) -> tuple[float, ...]:
+        """Return the probabilities of the ranks, or say what is wrong with them: they may be a user's own."""
+        probabilities, zero = tuple(self.probabilities(n)), self.zero_probability(n)
+        whole = math.fsum((*probabilities, zero))
+        if len(probabilities) > n or min((*probabilities, zero)) < 0 or not abs(whole - 1) <= 1e-5:
+            raise ValueError(
+                f"{type(self).__name__}: expected probabilities of up to {n} ranks that are not negative and sum to 1 "
+                f"with zero_probability, for a window of {n}, got {probabilities} and {zero}"
+            )
+        return probabilities
+
     def _threshold_row(self, n: int) -> list[int]:
-        probabilities = self.probabilities(n)
+        probabilities = self._checked(n)
         if self.zero_probability(n) == 0:
             last = max(rank for rank, p in enumerate(probabilities) if p > 0)
             probabilities = probabilities[:last]  # The last rank is never passed, whatever rounding makes of the sum.
@@ -180,6 +191,8 @@ class Ordinal(RankDistribution):
     weights: tuple[float, ...]
 
     def __init__(self, weights: Sequence[float]) -> None:
+        if not isinstance(weights, Iterable):
+            raise TypeError(f"Ordinal: expected weights to be numbers, one a rank, got {type(weights).__name__}")
         weights = tuple(probability("Ordinal", "weights", w) for w in weights)
         if abs(math.fsum(weights) - 1) > 1e-6:
             raise ValueError(f"Ordinal: expected weights that sum to 1, got {weights}; divide them by their sum")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from empool._call import Seed, Size, distribution_argument, distribution_of, pool
 from empool.distributions import EnsembleMax, MaxDropout, RankDistribution, StochasticMax, probability, share
@@ -28,6 +31,19 @@ __all__ = [
 ]
 
 
+def _overridable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what stands for a tensor, as in a symbolic trace, say what a call means, as PyTorch's own functions do."""
+
+    @functools.wraps(function)
+    def call(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(input, Tensor) and has_torch_function_unary(input):
+            return handle_torch_function(call, (input,), input, *args, **kwargs)
+        return function(input, *args, **kwargs)
+
+    return call
+
+
+@_overridable
 def ensemble_max_pool2d(
     input: Tensor,
     kernel_size: Size,
@@ -77,6 +93,7 @@ def ensemble_max_pool2d(
     )
 
 
+@_overridable
 def ensemble_max_pool1d(
     input: Tensor,
     kernel_size: Size,
@@ -104,6 +121,7 @@ def ensemble_max_pool1d(
     )
 
 
+@_overridable
 def ensemble_max_pool3d(
     input: Tensor,
     kernel_size: Size,
@@ -131,6 +149,7 @@ def ensemble_max_pool3d(
     )
 
 
+@_overridable
 def max_pool_dropout2d(
     input: Tensor,
     kernel_size: Size,
@@ -180,6 +199,7 @@ def max_pool_dropout2d(
     )
 
 
+@_overridable
 def max_pool_dropout1d(
     input: Tensor,
     kernel_size: Size,
@@ -207,6 +227,7 @@ def max_pool_dropout1d(
     )
 
 
+@_overridable
 def max_pool_dropout3d(
     input: Tensor,
     kernel_size: Size,
@@ -234,6 +255,7 @@ def max_pool_dropout3d(
     )
 
 
+@_overridable
 def stochastic_max_pool2d(
     input: Tensor,
     kernel_size: Size,
@@ -283,6 +305,7 @@ def stochastic_max_pool2d(
     )
 
 
+@_overridable
 def stochastic_max_pool1d(
     input: Tensor,
     kernel_size: Size,
@@ -310,6 +333,7 @@ def stochastic_max_pool1d(
     )
 
 
+@_overridable
 def stochastic_max_pool3d(
     input: Tensor,
     kernel_size: Size,
@@ -337,6 +361,7 @@ def stochastic_max_pool3d(
     )
 
 
+@_overridable
 def stochastic_pool2d(
     input: Tensor,
     kernel_size: Size,
@@ -374,6 +399,7 @@ def stochastic_pool2d(
     return pool("stochastic_pool2d", 2, input, geometry, return_indices, None, training, seed)
 
 
+@_overridable
 def stochastic_pool1d(
     input: Tensor,
     kernel_size: Size,
@@ -391,6 +417,7 @@ def stochastic_pool1d(
     return pool("stochastic_pool1d", 1, input, geometry, return_indices, None, training, seed)
 
 
+@_overridable
 def stochastic_pool3d(
     input: Tensor,
     kernel_size: Size,
@@ -408,6 +435,7 @@ def stochastic_pool3d(
     return pool("stochastic_pool3d", 3, input, geometry, return_indices, None, training, seed)
 
 
+@_overridable
 def rank_pool2d(
     input: Tensor,
     kernel_size: Size,
@@ -457,6 +485,7 @@ def rank_pool2d(
     )
 
 
+@_overridable
 def rank_pool1d(
     input: Tensor,
     kernel_size: Size,
@@ -484,6 +513,7 @@ def rank_pool1d(
     )
 
 
+@_overridable
 def rank_pool3d(
     input: Tensor,
     kernel_size: Size,

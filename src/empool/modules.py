@@ -21,9 +21,8 @@ class _Pool(_MaxPoolNd):
     _own: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, input: Tensor | Proxy) -> Any:
-        if isinstance(input, Proxy):  # A leaf to a symbolic trace, as torch.nn's own layers are: its phase stays open.
-            tracer: Any = input.tracer
-            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
+        if isinstance(input, Proxy) and self._is_leaf(input.tracer):
+            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
         return type(self)._function(
             input,
             self.kernel_size,
@@ -35,6 +34,14 @@ class _Pool(_MaxPoolNd):
             training=self.training,
             **{name: getattr(self, name) for name in self._own},
         )
+
+    def _is_leaf(self, tracer: Any) -> bool:
+        """Tell whether a symbolic trace can record a call of the layer, as of torch.nn's own, so its phase stays open.
+
+        Not where a call does more than pool, which the trace records as well, or where the layer is all there is.
+        """
+        hooks = self._forward_hooks or self._forward_pre_hooks
+        return type(self).forward is _Pool.forward and not hooks and tracer.root is not self
 
     def extra_repr(self) -> str:
         return ", ".join([super().extra_repr(), *(f"{name}={getattr(self, name)}" for name in self._own)])

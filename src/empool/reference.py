@@ -23,6 +23,8 @@ from empool._window import Geometry
 
 NEVER = 1 << 32
 """A threshold that no 32-bit number reaches."""
+_SQUARABLE = 2.0**50
+"""The squares of numbers up to here, and of those down to its inverse, are far from float32's limits."""
 
 
 def rank_draw(
@@ -135,12 +137,17 @@ def rank_mean_jvp(
 def value_mean(input: Tensor, *geometry: Any) -> Tensor:
     """Average the positive activations of every window, weighted by themselves; 0 where nothing is positive.
 
-    Not an operator: PyTorch differentiates it. Summed in float32 at least and rounded once.
+    Not an operator: PyTorch differentiates it. Summed in float32 at least and rounded once. A window whose squares
+    would leave the type's range is scaled by its largest activation; an infinite one has all the weight.
     """
     positive = _window.windows(input, Geometry(*geometry), fill=0.0)
     positive = positive.to(torch.promote_types(input.dtype, torch.float32)).relu()
-    total = positive.sum(-1)
-    mean = (positive * positive).sum(-1) / torch.where(total == 0, 1, total)
+    largest = positive.amax(-1).detach()  # The mean does not depend on the scale, so neither does its derivative.
+    scale = torch.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1)
+    scaled = positive / scale.unsqueeze(-1)
+    total = scaled.sum(-1)
+    mean = (scaled * scaled).sum(-1) / torch.where(total == 0, 1, total) * scale
+    mean = torch.where(largest == math.inf, largest, mean)
     return _window.dense(mean.to(input.dtype), _window.is_channels_last(input))
 
 
