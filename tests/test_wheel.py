@@ -1,0 +1,47 @@
+"""What a wheel holds: all that is imported or read at run time, and no sources of what is compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Build a wheel of a copy, without its kernels, and list its files."""
+    tree = tmp_path_factory.mktemp("tree")
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / file, tree)
+    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("*.so", "*.egg-info", "__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", "dist", "."]
+    subprocess.run(
+        command, cwd=tree, env={**os.environ, "EMPOOL_BUILD": "0"}, check=True, capture_output=True, timeout=300
+    )
+    (wheel,) = (tree / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_every_module_is_there(names: set[str]) -> None:
+    modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+    assert len(modules) > 90
+    assert modules <= names
+
+
+def test_so_is_what_the_package_reads(names: set[str]) -> None:
+    report = ROOT / "src/empool/lab/report"
+    read = {f"empool/lab/report/{path.name}" for path in report.iterdir() if path.suffix in (".jinja", ".css", ".js")}
+    assert len(read) >= 4
+    assert read | {"empool/py.typed"} <= names
+
+
+def test_sources_of_the_kernels_are_not(names: set[str]) -> None:
+    assert not [name for name in names if name.endswith((".cpp", ".h")) or "csrc" in name]
