@@ -33,7 +33,7 @@ test: $(SETUP)  ## run every test
 	EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q --timeout 900 --ignore tests/test_lab_cluster.py
 	$(BIN)/python -m pytest -q --timeout 900 tests/test_lab_cluster.py
 
-test-pure: $(SETUP)  ## run every test without the compiled extension
+test-pure: $(SETUP)  ## run every test but Ray's without the compiled extension
 	EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q --timeout 900 --ignore tests/test_lab_cluster.py
 
 check: $(SETUP)  ## format, lint and type-check, changing nothing

@@ -1,7 +1,8 @@
 """What is drawn: frequencies against each distribution, and what the draws may not depend on.
 
-Every frequency is tested by chi-square at the level `FALSE_ALARM`. There are about 150 such tests, so that a right
-generator with random seeds would fail the file about once in 70 times; the seeds are fixed, so it passes or does not.
+Every frequency is tested by chi-square at the level `tolerances.FALSE_ALARM`. There are about 150 such tests, so that a
+right generator with random seeds would fail the file about once in 70 times; the seeds are fixed, so it passes or does
+not.
 """
 
 from __future__ import annotations
@@ -16,24 +17,9 @@ from torch import Tensor
 import empool
 from cases import CASES, DISTRIBUTIONS, DTYPES, METHODS, Case, function, layer
 from empool import reference
-from tolerances import FALSE_ALARM, assert_same_bits
+from tolerances import assert_frequencies, assert_same_bits
 
 SAMPLES = (125, 160)  # Images and channels: 20,000 windows at every position.
-
-
-def _check(observed: Tensor, probabilities: list[float]) -> None:
-    """Compare counts with probabilities; what is impossible must not occur at all."""
-    expected = torch.tensor(probabilities, dtype=torch.float64) * observed.sum()
-    impossible = expected == 0
-    assert observed[impossible].sum() == 0
-    observed, expected = observed[~impossible].double(), expected[~impossible]
-    assert expected.min() >= 5, "too few samples for chi-square"
-    if len(expected) > 1:
-        statistic = ((observed - expected) ** 2 / expected).sum()
-        freedom = torch.tensor((len(expected) - 1) / 2, dtype=torch.float64)
-        assert torch.special.gammaincc(freedom, statistic / 2) > FALSE_ALARM, (observed.tolist(), expected.tolist())
-    else:
-        assert observed[0] == observed.sum()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9])
@@ -46,7 +32,7 @@ def test_rank_frequencies(name: str, n: int) -> None:
     observed = torch.bincount(output.flatten().long(), minlength=n + 1).flip(0)  # Largest first, zero last.
     probabilities = list(distribution.probabilities(n))
     probabilities += [0.0] * (n - len(probabilities))
-    _check(observed, [*probabilities, distribution.zero_probability(n)])
+    assert_frequencies(observed, [*probabilities, distribution.zero_probability(n)])
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
@@ -65,7 +51,7 @@ def test_rank_frequencies_at_the_border(name: str) -> None:
         probabilities += [0.0] * (n - len(probabilities))
         counts = torch.cat([observed[ranked], observed[:1]])
         assert counts.sum() == observed.sum()
-        _check(counts, [*probabilities, distribution.zero_probability(n)])
+        assert_frequencies(counts, [*probabilities, distribution.zero_probability(n)])
 
 
 def test_ties_are_ranked_by_position() -> None:
@@ -74,7 +60,7 @@ def test_ties_are_ranked_by_position() -> None:
     _, indices = empool.functional.rank_pool1d(
         input, 4, distribution=empool.Ordinal((0.5, 0.3, 0.15, 0.05)), seed=4, return_indices=True
     )
-    _check(torch.bincount(indices.flatten(), minlength=4)[[1, 2, 3, 0]], [0.5, 0.3, 0.15, 0.05])
+    assert_frequencies(torch.bincount(indices.flatten(), minlength=4)[[1, 2, 3, 0]], [0.5, 0.3, 0.15, 0.05])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -97,7 +83,7 @@ def test_value_frequencies(window: list[float], dtype: torch.dtype) -> None:
     elif window == [1e-3, 1e3]:  # A millionth: too rare to count, but it may occur.
         assert observed[0] <= 3
     else:
-        _check(observed[:n], (positive / total).tolist())
+        assert_frequencies(observed[:n], (positive / total).tolist())
 
 
 def test_value_frequencies_at_the_border() -> None:
@@ -108,7 +94,7 @@ def test_value_frequencies_at_the_border() -> None:
         window = order[max(row - 1, 0) : row + 1, max(column - 1, 0) : column + 1].flatten()
         observed = torch.bincount(output[:, :, row, column].flatten().long(), minlength=5)
         assert observed[window.long()].sum() == observed.sum()
-        _check(observed[window.long()], (window / window.sum()).tolist())
+        assert_frequencies(observed[window.long()], (window / window.sum()).tolist())
 
 
 @pytest.mark.parametrize("p", [2.0**-32, 1e-7, 1 - 1e-7])
@@ -138,7 +124,7 @@ def test_outputs_of_one_window_are_independent(stem: str) -> None:
     common = expected * pairs.sum() >= 5
     counts = torch.cat([pairs[common], pairs[~common].sum(dim=0, keepdim=True)])
     shares = [*expected[common].tolist(), expected[~common].sum().item()]
-    _check(counts[:-1], [share / sum(shares[:-1]) for share in shares[:-1]])
+    assert_frequencies(counts[:-1], [share / sum(shares[:-1]) for share in shares[:-1]])
 
 
 @pytest.mark.parametrize("stem", METHODS)

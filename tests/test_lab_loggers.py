@@ -25,6 +25,7 @@ from empool.lab.loggers import Loggers, named
 from empool.lab.parallel import Parallel
 from empool.lab.progress import Lines
 from empool.lab.training import fit
+from finished_runs import weights
 
 ROW = ("train_loss", "train_error", "test_loss", "test_error", "test_ece", "lr")
 RESULTS = ("test_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece", "seconds")
@@ -122,10 +123,6 @@ def mlflow_run(directory, uri=None):
 def mlflow_scalars(client, run, names):
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
     return {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
-
-
-def weights(directory):
-    return torch.load(directory / "max" / "0" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def test_tensorboard_shows_what_metrics_csv_says(tmp_path, capfd):
@@ -226,7 +223,7 @@ def test_a_run_whose_training_had_ended_is_told_whole(tmp_path):
 def test_loggers_change_neither_a_bit_nor_the_configuration(tmp_path):
     for directory, names in (("without", []), ("with", ["tensorboard", "mlflow"])):
         started(tmp_path / directory, names)
-    torch.testing.assert_close(weights(tmp_path / "with"), weights(tmp_path / "without"), rtol=0, atol=0)
+    torch.testing.assert_close(weights(tmp_path / "with/max/0"), weights(tmp_path / "without/max/0"), rtol=0, atol=0)
     one, other = ((tmp_path / name / "max" / "0" / "config.json").read_text() for name in ("with", "without"))
     assert one == other
     assert {path.name for path in (tmp_path / "without" / "max" / "0").iterdir()} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import io
@@ -20,13 +21,15 @@ import torch
 
 import tiny_data
 from empool.lab import cli, launch, parallel, signals, study
+from empool.lab.data import Split
 from empool.lab.errors import LabError
 from empool.lab.parallel import Parallel
 from empool.lab.progress import Lines
-from test_lab_survival import child, commanded, outcome, rows, weights
+from finished_runs import outcome, rows, weights
+from test_lab_survival import at_step, child, commanded
 
 POOLINGS = ("max", "ensemble:0.3", "average")
-EPOCHS = 30  # So many that none is done before a signal that the first ones bring about.
+EPOCHS = 5
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +41,50 @@ def _two_threads():
     torch.set_num_threads(threads)
 
 
-def start(directory, launcher, progress=None):
+def wait(file):
+    """Wait in a run's process for a file, or for SIGTERM, which ends the run after its step."""
+    end = time.monotonic() + 60
+    term = signal.getsignal(signal.SIGTERM).__self__  # While a run is on, the handler is `signals.Deferred.note`.
+    while not file.exists() and not term.came:
+        assert time.monotonic() < end, f"{file} did not come"
+        time.sleep(0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held(Split):
+    """Images at which runs in other processes wait, so that what happens to them does so while they are on.
+
+    Attributes:
+        folder: of the files that let them go on.
+        epochs: after each of these, in the first step of the next, a run waits for the file of that name.
+    """
+
+    folder: Path
+    epochs: tuple[int, ...]
+
+    def __reduce__(self):
+        return unpacked, (self.images, self.labels, self.folder, self.epochs)
+
+
+def unpacked(images, labels, folder, epochs):
+    """Give a process that does runs its images, and have it wait."""
+    for epoch in epochs:
+        at_step(epoch + 1, 1, functools.partial(wait, folder / str(epoch)))
+    return Split(images, labels)
+
+
+@pytest.fixture
+def held(tmp_path_factory):
+    """A folder for the files that runs wait for."""
+    return tmp_path_factory.mktemp("held")
+
+
+def start(directory, launcher, progress=None, held=None, epochs=(2,)):
     runs = study.plan(tiny_data.config("ensemble:0.3", epochs=EPOCHS), POOLINGS, [0])
-    return study.run(directory, runs, tiny_data.data_set(), launcher, progress or Lines(io.StringIO()), "empool ...")
+    data = tiny_data.data_set()
+    if held is not None:
+        data = dataclasses.replace(data, train=Held(data.train.images, data.train.labels, held, epochs))
+    return study.run(directory, runs, data, launcher, progress or Lines(io.StringIO()), "empool ...")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +101,7 @@ def whole(tmp_path_factory):
 def same(directory, whole):
     """Compare two finished studies: weights and momentum bit for bit, metrics, records, names of files."""
     for pooling in ("max/0", "ensemble-0.3/0", "average/0"):
-        ours, theirs = (weights(d / pooling / "last.ckpt") for d in (directory, whole))
+        ours, theirs = (weights(d / pooling) for d in (directory, whole))
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
         assert rows(directory / pooling) == rows(whole / pooling)
         assert {path.name for path in (directory / pooling).iterdir()} == {
@@ -70,64 +114,76 @@ def same(directory, whole):
 
 
 class At(Lines):
-    """Acts when a run has done some epochs, up to a number of times.
+    """Acts when the run of max ends an epoch after the first, some times, and lets the runs that wait for that go on.
 
-    Attributes:
-        abreast: runs that were on at once, at most.
+    A run that is killed right then may do that epoch again, and end it again: what counts is how often one ends.
     """
 
-    def __init__(self, act, pooling="max", epochs=2, times=1):
+    def __init__(self, act, held, times=1):
         self.text = io.StringIO()
         super().__init__(self.text)
-        self.act, self.pooling, self.epochs, self.times = act, pooling, epochs, times
-        self.abreast = 0
+        self.act, self.held, self.times = act, held, times
 
     def advanced(self, config, epochs, row):
         super().advanced(config, epochs, row)
-        self.abreast = max(self.abreast, len(self.clock.began))
-        if config.pooling == self.pooling and row is not None and epochs >= self.epochs and self.times:
+        if config.pooling == "max" and row is not None and epochs >= 2 and self.times:
             self.times -= 1
             self.act()
+            for epoch in [int(epochs)] if self.times else range(2, EPOCHS):
+                (self.held / str(epoch)).touch()
 
 
-def kill(launcher, pooling, number=signal.SIGKILL):
-    (worker,) = [worker for worker in launcher.workers if worker.run.pooling == pooling]
+class Together(Lines):
+    """Lets the runs that wait after their second epoch go on once two are on."""
+
+    def __init__(self, held):
+        super().__init__(io.StringIO())
+        self.held = held
+
+    def started(self, config):
+        super().started(config)
+        if self.clock.abreast == 2:
+            (self.held / "2").touch()
+
+
+def kill(launcher, number=signal.SIGKILL):
+    (worker,) = [worker for worker in launcher.workers if worker.run.pooling == "max"]
     os.kill(worker.process.pid, number)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, monkeypatch, method):
+def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, monkeypatch, held, method):
     monkeypatch.setattr(parallel, "_context", lambda device: multiprocessing.get_context(method))
-    seen = At(lambda: None, epochs=1, times=0)
-    records = start(tmp_path, Parallel(2), seen)
+    seen = Together(held)
+    records = start(tmp_path, Parallel(2), seen, held)
     assert same(tmp_path, whole)
     assert [record["pooling"] for record in records] == [*POOLINGS]
-    assert seen.abreast == 2
+    assert seen.clock.abreast == 2
     assert multiprocessing.active_children() == []
 
 
-def test_a_run_whose_process_is_killed_goes_on_in_another_from_its_checkpoint(whole, tmp_path):
+def test_a_run_whose_process_is_killed_goes_on_in_another_from_its_checkpoint(whole, tmp_path, held):
     launcher = Parallel(2)
-    progress = At(functools.partial(kill, launcher, "max"))
-    start(tmp_path, launcher, progress)
+    progress = At(functools.partial(kill, launcher), held)
+    start(tmp_path, launcher, progress, held)
     (line,) = [line for line in progress.text.getvalue().splitlines() if "process" in line]
     assert line.startswith("max, seed 0: its process ")
     assert line.endswith(" was killed by SIGKILL, often for want of memory; the run goes on in another")
     assert same(tmp_path, whole)
 
 
-def test_a_run_whose_process_is_terminated_alone_goes_on_in_another(whole, tmp_path):
+def test_a_run_whose_process_is_terminated_alone_goes_on_in_another(whole, tmp_path, held):
     launcher = Parallel(2)
-    progress = At(functools.partial(kill, launcher, "max", signal.SIGTERM))
-    start(tmp_path, launcher, progress)
+    progress = At(functools.partial(kill, launcher, signal.SIGTERM), held)
+    start(tmp_path, launcher, progress, held)
     assert "ended with exit code 143; the run goes on in another" in progress.text.getvalue()
     assert same(tmp_path, whole)
 
 
-def test_a_run_whose_processes_are_killed_twice_is_named_after_the_others_are_done(whole, tmp_path):
+def test_a_run_whose_processes_are_killed_twice_is_named_after_the_others_are_done(whole, tmp_path, held):
     launcher = Parallel(2)
     with pytest.raises(LabError) as caught:
-        start(tmp_path, launcher, At(functools.partial(kill, launcher, "max"), times=2))
+        start(tmp_path, launcher, At(functools.partial(kill, launcher), held, 2), held, (2, 3))
     assert str(caught.value).startswith("1 of 3 runs were lost (max, seed 0: its process ")
     assert str(caught.value).endswith(", like the one before); the same command tries them again")
     done = [record["pooling"] for record in json.loads((tmp_path / "results.json").read_text())]
@@ -174,8 +230,10 @@ def test_a_full_disk_arrives_as_such_from_below_what_pytorch_makes_of_it():
 def at_second_epoch(act):
     """Act once when the run of max has done two epochs, in the process of the study, from which its own are forked.
 
-    That is what starts them soonest; it works in a process that has computed nothing.
+    That is what starts them soonest; it works in a process that has computed nothing. No run does a third epoch: they
+    wait in it for the end of the study.
     """
+    at_step(3, 1, functools.partial(wait, Path(os.devnull) / "never"))
     parallel._context = lambda device: multiprocessing.get_context("fork")
     following, acted = Lines.advanced, []
 
@@ -215,7 +273,7 @@ def test_a_signal_to_the_study_ends_its_runs_and_it_goes_on(whole, tmp_path, num
 
 def test_the_command_does_runs_at_once_and_ends_by_sigterm_with_143(tmp_path):
     tiny_data.parquet_folder(tmp_path / "shapes")
-    arguments = ["compare", "--data", "shapes", "--poolings", "max,average", "--jobs", "2", "--epochs", "100"]
+    arguments = ["compare", "--data", "shapes", "--poolings", "max,average", "--jobs", "2", "--epochs", "5"]
     arguments += ["--batch-size", "10", "--device", "cpu", "--recipe", "width=4", "--out", "study"]
     hook = functools.partial(at_second_epoch, functools.partial(signalled, signal.SIGTERM))
     assert child(commanded, arguments, tmp_path, hook) == 143

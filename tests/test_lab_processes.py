@@ -16,6 +16,7 @@ from empool.lab.augment import Augment, Normaliser
 from empool.lab.batches import Batches
 from empool.lab.errors import LabError
 from empool.lab.processes import Processes
+from finished_runs import weights
 
 OPTIONS = ["--data", "shapes", "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--recipe", "width=4"]
 PLAIN = [*OPTIONS, "--recipe", "normalisation=none", "--recipe", "learning_rate=0.02"]
@@ -42,10 +43,6 @@ def train(folder, count, *arguments):
     return run(folder, count, "-m", "empool.lab.cli", "train", *arguments)
 
 
-def weights(folder):
-    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
-
-
 def test_two_processes_train_as_one_does(tmp_path):
     tiny_data.parquet_folder(tmp_path / "shapes", train=36, test=9)
     done = {count: train(tmp_path, count, *PLAIN, "--pooling", "max", "--out", str(count)) for count in (1, 2)}
@@ -57,7 +54,8 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert (alone["processes"], together["processes"]) == (1, 2)
     for name in ("test_error", "train_error", "test_nll", "train_loss", "test_ece"):
         assert together[name] == pytest.approx(alone[name], rel=1e-4), name
-    torch.testing.assert_close(weights(tmp_path / "2/max/0"), weights(tmp_path / "1/max/0"), rtol=1e-4, atol=1e-6)
+    one, two = (weights(tmp_path / f"{count}/max/0")["weights"] for count in (1, 2))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
     names = {path.name for path in (tmp_path / "2/max/0").iterdir()}
     assert names == {path.name for path in (tmp_path / "1/max/0").iterdir()}
 

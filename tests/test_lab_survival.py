@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import errno
 import functools
@@ -28,6 +27,7 @@ from empool.lab.errors import LabError
 from empool.lab.experiment import Experiment
 from empool.lab.progress import Lines
 from empool.lab.training import fit
+from finished_runs import outcome, rows, weights
 
 # Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -111,8 +111,12 @@ def child(target, *arguments):
     process = PROCESSES.Process(target=target, args=arguments)
     process.start()
     process.join(60)
-    assert process.exitcode is not None
-    return process.exitcode
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        process.join()
+        pytest.fail(f"{target.__name__} was not done after 60 seconds")
+    return code
 
 
 def studied(directory, hook=None, settings=None):
@@ -136,25 +140,10 @@ def commanded(arguments, folder, hook=None):
     sys.exit(code)
 
 
-def rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
-
-
-def weights(path):
-    content = torch.load(path, weights_only=True)
-    return {"weights": content["state_dict"], "momentum": content["optimizer_states"][0]["state"]}
-
-
-def outcome(record):
-    # A commit made while the tests run is no difference between two runs.
-    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second", "commit")}
-
-
 def same(directory, whole, folders=FOLDERS):
     """Compare two finished studies: weights and momentum bit for bit, metrics, records, names of files."""
     for folder in folders:
-        ours, theirs = (weights(d / folder / "last.ckpt") for d in (directory, whole))
+        ours, theirs = (weights(d / folder) for d in (directory, whole))
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
         assert rows(directory / folder) == rows(whole / folder)
         names = {path.name for path in (directory / folder).iterdir()}
@@ -488,7 +477,7 @@ def test_sigterm_ends_with_143_and_the_command_that_goes_on(trained, tmp_path, m
     assert "Traceback" not in said
     assert child(commanded, command.split()[1:], tmp_path) == 0
     assert rows(folder) == rows(whole)
-    torch.testing.assert_close(weights(folder / "last.ckpt"), weights(whole / "last.ckpt"), rtol=0, atol=0)
+    torch.testing.assert_close(weights(folder), weights(whole), rtol=0, atol=0)
 
 
 def terminate_decoding():
@@ -521,9 +510,7 @@ def test_slurm_gets_no_checkpoint_from_the_middle_of_an_epoch(whole, tmp_path, m
         lambda epochs, row: handlers.add(signal.getsignal(signal.SIGUSR1)),
     )
     assert handlers == {signal.SIG_DFL}
-    torch.testing.assert_close(
-        weights(tmp_path / "max/0/last.ckpt"), weights(whole / "max/0/last.ckpt"), rtol=0, atol=0
-    )
+    torch.testing.assert_close(weights(tmp_path / "max/0"), weights(whole / "max/0"), rtol=0, atol=0)
 
 
 def not_a_number(self, batch, batch_idx, following=Experiment.training_step):

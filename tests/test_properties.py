@@ -20,7 +20,7 @@ ops = torch.ops.empool
 
 
 @st.composite
-def cases(draw: st.DrawFn, values: tuple[str, ...] = ("normal", "ties", "special")) -> Case:
+def cases(draw: st.DrawFn, values: tuple[str, ...] = ("normal", "ties", "special"), largest_dilation: int = 3) -> Case:
     """Draw a geometry that PyTorch accepts, and an input for it."""
     dims = draw(st.integers(1, 3))
     sizes = st.integers(1, {1: 40, 2: 14, 3: 6}[dims])
@@ -31,7 +31,7 @@ def cases(draw: st.DrawFn, values: tuple[str, ...] = ("normal", "ties", "special
         kernel.append(k)
         stride.append(draw(st.integers(1, 4)))
         padding.append(draw(st.integers(0, k // 2)))
-        dilation.append(draw(st.integers(1, 3)))
+        dilation.append(draw(st.integers(1, largest_dilation)))
     case = Case(
         "drawn",
         (draw(st.integers(0, 3)), draw(st.integers(1, 9)), *spatial),
@@ -180,14 +180,26 @@ def test_the_mean_is_homogeneous(case: Case, distribution: empool.RankDistributi
 
 
 @given(case=cases(("normal", "ties")), dtype=dtypes)
-def test_the_average_is_pytorchs(case: Case, dtype: torch.dtype) -> None:
-    """`count_include_pad=False` counts valid activations, as every pooling here."""
+def test_the_average_is_over_valid_activations(case: Case, dtype: torch.dtype) -> None:
     assume(not case.has_empty_windows)
     ones = torch.ones(1, 1, *case.shape[2:], dtype=torch.float64)
     count = _window.windows(ones, case.geometry, fill=0.0).sum(-1)
     mean = _mean(case, case.input(dtype), empool.Average())
     expected = _window.windows(case.input(dtype).double(), case.geometry, fill=0.0).sum(-1) / count
     torch.testing.assert_close(mean, expected.to(dtype), **MEANS[dtype])
+
+
+@given(case=cases(("normal", "ties"), largest_dilation=1), dtype=dtypes)
+def test_the_average_is_pytorchs(case: Case, dtype: torch.dtype) -> None:
+    """`count_include_pad=False` counts valid activations, as every pooling here; PyTorch's has no dilation."""
+    assume(case.shape[0] > 0 and not case.has_empty_windows)
+    input = case.input(dtype)
+    kernel_size, stride, padding, _, ceil_mode = case.geometry
+    # PyTorch's in three dimensions refuses windows that are larger than the image, whatever the padding.
+    assume(case.dims < 3 or all(k <= size for k, size in zip(kernel_size, case.shape[2:], strict=True)))
+    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[case.dims - 1]
+    expected = average(input.double(), kernel_size, stride, padding, ceil_mode, count_include_pad=False)
+    torch.testing.assert_close(_mean(case, input, empool.Average()), expected.to(dtype), **MEANS[dtype])
 
 
 @given(case=cases(), seed=seeds)

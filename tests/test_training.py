@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import socket
 from pathlib import Path
 
 import pytest
@@ -69,9 +68,9 @@ def test_checkpointing_draws_the_same_again(stem: str, reentrant: bool) -> None:
     assert_same_bits((input.grad, scale.grad), gradients)
 
 
-def _replica(rank: int, port: int, folder: str) -> None:
+def _replica(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(0)  # The same weights and the same input.
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), empool.EnsembleMaxPool2d(2, p=0.5), nn.Flatten())
     model.append(nn.Linear(4 * 16, 2))
@@ -84,15 +83,12 @@ def _replica(rank: int, port: int, folder: str) -> None:
         optimizer.zero_grad()
         replica(input).square().sum().backward()
         optimizer.step()
-    torch.save({"pooled": pooled, "weights": model.state_dict()}, Path(folder) / f"{rank}.pt")
+    torch.save({"pooled": pooled, "weights": model.state_dict()}, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_replica, (port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(_replica, (tmp_path,), nprocs=2)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert not torch.equal(one["pooled"], other["pooled"])
     for name, weight in one["weights"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ MEANS: dict[torch.dtype, dict[str, float]] = {
 """For sums that may be taken in another order."""
 
 FALSE_ALARM = 1e-4
-"""Chance that a test of frequencies fails on right draws; seeds are fixed, so it was taken once and for all."""
+"""Chance that `assert_frequencies` fails on right draws; seeds are fixed, so it was taken once and for all."""
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
@@ -47,6 +48,21 @@ def assert_same_bits(actual: Any, expected: Any, what: str = "", layout: bool = 
         torch.testing.assert_close(bits(a), bits(e), rtol=0, atol=0, msg=lambda text: f"{what}\n{text}")
         if layout:
             assert strides(a) == strides(e), f"{what}: strides {a.stride()} are not {e.stride()} of {tuple(e.shape)}"
+
+
+def assert_frequencies(observed: Tensor, probabilities: Sequence[float]) -> None:
+    """Compare counts with probabilities by chi-square; what is impossible must not occur at all."""
+    expected = torch.tensor(probabilities, dtype=torch.float64) * observed.sum()
+    impossible = expected == 0
+    assert observed[impossible].sum() == 0
+    observed, expected = observed[~impossible].double(), expected[~impossible]
+    assert expected.min() >= 5, "too few samples for chi-square"
+    if len(expected) > 1:
+        statistic = ((observed - expected) ** 2 / expected).sum()
+        freedom = torch.tensor((len(expected) - 1) / 2, dtype=torch.float64)
+        assert torch.special.gammaincc(freedom, statistic / 2) > FALSE_ALARM, (observed.tolist(), expected.tolist())
+    else:
+        assert observed[0] == observed.sum()
 
 
 def assert_same_numbers(actual: Any, expected: Any, what: str = "") -> None:
