@@ -143,6 +143,14 @@ def test_a_folder_with_strange_results_is_refused(tmp_path):
         start(tmp_path)
 
 
+def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+    (tmp_path / ".results.json.7.tmp").write_text("[")
+    with pytest.raises(LabError, match="holds runs but no study"):
+        start(tmp_path)
+    assert (tmp_path / ".results.json.7.tmp").read_text() == "["
+
+
 def test_damaged_study_file_is_named(tmp_path):
     (tmp_path / "study.json").write_text('{"command"')
     with pytest.raises(LabError, match=r"study\.json is not valid JSON .*; delete it to start over"):

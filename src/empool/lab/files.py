@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from empool.lab.errors import LabError, refusal
+
+_UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg|npz)\.\d+\.tmp")  # names that `replacing` makes
 
 
 @contextmanager
@@ -47,12 +50,16 @@ def remove_unfinished(folder: Path, age: float = 0) -> None:
     """Remove what `replacing` left in a folder and in those two levels below when its process was killed.
 
     Args:
-        folder: that no other process writes to, unless `age` tells its files from old ones.
+        folder: of a study, a run or a cache, that no other process writes to, unless `age` tells its files from old
+            ones.
         age: seconds since the last change.
     """
     for unfinished in (*folder.glob(".*.tmp"), *folder.glob("*/*/.*.tmp")):
-        if time.time() - unfinished.stat().st_mtime >= age:
-            unfinished.unlink(missing_ok=True)
+        if not _UNFINISHED.fullmatch(unfinished.name):
+            continue
+        with suppress(FileNotFoundError):  # Another process may have finished or removed it.
+            if time.time() - unfinished.stat().st_mtime >= age:
+                unfinished.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -54,8 +54,8 @@ def run(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
-            remove_unfinished(directory)
             _claim(directory, runs, data, command)
+            remove_unfinished(directory)
             missing = [config for config in runs if not (config.folder(directory) / "result.json").exists()]
             _gather(directory)
             if missing:
