@@ -9,7 +9,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
     checkpoint = together.tell(_checkpoint(config, folder, say) if together.rank == 0 else None)
-    with _repeatable(config.deterministic), loggers.journal(config, directory, say) as journal:
+    compiled = compilation.complete(config.model) if config.compile else nullcontext()
+    with compiled, _repeatable(config.deterministic), loggers.journal(config, directory, say) as journal:
         torch.manual_seed(derived_seed(config.seed, "weights"))
         experiment = make_experiment(config, data, watch)
         _train(experiment, folder, checkpoint, Telling(journal))
@@ -206,8 +207,6 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None, *other
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
         except RuntimeError as error:
-            if experiment.config.compile and (refused := compilation.refusal(error, experiment.config.model)):
-                raise refused from error
             if "does not have a deterministic implementation" in str(error):
                 operator = first_line(error).partition(" ")[0]
                 raise LabError(
