@@ -42,6 +42,13 @@ def test_the_answer_comes_first(page: Page) -> None:
     assert "Did not converge: max-dropout:0.4 (1 of 3)." in answer
 
 
+def test_what_is_not_tested_is_said(tmp_path: Path) -> None:
+    records = [record(pooling, 0, error) for pooling, error in (("max", None), ("average", 14.0))]
+    write_report(write_study(tmp_path, records))
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Not tested, since max did not converge with all of their seeds: average." in text
+
+
 def test_results_stand_beside_the_decks(page: Page) -> None:
     header, *rows = page.table(RESULTS)
     assert header[-2:] == ["Deck error %", "Deck improvement %"]

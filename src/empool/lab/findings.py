@@ -51,6 +51,9 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
             if claimed
             else "These seeds do not decide whether any pooling is better or worse than max."
         )
+    untested = [row.pooling for row in rows if row.verdict.startswith("not tested")]
+    if untested:
+        told.append(f"Not tested, since {BASELINE} did not converge with all of their seeds: {listed(untested)}.")
     failed = [f"{row.pooling} ({len(row.not_converged)} of {row.runs})" for row in rows if row.not_converged]
     if failed:
         told.append(f"Did not converge: {', '.join(failed)}.")
