@@ -22,7 +22,7 @@ from empool.lab.errors import LabError
 from empool.lab.files import remove_unfinished, replacing
 from empool.lab.sources import SPLITS, Decoded
 
-_FORMAT = 1  # of the cached files; part of their names
+_FORMAT = 2  # of the cached files; part of their names
 _DAY = 24 * 60 * 60.0  # seconds
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from empool.lab.data import stratified
 from empool.lab.errors import LabError
 from empool.lab.run import RunConfig, derived_seed
-from empool.lab.sources import undecodable
+from empool.lab.sources import eight_bits, undecodable
 
 # Names of the splits, in the order in which they are looked for; a test split often has no labels, hence last.
 _TRAIN = ("train",)
@@ -152,7 +152,7 @@ class _View(Dataset[tuple[Any, int]]):
         try:
             file, label = self.images.reader[index]
             with file, Image.open(file) as image:
-                pixels = image.convert("RGB")
+                pixels = eight_bits(image).convert("RGB")
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
             raise undecodable(self.images.named(index), error) from None
         if self.seed is None:
