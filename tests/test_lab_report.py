@@ -42,6 +42,15 @@ def test_the_answer_comes_first(page: Page) -> None:
     assert "Did not converge: max-dropout:0.4 (1 of 3)." in answer
 
 
+def test_images_are_those_that_were_counted(tmp_path: Path) -> None:
+    counted = {"data": "digits", "train_limit": 5000, "train_images": 1442, "test_limit": 9000, "test_images": 355}
+    write_report(write_study(tmp_path, [record("max", 0, 15.0, **counted)]))
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "trained for 4 epochs on 1,442 images" in text
+    assert "Training images all 1,442" in text
+    assert "counted on 355 images" in text
+
+
 def test_what_is_not_tested_is_said(tmp_path: Path) -> None:
     records = [record(pooling, 0, error) for pooling, error in (("max", None), ("average", 14.0))]
     write_report(write_study(tmp_path, records))

@@ -148,7 +148,8 @@ def weights(path):
 
 def outcome(record):
     # A commit made while the tests run is no difference between two runs.
-    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second", "commit")}
+    varying = ("seconds", "images_per_second", "commit", "resumed")
+    return {name: value for name, value in record.items() if name not in varying}
 
 
 def same(directory, whole, folders=FOLDERS):

@@ -16,7 +16,7 @@ import torch
 
 import tiny_data
 from empool.lab import experiment as experiments
-from empool.lab import files, training
+from empool.lab import files, provenance, training
 from empool.lab.augment import Augment, Normaliser
 from empool.lab.batches import Batches
 from empool.lab.errors import LabError, is_disk_full
@@ -40,7 +40,8 @@ def rows(folder):
 
 def outcome(record):
     # A commit made while the tests run is no difference between two runs.
-    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second", "commit")}
+    varying = ("seconds", "images_per_second", "commit", "resumed")
+    return {name: value for name, value in record.items() if name not in varying}
 
 
 def interrupt_after(epochs, error=KeyboardInterrupt):
@@ -99,6 +100,48 @@ def test_a_run_that_ended_before_its_result_was_written_needs_no_training(tmp_pa
     assert again == whole
 
 
+def test_the_record_says_what_began_a_run_and_what_went_on_with_it(tmp_path, monkeypatch):
+    config = tiny_data.config(epochs=4)
+    commits = iter("aabcd")
+    monkeypatch.setattr(provenance, "commit", lambda: next(commits))
+    for epochs in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tiny_data.data_set(), tmp_path, interrupt_after(epochs))
+    record = fit(config, tiny_data.data_set(), tmp_path)
+    assert record["commit"] == "a"
+    assert [(origin["epoch"], origin["commit"]) for origin in record["resumed"]] == [(3, "b"), (4, "c")]
+    kept = {"device", "threads", "processes", "versions", "commit"}
+    assert all(set(origin) == {"epoch", *kept} for origin in record["resumed"])
+    (config.folder(tmp_path) / "result.json").unlink()
+    assert fit(config, tiny_data.data_set(), tmp_path) == record  # Only writing it down was left.
+
+
+def test_a_run_is_not_resumed_on_another_device_or_by_other_processes(tmp_path):
+    config = tiny_data.config()
+    folder = config.folder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    with pytest.raises(LabError) as caught:
+        fit(dataclasses.replace(config, device="cuda"), tiny_data.data_set(), tmp_path)
+    assert str(caught.value) == (
+        f"{folder} was begun on cpu, not cuda: go on with --device cpu, or choose another --out"
+    )
+    with pytest.raises(LabError) as caught:
+        training._checkpoint(config, folder, 2, print)
+    assert str(caught.value) == (
+        f"{folder} was begun with 1 in the place of 2 processes: start as many again, or choose another --out"
+    )
+
+
+def test_a_run_without_a_checkpoint_begins_on_any_device(tmp_path):
+    config = tiny_data.config()
+    folder = config.folder(tmp_path)
+    folder.mkdir(parents=True)
+    files.write_json(folder / "config.json", dataclasses.replace(config, device="cuda").to_json())
+    fit(config, tiny_data.data_set(), tmp_path)
+    assert json.loads((folder / "config.json").read_text())["device"] == "cpu"
+
+
 def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
     config = tiny_data.config()
     whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
@@ -106,7 +149,7 @@ def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
         fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
     last = config.folder(tmp_path) / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
-    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"]
+    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"], checkpoint["origins"]
     torch.save(checkpoint, last)
     assert outcome(fit(config, tiny_data.data_set(), tmp_path)) == outcome(whole)
     assert [bool(line["test_ece"]) for line in rows(config.folder(tmp_path))] == [False, True, True]
@@ -171,6 +214,8 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
         "batch_size": 16,
         "train_limit": None,
         "test_limit": None,
+        "train_images": 40,
+        "test_images": 18,
         "augment": "crop:1,mirror",
         "p_schedule": "constant",
         "converged": True,
@@ -182,7 +227,7 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     assert set(record) - set(expected) == {
         *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
         *("calibration", "seconds", "images_per_second", "processes", "versions", "commit"),
-        *("machine", "environment", "seeds"),
+        *("machine", "environment", "seeds", "resumed"),
     }
     assert sum(record["calibration"]["count"]) == 18
     assert record["versions"]["torch"] == torch.__version__

@@ -35,7 +35,7 @@ def begun(folder: Path) -> bool:
     return (folder / LAST).exists() or (folder / PREVIOUS).exists()
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """Find the newest checkpoint that is whole.
 
     Args:
@@ -43,7 +43,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         say: is told of a damaged one.
 
     Returns:
-        Its path; None for a run that has none yet.
+        Its path and what is in it; None for a run that has none yet.
 
     Raises:
         LabError: if all that there are are damaged.
@@ -59,7 +59,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         if damages:
             epochs = len(checkpoint["history"])
             say(f"{str(damages[0]).partition(';')[0]}; going on from {path}, of epoch {epochs}")
-        return path
+        return path, checkpoint
     if len(damages) > 1:
         raise LabError(f"{paths[0]} and {paths[1]} are damaged; delete both, and the run starts again")
     if damages:

@@ -20,7 +20,7 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     first = runs[0]
     seeds = max(row.runs for row in rows)
     trained = f"trained for {count(first.get('epochs'), 'epoch')}" if first.get("epochs") else "trained"
-    images = f" on {first['train_limit']:,} images" if first.get("train_limit") else ""
+    images = f" on {images_trained(first):,} images" if first.get("train_limit") else ""
     told = [
         f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}, "
         f"{count(seeds, 'seed')} each."
@@ -123,6 +123,11 @@ def remarks(rows: Sequence[Row], runs: Sequence[Record], beside: deck.Table | No
                 "and -70.03 relative to max (the printed ones are relative to its EMP at p = 0.05)."
             )
     return said
+
+
+def images_trained(record: Record) -> int | None:
+    """Return the number of training images behind a record, if it is known; older ones say only its limit."""
+    return record.get("train_images") or record.get("train_limit")
 
 
 def images_tested(record: Record) -> int | None:

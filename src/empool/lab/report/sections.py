@@ -10,7 +10,7 @@ from typing import Any
 from empool import models
 from empool.lab import deck, statistics
 from empool.lab.errors import LabError
-from empool.lab.findings import Record, answer, data_name, images_tested, remarks
+from empool.lab.findings import Record, answer, data_name, images_tested, images_trained, remarks
 from empool.lab.report import calibration, claims, curves, plots, rules, svg
 from empool.lab.report.table import Sheet
 from empool.lab.run import RunConfig
@@ -120,13 +120,20 @@ def _named(plot: svg.Plot, suffix: str) -> svg.Plot:
     return replace(plot, name=plot.name + suffix, panels=panels)
 
 
+def _trained(record: Record) -> str:
+    limit, images = record.get("train_limit"), images_trained(record)
+    if limit is None or images is None:
+        return "all"
+    return f"all {images:,}" if images < limit else f"{images:,}, as many of each class"
+
+
 def protocol(section: Section) -> list[tuple[str, str]]:
     """Say on what and how the runs were trained, name by name."""
     first = section.records[0]
     images = images_tested(first)
     return [
         ("Data", data_name(first)),
-        ("Training images", f"{first['train_limit']:,}, as many of each class" if first.get("train_limit") else "all"),
+        ("Training images", _trained(first)),
         ("Test images", f"{images:,}" if images else "all"),
         ("Network", first["model"]),
         (
