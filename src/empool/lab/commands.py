@@ -376,6 +376,8 @@ def _study(
 
             told = trackers.named([logger.value for logger in loggers or []])
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
+            if resume is not None and len(names) != 1:
+                raise LabError(f"--pooling: expected one, got {', '.join(names)}; empool compare trains several")
             with launcher(*where) as place, processes.joined() as together:
                 if together.count > 1 and where != _HERE:
                     what = "--launcher ray" if where[0] != _HERE[0] else "--jobs"
