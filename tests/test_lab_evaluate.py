@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -249,6 +250,23 @@ def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
         run(folder)
     assert (folder / "evaluation.json").read_bytes() == before
     assert not list(folder.glob("*.tmp"))
+
+
+def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
+    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    make, made = evaluation.make_experiment, []
+
+    def noted(*arguments):
+        assert [experiment() for experiment in made] == [None] * len(made)
+        experiment = make(*arguments)
+        experiment.cycle = [experiment]
+        made.append(weakref.ref(experiment))
+        return experiment
+
+    monkeypatch.setattr(evaluation, "make_experiment", noted)
+    run(tmp_path)
+    assert [experiment() for experiment in made] == [None, None]
 
 
 def test_evaluations_of_one_study_at_once_keep_each_others_results(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import signal
+import weakref
 
 import pytest
 import torch
@@ -62,6 +64,25 @@ def test_a_repeat_is_identical(tmp_path, pooling):
     torch.testing.assert_close(
         weights(config.folder(tmp_path / "a")), weights(config.folder(tmp_path / "b")), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("done", [9, 1], ids=["finished", "interrupted"])
+def test_nothing_of_a_run_stays_in_memory(tmp_path, monkeypatch, done):
+    made = []
+
+    def make(*arguments):
+        experiment = make_experiment(*arguments)
+        made.append(weakref.ref(experiment))
+        return experiment
+
+    make_experiment = training.make_experiment
+    monkeypatch.setattr(training, "make_experiment", make)
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(tiny_data.config(), tiny_data.data_set(), tmp_path, interrupt_after(done))
+    if done > 3:
+        assert [experiment() for experiment in made] == [None]
+    fit(tiny_data.config(seed=1), tiny_data.data_set(), tmp_path)
+    assert [experiment() for experiment in made] == [None, None]
 
 
 def test_another_seed_gives_other_weights(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,7 @@ def evaluate(
         say(f"{config.pooling}, seed {config.seed}{': evaluated before' if done else ''}")
         records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
         _write(path, records)
+        gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
     return records
 
 

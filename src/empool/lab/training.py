@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import logging
 import os
@@ -114,6 +115,15 @@ def fit(
     """
     if config.device == "cpu":
         memory.keep_freed()
+    try:
+        return _fit(config, data, directory, watch, say, loggers)
+    finally:
+        gc.collect()  # Lightning's cycles would keep the network and its images until the collector comes by.
+
+
+def _fit(
+    config: RunConfig, data: Data, directory: Path, watch: Watch, say: Callable[[str], None], loggers: Loggers
+) -> dict[str, Any]:
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
