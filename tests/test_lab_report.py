@@ -51,6 +51,18 @@ def test_images_are_those_that_were_counted(tmp_path: Path) -> None:
     assert "counted on 355 images" in text
 
 
+def test_only_runs_that_a_command_planned_are_missing(tmp_path: Path) -> None:
+    commands = [
+        {"command": "first", "poolings": ["max"], "seeds": [0, 1, 2]},
+        {"command": "second", "poolings": ["average"], "seeds": [0]},
+    ]
+    records = [record("max", seed, 15.0) for seed in (0, 1)]
+    write_report(write_study(tmp_path, records, poolings=["max", "average"], seeds=[0, 1, 2], commands=commands))
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "2 runs missing: max, seed 2; average, seed 0." in text
+    assert "first second" in text
+
+
 def test_what_is_not_tested_is_said(tmp_path: Path) -> None:
     records = [record(pooling, 0, error) for pooling, error in (("max", None), ("average", 14.0))]
     write_report(write_study(tmp_path, records))
