@@ -26,6 +26,11 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "test_error": (int, float, type(None)),
 }
 
+_REMEDIES = {
+    "claims": "the deck claims nothing of these data, this network or these poolings; take the mark out",
+    "rules": "run empool evaluate first, or take the mark out",
+}
+
 
 def write_report(directory: Path) -> Path:
     """Write report.html, table.md, table.tex and the plots of a study's folder; return the page's path.
@@ -55,7 +60,7 @@ def write_table(directory: Path, target: Path) -> None:
     The kinds are study (the table and the protocol), claims and rules; a page may have any of them.
 
     Raises:
-        LabError: as `write_report`, and if the page has no such marks.
+        LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
     """
     directory = Path(directory)
     _, _, made = _read(directory, drawn=False)
@@ -66,6 +71,9 @@ def write_table(directory: Path, target: Path) -> None:
         "rules": "\n".join(table.markdown(section.rules.columns) for section in made if section.rules),
     }
     marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")]
+    for kind in marked:
+        if not texts[kind]:
+            raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {_REMEDIES[kind]}")
     for kind in marked or ["study"]:
         pages.put(target, f"{kind}:{name}", texts[kind])
 
