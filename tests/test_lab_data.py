@@ -93,6 +93,19 @@ def test_changed_file_is_decoded_again(tmp_path):
     assert (second.train.images == 7).all(dim=(1, 2, 3)).sum() == 1
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99), (10, 8)], ids=["encrypted", "unknown", "deflated"])
+def test_a_cache_of_which_the_directory_is_damaged_is_rebuilt(tmp_path, offset, value):
+    folder = str(tiny_data.parquet_folder(tmp_path / "shapes"))
+    data.load(folder)
+    (cached,) = data.cache_folder().glob("*.npz")
+    content = bytearray(cached.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value
+    cached.write_bytes(content)
+    said = []
+    assert len(data.load(folder, say=said.append).train) == 30
+    assert f"{cached} is damaged" in said[0]
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
 def test_damaged_cache_is_said_and_rebuilt(tmp_path, damage):
     folder = str(tiny_data.parquet_folder(tmp_path / "shapes"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from empool.lab.files import replacing
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # of the epoch before; only while the run is unfinished
+_DAMAGED = (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)  # what zipfile raises too
 _PARTS = ("state_dict", "optimizer_states", "loops", "history")
 
 
@@ -80,7 +82,7 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not all(part in checkpoint for part in _PARTS):
             raise ValueError("it is no checkpoint of a run")
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
+    except (*_DAMAGED, pickle.UnpicklingError) as error:
         raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
     return checkpoint
 

@@ -179,7 +179,7 @@ def _cached(source: str, files: Mapping[str, str], say: Callable[[str], None]) -
     if path.exists():
         try:
             return _read(path)
-        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError):
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, KeyError, EOFError, OSError):
             say(f"{path} is damaged; decoding {source} again")
     else:
         say(f"decoding {source} (once; kept in {path})")

@@ -39,6 +39,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         _sync(path.parent)
     except (OSError, RuntimeError) as error:
         refused = refusal(error)
+        if refused is None and isinstance(error, OSError) and error.filename in (unfinished, str(unfinished)):
+            refused = error
         if refused is None:
             raise
         raise OSError(refused.errno, refused.strerror, str(path)) from error
@@ -78,9 +80,9 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically, the same bytes on every system."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, content: object) -> None:
