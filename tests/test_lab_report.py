@@ -63,6 +63,16 @@ def test_only_runs_that_a_command_planned_are_missing(tmp_path: Path) -> None:
     assert "first second" in text
 
 
+def test_seeds_are_those_of_each_row(tmp_path: Path) -> None:
+    study = tmp_path / "uneven"
+    study.mkdir()
+    write_study(study, [record("average", 0, 15.0), *(record("max", seed, 15.0) for seed in range(3))])
+    (tmp_path / "page.md").write_text("<!-- study:uneven -->\n<!-- /study:uneven -->\n")
+    write_table(study, tmp_path / "page.md")
+    assert "1 to 3 seeds each; data" in (tmp_path / "page.md").read_text()
+    assert ", 1 to 3 seeds each." in Page(write_report(study).read_text(encoding="utf-8")).text
+
+
 def test_what_is_not_tested_is_said(tmp_path: Path) -> None:
     records = [record(pooling, 0, error) for pooling, error in (("max", None), ("average", 14.0))]
     write_report(write_study(tmp_path, records))

@@ -254,6 +254,13 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     assert record["versions"]["torch"] == torch.__version__
 
 
+def test_images_that_are_left_out_are_not_counted_as_trained_on(tmp_path):
+    config = tiny_data.config()
+    record = fit(config, tiny_data.data_set(train=33), tmp_path)  # Two batches of 16, and a single image.
+    seconds = sum(float(row["seconds"]) for row in rows(config.folder(tmp_path)))
+    assert record["images_per_second"] * seconds == pytest.approx(3 * 32)
+
+
 def test_the_record_describes_the_machine_and_names_neither_it_nor_its_user(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -23,7 +23,7 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     images = f" on {images_trained(first):,} images" if first.get("train_limit") else ""
     told = [
         f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}, "
-        f"{count(seeds, 'seed')} each."
+        f"{seeds_each(rows)}."
     ]
     reached = [row for row in rows if row.mean is not None]
     lowest = min(reached, key=lambda row: row.mean or 0.0, default=None)
@@ -58,6 +58,12 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     if failed:
         told.append(f"Did not converge: {', '.join(failed)}.")
     return told
+
+
+def seeds_each(rows: Sequence[Row]) -> str:
+    """Say how many seeds the rows have: "3 seeds each", or "1 to 3 seeds each"."""
+    fewest, most = min(row.runs for row in rows), max(row.runs for row in rows)
+    return f"{'' if fewest == most else f'{fewest} to '}{count(most, 'seed')} each"
 
 
 def listed(poolings: Sequence[str]) -> str:

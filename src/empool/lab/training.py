@@ -28,7 +28,7 @@ from empool.lab import compilation, memory, processes, provenance, signals
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data
 from empool.lab.errors import LabError
-from empool.lab.experiment import COLUMNS, Experiment, Watch, finite, make_network
+from empool.lab.experiment import COLUMNS, Experiment, Row, Watch, finite, make_network
 from empool.lab.files import read_json, write_json, write_text
 from empool.lab.loggers import Loggers, Telling
 from empool.lab.processes import Processes
@@ -262,6 +262,12 @@ def _p_schedule(config: RunConfig) -> list[PSchedule]:
     return [] if p is None or config.p_schedule == RunConfig.p_schedule else [PSchedule(config.p_schedule, p)]
 
 
+def _images_seen(row: Row, images: int) -> float:
+    """Give the number of images that an epoch trained on, which may leave an incomplete batch out."""
+    speed, seconds = row.get("images_per_second"), row["seconds"]
+    return speed * seconds if speed and seconds else images
+
+
 def _record(experiment: Experiment) -> dict[str, Any]:
     config, history = experiment.config, experiment.history
     last = history[-1]
@@ -294,7 +300,7 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "calibration": last.get("reliability"),
         "converged": converged,
         "seconds": sum(seconds) + sum(row["test_seconds"] or 0.0 for row in history),
-        "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
+        "images_per_second": sum(_images_seen(row, len(experiment.batches.images)) for row in history) / sum(seconds),
         **began,
         "resumed": resumed,
         "machine": provenance.machine(config.device),

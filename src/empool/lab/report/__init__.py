@@ -11,7 +11,7 @@ import rich.console
 from empool.lab import pages
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
-from empool.lab.findings import Record, count
+from empool.lab.findings import Record, seeds_each
 from empool.lab.report import rules, sections, table, webpage
 from empool.lab.report.curves import read_curve
 from empool.lab.report.sections import Section
@@ -173,8 +173,7 @@ def _listed(sentences: Sequence[str]) -> list[str]:
 
 def _in_page(section: Section) -> str:
     protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
-    seeds = count(max(row.runs for row in section.rows), "seed")
-    return f"{seeds} each; {protocol}.\n\n{_table(section)}"
+    return f"{seeds_each(section.rows)}; {protocol}.\n\n{_table(section)}"
 
 
 def _table(section: Section) -> str:
