@@ -18,6 +18,7 @@ from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
+from empool.lab.checkpoint import first_line
 from empool.lab.data import stratified
 from empool.lab.errors import LabError
 from empool.lab.run import RunConfig, derived_seed
@@ -239,7 +240,7 @@ def _folder(folder: Path, train_limit: int | None, test_limit: int | None, worke
         try:
             reader = create_dataset("", root=str(root), search_split=False).reader
         except RuntimeError as error:
-            raise LabError(f"{root}: {_first_line(error)}") from None
+            raise LabError(f"{root}: {first_line(error)}") from None
         if "" in reader.class_to_idx:
             outside = next(path for path, _ in reader.samples if Path(path).parent == root)
             raise LabError(f"{outside} is in no class: {_EXPECTED}")
@@ -331,9 +332,5 @@ def _from_the_hub(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # The client raises its own and several HTTP libraries' errors.
-        reason = _first_line(error) or type(error).__name__
+        reason = first_line(error)
         raise LabError(f"cannot get {source} ({reason}); with a copy on disk, give its folder: --data PATH") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
