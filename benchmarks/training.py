@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from empool import models
-from empool.lab import augment, experiment
+from empool.lab import augment, experiment, provenance
 from empool.lab.augment import Normaliser
 from empool.lab.batches import Batches
 from empool.lab.data import DataSet, Split
@@ -185,7 +184,7 @@ def main() -> None:
             flush=True,
         )
     if arguments.json:
-        about = {"torch": torch.__version__, "threads": arguments.threads, "machine": platform.processor()}
+        about = {"torch": torch.__version__, "threads": arguments.threads, "machine": provenance.processor()}
         content = {
             **about,
             "device": arguments.device,

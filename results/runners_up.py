@@ -25,7 +25,10 @@ from empool.lab.options import load_data
 from empool.lab.run import RunConfig
 from empool.lab.training import make_experiment
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, empool.EnsembleMaxPool2d, empool.MaxPoolDropout2d, empool.RankPool2d)
+POOLS = (
+    *(nn.MaxPool2d, nn.AvgPool2d, empool.EnsembleMaxPool2d, empool.MaxPoolDropout2d, empool.RankPool2d),
+    *(empool.StochasticPool2d, empool.StochasticMaxPool2d),
+)
 
 
 class Layer:
@@ -52,8 +55,9 @@ class Layer:
         rows, columns = places // self.size, places % self.size
         down = (rows[:, :, 0] - rows[:, :, 1]).abs()[both]
         across = (columns[:, :, 0] - columns[:, :, 1]).abs()[both]
-        for pair, count in Counter((torch.maximum(down, across) * 4 + torch.minimum(down, across)).tolist()).items():
-            self.apart[f"{pair // 4},{pair % 4}"] += count
+        pairs = torch.maximum(down, across) * self.size + torch.minimum(down, across)
+        for pair, count in Counter(pairs.tolist()).items():
+            self.apart[f"{pair // self.size},{pair % self.size}"] += count
 
     def found(self) -> dict[str, Any]:
         return {

@@ -22,5 +22,6 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def outcome(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record without its times, and without the commit: one made while the tests run is no difference."""
-    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second", "commit")}
+    """Return a record without its times, what resumed it, and the commit, which may be another as the tests run."""
+    varying = ("seconds", "images_per_second", "commit", "resumed")
+    return {name: value for name, value in record.items() if name not in varying}

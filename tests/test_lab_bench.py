@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch.testing import assert_close
 
 import empool
+from empool.lab import bench as bench_module
 from empool.lab.bench import __main__ as command
 from empool.lab.bench import bench, cases, contestants, markdown, memory, table, timing, worker
 from empool.lab.bench.cases import Case, Window
@@ -279,8 +281,27 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         bench(dtypes=["int8"])
     with pytest.raises(LabError, match="expected at least 1 thread, got 0"):
         bench(threads=0)
+    with pytest.raises(LabError, match="expected seconds of at least 0, got -1"):
+        bench(seconds=-1)
     with pytest.raises(LabError, match="no such folder"):
         bench(json_path=tmp_path / "none" / "speed.json")
+
+
+def test_no_seconds_are_not_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = []
+
+    def measured(kind: str, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        orders.append(order)
+        yield {"copy_bandwidth": 1e9}
+
+    monkeypatch.setattr(bench_module, "_worker", measured)
+    bench(only="rank_draw 2x2/2 contiguous float16", shapes=[(1, 2, 4, 4)], seconds=0)
+    assert [order["seconds"] for order in orders] == [0]
+
+
+def test_a_page_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--into", str(tmp_path / "page.md")]) == 1
+    assert "--into is for --markdown: name the file that" in capsys.readouterr().err
 
 
 def test_command_writes_markdown(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

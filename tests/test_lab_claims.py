@@ -82,8 +82,21 @@ def test_runs_that_diverged_are_not_chosen_away():
 
 def test_not_to_converge_is_a_claim_too():
     assert verdict(FAILS, d5=(None, None), d7=(None, None)) == "supports: 4 of 4 failed"
-    assert verdict(FAILS, d5=(None, 30.0), d7=(None, None)) == "contradicts: 3 of 4 failed"
+    assert verdict(FAILS, d5=(None, 30.0), d7=(None, None)) == "partly: 3 of 4 failed"
     assert verdict(FAILS, d5=(30.0,), d7=(40.0,)) == "contradicts: 0 of 2 failed"
+
+
+def test_a_run_that_is_no_better_than_chance_failed_too():
+    assert verdict(FAILS, d5=(90.0, None), d7=(89.0, 90.4)) == "supports: 4 of 4 failed"
+    assert verdict(FAILS, d5=(88.9,), d7=(90.0,)) == "partly: 1 of 2 failed"
+
+
+def test_without_a_seed_of_all_poolings_nothing_is_tested():
+    dropouts = [record("max-dropout:0.5", 0, None), record("max-dropout:0.7", 1, None)]
+    others = [record("max", 0, 15.0), record("ensemble:0.3", 1, 14.0), record("ensemble:0.4", 1, 14.0)]
+    for judgement in judge([FAILS, LOWER], dropouts + others):
+        assert (judgement.seeds, judgement.difference) == (0, None)
+        assert judgement.verdict == "not tested: no seed with all of its poolings"
 
 
 def test_the_table_says_what_was_compared():
@@ -92,6 +105,11 @@ def test_the_table_says_what_was_compared():
     assert header[1:] == ("Our runs", "Points more", "95 % interval of points more", "Seeds", "Compared")
     assert first == ("a beats b", "supports", "-1.00", "[-1.25, -0.75]", "3", "ensemble:0.3 and 0.4 with max")
     assert second == ("a does not converge", "supports: 2 of 2 failed", "-", "-", "1", "max-dropout:0.5 and 0.7")
+    assert laid_out.notes[-1] == (
+        "A claim that something does not converge is counted, not tested: a run fails if a loss at its end is no "
+        "number, or its test error is 89 % or more, which is no better than chance."
+    )
+    assert not any("counted, not tested" in note for note in sheet(judge([LOWER], runs(**CLEAR))).notes)
     assert sheet([]) is None
 
 

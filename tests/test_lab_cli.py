@@ -104,10 +104,23 @@ def test_train_then_compare_in_the_same_folder(images, capsys):
     assert "4 runs, 1 of them done already" in capsys.readouterr().err
 
 
+def test_train_takes_one_pooling(images, capsys):
+    assert refused(capsys, "train", "--data", str(images), *SMALL, "--pooling", "max,average") == (
+        "--pooling: expected one, got max, average; empool compare trains several"
+    )
+
+
+def test_milestones_are_taken_with_their_schedule(images):
+    small = [*SMALL, "--recipe", "schedule=step", "--recipe", "milestones=0.5", "--out", "study"]
+    assert cli.main(["train", "--data", str(images), *small]) == 0
+    recipe = json.loads(Path("study/study.json").read_text())["configuration"]["recipe"]
+    assert (recipe["schedule"], recipe["milestones"]) == ("step", [0.5])
+
+
 def test_train_goes_on_only_if_asked_to(images, capsys, monkeypatch):
     from empool.lab import experiment
 
-    arguments = ["train", "--data", str(images), *SMALL, "--recipe", "epochs=3", "--out", "study"]
+    arguments = ["train", "--data", str(images), *SMALL, "--epochs", "3", "--out", "study"]
     assert refused(capsys, *arguments, "--resume").endswith("holds no run to resume: leave --resume out")
 
     def interrupt(self, outputs, batch, batch_idx):
@@ -145,7 +158,7 @@ def test_show_draws_to_the_terminal_or_a_file(tmp_path, capsys):
 
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
     command = [sys.executable, "-m", "empool.lab.cli", "compare", "--data", str(images), *SMALL]
-    command += ["--poolings", "max,average", "--seeds", "40", "--recipe", "epochs=5", "--out", "study"]
+    command += ["--poolings", "max,average", "--seeds", "40", "--epochs", "5", "--out", "study"]
     # A shell's background job, as these tests may be, ignores SIGINT, and so would its child.
     obeys = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=obeys)
@@ -163,7 +176,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
     assert "Traceback" not in "".join(lines)
     done = json.loads((tmp_path / "study" / "results.json").read_text())
     assert 2 <= len(done) < 80
-    arguments = ["compare", "--data", str(images), *SMALL, "--poolings", "max,average", "--recipe", "epochs=5"]
+    arguments = ["compare", "--data", str(images), *SMALL, "--poolings", "max,average", "--epochs", "5"]
     assert cli.main([*arguments, "--seeds", "1", "--out", "study"]) == 0
     assert json.loads((tmp_path / "study" / "results.json").read_text())[:2] == done[:2]
 
@@ -186,6 +199,15 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
             'recipe: expected pool_projections=True or the like, got "pool_projections=no"',
         ),
         (["--recipe", "learning_rate=-1"], "CNNRecipe: expected learning_rate of at least 0, got -1.0"),
+        (["--epochs", "1", "--recipe", "epochs=2"], "recipe: epochs is given by --epochs too; leave one of them out"),
+        (
+            ["--recipe", "momentum=0.5", "--recipe", "momentum=0.5"],
+            "recipe: momentum is given twice; leave one of them out",
+        ),
+        (
+            ["--recipe", "decay=0.5"],
+            'recipe: decay is of schedule=step, and the schedule is "cosine"; leave it out',
+        ),
         (["--recipe", "width=0"], "CNN: expected width of at least 1, got 0"),
         (["--device", "cuda"], "no CUDA device: use --device cpu"),
     ],

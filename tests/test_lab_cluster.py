@@ -27,7 +27,7 @@ from empool.lab.run import results
 
 EPOCHS = 40  # of a run that something happens to
 # A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.
-TIMES = ("seconds", "images_per_second", "commit", "environment")
+TIMES = ("seconds", "images_per_second", "commit", "resumed", "environment")
 
 
 @pytest.fixture(scope="module")

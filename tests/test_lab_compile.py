@@ -73,6 +73,21 @@ def test_a_compiled_run_is_trained_as_another_but_for_rounding_and_names_the_sam
     assert list(ours) == list(theirs)
 
 
+def test_every_run_of_a_process_is_compiled(tmp_path, traced):
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for pooling in ("max", "average"):
+            fit(config(pooling, epochs=1), tiny_data.data_set(), tmp_path)
+    assert graphs() == 2
+
+
+def test_a_network_that_would_be_compiled_in_part_is_refused(tmp_path, traced):
+    recipe = dataclasses.replace(models.network("stochastic_depth:14").recipe, batch_size=16, augment="none")
+    run = tiny_data.config(model="stochastic_depth:14", recipe=recipe, compile=True)
+    limit = torch._dynamo.config.patch(recompile_limit=1)
+    with limit, pytest.raises(LabError, match="stochastic_depth:14 needs more versions of its code than PyTorch keeps"):
+        fit(run, tiny_data.data_set(), tmp_path)
+
+
 def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
     recipe = dataclasses.replace(models.network("stochastic_depth:14").recipe, batch_size=16, augment="none")
     run = tiny_data.config(model="stochastic_depth:14", recipe=recipe, compile=True)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tiny_data
 from empool.lab import augment, data, sources
@@ -92,6 +93,19 @@ def test_changed_file_is_decoded_again(tmp_path):
     assert (second.train.images == 7).all(dim=(1, 2, 3)).sum() == 1
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99), (10, 8)], ids=["encrypted", "unknown", "deflated"])
+def test_a_cache_of_which_the_directory_is_damaged_is_rebuilt(tmp_path, offset, value):
+    folder = str(tiny_data.parquet_folder(tmp_path / "shapes"))
+    data.load(folder)
+    (cached,) = data.cache_folder().glob("*.npz")
+    content = bytearray(cached.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value
+    cached.write_bytes(content)
+    said = []
+    assert len(data.load(folder, say=said.append).train) == 30
+    assert f"{cached} is damaged" in said[0]
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
 def test_damaged_cache_is_said_and_rebuilt(tmp_path, damage):
     folder = str(tiny_data.parquet_folder(tmp_path / "shapes"))
@@ -166,6 +180,80 @@ def test_missing_split(tmp_path, write, split):
     for path in folder.glob(f"{split}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert f"{folder} has no {split} split: expected {split}" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train-00000-of-00001.parquet", "train"),
+        ("cifar_test.parquet", "test"),
+        ("train/0000.parquet", "train"),
+        ("cifar10-test/default/0000.parquet", "test"),
+        ("test/train-0.parquet", "train"),
+        ("test-and-train/train/0.parquet", "train"),
+        ("validation-00000.parquet", "validation"),
+        ("train/val.parquet", "val"),
+    ],
+)
+def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_path, path, split):
+    assert sources._split(tmp_path / path, tmp_path) == split
+
+
+def test_parquet_files_of_a_validation_split_are_left_out(tmp_path):
+    folder = tiny_data.parquet_folder(tmp_path)
+    (folder / "train").mkdir()
+    shutil.copy(folder / "train-00000-of-00002.parquet", folder / "train" / "validation.parquet")
+    assert len(data.load(str(folder)).train) == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("train-test.parquet", "is of two splits by its name, train and test: name it for one of them"),
+        ("part-3.parquet", "is of no split by its name: expected train-*.parquet or test-*.parquet; or move it away"),
+    ],
+)
+def test_a_parquet_file_of_no_one_split_is_named(tmp_path, name, problem):
+    folder = tiny_data.parquet_folder(tmp_path)
+    shutil.copy(folder / "train-00000-of-00002.parquet", folder / name)
+    assert refusal(folder) == f"{folder / name} {problem}"
+
+
+def test_parquet_files_of_other_classes_are_named(tmp_path):
+    folder = tiny_data.parquet_folder(tmp_path, channels=1)
+    path, good = folder / "test-00000-of-00001.parquet", tiny_data.png(np.zeros((8, 8, 1), np.uint8))
+    tiny_data.write_parquet(path, [good], [0], ("dark", "bright", "left"))
+    assert refusal(folder) == (
+        f"{path} names other classes than {folder / 'train-00000-of-00002.parquet'} (dark, bright, left, not bright, "
+        "dark, left): give files of one data set"
+    )
+
+
+def test_a_label_beyond_the_names_of_the_other_files_is_named(tmp_path):
+    folder = tiny_data.parquet_folder(tmp_path, channels=1)
+    path, good = folder / "train-00001-of-00002.parquet", tiny_data.png(np.zeros((8, 8, 1), np.uint8))
+    tiny_data.write_parquet(path, [good, good], [0, 3], ())
+    assert refusal(folder) == f"{path}: row 1 has label 3, expected 0 to 2"
+
+
+def test_grey_images_of_16_bits_are_scaled(tmp_path):
+    folder = tiny_data.class_folders(tmp_path)
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    Image.fromarray(values).save(folder / "train" / "bright" / "000.png")
+    loaded = data.load(str(folder))
+    torch.testing.assert_close(
+        loaded.train.images[0, :, :, 0], torch.from_numpy(np.round(values / 257).astype(np.uint8))
+    )
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_images_of_32_bits_are_named(tmp_path, mode):
+    folder = tiny_data.class_folders(tmp_path)
+    path = folder / "train" / "bright" / "000.tif"
+    Image.new(mode, (8, 8), 300).save(path)
+    assert refusal(folder) == (
+        f"{path}: cannot decode the image (expected 8 or 16 bits a channel, got 32 in its mode {mode}; save it with 8)"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 import empool
 import tiny_data
@@ -248,6 +250,45 @@ def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
         run(folder)
     assert (folder / "evaluation.json").read_bytes() == before
     assert not list(folder.glob("*.tmp"))
+
+
+def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
+    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    make, made = evaluation.make_experiment, []
+
+    def noted(*arguments):
+        assert [experiment() for experiment in made] == [None] * len(made)
+        experiment = make(*arguments)
+        experiment.cycle = [experiment]
+        made.append(weakref.ref(experiment))
+        return experiment
+
+    monkeypatch.setattr(evaluation, "make_experiment", noted)
+    run(tmp_path)
+    assert [experiment() for experiment in made] == [None, None]
+
+
+def test_evaluations_of_one_study_at_once_keep_each_others_results(tmp_path, monkeypatch):
+    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    evaluate_run, write = evaluation._evaluate, evaluation.write_json
+
+    def interleaved(*arguments):
+        monkeypatch.setattr(evaluation, "_evaluate", evaluate_run)
+        run(tmp_path, poolings="average")
+        return evaluate_run(*arguments)
+
+    def locked(path, content):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / ".evaluation.lock", is_singleton=False).acquire(timeout=0)
+        write(path, content)
+
+    monkeypatch.setattr(evaluation, "_evaluate", interleaved)
+    monkeypatch.setattr(evaluation, "write_json", locked)
+    run(tmp_path, poolings="max")
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [record["pooling"] for record in written] == ["max", "average"]
 
 
 def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypatch, capsys):

@@ -261,7 +261,7 @@ def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path, capsys):
 def test_train_goes_on_if_asked_to(folder, capsys, monkeypatch):
     from empool.lab import experiment
 
-    arguments = ["train", "--data", str(folder), *SMALL, "--recipe", "epochs=2", "--out", "study", "--no-channels-last"]
+    arguments = ["train", "--data", str(folder), *SMALL, "--epochs", "2", "--out", "study", "--no-channels-last"]
 
     def interrupt(self, outputs, batch, batch_idx):
         if self.current_epoch == 1:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from empool.lab.errors import LabError
-from empool.lab.report import write_report, write_table
+from empool.lab.report import rules, write_report, write_table
 from parsed_page import Page
 from synthetic_study import CALIBRATION, RECORDS, STUDY, record, write_study
 
@@ -40,6 +40,44 @@ def test_the_answer_comes_first(page: Page) -> None:
     assert "Worse than max, as far as these seeds can show: average." in answer
     assert "Not decided by these seeds: ensemble:0.1." in answer
     assert "Did not converge: max-dropout:0.4 (1 of 3)." in answer
+
+
+def test_images_are_those_that_were_counted(tmp_path: Path) -> None:
+    counted = {"data": "digits", "train_limit": 5000, "train_images": 1442, "test_limit": 9000, "test_images": 355}
+    write_report(write_study(tmp_path, [record("max", 0, 15.0, **counted)]))
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "trained for 4 epochs on 1,442 images" in text
+    assert "Training images all 1,442" in text
+    assert "counted on 355 images" in text
+
+
+def test_only_runs_that_a_command_planned_are_missing(tmp_path: Path) -> None:
+    commands = [
+        {"command": "first", "poolings": ["max"], "seeds": [0, 1, 2]},
+        {"command": "second", "poolings": ["average"], "seeds": [0]},
+    ]
+    records = [record("max", seed, 15.0) for seed in (0, 1)]
+    write_report(write_study(tmp_path, records, poolings=["max", "average"], seeds=[0, 1, 2], commands=commands))
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "2 runs missing: max, seed 2; average, seed 0." in text
+    assert "first second" in text
+
+
+def test_seeds_are_those_of_each_row(tmp_path: Path) -> None:
+    study = tmp_path / "uneven"
+    study.mkdir()
+    write_study(study, [record("average", 0, 15.0), *(record("max", seed, 15.0) for seed in range(3))])
+    (tmp_path / "page.md").write_text("<!-- study:uneven -->\n<!-- /study:uneven -->\n")
+    write_table(study, tmp_path / "page.md")
+    assert "1 to 3 seeds each; data" in (tmp_path / "page.md").read_text()
+    assert ", 1 to 3 seeds each." in Page(write_report(study).read_text(encoding="utf-8")).text
+
+
+def test_what_is_not_tested_is_said(tmp_path: Path) -> None:
+    records = [record(pooling, 0, error) for pooling, error in (("max", None), ("average", 14.0))]
+    write_report(write_study(tmp_path, records))
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Not tested, since max did not converge with all of their seeds: average." in text
 
 
 def test_results_stand_beside_the_decks(page: Page) -> None:
@@ -186,10 +224,10 @@ def evaluated(
     pooling: str, seed: int, expectation: float, members: float | None, plain: float | None
 ) -> dict[str, Any]:
     """Make a record of an evaluation, of test errors by rule."""
-    rules = {"expectation": expectation, "monte_carlo": members, "plain_max": plain}
+    errors = {"expectation": expectation, "monte_carlo": members, "plain_max": plain}
     scores = {
         rule: None if error is None else {"error": error, "nll": error / 20, "ece": 2.0}
-        for rule, error in rules.items()
+        for rule, error in errors.items()
     }
     draws = members is not None
     run = {"model": "cnn", "pooling": pooling, "seed": seed, "draws": draws, "samples": 32 if draws else None}
@@ -424,6 +462,46 @@ def test_the_table_is_put_into_a_page_between_its_marks(tmp_path: Path) -> None:
     assert lines[2].startswith("1 seed each; data: cifar10; training images: 1,000, as many of each class;")
     assert "| ensemble:0.3 |" in page.read_text()
     assert "old" not in lines
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("rules", "run empool evaluate first, or take the mark out"),
+        ("claims", "the deck claims nothing of these data, this network or these poolings; take the mark out"),
+    ],
+)
+def test_a_mark_for_which_there_is_no_table_is_refused(tmp_path: Path, kind: str, remedy: str) -> None:
+    study = tmp_path / "shapes"
+    study.mkdir()
+    write_study(study, [record("max", 0, 15.0, data="shapes")])
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- {kind}:shapes -->\nold\n<!-- /{kind}:shapes -->\n")
+    with pytest.raises(LabError) as raised:
+        write_table(study, page)
+    assert str(raised.value) == f"{page} has a mark {kind}:shapes, and {study} has no such table: {remedy}"
+    assert "old" in page.read_text()
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_page_keeps_its_line_endings(tmp_path: Path, ending: str) -> None:
+    study = tmp_path / "shapes"
+    study.mkdir()
+    write_study(study, RECORDS)
+    page = tmp_path / "page.md"
+    page.write_bytes(ending.join(["before", "<!-- study:shapes -->", "<!-- /study:shapes -->", "after", ""]).encode())
+    write_table(study, page)
+    lines = page.read_bytes().split(b"\n")
+    assert len(lines) > 10
+    assert {line.endswith(b"\r") for line in lines[:-1]} == {ending == "\r\n"}
+
+
+def test_members_are_told_of_each_pooling_where_they_differ() -> None:
+    first, second = evaluated("ensemble:0.3", 0, 14.1, 14.0, 15.1), evaluated("stochastic", 0, 14.1, 14.0, None)
+    told = "Monte Carlo: the mean of the probabilities of {} members, drawn for every image anew."
+    assert told.format("32") in rules.notes([first, second])
+    others = [{**second, "samples": 8}, {**second, "seed": 1, "samples": 16}]
+    assert told.format("32 (ensemble:0.3), 8 or 16 (stochastic)") in rules.notes([first, *others])
 
 
 def test_a_page_has_the_tables_that_it_has_marks_for(tmp_path: Path) -> None:

@@ -153,6 +153,25 @@ def test_not_converged_is_counted_and_not_judged() -> None:
     assert rows["average"].verdict == "3 of 3 did not converge"
 
 
+def test_seeds_with_which_max_diverged_are_not_chosen_away() -> None:
+    clear, weak = [14.0, 14.2, 14.1, 14.3], [14.9, 15.05, 15.05, 15.2]
+    whole = by_pooling(summarise(records({"max": [15.0, 15.1, 15.2, 15.3], "average": clear})))["average"]
+    assert whole.verdict == "better than max"
+    rows = by_pooling(summarise(records({"max": [15.0, 15.1, 15.2, 15.3, None], "average": [*clear, 14.2]})))
+    row = rows["average"]
+    assert (row.max_failed, row.pairs, row.adjusted_p) == ((4,), 4, None)
+    assert row.verdict == "not tested: max did not converge with 1 of its seeds"
+    assert rows["max"].verdict == "1 of 5 did not converge"
+    # Its p-value takes no part in the correction of the others.
+    others = by_pooling(
+        summarise(records({"max": [15.0, 15.1, 15.2, 15.3, None], "average": [*clear, 14.2], "ensemble:0.1": weak}))
+    )
+    assert others["ensemble:0.1"].adjusted_p == others["ensemble:0.1"].p_value
+    assert others["ensemble:0.1"].verdict == "better than max"
+    (_, lost) = summarise(records({"max": [None], "average": [14.0]}))
+    assert lost.verdict == "not tested: max did not converge with 1 of its seeds"
+
+
 def test_no_max_in_the_study() -> None:
     (row,) = summarise(records({"average": [15.0, 16.0]}))
     assert (row.improvement, row.verdict) == (None, "no max of the same seed")
@@ -309,6 +328,19 @@ def test_terminal_fits_80_columns() -> None:
     assert line.split()[:5] == ["ensemble:0.4", "14.27", "+6.4", "[-1.2,", "+13.0]"]
     assert line.split()[-1] == "14.27"
     assert "\N{HORIZONTAL ELLIPSIS}" not in capture.get()
+
+
+def test_a_row_that_is_not_tested_is_said_briefly_and_sorted_last() -> None:
+    untested = replace(
+        ROWS[1], max_failed=(1,), verdict="not tested: max did not converge with 1 of its seeds", interval=None
+    )
+    console = Console(width=80, file=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table.terminal([ROWS[0], untested]))
+    (line,) = [line for line in capture.get().splitlines() if "ensemble:0.4" in line]
+    assert line.split()[-2:] == ["not", "tested"]
+    (verdicts,) = [column for column in table.columns([ROWS[0], untested]) if column.header == "What the seeds support"]
+    assert verdicts.values == [1, None]
 
 
 def test_terminal_has_nll_and_ece_below() -> None:

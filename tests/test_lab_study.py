@@ -69,6 +69,7 @@ def test_study_json_says_what_and_how(tmp_path):
         "configuration": config.settings(),
         "poolings": ["max", "ensemble:0.2"],
         "seeds": [0, 1],
+        "commands": [{"command": "empool compare --seeds 2", "poolings": ["max", "ensemble:0.2"], "seeds": [0, 1]}],
     }
     assert content["configuration"]["recipe"]["epochs"] == 1
 
@@ -98,7 +99,29 @@ def test_poolings_and_seeds_can_be_added(tmp_path):
     assert (content["poolings"], content["seeds"]) == (["max", "ensemble:0.2", "average"], [0, 1])
     assert content["command"] == "second"
     start(tmp_path, poolings=("max",), seeds=(0,), command="third")  # adds nothing
-    assert json.loads((tmp_path / "study.json").read_text())["command"] == "second"
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert content["command"] == "second"
+    assert content["commands"] == [
+        {"command": "first", "poolings": ["max", "ensemble:0.2"], "seeds": [0]},
+        {"command": "second", "poolings": ["average"], "seeds": [0, 1]},
+    ]
+    start(tmp_path, poolings=("max",), seeds=(1,), command="fourth")  # adds a run, but no pooling and no seed
+    start(tmp_path, poolings=("max",), seeds=(0, 1, 2), command="fourth")
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert [one["command"] for one in content["commands"]] == ["first", "second", "fourth"]
+    assert content["commands"][-1]["seeds"] == content["seeds"] == [0, 1, 2]
+
+
+def test_a_study_of_before_commands_were_kept_goes_on(tmp_path):
+    start(tmp_path, seeds=(0,), command="first")
+    content = json.loads((tmp_path / "study.json").read_text())
+    del content["commands"]
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    start(tmp_path, poolings=("average",), seeds=(0,), command="second")
+    assert json.loads((tmp_path / "study.json").read_text())["commands"] == [
+        {"command": "first", "poolings": ["max", "ensemble:0.2"], "seeds": [0]},
+        {"command": "second", "poolings": ["average"], "seeds": [0]},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +164,14 @@ def test_a_folder_with_strange_results_is_refused(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(LabError, match=r"holds runs but no study\.json: choose another --out"):
         start(tmp_path)
+
+
+def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+    (tmp_path / ".results.json.7.tmp").write_text("[")
+    with pytest.raises(LabError, match="holds runs but no study"):
+        start(tmp_path)
+    assert (tmp_path / ".results.json.7.tmp").read_text() == "["
 
 
 def test_damaged_study_file_is_named(tmp_path):

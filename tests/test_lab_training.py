@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import getpass
@@ -9,13 +10,14 @@ import json
 import os
 import platform
 import signal
+import weakref
 
 import pytest
 import torch
 
 import tiny_data
 from empool.lab import experiment as experiments
-from empool.lab import files, training
+from empool.lab import files, provenance, training
 from empool.lab.augment import Augment, Normaliser
 from empool.lab.batches import Batches
 from empool.lab.errors import LabError, is_disk_full
@@ -46,6 +48,25 @@ def test_a_repeat_is_identical(tmp_path, pooling):
     torch.testing.assert_close(
         weights(config.folder(tmp_path / "a")), weights(config.folder(tmp_path / "b")), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("done", [9, 1], ids=["finished", "interrupted"])
+def test_nothing_of_a_run_stays_in_memory(tmp_path, monkeypatch, done):
+    made = []
+
+    def make(*arguments):
+        experiment = make_experiment(*arguments)
+        made.append(weakref.ref(experiment))
+        return experiment
+
+    make_experiment = training.make_experiment
+    monkeypatch.setattr(training, "make_experiment", make)
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(tiny_data.config(), tiny_data.data_set(), tmp_path, interrupt_after(done))
+    if done > 3:
+        assert [experiment() for experiment in made] == [None]
+    fit(tiny_data.config(seed=1), tiny_data.data_set(), tmp_path)
+    assert [experiment() for experiment in made] == [None, None]
 
 
 def test_another_seed_gives_other_weights(tmp_path):
@@ -83,6 +104,48 @@ def test_a_run_that_ended_before_its_result_was_written_needs_no_training(tmp_pa
     assert again == whole
 
 
+def test_the_record_says_what_began_a_run_and_what_went_on_with_it(tmp_path, monkeypatch):
+    config = tiny_data.config(epochs=4)
+    commits = iter("aabcd")
+    monkeypatch.setattr(provenance, "commit", lambda: next(commits))
+    for epochs in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tiny_data.data_set(), tmp_path, interrupt_after(epochs))
+    record = fit(config, tiny_data.data_set(), tmp_path)
+    assert record["commit"] == "a"
+    assert [(origin["epoch"], origin["commit"]) for origin in record["resumed"]] == [(3, "b"), (4, "c")]
+    kept = {"device", "threads", "processes", "versions", "commit"}
+    assert all(set(origin) == {"epoch", *kept} for origin in record["resumed"])
+    (config.folder(tmp_path) / "result.json").unlink()
+    assert fit(config, tiny_data.data_set(), tmp_path) == record  # Only writing it down was left.
+
+
+def test_a_run_is_not_resumed_on_another_device_or_by_other_processes(tmp_path):
+    config = tiny_data.config()
+    folder = config.folder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
+    with pytest.raises(LabError) as caught:
+        fit(dataclasses.replace(config, device="cuda"), tiny_data.data_set(), tmp_path)
+    assert str(caught.value) == (
+        f"{folder} was begun on cpu, not cuda: go on with --device cpu, or choose another --out"
+    )
+    with pytest.raises(LabError) as caught:
+        training._checkpoint(config, folder, 2, print)
+    assert str(caught.value) == (
+        f"{folder} was begun with 1 in the place of 2 processes: start as many again, or choose another --out"
+    )
+
+
+def test_a_run_without_a_checkpoint_begins_on_any_device(tmp_path):
+    config = tiny_data.config()
+    folder = config.folder(tmp_path)
+    folder.mkdir(parents=True)
+    files.write_json(folder / "config.json", dataclasses.replace(config, device="cuda").to_json())
+    fit(config, tiny_data.data_set(), tmp_path)
+    assert json.loads((folder / "config.json").read_text())["device"] == "cpu"
+
+
 def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
     config = tiny_data.config()
     whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
@@ -90,7 +153,7 @@ def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
         fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
     last = config.folder(tmp_path) / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
-    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"]
+    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"], checkpoint["origins"]
     torch.save(checkpoint, last)
     assert outcome(fit(config, tiny_data.data_set(), tmp_path)) == outcome(whole)
     assert [bool(line["test_ece"]) for line in rows(config.folder(tmp_path))] == [False, True, True]
@@ -155,6 +218,8 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
         "batch_size": 16,
         "train_limit": None,
         "test_limit": None,
+        "train_images": 40,
+        "test_images": 18,
         "augment": "crop:1,mirror",
         "p_schedule": "constant",
         "converged": True,
@@ -166,10 +231,17 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     assert set(record) - set(expected) == {
         *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
         *("calibration", "seconds", "images_per_second", "processes", "versions", "commit"),
-        *("machine", "environment", "seeds"),
+        *("machine", "environment", "seeds", "resumed"),
     }
     assert sum(record["calibration"]["count"]) == 18
     assert record["versions"]["torch"] == torch.__version__
+
+
+def test_images_that_are_left_out_are_not_counted_as_trained_on(tmp_path):
+    config = tiny_data.config()
+    record = fit(config, tiny_data.data_set(train=33), tmp_path)  # Two batches of 16, and a single image.
+    seconds = sum(float(row["seconds"]) for row in rows(config.folder(tmp_path)))
+    assert record["images_per_second"] * seconds == pytest.approx(3 * 32)
 
 
 def test_the_record_describes_the_machine_and_names_neither_it_nor_its_user(tmp_path, monkeypatch):

@@ -75,9 +75,12 @@ def parquet_folder(folder: Path, channels: int = 3, train: int = 30, test: int =
     return folder
 
 
-def write_parquet(path: Path, contents: list[bytes | None], labels: list[int | None]) -> None:
-    """Write encoded images and labels as the hub does."""
-    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(NAMES)}}
+def write_parquet(
+    path: Path, contents: list[bytes | None], labels: list[int | None], names: tuple[str, ...] = NAMES
+) -> None:
+    """Write encoded images and labels as the hub does; without names as others do."""
+    label = {"_type": "ClassLabel", "names": list(names)} if names else {"_type": "Value"}
+    features = {"img": {"_type": "Image"}, "label": label}
     schema = pa.schema(
         [
             ("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from empool.lab.files import replacing
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # of the epoch before; only while the run is unfinished
+_DAMAGED = (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)  # what zipfile raises too
 _PARTS = ("state_dict", "optimizer_states", "loops", "history")
 
 
@@ -35,7 +37,7 @@ def begun(folder: Path) -> bool:
     return (folder / LAST).exists() or (folder / PREVIOUS).exists()
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """Find the newest checkpoint that is whole.
 
     Args:
@@ -43,7 +45,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         say: is told of a damaged one.
 
     Returns:
-        Its path; None for a run that has none yet.
+        Its path and what is in it; None for a run that has none yet.
 
     Raises:
         LabError: if all that there are are damaged.
@@ -59,7 +61,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         if damages:
             epochs = len(checkpoint["history"])
             say(f"{str(damages[0]).partition(';')[0]}; going on from {path}, of epoch {epochs}")
-        return path
+        return path, checkpoint
     if len(damages) > 1:
         raise LabError(f"{paths[0]} and {paths[1]} are damaged; delete both, and the run starts again")
     if damages:
@@ -80,7 +82,7 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not all(part in checkpoint for part in _PARTS):
             raise ValueError("it is no checkpoint of a run")
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
+    except (*_DAMAGED, pickle.UnpicklingError) as error:
         raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
     return checkpoint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from empool.lab import session
 from empool.lab.arguments import (
     Address,
     Augmentation,
@@ -41,6 +41,7 @@ from empool.lab.arguments import (
     Workers,
 )
 from empool.lab.errors import LabError
+from empool.lab.session import Place
 
 app = typer.Typer(
     help="Train one network with each pooling and compare the test errors.",
@@ -48,9 +49,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-_HERE = ("local", None, None, None, 1)
 
 
 def _version(wanted: bool) -> None:
@@ -105,8 +103,8 @@ def compare(
     A study that is started again does what is missing.
     """
     options = _options(locals())
-    where = (launcher.value, address, cpus_per_run, gpus_per_run, jobs)
-    directory, _ = _study(context.obj, options, poolings, range(seeds), where, out, logger)
+    place = Place(launcher.value, address, cpus_per_run, gpus_per_run, jobs)
+    directory, _ = session.study(context.obj, options, poolings, range(seeds), place, out, _names(logger))
 
     from rich.console import Console
 
@@ -144,7 +142,9 @@ def train(
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
     options = _options(locals())
-    directory, records = _study(context.obj, options, pooling, [seed], _HERE, out, logger, resume=resume)
+    directory, records = session.study(
+        context.obj, options, pooling, [seed], Place(), out, _names(logger), resume=resume
+    )
 
     from empool.lab.options import poolings as read_poolings
 
@@ -187,17 +187,16 @@ def reproduce(
 
     from empool.lab import processes
     from empool.lab import reproduce as tables
-    from empool.lab.launch import launcher as launcher_named
     from empool.lab.report import terminal, write_report
     from empool.lab.run import folder_name
 
     if processes.started().count > 1:
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
-    where = (launcher.value, address, cpus_per_run, gpus_per_run, jobs)
+    place = Place(launcher.value, address, cpus_per_run, gpus_per_run, jobs)
     name = protocol
     if name is None:
-        with launcher_named(*where) as place:
-            name = "full" if place.device_named(device.value) == "cuda" else "cpu"
+        with place.launcher() as there:
+            name = "full" if there.device_named(device.value) == "cuda" else "cpu"
     chosen = tables.protocol(table.value, name)
     directory = out or Path("runs") / f"{table.value}-{name}"
     options: dict[str, Any] = {
@@ -219,7 +218,7 @@ def reproduce(
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
             poolings = ",".join(part.poolings)
             own = {**options, "model": part.model}
-            _study(context.obj, own, poolings, range(count), where, folder, logger)
+            session.study(context.obj, own, poolings, range(count), place, folder, _names(logger))
             pages[part.model] = write_report(folder)
     for model, page in pages.items():
         Console().print(terminal(page.parent))
@@ -325,6 +324,10 @@ def show(
     draw(output, p=p, seed=seed)
 
 
+def _names(loggers: Sequence[Logger] | None) -> list[str]:
+    return [logger.value for logger in loggers or []]
+
+
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:
     """Choose among a command's arguments those of `empool.lab.options.configure`."""
     return {
@@ -341,89 +344,3 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
             )
         },
     }
-
-
-def _study(
-    command: str,
-    options: dict[str, Any],
-    poolings: str | None,
-    seeds: Sequence[int],
-    where: tuple[str, str | None, int | None, float | None, int],
-    out: Path | None,
-    loggers: Sequence[Logger] | None,
-    resume: bool | None = None,
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Do the runs that are missing, and return the study's folder and all its records.
-
-    `where` is what `empool.lab.launch.launcher` takes. With `resume` given, the one run is refused if it was begun and
-    `resume` is False, or the other way round.
-    """
-    from empool.lab import parallel, processes, signals
-    from empool.lab.progress import Lines, progress
-
-    directory, folder = out, None
-    silent = processes.started().rank > 0
-    with Lines(io.StringIO()) if silent else progress() as shown, signals.raised():
-        try:
-            if where[-1] > 1:
-                parallel.warm_up(options["device"])
-            from empool.lab import loggers as trackers
-            from empool.lab import study
-            from empool.lab.launch import follow, launcher
-            from empool.lab.options import DEFAULT_POOLINGS, check_p_schedule, configure, try_out
-            from empool.lab.options import poolings as read_poolings
-            from empool.lab.run import folder_name
-
-            told = trackers.named([logger.value for logger in loggers or []])
-            names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options["model"])
-            with launcher(*where) as place, processes.joined() as together:
-                if together.count > 1 and where != _HERE:
-                    what = "--launcher ray" if where[0] != _HERE[0] else "--jobs"
-                    raise LabError(f"{what} does runs in one process each: leave out torchrun or srun")
-                if together.count > 1 and options["compile"]:
-                    raise LabError("--compile is for one process: leave out torchrun or srun")
-                if silent:  # The first process says what is wrong with the options, and fetches the data.
-                    directory = together.tell(None)
-                config, data = configure(**options, say=shown.say, choose_device=place.device_named)
-                if silent:
-                    assert directory is not None
-                    follow(data, directory, together)
-                    raise typer.Exit
-                check_p_schedule(config, names)
-                directory = out or Path("runs") / folder_name(f"{config.data}-{config.model}")
-                runs = study.plan(config, names, seeds)
-                for run in runs[: len(names)]:
-                    try_out(run, data)
-                if resume is not None:
-                    folder = runs[0].folder(directory)
-                    _check_resume(folder, resume)
-                together.tell(directory)
-                return directory, study.run(directory, runs, data, place, shown, command, told)
-        except KeyboardInterrupt as stopped:
-            kept = f" in {directory}" if directory else ""
-            ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
-            again = f"{command} --resume" if folder and _is_to_resume(folder) and not resume else command
-            with signals.ignored():  # torchrun sends it to the other processes when one has ended.
-                shown.say(f"empool: {ended}; finished runs stay{kept}, and the same command goes on: {again}")
-            raise typer.Exit(signals.exit_code(stopped)) from None
-        except RuntimeError as error:
-            if not processes.started().count > 1 or not processes.is_parting(error):
-                raise
-            if silent:  # The first process has said what went wrong.
-                raise typer.Exit(1) from None
-            raise LabError("another of the processes ended; the same command goes on where the run was") from None
-
-
-def _check_resume(folder: Path, resume: bool) -> None:
-    from empool.lab.checkpoint import begun
-
-    if _is_to_resume(folder) and not resume:
-        raise LabError(f"{folder} holds an unfinished run: --resume goes on with it, another --out starts a new one")
-    if resume and not begun(folder):
-        raise LabError(f"{folder} holds no run to resume: leave --resume out")
-
-
-def _is_to_resume(folder: Path) -> bool:
-    from empool.lab.checkpoint import begun
-
-    return begun(folder) and not (folder / "result.json").exists()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -36,10 +37,37 @@ def stance(compiled: bool) -> AbstractContextManager[object]:
     return nullcontext() if compiled else torch.compiler.set_stance("force_eager")
 
 
-def refusal(error: RuntimeError, model: str) -> LabError | None:
-    """Say that a network cannot be compiled, if that is what an error says."""
-    from torch._dynamo.exc import TorchDynamoException  # Importing it takes a second.
+@contextmanager
+def complete(model: str) -> Iterator[None]:
+    """Forget what was compiled before, and refuse a network of which a part would silently be left uncompiled.
 
+    PyTorch keeps a few compiled versions of a function and runs it as it is when it would need more; every network of
+    a kind, whatever its pooling, is another version of the same function.
+
+    Raises:
+        LabError: if the network cannot be compiled, or not all of it.
+    """
+    from torch._dynamo import config  # Importing it takes a second.
+
+    torch.compiler.reset()
+    with config.patch(fail_on_recompile_limit_hit=True):
+        try:
+            yield
+        except Exception as error:
+            if refused := refusal(error, model):
+                raise refused from error
+            raise
+
+
+def refusal(error: Exception, model: str) -> LabError | None:
+    """Say that a network cannot be compiled, if that is what an error says."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    if isinstance(error, FailOnRecompileLimitHit):
+        return LabError(
+            f"--compile: {model} needs more versions of its code than PyTorch keeps (torch._dynamo.config."
+            "recompile_limit), and the rest would be left uncompiled. Leave --compile out"
+        )
     if not isinstance(error, TorchDynamoException):
         return None
     return LabError(

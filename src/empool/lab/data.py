@@ -22,7 +22,7 @@ from empool.lab.errors import LabError
 from empool.lab.files import remove_unfinished, replacing
 from empool.lab.sources import SPLITS, Decoded
 
-_FORMAT = 1  # of the cached files; part of their names
+_FORMAT = 2  # of the cached files; part of their names
 _DAY = 24 * 60 * 60.0  # seconds
 
 
@@ -179,7 +179,7 @@ def _cached(source: str, files: Mapping[str, str], say: Callable[[str], None]) -
     if path.exists():
         try:
             return _read(path)
-        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError):
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, KeyError, EOFError, OSError):
             say(f"{path} is damaged; decoding {source} again")
     else:
         say(f"decoding {source} (once; kept in {path})")

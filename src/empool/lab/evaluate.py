@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from empool import Average, Max, models, monte_carlo, set_p
 from empool.lab import memory, provenance, schedule, sources
@@ -63,7 +65,6 @@ def evaluate(
         memory.keep_freed()
     loaded = _load(runs[0][1], source, say)
     path = directory / "evaluation.json"
-    before = read_evaluation(path) if path.exists() else []
     records: list[dict[str, Any]] = []
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
@@ -73,13 +74,24 @@ def evaluate(
             )
         config = dataclasses.replace(config, device=device_named(device))
         test = _test(folder, config, samples)
-        done = next((record for record in before if all(record.get(name) == test[name] for name in test)), None)
+        done = next((record for record in _known(path) if all(record.get(name) == test[name] for name in test)), None)
         say(f"{config.pooling}, seed {config.seed}{': evaluated before' if done else ''}")
         records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
-        tested = {(record["pooling"], record["seed"]) for record in records}
-        others = [record for record in before if (record["pooling"], record["seed"]) not in tested]
-        write_json(path, records + others)
+        _write(path, records)
+        gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
     return records
+
+
+def _known(path: Path) -> list[dict[str, Any]]:
+    return read_evaluation(path) if path.exists() else []
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Put records in the place of what the file says of the same runs; another evaluation may be writing there too."""
+    tested = {(record["pooling"], record["seed"]) for record in records}
+    with FileLock(path.with_name(".evaluation.lock")):
+        others = [record for record in _known(path) if (record["pooling"], record["seed"]) not in tested]
+        write_json(path, records + others)
 
 
 def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:

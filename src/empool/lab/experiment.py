@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from empool import models
-from empool.lab import augment, compilation, processes
+from empool.lab import augment, compilation, processes, provenance
 from empool.lab.augment import Normaliser
 from empool.lab.batches import Batches
 from empool.lab.data import Data, DataSet, Split
@@ -61,6 +61,8 @@ class Experiment(pl.LightningModule):
         self.watch = watch
         self.together = processes.connected()
         self.history: list[Row] = []
+        # What began the run, and what went on with it and is not the same; each with the first epoch that it did.
+        self.origins: list[dict[str, Any]] = [{"epoch": 1, **provenance.origin(config.device, self.together.count)}]
         self.take(data)
         self.num_classes = len(data.classes)
         # loss, errors; sums, read once an epoch
@@ -201,11 +203,19 @@ class Experiment(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the metrics so far, and what run this is."""
         checkpoint["history"] = self.history
+        checkpoint["origins"] = self.origins
         checkpoint["config"] = self.config.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the metrics so far."""
         self.history = checkpoint["history"]
+        before = checkpoint.get("origins")  # A checkpoint may be of a version that wrote none.
+        if before is None:
+            return
+        epoch = len(self.history) + 1
+        now = {**self.origins[-1], "epoch": epoch}
+        same = {**before[-1], "epoch": epoch} == now
+        self.origins = before if same or epoch > self.config.recipe.epochs else [*before, now]
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits of normalised images, in the run's precision and memory format."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from empool.lab.errors import LabError, refusal
+
+_UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg|npz)\.\d+\.tmp")  # names that `replacing` makes
 
 
 @contextmanager
@@ -36,6 +39,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         _sync(path.parent)
     except (OSError, RuntimeError) as error:
         refused = refusal(error)
+        if refused is None and isinstance(error, OSError) and error.filename in (unfinished, str(unfinished)):
+            refused = error
         if refused is None:
             raise
         raise OSError(refused.errno, refused.strerror, str(path)) from error
@@ -47,12 +52,16 @@ def remove_unfinished(folder: Path, age: float = 0) -> None:
     """Remove what `replacing` left in a folder and in those two levels below when its process was killed.
 
     Args:
-        folder: that no other process writes to, unless `age` tells its files from old ones.
+        folder: of a study, a run or a cache, that no other process writes to, unless `age` tells its files from old
+            ones.
         age: seconds since the last change.
     """
     for unfinished in (*folder.glob(".*.tmp"), *folder.glob("*/*/.*.tmp")):
-        if time.time() - unfinished.stat().st_mtime >= age:
-            unfinished.unlink(missing_ok=True)
+        if not _UNFINISHED.fullmatch(unfinished.name):
+            continue
+        with suppress(FileNotFoundError):  # Another process may have finished or removed it.
+            if time.time() - unfinished.stat().st_mtime >= age:
+                unfinished.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -71,9 +80,9 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically, the same bytes on every system."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, content: object) -> None:

@@ -20,10 +20,10 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
     first = runs[0]
     seeds = max(row.runs for row in rows)
     trained = f"trained for {count(first.get('epochs'), 'epoch')}" if first.get("epochs") else "trained"
-    images = f" on {first['train_limit']:,} images" if first.get("train_limit") else ""
+    images = f" on {images_trained(first):,} images" if first.get("train_limit") else ""
     told = [
         f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}, "
-        f"{count(seeds, 'seed')} each."
+        f"{seeds_each(rows)}."
     ]
     reached = [row for row in rows if row.mean is not None]
     lowest = min(reached, key=lambda row: row.mean or 0.0, default=None)
@@ -51,10 +51,19 @@ def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
             if claimed
             else "These seeds do not decide whether any pooling is better or worse than max."
         )
+    untested = [row.pooling for row in rows if row.verdict.startswith("not tested")]
+    if untested:
+        told.append(f"Not tested, since {BASELINE} did not converge with all of their seeds: {listed(untested)}.")
     failed = [f"{row.pooling} ({len(row.not_converged)} of {row.runs})" for row in rows if row.not_converged]
     if failed:
         told.append(f"Did not converge: {', '.join(failed)}.")
     return told
+
+
+def seeds_each(rows: Sequence[Row]) -> str:
+    """Say how many seeds the rows have: "3 seeds each", or "1 to 3 seeds each"."""
+    fewest, most = min(row.runs for row in rows), max(row.runs for row in rows)
+    return f"{'' if fewest == most else f'{fewest} to '}{count(most, 'seed')} each"
 
 
 def listed(poolings: Sequence[str]) -> str:
@@ -120,6 +129,11 @@ def remarks(rows: Sequence[Row], runs: Sequence[Record], beside: deck.Table | No
                 "and -70.03 relative to max (the printed ones are relative to its EMP at p = 0.05)."
             )
     return said
+
+
+def images_trained(record: Record) -> int | None:
+    """Return the number of training images behind a record, if it is known; older ones say only its limit."""
+    return record.get("train_images") or record.get("train_limit")
 
 
 def images_tested(record: Record) -> int | None:

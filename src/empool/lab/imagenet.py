@@ -18,10 +18,11 @@ from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
+from empool.lab.checkpoint import first_line
 from empool.lab.data import stratified
 from empool.lab.errors import LabError
 from empool.lab.run import RunConfig, derived_seed
-from empool.lab.sources import undecodable
+from empool.lab.sources import eight_bits, undecodable
 
 # Names of the splits, in the order in which they are looked for; a test split often has no labels, hence last.
 _TRAIN = ("train",)
@@ -152,7 +153,7 @@ class _View(Dataset[tuple[Any, int]]):
         try:
             file, label = self.images.reader[index]
             with file, Image.open(file) as image:
-                pixels = image.convert("RGB")
+                pixels = eight_bits(image).convert("RGB")
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
             raise undecodable(self.images.named(index), error) from None
         if self.seed is None:
@@ -239,7 +240,7 @@ def _folder(folder: Path, train_limit: int | None, test_limit: int | None, worke
         try:
             reader = create_dataset("", root=str(root), search_split=False).reader
         except RuntimeError as error:
-            raise LabError(f"{root}: {_first_line(error)}") from None
+            raise LabError(f"{root}: {first_line(error)}") from None
         if "" in reader.class_to_idx:
             outside = next(path for path, _ in reader.samples if Path(path).parent == root)
             raise LabError(f"{outside} is in no class: {_EXPECTED}")
@@ -331,9 +332,5 @@ def _from_the_hub(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # The client raises its own and several HTTP libraries' errors.
-        reason = _first_line(error) or type(error).__name__
+        reason = first_line(error)
         raise LabError(f"cannot get {source} ({reason}); with a copy on disk, give its folder: --data PATH") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,16 +92,13 @@ def configure(
     if sync_batchnorm and device == "cpu":
         raise LabError("--sync-batchnorm is for GPUs: PyTorch has none for the CPU")
     known = sources.KNOWN.get(source)
-    changes: dict[str, Any] = {
-        "epochs": epochs or (known.epochs if known else None),
-        "batch_size": batch_size,
-        "augment": augmentation,
-    }
+    given = {"epochs": epochs, "batch_size": batch_size, "augment": augmentation}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    of_data = {"epochs": known.epochs} if known and known.epochs else {}
     try:
         network = models.network(model)
-        recipe = network.recipe
-        recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
-        recipe = dataclasses.replace(recipe, **dict(_choice(recipe, choice) for choice in choices))
+        recipe = dataclasses.replace(network.recipe, **{**of_data, **options})
+        recipe = dataclasses.replace(recipe, **_choices(recipe, choices, options))
         if not network.streams:
             if recipe.augment == "auto":
                 recipe = dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
@@ -203,6 +200,22 @@ def _p_schedule(spelling: str, epochs: int) -> str:
     if read.kind == "warmup" and read.number > epochs:
         raise LabError(f"p_schedule: {read} is longer than the training, whose epochs are {epochs}")
     return str(read)
+
+
+def _choices(recipe: Recipe, choices: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields of --recipe, each of which has its effect and is given once."""
+    read: dict[str, Any] = {}
+    for field, value in (_choice(recipe, choice) for choice in choices):
+        if field in options:
+            raise LabError(f"recipe: {field} is given by --{field.replace('_', '-')} too; leave one of them out")
+        if field in read:
+            raise LabError(f"recipe: {field} is given twice; leave one of them out")
+        read[field] = value
+    schedule = read.get("schedule", recipe.schedule)
+    unused = [field for field in ("milestones", "decay") if field in read]
+    if unused and schedule != "step":
+        raise LabError(f'recipe: {unused[0]} is of schedule=step, and the schedule is "{schedule}"; leave it out')
+    return read
 
 
 def _choice(recipe: Recipe, choice: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from empool.lab.errors import LabError
@@ -10,7 +11,7 @@ from empool.lab.files import write_text
 
 def has(page: Path, mark: str) -> bool:
     """Tell whether a page is there and has a mark."""
-    return page.is_file() and f"<!-- {mark} -->\n" in page.read_text(encoding="utf-8")
+    return page.is_file() and _opening(mark).search(_read(page)) is not None
 
 
 def put(page: Path, mark: str, text: str) -> None:
@@ -21,9 +22,18 @@ def put(page: Path, mark: str, text: str) -> None:
     """
     if not page.is_file():
         raise LabError(f"{page} is missing: expected a page to put the table in")
-    opening, closing = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(opening)
-    _, ended, after = rest.partition(closing)
-    if not (found and ended):
-        raise LabError(f"{page}: expected a line {opening.strip()} and after it a line {closing}")
-    write_text(page, before + opening + text + closing + after)
+    content, closing = _read(page), f"<!-- /{mark} -->"
+    opening = _opening(mark).search(content)
+    end = content.find(closing, opening.end()) if opening else -1
+    if not opening or end < 0:
+        raise LabError(f"{page}: expected a line <!-- {mark} --> and after it a line {closing}")
+    write_text(page, content[: opening.end()] + text.replace("\n", opening[1]) + content[end:])
+
+
+def _read(page: Path) -> str:
+    with page.open(encoding="utf-8", newline="") as file:  # Its line endings stay as they are.
+        return file.read()
+
+
+def _opening(mark: str) -> re.Pattern[str]:
+    return re.compile(f"<!-- {re.escape(mark)} -->(\r?\n)")

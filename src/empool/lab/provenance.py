@@ -55,6 +55,17 @@ def device_name(device: str) -> str:
     return f"cuda ({torch.cuda.get_device_name()})" if device == "cuda" else device
 
 
+def origin(device: str, processes: int) -> dict[str, Any]:
+    """Say what does a run: what may differ between one process that does it and another that goes on with it."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
 def machine(device: str) -> dict[str, Any]:
     """Describe the machine without naming it: processor, cores, bytes of memory, system, and GPUs if they are used."""
     cards = range(torch.cuda.device_count()) if device == "cuda" else ()  # To ask would take up memory on them.

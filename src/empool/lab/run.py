@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,11 @@ def results(directory: Path) -> list[dict[str, Any]]:
         return record["seed"], order.index(pooling) if pooling in order else len(order), pooling
 
     return sorted(records, key=place)
+
+
+def planned(commands: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], None]:
+    """List the runs, by pooling and seed, of the commands that study.json has; in their order, each once."""
+    return dict.fromkeys((pooling, seed) for one in commands for pooling in one["poolings"] for seed in one["seeds"])
 
 
 def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:

@@ -6,17 +6,21 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from empool.lab.errors import LabError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SPLITS = ("train", "test")
+_LEFT_OUT = ("validation", "valid", "val", "dev", "extra", "unsupervised")  # splits that are there and not used
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
@@ -168,37 +172,69 @@ def _hub(name: str) -> Decoded:
 
 
 def _parquet(folder: Path, files: list[Path]) -> Decoded:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    by_split: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    for path in files:
-        for split in SPLITS:
-            if re.search(rf"(^|[/_-]){split}([/._-]|$)", path.relative_to(folder).as_posix()):
-                by_split[split].append(path)
-    images = {}
-    labels = {}
-    classes: tuple[str, ...] = ()
+    splits = {path: _split(path, folder) for path in files}
+    by_split = {split: [path for path in files if splits[path] == split] for split in SPLITS}
     for split, paths in by_split.items():
         if not paths:
             raise LabError(f"{folder} has no {split} split: expected {split}-*.parquet")
+    columns = {
+        path: _columns(path, _parquet_file(pq.read_schema, path)) for paths in by_split.values() for path in paths
+    }
+    classes = _same_classes({path: names for path, (*_, names) in columns.items()})
+    images = {}
+    labels = {}
+    for split, paths in by_split.items():
         decoded: list[tuple[str, npt.NDArray[np.uint8]]] = []
         split_labels = []
         for path in paths:
-            try:
-                table = pq.read_table(path)
-            except (pa.ArrowException, OSError) as error:
-                reason = str(error).partition("\n")[0]
-                raise LabError(f"{path} is damaged or no parquet file ({reason}); fetch it again") from None
-            image_column, label_column, names = _columns(path, table.schema)
-            classes = names or classes
+            table = _parquet_file(pq.read_table, path)
+            image_column, label_column, _ = columns[path]
             rows = table.column(image_column).to_pylist()
             named = ((f"{path}: row {n}", row["bytes"] if isinstance(row, dict) else row) for n, row in enumerate(rows))
             decoded.extend(_decoded(named))
-            split_labels.append(_labels(table.column(label_column).to_pylist(), len(names) or None, str(path)))
+            split_labels.append(_labels(table.column(label_column).to_pylist(), len(classes) or None, str(path)))
         images[split] = _stacked(decoded, f"{folder}, {split}")
         labels[split] = np.concatenate(split_labels)
     return _same_shape(str(folder), images, labels, classes)
+
+
+def _split(path: Path, folder: Path) -> str:
+    """Tell which split a parquet file is of, by its name or else by the nearest folder that says it."""
+    below = path.relative_to(folder)
+    for part in (below.name, *reversed(below.parent.parts)):
+        found = [split for split in (*SPLITS, *_LEFT_OUT) if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
+        if len(found) > 1:
+            raise LabError(f"{path} is of two splits by its name, {' and '.join(found)}: name it for one of them")
+        if found:
+            return found[0]
+    raise LabError(f"{path} is of no split by its name: expected train-*.parquet or test-*.parquet; or move it away")
+
+
+def _parquet_file(read: Callable[[Path], Any], path: Path) -> Any:
+    import pyarrow as pa
+
+    try:
+        return read(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise LabError(f"{path} is damaged or no parquet file ({reason}); fetch it again") from None
+
+
+def _same_classes(names: Mapping[Path, tuple[str, ...]]) -> tuple[str, ...]:
+    """Give the names of the classes, which a file may leave to the others."""
+    named = {path: classes for path, classes in names.items() if classes}
+    first = next(iter(named), None)
+    if first is None:
+        return ()
+    for path, classes in named.items():
+        if classes != named[first]:
+            raise LabError(
+                f"{path} names other classes than {first} ({', '.join(classes)}, not {', '.join(named[first])}): "
+                "give files of one data set"
+            )
+    return named[first]
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, str, tuple[str, ...]]:
@@ -259,10 +295,24 @@ def _decoded(images: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, 
             raise LabError(f"{name}: no image")
         try:
             with Image.open(io.BytesIO(content)) as image:
-                grey = image.mode in ("1", "L")
-                yield name, np.asarray(image.convert("L" if grey else "RGB"))
+                yield name, np.asarray(eight_bits(image))
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
             raise undecodable(name, error) from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Convert an image to eight bits a channel, grey or RGB.
+
+    Raises:
+        ValueError: for one of 32 bits, of which nobody knows which number is white.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))  # 65535 = 257 * 255
+    if image.mode in ("I", "F"):
+        raise ValueError(f"expected 8 or 16 bits a channel, got 32 in its mode {image.mode}; save it with 8")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def undecodable(name: str, error: Exception) -> LabError:

@@ -44,6 +44,7 @@ class Row:
         mean: mean of the test errors in percent; None if no run converged.
         spread: their sample standard deviation in points; None with fewer than two.
         mean_interval: 95 % t interval of the mean; None with fewer than two.
+        max_failed: seeds of the runs with which max did not converge.
         pairs: number of seeds that converged both here and with max.
         improvement: (mean of max - mean) / mean of max over those seeds, in percent; None without any.
         interval: its 95 % interval (`relative_improvement`); None where the seeds give none.
@@ -62,6 +63,7 @@ class Row:
     mean: float | None = None
     spread: float | None = None
     mean_interval: Interval | None = None
+    max_failed: tuple[int, ...] = ()
     pairs: int = 0
     improvement: float | None = None
     interval: Interval | None = None
@@ -212,7 +214,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
             raise ValueError(f"summarise: expected a test error, got {error} for {pooling} with seed {seed}")
         runs[pooling][seed] = float(error) if record["converged"] else None
 
-    baseline = {seed: error for seed, error in runs.get(BASELINE, {}).items() if error is not None}
+    baseline = runs.get(BASELINE, {})
     rows = [
         replace(
             _row(pooling, by_seed, baseline),
@@ -221,8 +223,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
         )
         for pooling, by_seed in runs.items()
     ]
-    # A row with a run that diverged is not tested: the seeds that are left were selected by their outcome.
-    tested = [i for i, row in enumerate(rows) if row.p_value is not None and not row.not_converged]
+    # A row with a run that diverged, here or with max, is not tested: the seeds left were selected by their outcome.
+    tested = [i for i, row in enumerate(rows) if not (row.p_value is None or row.not_converged or row.max_failed)]
     for index, adjusted in zip(tested, holm([rows[i].p_value or 0.0 for i in tested]), strict=True):
         rows[index] = replace(rows[index], adjusted_p=adjusted)
     return [replace(row, verdict=_verdict(row)) for row in rows]
@@ -232,7 +234,7 @@ def _converged(records: Sequence[Mapping[str, Any]], pooling: str) -> list[Mappi
     return [record for record in records if record["pooling"] == pooling and record["converged"]]
 
 
-def _row(pooling: str, by_seed: Mapping[int, float | None], baseline: Mapping[int, float]) -> Row:
+def _row(pooling: str, by_seed: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> Row:
     errors = {seed: error for seed, error in sorted(by_seed.items()) if error is not None}
     row = Row(
         pooling,
@@ -242,14 +244,13 @@ def _row(pooling: str, by_seed: Mapping[int, float | None], baseline: Mapping[in
         mean=float(np.mean(list(errors.values()))) if errors else None,
         spread=float(np.std(list(errors.values()), ddof=1)) if len(errors) > 1 else None,
         mean_interval=mean_interval(list(errors.values())),
+        max_failed=tuple(sorted(seed for seed in by_seed if seed in baseline and baseline[seed] is None)),
     )
-    common = [seed for seed in errors if seed in baseline]
-    if pooling == BASELINE or not common:
-        return replace(row, pairs=len(common))
-    change = relative_improvement([baseline[seed] for seed in common], [errors[seed] for seed in common])
-    return replace(
-        row, pairs=len(common), improvement=change.estimate, interval=change.interval, p_value=change.p_value
-    )
+    pairs = [(reached, error) for seed, error in errors.items() if (reached := baseline.get(seed)) is not None]
+    if pooling == BASELINE or not pairs:
+        return replace(row, pairs=len(pairs))
+    change = relative_improvement([reached for reached, _ in pairs], [error for _, error in pairs])
+    return replace(row, pairs=len(pairs), improvement=change.estimate, interval=change.interval, p_value=change.p_value)
 
 
 def _verdict(row: Row) -> str:
@@ -257,6 +258,8 @@ def _verdict(row: Row) -> str:
         return f"{len(row.not_converged)} of {row.runs} did not converge"
     if row.pooling == BASELINE:
         return "baseline"
+    if row.max_failed:
+        return f"not tested: {BASELINE} did not converge with {len(row.max_failed)} of its seeds"
     if row.pairs == 0:
         return f"no {BASELINE} of the same seed"
     if row.interval and row.interval.excludes_zero() and row.adjusted_p is not None and row.adjusted_p < 1 - LEVEL:

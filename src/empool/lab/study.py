@@ -16,7 +16,7 @@ from empool.lab.files import read_json, remove_unfinished, write_json
 from empool.lab.launch import Launcher
 from empool.lab.loggers import Loggers
 from empool.lab.progress import Progress
-from empool.lab.run import RunConfig, difference, results
+from empool.lab.run import RunConfig, difference, planned, results
 
 
 def plan(config: RunConfig, poolings: Sequence[str], seeds: Sequence[int]) -> list[RunConfig]:
@@ -54,8 +54,8 @@ def run(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
-            remove_unfinished(directory)
             _claim(directory, runs, data, command)
+            remove_unfinished(directory)
             missing = [config for config in runs if not (config.folder(directory) / "result.json").exists()]
             _gather(directory)
             if missing:
@@ -104,23 +104,42 @@ def _claim(directory: Path, runs: Sequence[RunConfig], data: Data, command: str)
     path = directory / "study.json"
     settings = runs[0].settings()
     assert all(config.settings() == settings for config in runs)
-    poolings = list(dict.fromkeys(config.pooling for config in runs))
-    seeds = sorted({config.seed for config in runs})
+    typed: dict[str, Any] = {
+        "command": command,
+        "poolings": list(dict.fromkeys(config.pooling for config in runs)),
+        "seeds": sorted({config.seed for config in runs}),
+    }
+    commands = [typed]
     if path.exists():
         study = read_json(path)
         _check_files(directory, settings, study["configuration"], data)
         other = difference(settings, study["configuration"])
         if other is not None:
             raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
-        poolings = list(dict.fromkeys([*study["poolings"], *poolings]))
-        seeds = sorted({*study["seeds"], *seeds})
-        if (poolings, seeds) == (study["poolings"], study["seeds"]):
-            command = study["command"]
+        commands = _with(typed, study.get("commands") or [{name: study[name] for name in typed}])
     elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
         raise LabError(f"{directory} holds runs but no study.json: choose another --out")
-    write_json(path, {"command": command, "configuration": settings, "poolings": poolings, "seeds": seeds})
+    content = {
+        "command": commands[-1]["command"],
+        "configuration": settings,
+        "poolings": list(dict.fromkeys(pooling for one in commands for pooling in one["poolings"])),
+        "seeds": sorted({seed for one in commands for seed in one["seeds"]}),
+        "commands": commands,
+    }
+    write_json(path, content)
     if data.files:
         write_json(directory / "data.json", data.files)
+
+
+def _with(typed: dict[str, Any], commands: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add a command to those that added runs, if it does so; in the place of itself, typed for fewer runs."""
+    if planned([typed]).keys() <= planned(commands).keys():
+        return list(commands)
+    covered = planned([typed]).keys()
+    return [
+        *(one for one in commands if one["command"] != typed["command"] or not planned([one]).keys() <= covered),
+        typed,
+    ]
 
 
 def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], data: Data) -> None:

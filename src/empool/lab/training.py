@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import logging
 import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from empool.lab import compilation, memory, processes, provenance, signals
 from empool.lab.checkpoint import LAST, PREVIOUS, Checkpoints, first_line, newest
 from empool.lab.data import Data
 from empool.lab.errors import LabError
-from empool.lab.experiment import COLUMNS, Experiment, Watch, finite, make_network
+from empool.lab.experiment import COLUMNS, Experiment, Row, Watch, finite, make_network
 from empool.lab.files import read_json, write_json, write_text
 from empool.lab.loggers import Loggers, Telling
 from empool.lab.processes import Processes
@@ -102,22 +103,33 @@ def fit(
         loggers: are told of progress too, and of the record; of the first process alone.
 
     Returns:
-        The record, as in results.json.
+        The record, as in results.json. Its device, threads, processes, versions and commit are those that the run began
+        with; "resumed" lists what went on with it under others, each with the first epoch that it did.
 
     Raises:
-        LabError: if the run's folder holds another run, or no checkpoint that is whole, or a process that loads images
-            died.
+        LabError: if the run's folder holds another run, one that was begun on another device or by another number of
+            processes, or no checkpoint that is whole, or a process that loads images died.
         OSError: if a file cannot be written, with its name.
         KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
             raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
     if config.device == "cpu":
         memory.keep_freed()
+    try:
+        return _fit(config, data, directory, watch, say, loggers)
+    finally:
+        gc.collect()  # Lightning's cycles would keep the network and its images until the collector comes by.
+
+
+def _fit(
+    config: RunConfig, data: Data, directory: Path, watch: Watch, say: Callable[[str], None], loggers: Loggers
+) -> dict[str, Any]:
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
-    checkpoint = together.tell(_checkpoint(config, folder, say) if together.rank == 0 else None)
-    with _repeatable(config.deterministic), loggers.journal(config, directory, say) as journal:
+    checkpoint = together.tell(_checkpoint(config, folder, together.count, say) if together.rank == 0 else None)
+    compiled = compilation.complete(config.model) if config.compile else nullcontext()
+    with compiled, _repeatable(config.deterministic), loggers.journal(config, directory, say) as journal:
         torch.manual_seed(derived_seed(config.seed, "weights"))
         experiment = make_experiment(config, data, watch)
         _train(experiment, folder, checkpoint, Telling(journal))
@@ -151,17 +163,34 @@ def make_experiment(config: RunConfig, data: Data, watch: Watch) -> Experiment:
     return kind(config, make_network(config, data), data, watch)
 
 
-def _checkpoint(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Path | None:
+def _checkpoint(config: RunConfig, folder: Path, processes: int, say: Callable[[str], None]) -> Path | None:
     """Find the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
     written = folder / "config.json"
     ours = {**config.settings(), "pooling": config.pooling, "seed": config.seed}
+    device = None
     if written.exists():
-        other = difference(ours, {name: value for name, value in read_json(written).items() if name != "device"})
-        if other is not None:
+        theirs = read_json(written)
+        device = theirs.pop("device")
+        if (other := difference(ours, theirs)) is not None:
             raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
-    else:
-        write_json(written, config.to_json())
-    return newest(folder, say)
+    found = newest(folder, say)
+    if found is None:
+        if device != config.device:
+            write_json(written, config.to_json())
+        return None
+    path, checkpoint = found
+    began = checkpoint.get("origins", [{"processes": processes}])[0]["processes"]
+    if config.device != device:
+        raise LabError(
+            f"{folder} was begun on {device}, not {config.device}: go on with --device {device}, or choose another "
+            "--out"
+        )
+    if processes != began:
+        raise LabError(
+            f"{folder} was begun with {began} in the place of {processes} processes: start as many again, or choose "
+            "another --out"
+        )
+    return path
 
 
 def _train(experiment: Experiment, folder: Path, checkpoint: Path | None, *others: pl.Callback) -> None:
@@ -206,8 +235,6 @@ def _train(experiment: Experiment, folder: Path, checkpoint: Path | None, *other
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
         except RuntimeError as error:
-            if experiment.config.compile and (refused := compilation.refusal(error, experiment.config.model)):
-                raise refused from error
             if "does not have a deterministic implementation" in str(error):
                 operator = first_line(error).partition(" ")[0]
                 raise LabError(
@@ -235,9 +262,17 @@ def _p_schedule(config: RunConfig) -> list[PSchedule]:
     return [] if p is None or config.p_schedule == RunConfig.p_schedule else [PSchedule(config.p_schedule, p)]
 
 
+def _images_seen(row: Row, images: int) -> float:
+    """Give the number of images that an epoch trained on, which may leave an incomplete batch out."""
+    speed, seconds = row.get("images_per_second"), row["seconds"]
+    return speed * seconds if speed and seconds else images
+
+
 def _record(experiment: Experiment) -> dict[str, Any]:
     config, history = experiment.config, experiment.history
     last = history[-1]
+    began, *resumed = ({**origin} for origin in experiment.origins)
+    del began["epoch"]
     losses = {"test_loss": finite(last["test_loss"]), "train_loss": finite(last["fitted_loss"])}
     # A checkpoint may be of a version that computed no ECE.
     calibration = {"test_nll": losses["test_loss"], "test_ece": finite(last.get("test_ece"))}
@@ -253,6 +288,8 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "batch_size": config.recipe.batch_size,
         "train_limit": config.train_limit,
         "test_limit": config.test_limit,
+        "train_images": len(experiment.batches.images),
+        "test_images": len(experiment.test_images),
         "augment": config.recipe.augment,
         "p_schedule": config.p_schedule,
         "test_error": last["test_error"],
@@ -263,12 +300,9 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "calibration": last.get("reliability"),
         "converged": converged,
         "seconds": sum(seconds) + sum(row["test_seconds"] or 0.0 for row in history),
-        "images_per_second": len(history) * len(experiment.batches.images) / sum(seconds),
-        "device": provenance.device_name(config.device),
-        "threads": torch.get_num_threads(),
-        "processes": experiment.together.count,
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        "images_per_second": sum(_images_seen(row, len(experiment.batches.images)) for row in history) / sum(seconds),
+        **began,
+        "resumed": resumed,
         "machine": provenance.machine(config.device),
         "environment": provenance.environment(),
         "seeds": provenance.seeds(config.seed),

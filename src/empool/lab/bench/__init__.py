@@ -65,6 +65,8 @@ def bench(
         raise LabError(f"bench: expected dtypes among {', '.join(cases.DTYPES)}, float64, got {', '.join(unknown)}")
     if threads < 1:
         raise LabError(f"bench: expected at least 1 thread, got {threads}")
+    if seconds is not None and seconds < 0:
+        raise LabError(f"bench: expected seconds of at least 0, got {seconds:g}")
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise LabError(f"{json_path.parent}: no such folder")
     planned = cases.plan(device, quick=quick, dtypes=dtypes, shapes=shapes, only=only)
@@ -75,7 +77,9 @@ def bench(
     record |= {"reuse": memory.REUSE if device == "cpu" else None, "rows": [], "failed": []}
     for line in table.head(record):
         say(line)
-    order = {"device": device, "threads": threads, "seconds": seconds or SECONDS[device] * (0.5 if quick else 1)}
+    if seconds is None:
+        seconds = SECONDS[device] * (0.5 if quick else 1)
+    order = {"device": device, "threads": threads, "seconds": seconds}
     done = 0
     for kind in dict.fromkeys(case.memory for case in planned):
         chosen = [case for case in planned if case.memory == kind]

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.markdown:
             markdown.write(options.markdown, options.into)
             return 0
+        if options.into:
+            raise LabError("--into is for --markdown: name the file that empool bench --json wrote")
         bench(
             options.device,
             options.json,

@@ -11,7 +11,7 @@ import rich.console
 from empool.lab import pages
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
-from empool.lab.findings import Record, count
+from empool.lab.findings import Record, seeds_each
 from empool.lab.report import rules, sections, table, webpage
 from empool.lab.report.curves import read_curve
 from empool.lab.report.sections import Section
@@ -24,6 +24,11 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "seed": int,
     "converged": bool,
     "test_error": (int, float, type(None)),
+}
+
+_REMEDIES = {
+    "claims": "the deck claims nothing of these data, this network or these poolings; take the mark out",
+    "rules": "run empool evaluate first, or take the mark out",
 }
 
 
@@ -55,7 +60,7 @@ def write_table(directory: Path, target: Path) -> None:
     The kinds are study (the table and the protocol), claims and rules; a page may have any of them.
 
     Raises:
-        LabError: as `write_report`, and if the page has no such marks.
+        LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
     """
     directory = Path(directory)
     _, _, made = _read(directory, drawn=False)
@@ -66,6 +71,9 @@ def write_table(directory: Path, target: Path) -> None:
         "rules": "\n".join(table.markdown(section.rules.columns) for section in made if section.rules),
     }
     marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")]
+    for kind in marked:
+        if not texts[kind]:
+            raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {_REMEDIES[kind]}")
     for kind in marked or ["study"]:
         pages.put(target, f"{kind}:{name}", texts[kind])
 
@@ -165,8 +173,7 @@ def _listed(sentences: Sequence[str]) -> list[str]:
 
 def _in_page(section: Section) -> str:
     protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
-    seeds = count(max(row.runs for row in section.rows), "seed")
-    return f"{seeds} each; {protocol}.\n\n{_table(section)}"
+    return f"{seeds_each(section.rows)}; {protocol}.\n\n{_table(section)}"
 
 
 def _table(section: Section) -> str:

@@ -14,6 +14,10 @@ from empool.lab.report import table
 from empool.lab.report.table import Column, Sheet
 from empool.lab.statistics import LEVEL, Interval, holm, mean_interval
 
+# Percent, of a run that failed to learn. The deck's claims are of CIFAR-10, where guessing among ten classes errs on
+# 90 %; a network that says the same of all images, or nearly so, can be a little below.
+_CHANCE = 90.0 - 1.0
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -60,11 +64,12 @@ def _judge(claim: Claim, errors: Mapping[str, Mapping[int, float | None]]) -> Ju
     if missing:
         return Judgement(claim, 0, verdict=f"not tested: no run with {', '.join(missing)}")
     seeds = sorted(set.intersection(*(set(errors[pooling]) for pooling in poolings)))
+    if not seeds:
+        return Judgement(claim, 0, verdict="not tested: no seed with all of its poolings")
     runs = [[errors[pooling][seed] for pooling in poolings] for seed in seeds]
-    failed = sum(error is None for run in runs for error in run)
     if not claim.than:
-        verdict = "supports" if failed == len(runs) * len(poolings) > 0 else "contradicts"
-        return Judgement(claim, len(seeds), verdict=f"{verdict}: {failed} of {len(runs) * len(poolings)} failed")
+        return Judgement(claim, len(seeds), verdict=_counted([error for run in runs for error in run]))
+    failed = sum(error is None for run in runs for error in run)
     if failed:  # The seeds that are left would be chosen by their outcome.
         return Judgement(claim, len(seeds), verdict=f"not tested: {failed} of its runs did not converge")
     differences = [
@@ -74,11 +79,17 @@ def _judge(claim: Claim, errors: Mapping[str, Mapping[int, float | None]]) -> Ju
     return Judgement(
         claim,
         len(seeds),
-        float(np.mean(differences)) if differences else None,
+        float(np.mean(differences)),
         interval,
         float(stats.ttest_1samp(differences, 0.0).pvalue) if interval else None,
         f"not decided by {count(len(seeds), 'seed')}",
     )
+
+
+def _counted(errors: Sequence[float | None]) -> str:
+    failed = sum(error is None or error >= _CHANCE for error in errors)
+    verdict = {len(errors): "supports", 0: "contradicts"}.get(failed, "partly")
+    return f"{verdict}: {failed} of {len(errors)} failed"
 
 
 def _verdict(judgement: Judgement, adjusted: float) -> str:
@@ -124,5 +135,10 @@ def _notes(judged: Sequence[Judgement]) -> list[str]:
             "Our runs support or contradict a claim only where the interval excludes 0 and the paired t test still "
             f"holds at 5 % after Holm's correction over the {count(tested, 'claim')} tested; (Holm) marks one that "
             "only the correction leaves undecided."
+        )
+    if any(not judgement.claim.than for judgement in judged):
+        said.append(
+            "A claim that something does not converge is counted, not tested: a run fails if a loss at its end is no "
+            f"number, or its test error is {_CHANCE:.0f} % or more, which is no better than chance."
         )
     return said

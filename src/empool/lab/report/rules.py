@@ -82,11 +82,22 @@ def _tested(records: Sequence[Evaluated], pooling: str, rule: str) -> list[tuple
     ]
 
 
+def _samples(records: Sequence[Evaluated]) -> str:
+    """Say how many members were drawn: once, or for each pooling if they differ."""
+    numbers: dict[str, set[int]] = {}
+    for record in records:
+        if record["draws"]:
+            numbers.setdefault(record["pooling"], set()).add(record["samples"])
+    told = {pooling: " or ".join(map(str, sorted(drawn))) for pooling, drawn in numbers.items()}
+    if len({*told.values()}) < 2:
+        return next(iter(told.values()), "")
+    return ", ".join(f"{number} ({pooling})" for pooling, number in told.items())
+
+
 def notes(records: Sequence[Evaluated]) -> list[str]:
     """Say what the rules are, and which poolings have only one."""
-    samples = next((record["samples"] for record in records if record["draws"]), None)
     said = ["expectation: the testing phase, one deterministic pass."]
-    if samples is not None:
+    if samples := _samples(records):
         said.append(f"Monte Carlo: the mean of the probabilities of {samples} members, drawn for every image anew.")
     if any(record["plain_max"] is not None for record in records):
         said.append("plain max: one pass with p = 0.")

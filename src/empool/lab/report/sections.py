@@ -10,10 +10,10 @@ from typing import Any
 from empool import models
 from empool.lab import deck, statistics
 from empool.lab.errors import LabError
-from empool.lab.findings import Record, answer, data_name, images_tested, remarks
+from empool.lab.findings import Record, answer, data_name, images_tested, images_trained, remarks
 from empool.lab.report import calibration, claims, curves, plots, rules, svg
 from empool.lab.report.table import Sheet
-from empool.lab.run import RunConfig
+from empool.lab.run import RunConfig, planned
 from empool.lab.statistics import Row
 
 # What runs must share to be compared; records that differ in one of these get a section of their own.
@@ -31,7 +31,7 @@ class Section:
         beside: the deck's table of the same data and network, if there is one.
         answer: sentences that say what was compared and what the seeds support.
         remarks: what to know when reading the table.
-        missing: runs that were planned or have a counterpart, and are not there, in words.
+        missing: runs that were planned and are not there, in words.
         plots: the drawn plots.
         calibration: its table, if there is something in it.
         claims: the table of the deck's claims, where it has some of these poolings.
@@ -120,13 +120,20 @@ def _named(plot: svg.Plot, suffix: str) -> svg.Plot:
     return replace(plot, name=plot.name + suffix, panels=panels)
 
 
+def _trained(record: Record) -> str:
+    limit, images = record.get("train_limit"), images_trained(record)
+    if limit is None or images is None:
+        return "all"
+    return f"all {images:,}" if images < limit else f"{images:,}, as many of each class"
+
+
 def protocol(section: Section) -> list[tuple[str, str]]:
     """Say on what and how the runs were trained, name by name."""
     first = section.records[0]
     images = images_tested(first)
     return [
         ("Data", data_name(first)),
-        ("Training images", f"{first['train_limit']:,}, as many of each class" if first.get("train_limit") else "all"),
+        ("Training images", _trained(first)),
         ("Test images", f"{images:,}" if images else "all"),
         ("Network", first["model"]),
         (
@@ -151,8 +158,13 @@ def distinct(records: Sequence[Record], field: str) -> list[Any]:
 
 
 def _missing(runs: Sequence[Record], study: Mapping[str, Any]) -> list[str]:
-    """Name the runs that the study plans, or that another pooling has, and that are not there."""
+    """Name the runs that the study's commands plan and that are not there.
+
+    An older study.json does not say which command added which: there it is all poolings with all seeds.
+    """
     there = {(record["pooling"], record["seed"]) for record in runs}
+    if commands := study.get("commands"):
+        return [f"{pooling}, seed {seed}" for pooling, seed in planned(commands) if (pooling, seed) not in there]
     poolings = list(dict.fromkeys([*study.get("poolings", []), *(pooling for pooling, _ in sorted(there))]))
     seeds = sorted({*study.get("seeds", []), *(seed for _, seed in there)})
     return [f"{pooling}, seed {seed}" for pooling in poolings for seed in seeds if (pooling, seed) not in there]

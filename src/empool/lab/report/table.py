@@ -123,8 +123,8 @@ def _span(row: Row) -> str:
 
 
 def _support(row: Row) -> float | None:
-    """Put what the seeds support in an order: better, baseline, undecided, worse; what did not converge has none."""
-    if row.not_converged:
+    """Put what the seeds support in an order: better, baseline, undecided, worse; what is not tested has none."""
+    if row.not_converged or row.max_failed:
         return None
     return {"better": 0, "baseline": 1, "worse": 3}.get(row.verdict.partition(" ")[0], 2)
 
@@ -187,7 +187,8 @@ def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: st
 
 def _briefly(cell: str) -> str:
     """Shorten a verdict: the seeds are counted above the table, and it is always max that others are held against."""
-    return re.sub(r"not decided by \d+ seeds?", "undecided", cell).removesuffix(f" than {BASELINE}")
+    shorter = re.sub(r"not decided by \d+ seeds?", "undecided", cell).removesuffix(f" than {BASELINE}")
+    return shorter.partition(":")[0] if shorter.startswith("not tested:") else shorter
 
 
 def plain(sheet: Sheet, without: Sequence[str] = ()) -> rich.table.Table:

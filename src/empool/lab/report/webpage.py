@@ -46,7 +46,7 @@ def render(records: Sequence[Record], study: Mapping[str, Any], sections: Sequen
         colour=lambda of: svg.variable(of.pooling.partition(":")[0]),
         inline=lambda drawing: Markup(drawing.inline()),
         machine=_machine(records),
-        command=study.get("command"),
+        command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
         configuration=_flat({**study.get("configuration", {}), **_planned(study)}),
         count=count,
     )
