@@ -15,7 +15,8 @@ from empool.lab import cli, compilation, study
 from empool.lab.errors import LabError
 from empool.lab.run import difference
 from empool.lab.training import fit, make_experiment
-from test_lab_training import interrupt_after, outcome, weights
+from finished_runs import outcome, weights
+from test_lab_training import interrupt_after
 
 pytestmark = [
     # Raised by PyTorch's own compiler.
