@@ -145,27 +145,17 @@ def _sound_plan(*args: Any) -> _Plan | None:
     return _new_plan(*args)
 
 
-def _new_plan(
-    distribution: RankDistribution | None, training: bool, dims: int, sizes: Sequence[int], *arguments: Any
-) -> _Plan | None:
-    geometry = _sound_geometry(dims, sizes, *arguments)
-    return None if geometry is None else _planned(distribution, training, geometry)
-
-
 @functools.lru_cache(maxsize=1024, typed=True)
-def _remembered_plan(
-    distribution: RankDistribution | None, training: bool, dims: int, sizes: Sequence[int], *arguments: Any
-) -> _Plan | None:
+def _remembered_plan(distribution: RankDistribution | None, *args: Any) -> _Plan | None:
     """Make the plan of arguments that are known by their value, which alone come here twice.
 
     Raises:
         TypeError: if one is not: a list, a tensor, or a distribution that may change or be like another.
     """
-    numbers = [number for size in arguments for number in (size if isinstance(size, tuple) else (size,))]
+    numbers = [number for arg in args for number in (arg if isinstance(arg, tuple) else (arg,))]
     if not _is_value(distribution) or any(isinstance(number, Tensor) for number in numbers):
         raise TypeError
-    geometry = _sound_geometry(dims, sizes, *arguments)
-    return None if geometry is None else _planned(distribution, training, geometry, _remembered_table)
+    return _new_plan(distribution, *args, table=_remembered_table)
 
 
 def _is_value(distribution: RankDistribution | None) -> bool:
@@ -181,6 +171,18 @@ def _table(distribution: RankDistribution, training: bool, counts: tuple[int, ..
 
 
 _remembered_table = functools.lru_cache(maxsize=256, typed=True)(_table)
+
+
+def _new_plan(
+    distribution: RankDistribution | None,
+    training: bool,
+    dims: int,
+    sizes: Sequence[int],
+    *arguments: Any,
+    table: Callable[..., Any] = _table,
+) -> _Plan | None:
+    geometry = _sound_geometry(dims, sizes, *arguments)
+    return None if geometry is None else _planned(distribution, training, geometry, table)
 
 
 def _planned(

@@ -182,7 +182,7 @@ def _same(made: nn.Module, module: nn.Module) -> bool:
     ours, theirs = (
         {name: value for name, value in vars(each).items() if not name.startswith("_")} for each in (made, module)
     )
-    return type(made) is type(module) and not any(True for _ in made.children()) and ours == theirs
+    return type(made) is type(module) and ours == theirs
 
 
 def _replaced(model: nn.Module, new: dict[nn.Module, nn.Module]) -> list[Replacement]:

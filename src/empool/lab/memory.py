@@ -17,9 +17,9 @@ def keep_freed() -> bool:
     """Let glibc keep what is freed for this process, from now on, and return whether it does.
 
     By default it gives large blocks back to the system at once, which has to clear every page of them when they are
-    taken again: up to a quarter of the processor's time in training the plain CNN. A process may grow by what does not
-    fit where something was freed. What an environment variable of glibc's says about this is left as it is, and other
-    C libraries are not asked.
+    taken again: a sixth to a quarter of the processor's time in training the plain CNN. A process may grow by what does
+    not fit where something was freed. What an environment variable of glibc's says about this is left as it is, and
+    other C libraries are not asked.
     """
     told = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
         name.startswith("MALLOC_") for name in os.environ

@@ -151,13 +151,7 @@ def _read_study(directory: Path) -> Mapping[str, Any]:
 
 
 def _markdown(section: Section) -> str:
-    lines = [
-        f"# {section.title}",
-        "",
-        " ".join(section.answer),
-        "",
-        table.markdown(table.columns(section.rows, section.beside)),
-    ]
+    lines = [f"# {section.title}", "", " ".join(section.answer), "", _table(section)]
     lines += _listed(section.remarks)
     if section.missing:
         lines.append(f"- Missing runs: {'; '.join(section.missing)}.")
