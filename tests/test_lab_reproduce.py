@@ -54,6 +54,20 @@ def test_short_protocol_of_table1() -> None:
     }
 
 
+def test_short_protocol_of_table2() -> None:
+    short = reproduce.protocol("table2", "cpu")
+    assert {part.model: part.poolings for part in short.parts} == {
+        "dfn_mr:20": ("none", "max", "ensemble:0.05", "ensemble:0.1", "ensemble:0.2", "ensemble:0.5")
+    }
+    assert short.changes == {
+        "train_limit": 5_000,
+        "test_limit": 2_000,
+        "epochs": 12,
+        "augmentation": "none",
+        "choices": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
+    }
+
+
 def test_unknown_protocol() -> None:
     with pytest.raises(LabError, match="table2: expected protocol full, cpu, got full-plain"):
         reproduce.protocol("table2", "full-plain")

@@ -253,6 +253,7 @@ def test_the_decks_improvements_follow_from_its_errors() -> None:
         ("cifar10", "cnn", "Table 1"),
         ("/somewhere/CIFAR-10", "cnn", "Table 1"),
         ("cifar10", "dfn_mr:56", "Table 2"),
+        ("cifar10", "dfn_mr:20", "Table 2, of DFN-MR with 56 layers"),
         ("cifar10", "resnet:110", "Table 2"),
         ("cifar10", "resnet:20", None),
         ("cifar100", "cnn", None),
@@ -262,6 +263,12 @@ def test_the_decks_improvements_follow_from_its_errors() -> None:
 def test_the_deck_stands_only_beside_its_own_data_and_network(data: str, model: str, name: str | None) -> None:
     beside = deck.comparable(data, model)
     assert (beside and beside.name) == name
+
+
+def test_a_shallower_dfn_mr_stands_beside_the_decks() -> None:
+    deep, shallow = deck.comparable("cifar10", "dfn_mr:56"), deck.comparable("cifar10", "dfn_mr:20")
+    assert deep is not None and shallow is not None
+    assert (shallow.rows, shallow.claims, shallow.baseline) == (deep.rows, deep.claims, deep.baseline)
 
 
 def test_the_network_as_published_stands_beside_no_pooling() -> None:

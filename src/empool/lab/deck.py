@@ -166,6 +166,8 @@ class Table:
 def comparable(data: str, model: str) -> Table | None:
     """Return the deck's table for a data set and a network, or None where the deck has none.
 
+    DFN-MR of any depth stands beside the deck's of 56 layers, and the table's name says so.
+
     Args:
         data: data set name, or the path of a folder that bears its name.
         model: model spelling, as `empool.models.create` takes it.
@@ -174,6 +176,8 @@ def comparable(data: str, model: str) -> Table | None:
         return None
     if model == "cnn":
         return Table("Table 1", "max", TABLE_1, CLAIMS_1)
-    rows = {pooling: figure for (name, pooling), figure in TABLE_2.items() if name == model}
-    claims = CLAIMS_2 if model == "dfn_mr:56" else ()
-    return Table("Table 2", "DFN-MR without pooling", rows, claims) if rows else None
+    printed = "dfn_mr:56" if model.startswith("dfn_mr:") else model
+    rows = {pooling: figure for (name, pooling), figure in TABLE_2.items() if name == printed}
+    claims = CLAIMS_2 if printed == "dfn_mr:56" else ()
+    name = "Table 2" if printed == model else "Table 2, of DFN-MR with 56 layers"
+    return Table(name, "DFN-MR without pooling", rows, claims) if rows else None

@@ -44,7 +44,8 @@ class Protocol:
 
 
 _TABLE_1 = (Part("cnn", (*deck.TABLE_1, *BESIDE_TABLE_1)),)
-_DFN_MR = Part("dfn_mr:56", tuple(pooling for model, pooling in deck.TABLE_2 if model == "dfn_mr:56"))
+_DFN_MR_POOLINGS = tuple(pooling for model, pooling in deck.TABLE_2 if model == "dfn_mr:56")
+_DFN_MR = Part("dfn_mr:56", _DFN_MR_POOLINGS)
 _PLAIN = tuple(Part(model, (NONE,)) for model in ("resnet:110", "preact_resnet:164", "stochastic_depth:110"))
 
 TABLES: Mapping[str, Mapping[str, Protocol]] = {
@@ -62,10 +63,18 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
     },
     "table2": {
         "full": Protocol("all images, crop and mirror, the recipe of each network", (_DFN_MR, *_PLAIN)),
+        # Of 20 layers, since 56 cannot be trained here to where there is something to regularise: after 15 epochs of
+        # 2,000 images, twice as long a run, they erred on two thirds of the training images.
         "cpu": Protocol(
-            "DFN-MR alone, shortened: 2,000 training and 2,000 test images, 15 epochs",
-            (_DFN_MR,),
-            {"train_limit": 2_000, "test_limit": 2_000, "epochs": 15},
+            "DFN-MR alone, with 20 layers: 5,000 training images, no augmentation, 12 epochs, 2,000 test images",
+            (Part("dfn_mr:20", _DFN_MR_POOLINGS),),
+            {
+                "train_limit": 5_000,
+                "test_limit": 2_000,
+                "epochs": 12,
+                "augmentation": "none",
+                "choices": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
+            },
         ),
     },
 }
