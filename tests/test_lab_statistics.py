@@ -267,7 +267,8 @@ def test_the_deck_stands_only_beside_its_own_data_and_network(data: str, model: 
 
 def test_a_shallower_dfn_mr_stands_beside_the_decks() -> None:
     deep, shallow = deck.comparable("cifar10", "dfn_mr:56"), deck.comparable("cifar10", "dfn_mr:20")
-    assert deep is not None and shallow is not None
+    assert deep is not None
+    assert shallow is not None
     assert (shallow.rows, shallow.claims, shallow.baseline) == (deep.rows, deep.claims, deep.baseline)
 
 
