@@ -49,7 +49,7 @@ format: $(SETUP)  ## format everything
 	$(BIN)/clang-format -i $(filter %.h %.cpp,$(CSRC))
 
 docs: $(SETUP)  ## build the pages of docs/ as a site, in build/docs
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env --write-all docs build/docs
 	@echo "docs: build/docs/index.html"
 
 audit: $(SETUP)  ## check that the extension needs PyTorch's stable ABI alone
