@@ -1,0 +1,102 @@
+"""Where windows lie: all small geometries along one dimension against PyTorch and by counting, and the layouts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from empool import _window
+from empool._window import Geometry
+
+# (size, kernel, stride, padding, dilation, ceil_mode): all 864 that fit.
+LINES = [
+    line
+    for line in itertools.product(range(1, 8), range(1, 5), range(1, 5), range(3), range(1, 4), (False, True))
+    if line[3] <= line[1] // 2 and line[4] * (line[1] - 1) + 1 <= line[0] + 2 * line[3]
+]
+
+
+def geometry(kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Geometry:
+    return Geometry((kernel,), (stride,), (padding,), (dilation,), ceil_mode)
+
+
+def positions(size: int, where: Geometry) -> list[list[int]]:
+    """List for every window where its activations lie; what is outside the input is padding."""
+    (kernel,), (stride,), (padding,), (dilation,), _ = where
+    starts = [window * stride - padding for window in range(where.output_size(size, 0))]
+    return [[start + step * dilation for step in range(kernel)] for start in starts]
+
+
+def test_as_many_windows_as_max_pooling_has() -> None:
+    for size, *line in LINES:
+        where = geometry(*line)
+        assert (where.output_size(size, 0),) == F.max_pool1d(torch.zeros(1, size), *where).shape[1:], (size, where)
+
+
+def test_counts_of_valid_activations_are_foreseen() -> None:
+    for size, *line in LINES:
+        where = geometry(*line)
+        counts = {sum(0 <= place < size for place in window) for window in positions(size, where)}
+        assert counts - {0} <= set(where.possible_counts()), (size, where)
+        assert where.may_hold_nothing() or 0 not in counts, (size, where)
+
+
+@pytest.mark.parametrize(
+    ("padding", "dilation", "ceil_mode", "counts", "nothing"),
+    [
+        (0, 1, False, (6,), False),
+        (0, 2, False, (6,), False),
+        (1, 1, False, (1, 2, 3, 4, 6), False),
+        (0, 1, True, (1, 2, 3, 4, 6), False),
+        (1, 2, False, (1, 2, 3, 4, 6), True),
+        (0, 2, True, (1, 2, 3, 4, 6), True),
+    ],
+)
+def test_no_more_is_foreseen_than_can_be(
+    padding: int, dilation: int, ceil_mode: bool, counts: tuple[int, ...], nothing: bool
+) -> None:
+    where = Geometry((3, 2), (2, 2), (padding, padding), (dilation, dilation), ceil_mode)
+    assert (where.possible_counts(), where.may_hold_nothing()) == (counts, nothing)
+
+
+def test_only_the_padded_side_of_a_window_varies() -> None:
+    assert Geometry((3, 2), (2, 2), (1, 0), (1, 1)).possible_counts() == (2, 4, 6)
+
+
+def test_padding_is_as_wide_as_the_windows_reach() -> None:
+    for size, *line in LINES:
+        where = geometry(*line)
+        reach = max(place for window in positions(size, where) for place in window) + 1 + where.padding[0]
+        padded = _window.pad(torch.ones(1, 1, size), where, [where.output_size(size, 0)], -5.0)
+        assert where.reach([where.output_size(size, 0)]) == [reach] == list(padded.shape[2:]), (size, where)
+
+
+def test_windows_and_which_of_their_positions_are_valid() -> None:
+    where = Geometry((2, 3), (2, 2), (1, 0), (1, 1), ceil_mode=True)
+    input = torch.arange(1.0, 9).reshape(1, 1, 2, 4)  # Windows reach one row above, one below, and past the right.
+    held = _window.windows(input, where, fill=0.0)[0, 0].tolist()
+    assert held == [
+        [[0, 0, 0, 1, 2, 3], [0, 0, 0, 3, 4, 0]],
+        [[5, 6, 7, 0, 0, 0], [7, 8, 0, 0, 0, 0]],
+    ]
+    valid = _window.valid(input, where)
+    assert valid.shape == (1, 1, 2, 2, 6)
+    assert valid[0, 0].tolist() == [[[value > 0 for value in window] for window in row] for row in held]
+
+
+@pytest.mark.parametrize(
+    ("shape", "laid_out"),
+    [
+        ((2, 3, 1, 2), True),
+        ((2, 2, 2, 1), True),
+        ((2, 3, 1, 1), False),  # One activation in a channel: both layouts are the same bytes.
+        ((2, 1, 4, 4), False),  # Likewise with one channel.
+        ((2, 0, 4, 4), False),
+    ],
+)
+def test_channels_last_is_told_by_strides(shape: tuple[int, ...], laid_out: bool) -> None:
+    assert _window.is_channels_last(torch.zeros(shape).to(memory_format=torch.channels_last)) is laid_out
+    assert not _window.is_channels_last(torch.zeros(shape))
