@@ -253,6 +253,7 @@ def test_a_name_makes_no_spelling_for_a_distribution_that_is_no_dataclass() -> N
 
 def test_weights_may_miss_1_by_rounding_and_no_more() -> None:
     assert empool.Ordinal((0.7, 0.3 + 1e-7)).weights == (0.7, 0.3 + 1e-7)
+    assert empool.Ordinal((0.7, 0.3 + 1e-7)).probabilities(1000) == (0.7, 0.3 + 1e-7)
     with pytest.raises(ValueError, match="expected weights that sum to 1"):
         empool.Ordinal((0.7, 0.3 + 1e-5))
 

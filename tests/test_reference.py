@@ -143,6 +143,12 @@ def test_value_draw_where_the_number_rounds_to_one(seed: int, column: int) -> No
         assert drawn[0, 0, 0, column] == 1
 
 
+def test_a_byte_holds_255_positions_and_the_zero() -> None:
+    assert reference.drawn_dtype(1) == reference.drawn_dtype(255) == torch.uint8
+    assert reference.drawn_dtype(256) == torch.int32
+    assert (reference.zero_drawn(torch.uint8), reference.zero_drawn(torch.int32)) == (255, -1)
+
+
 def test_drawn_scatter_and_gather() -> None:
     """Windows of 2, stride 1: the middle position is drawn twice, and one window drew nothing."""
     drawn = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
@@ -228,6 +234,17 @@ def test_value_mean(window: list[float], mean: float) -> None:
     torch.testing.assert_close(
         reference.value_mean(image, *TWO_BY_TWO, False), _image([mean]), rtol=0, atol=0, equal_nan=True
     )
+
+
+@pytest.mark.parametrize("factor", [2.0**-49, 0.3, 1.0, 1e7, 2.0**50])
+def test_value_mean_scales_no_window_that_does_not_need_it(factor: float) -> None:
+    """Dividing by the largest rounds: the mean would have other bits than that of the squares as they are."""
+    window = torch.tensor([0.95, 0.7, 0.85, 0.1]) * factor
+    plain = (window * window).sum() / window.sum()
+    scaled = window / window.max()
+    assert (scaled * scaled).sum() / scaled.sum() * window.max() != plain
+    mean = reference.value_mean(window.reshape(1, 1, 2, 2), *TWO_BY_TWO, False)
+    assert_same_bits(mean, plain.reshape(1, 1, 1, 1))
 
 
 def test_value_mean_sums_half_precision_in_float32() -> None:
