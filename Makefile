@@ -7,7 +7,7 @@ SETUP := $(VENV)/.installed
 CSRC := $(wildcard src/empool/csrc/*)
 OUT ?= runs/demo
 
-.PHONY: help setup demo test test-pure check format docs bench audit sanitize clean
+.PHONY: help setup demo test test-pure check format docs bench audit sanitize mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,15 @@ sanitize: $(SETUP)  ## run the kernel tests under AddressSanitizer and Undefined
 	cd build/sanitize && EMPOOL_SANITIZE=address,undefined $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	EMPOOL_REQUIRE=cpu PYTHONPATH=build/sanitize/src $(BIN)/python -m pytest -q --timeout 900 tests/test_kernels.py
+
+# In a copy, since the mutants are written over the files. What it has done it keeps: it can be stopped and started again.
+mutants: $(SETUP)  ## count the changes of the core that no test notices; takes hours
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt cosmic-ray
+	mkdir -p build/mutants && cp -r src tests pyproject.toml build/mutants/
+	cd build/mutants && export PATH=$(abspath $(BIN)):$$PATH PYTHONPATH=src OMP_NUM_THREADS=1 && \
+	{ test -e mutants.sqlite || { cosmic-ray init tests/mutants.toml mutants.sqlite && \
+	cr-filter-operators mutants.sqlite tests/mutants.toml; }; } && \
+	cosmic-ray baseline tests/mutants.toml && cosmic-ray exec tests/mutants.toml mutants.sqlite && cr-report --surviving-only --show-diff mutants.sqlite
 
 bench: $(SETUP)  ## time the operators against max-pooling
 	$(BIN)/empool bench
