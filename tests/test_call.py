@@ -52,3 +52,11 @@ def test_a_geometry_that_only_pytorch_knows_to_be_sound_is_pooled(monkeypatch: p
     assert pooled.tolist() == [[[1.0, 2.0, 2.5, 2.0]]]
     pooled = functional.ensemble_max_pool1d(input, 3, 1, 2, p=0.5, training=False)
     assert pooled.tolist() == [[[1.0, 2.0, 2.5, 2.5, 2.0]]]
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 1), (2, 2), (3, 2), (3, 4), (4, 3), (5, 3), (2, 4)])
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_beyond_half_of_a_window_is_pytorchs_error(kernel: int, padding: int, training: bool) -> None:
+    for dims, pool in enumerate((functional.ensemble_max_pool1d, functional.ensemble_max_pool2d), 1):
+        with pytest.raises(RuntimeError, match="half of"):
+            pool(torch.zeros(2, 3, *[9] * dims), kernel, 1, padding, p=0.5, training=training)

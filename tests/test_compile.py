@@ -191,6 +191,19 @@ def test_symbolic_trace_records_what_is_done_and_once(net: nn.Module) -> None:
     assert_same_bits(traced(input), net(input))
 
 
+@pytest.mark.parametrize("name", empool.functional.__all__)
+def test_symbolic_trace_keeps_a_function_whole(name: str) -> None:
+    function, options, dims = getattr(empool.functional, name), METHODS[name[:-2]], int(name[-2])
+
+    class Net(nn.Module):
+        def forward(self, input: Tensor) -> Tensor:
+            return function(input, 2, **options, seed=3)
+
+    traced, input = torch.fx.symbolic_trace(Net()), torch.randn(2, 3, *[8] * dims)
+    assert [node.target for node in traced.graph.nodes] == ["input", function, "output"]
+    assert_same_bits(traced(input), Net()(input))
+
+
 def test_features_of_a_converted_network(torchvision: Any) -> None:
     """torchvision's feature extraction is a symbolic trace."""
     from torchvision.models import feature_extraction
