@@ -200,7 +200,9 @@ def test_symbolic_trace_keeps_a_function_whole(name: str) -> None:
             return function(input, 2, **options, seed=3)
 
     traced, input = torch.fx.symbolic_trace(Net()), torch.randn(2, 3, *[8] * dims)
-    assert [node.target for node in traced.graph.nodes] == ["input", function, "output"]
+    targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert targets[-1] is function
+    assert all(isinstance(target, type) for target in targets[:-1])  # The distribution, made anew.
     assert_same_bits(traced(input), Net()(input))
 
 
