@@ -170,7 +170,7 @@ def _table(distribution: RankDistribution, training: bool, counts: tuple[int, ..
     return distribution.threshold_table(counts) if training else distribution.weight_table(counts)
 
 
-_remembered_table = functools.lru_cache(maxsize=256, typed=True)(_table)
+_remembered_table = functools.lru_cache(maxsize=256)(_table)
 
 
 def _new_plan(
