@@ -36,7 +36,7 @@ def test_a_tables_rows_are_made_once() -> None:
 
 
 def test_a_seed_of_its_own_has_64_bits() -> None:
-    """An end that is missed, a quarter of all numbers, is chance for one generator's seed in 10^8; the seed is fixed."""
+    """An end, a quarter of all numbers, is missed by chance for one generator's seed in 10^8; the seed is fixed."""
     seeds = [_call._key(torch.empty(0), None).item() for _ in range(64)]
     assert min(seeds) < -(2**62) < 2**62 < max(seeds)
     for bit in range(64):
