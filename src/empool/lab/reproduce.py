@@ -63,8 +63,8 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
     },
     "table2": {
         "full": Protocol("all images, crop and mirror, the recipe of each network", (_DFN_MR, *_PLAIN)),
-        # Of 20 layers, since 56 cannot be trained here to where there is something to regularise: after 15 epochs of
-        # 2,000 images, twice as long a run, they erred on two thirds of the training images.
+        # Of 20 layers, since 56 cannot be trained like this to where there is something to regularise: ten epochs of
+        # 2,000 images, as long a run, leave them wrong on two thirds of the training images.
         "cpu": Protocol(
             "DFN-MR alone, with 20 layers: 5,000 training images, no augmentation, 12 epochs, 2,000 test images",
             (Part("dfn_mr:20", _DFN_MR_POOLINGS),),
