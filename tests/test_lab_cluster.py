@@ -25,7 +25,7 @@ from empool.lab.loggers import Loggers
 from empool.lab.progress import Lines
 from empool.lab.run import results
 
-EPOCHS = 120  # of a run that something happens to: it has to last until the signal comes, on a busy machine too
+EPOCHS = 40  # of a run that something happens to
 # A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.
 TIMES = ("seconds", "images_per_second", "commit", "resumed", "environment")
 
