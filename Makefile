@@ -72,7 +72,8 @@ mutants: $(SETUP)  ## count the changes of the core that no test notices; takes 
 	cd build/mutants && export PATH=$(abspath $(BIN)):$$PATH PYTHONPATH=src OMP_NUM_THREADS=1 && \
 	{ test -e mutants.sqlite || { cosmic-ray init tests/mutants.toml mutants.sqlite && \
 	cr-filter-operators mutants.sqlite tests/mutants.toml; }; } && \
-	cosmic-ray baseline tests/mutants.toml && cosmic-ray exec tests/mutants.toml mutants.sqlite && cr-report --surviving-only --show-diff mutants.sqlite
+	cosmic-ray baseline tests/mutants.toml && cosmic-ray exec tests/mutants.toml mutants.sqlite && \
+	cr-report --surviving-only --show-diff mutants.sqlite
 
 bench: $(SETUP)  ## time the operators against max-pooling
 	$(BIN)/empool bench
