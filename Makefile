@@ -27,8 +27,8 @@ $(SETUP): pyproject.toml constraints.txt setup.py $(CSRC)
 demo: $(SETUP)  ## compare the poolings of the deck on real images, and say where the report is
 	$(BIN)/empool compare --out $(OUT)
 
-# Ray's tests have a process of their own, as a study on a cluster has: in one that had run all the others before, signals
-# came to two of them late or not at all, for a reason not yet known.
+# Ray's tests have a process of their own, as a study on a cluster has: in one that had run all the others before, two of
+# them failed. A process started in the background ignores Ctrl-C, which may have been why.
 test: $(SETUP)  ## run every test
 	EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q --timeout 900 --ignore tests/test_lab_cluster.py
 	$(BIN)/python -m pytest -q --timeout 900 tests/test_lab_cluster.py

@@ -142,8 +142,13 @@ def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread):
 @pytest.mark.parametrize(("fatal", "final"), [("SIGKILL", "SIGINT"), ("SIGTERM", "SIGTERM")])
 def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, fatal, final):
     poolings = ["max", "ensemble:0.2"]
-    with signals.raised():  # As the command does, before it joins the cluster.
-        outlive(nodes, tmp_path, poolings, fatal, final)
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with signals.raised():  # As the command does, before it joins the cluster.
+            outlive(nodes, tmp_path, poolings, fatal, final)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def outlive(nodes, tmp_path, poolings, fatal, final):
