@@ -35,6 +35,6 @@ part tests 220 25 env OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 EMPOOL_R
     "$python" -m pytest -q "${workers[@]}" -p no:cacheprovider --durations 5 tests/test_triton.py tests/test_traced.py
 part timing 70 60 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
 part compile 85 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
-part bench 105 70 "$python" -m empool.lab.bench --device cuda --quick --json "$out/bench.json"
+part bench 105 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
 echo "failed:${failed:- none}"
 [ -z "$failed" ]
