@@ -3,8 +3,8 @@
     python benchmarks/training.py [--models cnn resnet:20] [--threads 2] [--steps 10] [--rounds 12] [--json FILE]
     python benchmarks/training.py --threads 1 --cpu-time      # on a machine that has other work
 
-One process; an epoch of the lab's `fit` and one of the plain loop take turns. Ratios are taken between two epochs that follow each
-other, then their median over the rounds. Tests and checkpoints are not counted.
+One process; an epoch of the lab's `fit` and one of the plain loop take turns. Ratios are taken between two
+epochs that follow each other, then their median over the rounds. Tests and checkpoints are not counted.
 """
 
 from __future__ import annotations
