@@ -39,14 +39,6 @@ part() { # name, seconds, lines to print, command...
 part versions 25 9 bash -c "nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit \
     --format=csv; '$python' -c 'import torch, triton, empool
 print(torch.__version__, triton.__version__, torch.version.cuda, torch.cuda.get_device_name())
-<<<<<<< HEAD
-print(empool.kernels()['rank_draw'])"
-part tests 220 25 env OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 EMPOOL_REQUIRE=triton \
-    "$python" -m pytest -q "${workers[@]}" -p no:cacheprovider --durations 5 tests/test_triton.py tests/test_traced.py
-part timing 70 60 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
-part compile 85 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
-part bench 105 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
-=======
 print(empool.kernels()[\"rank_draw\"])'"
 part timing 70 40 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
 part tests 90 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -q "${workers[@]}" -p no:cacheprovider \
@@ -55,6 +47,5 @@ part compile 45 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json
 part bench 100 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
 part sanitize 60 20 compute-sanitizer --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
     tests/test_gpu.py -k "test_vmap_with_one_seed or test_every_element_is_written"
->>>>>>> dacc952 (The check on a GPU fits a call of four minutes: rotated inputs, kept outputs, whole steps beside max-pooling; the risks as tests)
 echo "failed:${failed:- none}"
 [ -z "$failed" ]
