@@ -1,8 +1,8 @@
 """Make cifar10-mini from a copy of CIFAR-10: `python data/cifar10-mini/make.py FOLDER`.
 
-FOLDER holds CIFAR-10 as parquet files with the columns `img` and `label`, as `huggingface-cli download --repo-type dataset
-uoft-cs/cifar10` gives it. The images of each class whose pixels have the smallest SHA-256 are taken, so the order of the
-rows doesn't matter.
+FOLDER holds CIFAR-10 as parquet files with the columns `img` and `label`, as the data set uoft-cs/cifar10 of the public
+hub has it. The images of each class whose pixels have the smallest SHA-256 are taken: the order of the rows doesn't
+matter.
 """
 
 from __future__ import annotations
