@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,10 +55,17 @@ def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
     if not (checkpointing and torch.is_grad_enabled()):
         return block(*inputs)
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(block)
+    runs = 0
 
-    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+    def once_counted(*inputs: Any) -> Any:
+        nonlocal runs
+        if torch.compiler.is_compiling():  # A compiled graph updates the statistics in its forward pass alone.
+            return block(*inputs)
+        runs += 1
+        with _statistics_kept(block) if runs > 1 else nullcontext():
+            return block(*inputs)
+
+    return checkpoint(once_counted, *inputs, use_reentrant=False)
 
 
 @contextmanager
