@@ -53,6 +53,13 @@ def test_cnn_pools_three_times_with_the_pooling_asked_for(pooling):
     assert [repr(module) for module in net.modules()].count(expected) == 3
 
 
+def test_create_reads_a_spelling_of_a_pooling():
+    pools = [m for m in models.create("cnn", num_classes=3, pooling="ensemble:0.3").modules() if hasattr(m, "p")]
+    assert [type(pool) for pool in pools if pool.p == 0.3] == [empool.EnsembleMaxPool2d] * 3
+    plain = models.create("resnet:8", num_classes=3, pooling="none")
+    assert repr(plain) == repr(models.create("resnet:8", num_classes=3))
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_initial_weights_depend_on_the_seed_alone(pooling):
     torch.manual_seed(3)

@@ -122,17 +122,17 @@ def read_pooling(spelling: str) -> Pooling | None:
 
 
 def create(
-    spelling: str, *, num_classes: int, pooling: Pooling | None = None, in_channels: int = 3, **options: Any
+    spelling: str, *, num_classes: int, pooling: Pooling | str | None = None, in_channels: int = 3, **options: Any
 ) -> nn.Module:
     """Make a network with fresh weights.
 
     Args:
         spelling: "name", "name:depth" or "timm:name", such as "cnn", "resnet:20" or "timm:resnet50".
         num_classes: number of outputs.
-        pooling: which pooling it uses. A network that reduces its maps by strided convolutions is as published with
-            None; with a pooling each of these becomes a tandem of the pooling and the same convolution with stride 1.
-            A network of timm has its max-pooling layers replaced, and its strided convolutions only with the option
-            ``strided_convs=True``.
+        pooling: which pooling it uses, or its spelling. A network that reduces its maps by strided convolutions is as
+            published with None or "none"; with a pooling, each of these becomes a tandem of the pooling and the same
+            convolution with stride 1. A network of timm has its max-pooling layers replaced, and its strided
+            convolutions only with the option ``strided_convs=True``.
         in_channels: channels of the images.
         options: arguments of the network's own, such as ``image_size``.
 
@@ -150,6 +150,8 @@ def create(
         torch.Size([2, 10])
     """
     known = network(spelling)
+    if isinstance(pooling, str):
+        pooling = read_pooling(pooling)
     unknown = sorted(set(options) - known.options())
     if unknown:
         raise TypeError(
