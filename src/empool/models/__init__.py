@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from empool.distributions import Pooling
-from empool.models import cnn, dfn_mr, imagenet, preact_resnet, resnet, stochastic_depth
+from empool.models import airbench, cnn, dfn_mr, imagenet, preact_resnet, resnet, stochastic_depth
+from empool.models.airbench import Airbench
 from empool.models.channel_max import ChannelDrop, ChannelMax2d
 from empool.models.cnn import CNN
 from empool.models.dfn_mr import DFNMR
@@ -25,6 +26,7 @@ from empool.pooling import pooling as _pooling
 __all__ = [
     "CNN",
     "DFNMR",
+    "Airbench",
     "ChannelDrop",
     "ChannelMax2d",
     "ImageNetRecipe",
@@ -73,6 +75,9 @@ class Network:
         return frozenset(inspect.signature(self.build).parameters) - {"num_classes", "pooling", "in_channels", "depth"}
 
 
+AIRBENCH = "airbench"
+"""What may stand before the widths of airbench's three groups, as in "airbench:64-128-128"."""
+
 _NETWORKS: dict[str, Network] = {
     "cnn": Network(CNN, cnn.RECIPE, cnn.ASSUMPTIONS, needs_pooling=True),
     "resnet": Network(ResNet, resnet.RECIPE, resnet.ASSUMPTIONS, "6n+2", resnet.RECIPES),
@@ -87,14 +92,15 @@ _NETWORKS: dict[str, Network] = {
 def names() -> list[str]:
     """List the known networks as they are spelled; DEPTH stands for a number, NAME for a name that timm knows."""
     own = sorted(f"{name}:DEPTH" if known.depths else name for name, known in _NETWORKS.items())
-    return [*own, f"{TIMM}:NAME"]
+    return [f"{AIRBENCH}:W-W-W", *own, f"{TIMM}:NAME"]
 
 
 def network(spelling: str) -> Network:
     """Look a network up; its `recipe` is that of its depth.
 
     Args:
-        spelling: "name", "name:depth", or "timm:name", in which timm is asked for the name when the network is made.
+        spelling: "name", "name:depth", "airbench:W-W-W", or "timm:name", in which timm is asked for the name when the
+            network is made.
 
     Raises:
         ValueError: for an unknown name, or a depth that is missing, superfluous or no number.
@@ -102,6 +108,9 @@ def network(spelling: str) -> Network:
     name, colon, depth = spelling.partition(":")
     if name == TIMM and depth:
         return Network(functools.partial(imagenet.build, depth), imagenet.RECIPE, imagenet.ASSUMPTIONS, streams=True)
+    if name == AIRBENCH:
+        build = functools.partial(Airbench, widths=airbench.read_widths(depth)) if colon else Airbench
+        return Network(build, airbench.RECIPE, airbench.ASSUMPTIONS, needs_pooling=True)
     known = _NETWORKS.get(name)
     if known is None:
         raise ValueError(f'models: expected one of {", ".join(names())}, got "{spelling}"')
