@@ -83,7 +83,7 @@ def test_normalisation_and_dropout_are_what_the_recipe_names():
     assert net.dropout.p == 0.25
 
 
-KNOWN = "cnn, dfn_mr:DEPTH, preact_resnet:DEPTH, resnet:DEPTH, stochastic_depth:DEPTH, timm:NAME"
+KNOWN = "cnn, dfn_mr:DEPTH, preact_resnet:DEPTH, resnet:DEPTH, stochastic_depth:DEPTH, airbench:W-W-W, timm:NAME"
 
 
 @pytest.mark.parametrize(

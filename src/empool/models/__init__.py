@@ -92,7 +92,7 @@ _NETWORKS: dict[str, Network] = {
 def names() -> list[str]:
     """List the known networks as they are spelled; DEPTH stands for a number, NAME for a name that timm knows."""
     own = sorted(f"{name}:DEPTH" if known.depths else name for name, known in _NETWORKS.items())
-    return [f"{AIRBENCH}:W-W-W", *own, f"{TIMM}:NAME"]
+    return [*own, f"{AIRBENCH}:W-W-W", f"{TIMM}:NAME"]
 
 
 def network(spelling: str) -> Network:
