@@ -105,7 +105,7 @@ def test_create_names_the_known_models(spelling, message):
         ({"num_classes": 0}, "CNN: expected num_classes of at least 1, got 0"),
         ({"width": 0}, "CNN: expected width of at least 1, got 0"),
         ({"image_size": (8, 0)}, "CNN: expected image_size of at least 1, got 0"),
-        ({"normalisation": "layer"}, 'CNN: expected normalisation batch, local, none, got "layer"'),
+        ({"normalisation": "layer"}, 'CNN: expected normalisation to be one of batch, local, none, got "layer"'),
         ({"dropout": 1.0}, "CNN: expected dropout in [0, 1), got 1.0"),
         ({"pool_size": 4}, "CNN: expected pool_size 2 or 3, got 4"),
     ],

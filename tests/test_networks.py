@@ -297,7 +297,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(compiled, share):
         ("dfn_mr:55", {}, "DFNMR: expected a depth of 6n+2, such as 8 or 14, got 55"),
         ("dfn_mr:8", {"width": 0}, "DFNMR: expected width of at least 1, got 0"),
         ("resnet:8", {"in_channels": 0}, "ResNet: expected in_channels of at least 1, got 0"),
-        ("cnn", {}, "models: expected a pooling for cnn, got None: it has no strided convolutions"),
+        ("cnn", {}, "models: expected a pooling for cnn, got None; without one it would not pool at all"),
     ],
 )
 def test_refuses(spelling, options, message):

@@ -1,4 +1,4 @@
-"""How a network is trained: the choices its authors named, or left to us."""
+"""How a network is trained."""
 
 from __future__ import annotations
 
