@@ -14,11 +14,11 @@ from filelock import FileLock
 
 from empool import Average, Max, models, monte_carlo, set_p
 from empool.lab import provenance
+from empool.lab.analyse.rules import RULES, read_evaluation
 from empool.lab.data import sources
 from empool.lab.data.sets import Data
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import read_json, write_json
-from empool.lab.report.rules import RULES, read_evaluation
 from empool.lab.study.run import RunConfig, derived_seed, own_p
 from empool.lab.train import memory, schedule
 from empool.lab.train.checkpoint import read_checkpoint

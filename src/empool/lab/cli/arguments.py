@@ -136,3 +136,4 @@ Loggers = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
+Baseline = Annotated[str, typer.Option(metavar="POOLING", help="Pooling that the others are held against.")]

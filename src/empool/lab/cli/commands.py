@@ -12,6 +12,7 @@ import typer
 from empool.lab.cli.arguments import (
     Address,
     Augmentation,
+    Baseline,
     BatchSize,
     ChannelsLast,
     Choices,
@@ -233,16 +234,42 @@ def report(
         typer.Option(
             metavar="FILE",
             help="Also put its tables into this page, each between its lines, such as <!-- study:NAME --> and "
-            "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are claims: and rules:.",
+            "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are nll:, claims: and rules:.",
         ),
     ] = None,
+    baseline: Baseline = "max",
 ) -> None:
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
 
-    print(f"report: {write_report(directory)}")
+    print(f"report: {write_report(directory, baseline)}")
     if into is not None:
-        write_table(directory, into)
+        write_table(directory, into, baseline)
+
+
+@app.command()
+def power(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    baseline: Baseline = "max",
+) -> None:
+    """Say how many seeds each row of a study needs to be decided, and what difference its seeds can show."""
+    from rich.console import Console
+
+    from empool.lab.report import power as plan
+
+    Console().print(plan(directory, baseline))
+
+
+@app.command()
+def gain(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
+    out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
+    baseline: Baseline = "max",
+) -> None:
+    """Draw when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
+    from empool.lab.report import write_gain
+
+    print(f"figure: {write_gain(directories, out, baseline)}")
 
 
 @app.command()
@@ -255,7 +282,7 @@ def evaluate(
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: OnDevice = Device.auto,
 ) -> None:
-    """Test trained networks by the expectation, by members drawn and averaged, and by plain max.
+    """Test trained networks by the expectation, recalibrated, by members sampled and averaged, and by plain max.
 
     An evaluation that is started again does what is missing.
     """
@@ -272,7 +299,7 @@ def evaluate(
 
     sheet = rules.sheet(records)
     assert sheet is not None  # There is a finished run.
-    Console().print(table.plain(sheet, without=["Runs", "Points more"]))
+    Console().print(table.terminal(sheet))
     print("\n".join(sheet.notes))
     print(f"evaluation: {directory / 'evaluation.json'}")
 

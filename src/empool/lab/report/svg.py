@@ -27,7 +27,7 @@ STYLES = {
 }
 OTHER = ("#7d6fd0", "*")
 
-WIDTH = 4.0  # inches of a plot: legible when a phone shrinks it, and not too large where a page has room
+WIDTH = 4.4  # inches of a plot: legible when a phone shrinks it, and not too large where a page has room
 
 # Text stays text, so that it can be searched, and takes the page's colour. Verdana has the widths of DejaVu Sans, with
 # which matplotlib lays out.
