@@ -161,6 +161,12 @@ def test_scores_that_agree_to_the_image_decide_nothing() -> None:
     assert (found.error.interval, found.verdict) == (None, Verdict.UNDECIDED)
 
 
+def test_one_pooling_whose_runs_agree_is_tested_by_the_spread_of_the_others() -> None:
+    third = 200 / 3  # no binary fraction
+    summary = summarise(records({**ERRORS, "stochastic": [third] * 5}))
+    assert row(summary, "stochastic").verdict is Verdict.WORSE
+
+
 def test_runs_that_did_not_converge_are_counted_and_not_chosen_away() -> None:
     summary = summarise(records({**ERRORS, "max-dropout:0.4": [None, 25.0, 25.5]}))
     found = row(summary, "max-dropout:0.4")
