@@ -166,8 +166,6 @@ class Study:
         self.arrays, self.out, self.scale, self.limit, self.reserve = arrays, out, scale, limit, reserve
         self.device, self.precision, self.graph = device, precision, graph
         out.mkdir(parents=True, exist_ok=True)
-        self.log = (out / "log.txt").open("a", encoding="utf-8")
-        self.records = (out / "records.jsonl").open("a", encoding="utf-8")
         self.choice: dict[str, Any] = {}
         self._prepared: dict[str, Images] = {}
         labels = arrays["train_labels"]
@@ -213,7 +211,7 @@ class Study:
     def say(self, line: str, also_print: bool = True) -> None:
         """Log a line, with the seconds since the start."""
         line = f"{time.perf_counter() - BEGAN:7.1f} s  {line}"
-        print(line, file=self.log, flush=True)
+        self._append("log.txt", line)
         if also_print:
             print(line, flush=True)
 
@@ -230,26 +228,31 @@ class Study:
         """Write a run's record."""
         pooling = models.read_pooling(fields["pooling"])
         line = {**fields, "p": getattr(pooling, "p", None), **self.common}
-        print(json.dumps(line), file=self.records, flush=True)
+        self._append("records.jsonl", json.dumps(line))
+
+    def _append(self, name: str, line: str) -> None:
+        with (self.out / name).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def trainer(self, model: str, pooling: str, capacity: int) -> Trainer | None:
-        """Make a trainer and its graphs, or say why that failed."""
-        try:
-            trainer = Trainer(
-                model,
-                pooling,
-                capacity=capacity,
-                device=self.device,
-                precision=self.precision,
-                graph=self.graph,
-                batch_size=self.scale.batch_size,
-            )
-            for with_bias in (True, False):
-                trainer.step_function(with_bias)
-            return trainer
-        except Exception:
-            self.say(f"{model}, {pooling}: FAILED\n{traceback.format_exc()}")
-            return None
+        """Make a trainer and its graphs, or say why that failed; without graphs if that fails with them."""
+        for graph in dict.fromkeys((self.graph, False)):
+            try:
+                trainer = Trainer(
+                    model,
+                    pooling,
+                    capacity=capacity,
+                    device=self.device,
+                    precision=self.precision,
+                    graph=graph,
+                    batch_size=self.scale.batch_size,
+                )
+                for with_bias in (True, False):
+                    trainer.step_function(with_bias)
+                return trainer
+            except Exception:
+                self.say(f"{model}, {pooling}: FAILED, graph = {graph}\n{traceback.format_exc()}")
+        return None
 
     def run(self, trainer: Trainer, part: str, setting: Setting, data: str, epochs: float, seed: int) -> float:
         """Do a run of airbench and write its record; return its error: held out in stage 1, else of the test."""
@@ -423,12 +426,15 @@ class Study:
                 self.say(f"{part}: no time for {pooling}")
                 continue
             began = time.perf_counter()
-            try:
-                group = Replicas(model, pooling, seeds, recipe, images, labels, self.device, self.graph)
-                trained = group.train()
-                found = group.test(*tests)
-            except Exception:
-                self.say(f"{part} {pooling}: FAILED\n{traceback.format_exc()}")
+            for graph in dict.fromkeys((self.graph, False)):
+                try:
+                    group = Replicas(model, pooling, seeds, recipe, images, labels, self.device, graph)
+                    trained = group.train()
+                    found = group.test(*tests)
+                    break
+                except Exception:
+                    self.say(f"{part} {pooling}: FAILED, graph = {graph}\n{traceback.format_exc()}")
+            else:
                 continue
             took = time.perf_counter() - began
             longest = max(longest, took)
