@@ -173,7 +173,9 @@ def test_gain_against_the_gap_over_several_studies(tmp_path: Path) -> None:
         gaps(tmp_path / "wide", "wide", 12.0, {"max": 15.0, "ensemble:0.3": 13.0, "none": 16.0}),
         gaps(tmp_path / "narrow", "narrow", 1.0, {"max": 15.0, "ensemble:0.3": 15.5}),
     ]
-    path = write_gain(studies, tmp_path / "out")
+    (tmp_path / "no study").mkdir()
+    path = write_gain([tmp_path], tmp_path / "out")
+    assert write_gain(studies[::-1], tmp_path / "other").read_bytes() == path.read_bytes()
     assert ElementTree.fromstring(path.read_text(encoding="utf-8")).tag.endswith("svg")
     rows = [line for line in path.with_suffix(".md").read_text(encoding="utf-8").splitlines() if "on" in line]
     (narrow, wide) = [row for row in rows if row.startswith("| ")][-2:]

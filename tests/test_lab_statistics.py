@@ -344,3 +344,13 @@ def test_the_two_way_interval_covers_the_truth() -> None:
         low, high = images.two_way(right, "max")["average"]
         missed += not low <= 0 <= high
     assert missed / studies < 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_studies_with_no_difference_support_a_claim_in_5_of_100() -> None:
+    """The rule whole, on 150 simulated studies; benchmarks/false_claims.py has a thousand and the power."""
+    generator, studies, claims = np.random.default_rng(0), 150, 0
+    for _ in range(studies):
+        errors = generator.normal(30, 0.4, size=(3, 5))
+        family = compare({str(number): list(row) for number, row in enumerate(errors)}, "0", frozenset())
+        claims += any(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in family.comparisons.values())
+    assert abs(claims / studies - 0.05) < 3 * math.sqrt(0.05 * 0.95 / studies)

@@ -8,7 +8,7 @@ from typing import Any
 
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.statistics import Family, Row, Rule, Summary, Verdict
+from empool.lab.analyse.statistics import Family, Row, Rule, Summary, Verdict, method
 from empool.lab.study import paper
 
 
@@ -48,7 +48,7 @@ def _decided(summary: Summary) -> list[str]:
         return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
     named = _by_verdict(summary, "error")
     told = [
-        f"{words} than {baseline}: {listed(named[verdict])}."
+        f"{words} than {baseline}: {_all_or(summary, named[verdict])}."
         for verdict, words in ((Verdict.BETTER, "Fewer test errors"), (Verdict.WORSE, "More test errors"))
         if named[verdict]
     ]
@@ -60,7 +60,7 @@ def _decided(summary: Summary) -> list[str]:
         told.append(f"Not tested, for want of a second run: {listed(named[Verdict.UNTESTED])}.")
     by_nll = _by_verdict(summary, "nll_against")
     told += [
-        f"{words} negative log-likelihood (NLL) than {baseline}: {listed(by_nll[verdict])}."
+        f"{words} negative log-likelihood (NLL) than {baseline}: {_all_or(summary, by_nll[verdict])}."
         for verdict, words in ((Verdict.BETTER, "Lower"), (Verdict.WORSE, "Higher"))
         if by_nll[verdict]
     ]
@@ -71,6 +71,11 @@ def _by_verdict(summary: Summary, score: str) -> dict[Verdict, list[str]]:
     return {
         verdict: [row.pooling for row in summary.rows if getattr(row, score).verdict is verdict] for verdict in Verdict
     }
+
+
+def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
+    others = len(summary.rows) - 1
+    return f"all {others} other poolings" if 1 < others == len(poolings) else listed(poolings)
 
 
 def sentence(summary: Summary) -> str:
@@ -113,7 +118,7 @@ def listed(poolings: Sequence[str]) -> str:
     """List spellings, each method once: "average, ensemble:0.1 and 0.2"."""
     methods: dict[str, list[str]] = {}
     for pooling in poolings:
-        methods.setdefault(pooling.partition(":")[0], []).append(label(pooling))
+        methods.setdefault(method(pooling), []).append(label(pooling))
     listed = []
     for first, *rest in methods.values():
         values = [pooling.partition(":")[2] for pooling in rest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -157,8 +158,8 @@ class Row:
 
     @property
     def method(self) -> str:
-        """The spelling before the colon."""
-        return self.pooling.partition(":")[0]
+        """What is pooled by, without its numbers."""
+        return method(self.pooling)
 
     @property
     def number(self) -> float | None:
@@ -336,6 +337,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def method(pooling: str) -> str:
+    """Give the method of a spelling such as "ensemble:0.3" or "max@learning_rate=0.1"."""
+    return re.split("[:@]", pooling, maxsplit=1)[0]
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -87,7 +87,7 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     """Draw gain over the baseline against its generalisation gap, every setting of every study a point.
 
     Args:
-        directories: folders of studies.
+        directories: folders of studies, or of folders that hold some.
         out: folder for gain.svg and gain.md, its numbers.
         baseline: spelling of the pooling that the others are held against.
 
@@ -98,8 +98,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
         LabError: as `write_report`, and if no study has a gap and something to hold against the baseline.
     """
     points = []
-    for directory in directories:
-        _, _, made = _read(Path(directory), baseline, drawn=False)
+    for directory in _studies(directories):
+        _, _, made = _read(directory, baseline, drawn=False)
         points += [point for section in made for point in section.gains]
     plot = gain.plot(points, least=1)
     if plot is None:
@@ -113,6 +113,15 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     (sheet,) = plot.sheets
     write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(sheet)}")
     return path
+
+
+def _studies(directories: Sequence[Path]) -> list[Path]:
+    """List the folders of studies; a folder that is none stands for those beneath it."""
+    found: list[Path] = []
+    for directory in map(Path, directories):
+        beneath = [] if (directory / "results.json").exists() else sorted(directory.rglob("results.json"))
+        found += [path.parent for path in beneath] or [directory]
+    return found
 
 
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:

@@ -89,7 +89,7 @@ def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
         axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=0.9)
         if pooling != baseline and baseline in bins:
             axes.plot(*bins[baseline].believable()[:2], color=INK, alpha=0.65, linewidth=1)
-        colour, marker = style(pooling.partition(":")[0])
+        colour, marker = style(pooling)
         confidence, accuracy, count = bins[pooling].believable()
         axes.plot(confidence, accuracy, color=colour)
         sizes = 4 + 60 * np.array(count, dtype=float) / sum(bins[pooling].count)

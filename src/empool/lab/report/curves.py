@@ -94,7 +94,7 @@ def learning_curves(curves: Sequence[Curve], order: Sequence[str], baseline: str
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if pooling != baseline:
             _mean_lines(axes, runs.get(baseline, []), INK, 0.65)
-        colour, _ = style(pooling.partition(":")[0])
+        colour, _ = style(pooling)
         if len(runs[pooling]) > 1:
             for curve in runs[pooling]:
                 axes.plot(*_finite(curve.epochs, curve.train_errors), color=colour, alpha=0.3, linewidth=0.6)

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
 from empool.lab.analyse.findings import count, label
-from empool.lab.analyse.statistics import Interval, Summary, Verdict, mean, mean_interval
+from empool.lab.analyse.statistics import Interval, Summary, Verdict, mean, mean_interval, method
 from empool.lab.report import table
 from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
 
-_APART = 0.012  # of the axis, between the poolings of a setting
+_APART = 0.012  # of the axis, between the poolings of a setting, where there is room
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         high += 0.06 * (high - low) or 1.0
         for number, setting in enumerate(settings, start=1):
             mine = [point for point in points if (point.gap, point.setting) == setting]
-            for place, point in enumerate(mine):
-                x = point.gap + (place - (len(mine) - 1) / 2) * _APART * (high - low)
-                colour, marker = style(point.pooling.partition(":")[0])
+            away = [abs(gap - setting[0]) for gap, _ in settings if gap != setting[0]]
+            width = min(_APART * (high - low) * (len(mine) - 1), max(0.7 * min(away, default=high - low), 0.02 * high))
+            for point, x in zip(mine, np.linspace(-width / 2, width / 2, len(mine)) + setting[0], strict=True):
+                colour, marker = style(point.pooling)
                 axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, linewidth=1.2, alpha=0.7)
                 decided = point.verdict in (Verdict.BETTER, Verdict.WORSE)
                 axes.plot([x], [point.gain], marker, color=colour, markerfacecolor=colour if decided else "none")
@@ -116,10 +118,9 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         axes.set_xlim(low - 0.06 * (high - low), high + 0.04 * (high - low))
         axes.set_xlabel(f"generalisation gap of {baseline}: test less training error, points")
         axes.set_ylabel(f"gain over {baseline}, points of test error")
-        methods = list(dict.fromkeys(point.pooling.partition(":")[0] for point in points))
+        methods = list(dict.fromkeys(method(point.pooling) for point in points))
         handles = [
-            Line2D([], [], color=style(method)[0], marker=style(method)[1], linestyle="", label=method)
-            for method in methods
+            Line2D([], [], color=style(name)[0], marker=style(name)[1], linestyle="", label=name) for name in methods
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
         said = "; ".join(f"{point.pooling} {point.gain:+.2f} at a gap of {point.gap:.1f}" for point in points)
@@ -142,6 +143,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         drawn,
         title,
         f"Up: fewer test errors than {baseline}. A column is a setting, numbered as in the table; a mark is a pooling "
-        "with its 95 % interval, simultaneous over the setting. Filled: decided.",
+        "with its 95 % interval, simultaneous over the setting; those of one setting are spread sideways to be told "
+        "apart. Filled: decided.",
         (sheet,),
     )

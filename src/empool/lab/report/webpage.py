@@ -45,7 +45,7 @@ def render(
         helped=helped,
         parts=[part for section in sections for part in _parts(section, study, len(sections) > 1)],
         typeset=_typeset,
-        colour=lambda pooling: svg.variable(pooling.partition(":")[0]),
+        colour=svg.variable,
         inline=lambda drawing: Markup(drawing.inline()),
         machine=_machine(records),
         command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
