@@ -354,3 +354,10 @@ def test_studies_with_no_difference_support_a_claim_in_5_of_100() -> None:
         family = compare({str(number): list(row) for number, row in enumerate(errors)}, "0", frozenset())
         claims += any(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in family.comparisons.values())
     assert abs(claims / studies - 0.05) < 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_records_of_a_users_own_loop_need_three_fields() -> None:
+    runs = [
+        {"pooling": one["pooling"], "seed": one["seed"], "test_error": one["test_error"]} for one in records(ERRORS)
+    ]
+    assert row(summarise(runs), "ensemble:0.3").verdict is Verdict.BETTER

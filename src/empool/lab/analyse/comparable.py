@@ -39,7 +39,7 @@ def group(records: Sequence[Record]) -> list[list[Record]]:
 
 def data_name(record: Record) -> str:
     """Name the data set of a record."""
-    return PurePath(str(record["data"])).name
+    return PurePath(str(record.get("data", ""))).name
 
 
 def canonical(record: Record) -> str:
@@ -76,7 +76,7 @@ def images_tested(record: Record) -> int | None:
 
 def converged(record: Record) -> bool:
     """Tell whether a run's losses stayed finite and its network does better than guess on its training images."""
-    if not record["converged"]:
+    if not record.get("converged", True):
         return False
     error, number = record.get("train_error"), classes(record)
     chance = record.get("chance_error") or (100 * (1 - 1 / number) if number else None)

@@ -46,7 +46,12 @@ class Point:
 
 
 def points(summary: Summary, records: Sequence[Record]) -> list[Point]:
-    """Give a point for each pooling that was tested; the network without pooling is no point."""
+    """Give a point for each pooling that was tested, but not for the network without pooling.
+
+    Studies whose error is that of held-out training images chose something; they give none.
+    """
+    if records[0].get("validation_images") and not records[0].get("test_images"):
+        return []
     gaps = [
         record["test_error"] - record["train_error"]
         for record in records

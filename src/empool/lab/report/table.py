@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -217,7 +218,7 @@ def latex(sheet: Sheet) -> str:
     """Return a LaTeX tabular; needs the package booktabs."""
     spec = "".join("r" if name in sheet.formats else "l" for name in sheet.frame)
     text: str = sheet.cells().to_latex(index=False, escape=True, column_format=spec)
-    return text
+    return re.sub(r"(?<![\w.-])([+-])(?=\d)", r"$\1$", text)  # A hyphen is no sign.
 
 
 STYLES = {Verdict.BETTER.value: "green", Verdict.WORSE.value: "red"}

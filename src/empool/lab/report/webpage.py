@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import SETTINGS, Record
-from empool.lab.analyse.findings import count
+from empool.lab.analyse.findings import count, label
 from empool.lab.report import svg, table
 from empool.lab.report.sections import Section, distinct, protocol
 from empool.lab.report.svg import Plot
@@ -46,6 +46,7 @@ def render(
         parts=[part for section in sections for part in _parts(section, study, len(sections) > 1)],
         typeset=_typeset,
         colour=svg.variable,
+        label=label,
         inline=lambda drawing: Markup(drawing.inline()),
         machine=_machine(records),
         command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
@@ -188,6 +189,7 @@ def _runs(section: Section) -> Sheet:
         "Seed": ([record["seed"] for record in records], "d"),
         "Test error %": (numbers("test_error"), ".2f"),
         "Test top-5 error %": (numbers("test_top5_error"), ".2f"),
+        "Validation error %": (numbers("validation_error"), ".2f"),
         "Train error %": (numbers("train_error"), ".2f"),
         "Test NLL": (numbers("test_nll", "test_loss"), ".4f"),
         "Test ECE %": (numbers("test_ece"), ".2f"),
