@@ -505,9 +505,9 @@ def _free() -> None:
 
 
 AGREEMENT = (  # pooling, type, kernel, stride, padding: the layers of the study
-    ("ensemble:0.3", torch.bfloat16, 2, 2, 0),
-    ("ensemble:0.3", torch.bfloat16, 3, 3, 0),
-    ("stochastic-max:0.5", torch.bfloat16, 2, 2, 0),
+    ("ensemble:0.3", torch.float16, 2, 2, 0),
+    ("ensemble:0.3", torch.float16, 3, 3, 0),
+    ("stochastic-max:0.5", torch.float16, 2, 2, 0),
     ("ensemble:0.3", torch.float32, 3, 2, 1),
     ("max-dropout:0.3", torch.float32, 3, 2, 1),
     ("stochastic", torch.float32, 3, 2, 1),
@@ -552,7 +552,7 @@ def _pool(name: str, input: torch.Tensor, kernel: int, stride: int, padding: int
 def time_steps(say: Callable[[str], None], device: str, left: Callable[[], float], scale: Scale | None) -> None:
     """Time a step of each network, with and without CUDA graphs, and check that both train alike."""
     arrays = synthetic(4096 if scale is None else 256, 10)
-    precision = "bfloat16" if device == "cuda" else "float32"
+    precision = "float16" if device == "cuda" else "float32"
     data = prepare(arrays["train_images"], arrays["train_labels"], device, precision)
     cases = (
         [(scale.chooser, "ensemble:0.3", (False,))]
@@ -633,7 +633,7 @@ def main() -> None:
     watchdog.daemon = True
     watchdog.start()
     torch.backends.cudnn.benchmark = True
-    precision = options.precision or ("bfloat16" if device == "cuda" else "float32")
+    precision = options.precision or ("float16" if device == "cuda" else "float32")
     graph = False if options.no_graph else None
     if options.smoke:
         study = Study(
