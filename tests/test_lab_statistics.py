@@ -212,6 +212,9 @@ def test_what_differs_between_runs_is_named() -> None:
 def test_runs_of_another_setting_are_another_group() -> None:
     runs = records({"max": [1.0, 2.0]}, epochs=3) + records({"max": [3.0]}, epochs=4)
     assert [len(part) for part in group(runs)] == [2, 1]
+    assert [len(part) for part in group(records({"max@epochs=4": [1.0]}, epochs=4) + runs)] == [3, 1]
+    assert [len(part) for part in group([*runs, *records({"max@epochs=4": [1.0]}, epochs=4)])] == [3, 1]
+    assert [len(part) for part in group([*runs, *records({"max@lr=4": [1.0]}, epochs=4)])] == [2, 2]
 
 
 def test_holm() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -29,12 +28,22 @@ _NEAR_CHANCE = 1.0  # points by which a network that says nearly the same of all
 
 
 def group(records: Sequence[Record]) -> list[list[Record]]:
-    """Split records into lists of runs of one setting, in the order of their first appearance."""
-    groups: dict[str, list[Record]] = {}
+    """Split records into lists of runs of one setting, in the order of their first appearance.
+
+    What a pooling has of its own ("max@epochs=5") does not keep it from the others.
+    """
+    groups: list[tuple[dict[str, Any], list[Record]]] = []
     for record in records:
-        settings = [record.get(name, _DEFAULTS.get(name)) for name in SETTINGS]
-        groups.setdefault(json.dumps(settings), []).append(record)
-    return list(groups.values())
+        own = {choice.partition("=")[0] for choice in record["pooling"].split("@")[1:]}
+        settings = {name: record.get(name, _DEFAULTS.get(name)) for name in SETTINGS if name not in own}
+        for known, runs in groups:
+            if all(known.get(name, value) == value for name, value in settings.items()):
+                known.update(settings)
+                runs.append(record)
+                break
+        else:
+            groups.append((settings, [record]))
+    return [runs for _, runs in groups]
 
 
 def data_name(record: Record) -> str:
