@@ -251,7 +251,7 @@ def test_page_can_be_read_by_a_screen_reader(page: Page) -> None:
         assert set(page.having(attribute)) <= set(identifiers)
     assert {value[1:] for value in page.having("href") if value.startswith("#")} <= set(identifiers)
     tags = Counter(tag for tag, _ in page.elements)
-    assert tags["table"] == len(page.captions) > 6
+    assert tags["table"] == len(page.captions) == 6
     assert all(page.captions)
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
     drawn = [attributes for tag, attributes in page.elements if tag == "svg"]
@@ -276,7 +276,6 @@ def test_every_figure_has_a_caption_and_its_numbers(compared: Path) -> None:
     page = Page((compared / "report.html").read_text(encoding="utf-8"))
     tags = Counter(tag for tag, _ in page.elements)
     assert tags["figure"] == tags["figcaption"] == 4
-    assert page.table("Test error of every run")[1] == ["max", "15.00, 15.30, 15.60"]
     assert page.table("Bins of the calibration error")
     # What the paper has at other p is drawn, too.
     swept = page.table("Improvement against p")

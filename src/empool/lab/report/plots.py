@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from empool.lab.analyse.comparable import Record
 from empool.lab.analyse.findings import label
 from empool.lab.analyse.statistics import Row, Summary
-from empool.lab.report import calibration, curves, sweeps, table
+from empool.lab.report import calibration, curves, sweeps
 from empool.lab.report.curves import Curve
 from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
 from empool.lab.study import paper
@@ -83,15 +83,7 @@ def errors(summary: Summary) -> Plot | None:
         "Test error by pooling",
         f"A mark is a run, a bar a mean. Band: the 95 % interval of the difference from {of}, drawn from its mean "
         "(dotted); the bands hold all at once. A band that crosses the dotted line decides nothing.",
-        (
-            table.sheet(
-                "Test error of every run, %",
-                {
-                    "Pooling": table.poolings([row.pooling for row in rows]),
-                    "Runs by seed": ([", ".join(f"{error:.2f}" for error in row.errors) for row in rows], None),
-                },
-            ),
-        ),
+        (),
     )
 
 
