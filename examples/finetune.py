@@ -1,4 +1,4 @@
-"""Convert the strided convolutions of a trained ResNet to pooling and fine-tune it; gain over no conversion, three seeds.
+"""Convert the strided convolutions of a trained ResNet to pooling and fine-tune it: gain over three seeds.
 
 Needs: pip install empool pyarrow pillow numpy, and data/cifar10-mini of this repository
 Run:   python examples/finetune.py [--epochs 4] [--seeds 3]

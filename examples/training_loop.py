@@ -85,10 +85,8 @@ def main() -> None:
     if arguments.seeds > 1:
         gains = [a - b for a, b in zip(errors["max"], errors["ensemble"], strict=True)]
         better = sum(gain > 0 for gain in gains)
-        print(
-            f"ensemble has {statistics.mean(gains):.2f} points fewer errors (standard deviation {statistics.stdev(gains):.2f}), "
-            f"fewer with {better} of {len(gains)} seeds"
-        )
+        spread = f"standard deviation {statistics.stdev(gains):.2f}"
+        print(f"ensemble has {statistics.mean(gains):.2f} points fewer errors ({spread}), with {better} of {len(gains)} seeds")
 
 
 if __name__ == "__main__":
