@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 import empool
 
 FOLDER = Path(__file__).parents[1] / "data" / "cifar10-mini"
-POOLINGS = {
+POOLINGS: dict[str, Callable[..., nn.Module]] = {
     "max": partial(nn.MaxPool2d, 3, stride=2, padding=1),
     "ensemble": partial(empool.EnsembleMaxPool2d, 3, stride=2, padding=1, p=0.4),
 }
@@ -40,7 +41,7 @@ def photographs(split: str) -> tuple[Tensor, Tensor]:
     return (images / 255 - 0.47) / 0.25, torch.tensor(table["label"].to_pylist())
 
 
-def network(pool: partial[nn.Module], width: int = 16) -> nn.Module:
+def network(pool: Callable[..., nn.Module], width: int = 16) -> nn.Module:
     layers: list[nn.Module] = []
     for channels in (3, width, width):
         layers += [nn.Conv2d(channels, width, 5, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(), pool()]
@@ -64,7 +65,8 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int
 def error(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Give the share of wrong answers in per cent."""
     net.eval()  # the expectation
-    return 100 * (net(images).argmax(1) != labels).float().mean().item()
+    predicted: Tensor = net(images).argmax(1)
+    return 100 * (predicted != labels).float().mean().item()
 
 
 def main() -> None:
@@ -85,8 +87,8 @@ def main() -> None:
     if arguments.seeds > 1:
         gains = [a - b for a, b in zip(errors["max"], errors["ensemble"], strict=True)]
         better = sum(gain > 0 for gain in gains)
-        spread = f"standard deviation {statistics.stdev(gains):.2f}"
-        print(f"ensemble has {statistics.mean(gains):.2f} points fewer errors ({spread}), with {better} of {len(gains)} seeds")
+        print(f"ensemble has {statistics.mean(gains):.2f} points fewer errors on average", end=", ")
+        print(f"standard deviation {statistics.stdev(gains):.2f}, fewer with {better} of {len(gains)} seeds")
 
 
 if __name__ == "__main__":
