@@ -15,6 +15,7 @@ import tiny_data
 from empool.lab import cli, files
 from empool.lab.analyse import evaluate as evaluation
 from empool.lab.analyse.evaluate import evaluate
+from empool.lab.analyse.rules import read_evaluation
 from empool.lab.data import sets as data_sets
 from empool.lab.data import sources
 from empool.lab.errors import LabError
@@ -76,6 +77,31 @@ def test_the_expectation_is_what_the_run_was_tested_with(tmp_path):
     assert json.loads((config.folder(tmp_path) / "evaluation.json").read_text()) == [record]
 
 
+def test_recalibrated_is_the_network_after_recalibrate(tmp_path):
+    config = tiny_data.config("ensemble:0.4")
+    fit(config, tiny_data.data_set(), tmp_path)
+    (record,) = run(config.folder(tmp_path))
+    network, data = trained(tmp_path, config), tiny_data.data_set()
+    normaliser = Normaliser(data.mean, data.std, "cpu")
+    empool.recalibrate_(network, [normaliser.plain(data.train.images)])
+    tally = Tally(3, "cpu")
+    with torch.no_grad():
+        tally.add_logits(network(normaliser.plain(data.test.images)), data.test.labels)
+    assert known(record["recalibrated"]) == pytest.approx(known(tally.scores()._asdict()), rel=1e-4)
+    assert record["recalibrated"]["nll"] != pytest.approx(record["expectation"]["nll"], rel=1e-3)
+
+
+def test_an_evaluation_of_before_a_rule_is_read_and_done_again(tmp_path):
+    config = tiny_data.config("ensemble:0.4", epochs=1)
+    fit(config, tiny_data.data_set(), tmp_path)
+    folder = config.folder(tmp_path)
+    (record,) = run(folder)
+    old = {name: value for name, value in record.items() if name not in ("recalibrated", "rules")}
+    (folder / "evaluation.json").write_text(json.dumps([old]))
+    assert read_evaluation(folder / "evaluation.json") == [{**old, "recalibrated": None}]
+    assert run(folder) == [record]
+
+
 def test_plain_max_is_the_network_with_max_pooling(tmp_path):
     config = tiny_data.config("max-dropout:0.5")
     fit(config, tiny_data.data_set(), tmp_path)
@@ -129,11 +155,12 @@ def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
     assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == records
     assert notes(records) == [
-        "expectation: the testing phase, one deterministic pass.",
-        "Monte Carlo: the mean of the probabilities of 8 members, drawn for every image anew.",
-        "Points more: the rule's error less the expectation's on the same trained network, with its t interval over "
-        "seeds.",
-        "max, average draw nothing: Monte Carlo would be the single pass.",
+        "expectation: inference mode, one deterministic pass.",
+        "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
+        "normalisation with the pools in inference mode. Max-pooling's is the control.",
+        "Monte Carlo: the mean of the probabilities of 8 members, sampled for every image anew.",
+        "Points: the rule's error less the expectation's on the same trained network, with its t interval over seeds.",
+        "max, average: nothing is sampled, so Monte Carlo would be the single pass.",
     ]
 
 
@@ -302,10 +329,11 @@ def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypa
     capsys.readouterr()
     assert cli.main(["evaluate", "study", "--data", images, "--samples", "3"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    rows = {"max", "ensemble:0.3", "Monte", "plain"}
-    assert [line[:2] for line in lines if line and line[0] in rows][:4] == [
-        ["max", "expectation"],
-        ["ensemble:0.3", "expectation"],
+    rows = {"max", "recalibrated", "ensemble:0.3", "Monte", "plain"}
+    assert [line[0] for line in lines if line and line[0] in rows][:6] == [
+        *("max", "recalibrated", "ensemble:0.3", "recalibrated", "Monte", "plain"),
+    ]
+    assert [line[:2] for line in lines if line and line[0] in rows][4:6] == [
         ["Monte", "Carlo"],
         ["plain", "max"],
     ]

@@ -258,12 +258,12 @@ def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path, capsys):
 
 
 def test_train_goes_on_if_asked_to(folder, capsys, monkeypatch):
-    from empool.lab.train import experiment
+    from empool.lab.train import loop
 
     arguments = ["train", "--data", str(folder), *SMALL, "--epochs", "2", "--out", "study", "--no-channels-last"]
 
-    def interrupt(self, outputs, batch, batch_idx):
-        if self.current_epoch == 1:
+    def interrupt(self, epoch):
+        if epoch > 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -62,8 +62,8 @@ def compare(
 
     from empool.lab import report
 
-    page = report.write_report(directory, **_against(baseline))
-    Console().print(report.terminal(directory, **_against(baseline)))
+    page = report.write_report(directory, baseline=baseline)
+    Console().print(report.terminal(directory, baseline=baseline))
     print(f"report: {page}")
 
 
@@ -141,9 +141,9 @@ def reproduce(
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
             own = {**options, "data": data, "model": part.model, "out": folder, **chosen.changes}
             _study(context, part.poolings, range(count), own)
-            pages[part.model] = write_report(folder, **_against(baseline))
+            pages[part.model] = write_report(folder, baseline=baseline)
     for model, page in pages.items():
-        Console().print(terminal(page.parent, **_against(baseline)))
+        Console().print(terminal(page.parent, baseline=baseline))
         print(f"report of {model}: {page}")
 
 
@@ -155,7 +155,7 @@ def report(
         typer.Option(
             metavar="FILE",
             help="Also put its tables into this page, each between its lines, such as <!-- study:NAME --> and "
-            "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are claims: and rules:.",
+            "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are nll:, claims: and rules:.",
         ),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
@@ -163,9 +163,34 @@ def report(
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
 
-    print(f"report: {write_report(directory, **_against(baseline))}")
+    print(f"report: {write_report(directory, baseline=baseline)}")
     if into is not None:
-        write_table(directory, into, **_against(baseline))
+        write_table(directory, into, baseline=baseline)
+
+
+@app.command()
+def power(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
+) -> None:
+    """Say how many seeds each row of a study needs to be decided, and what difference its seeds can show."""
+    from rich.console import Console
+
+    from empool.lab.report import power as plan
+
+    Console().print(plan(directory, baseline))
+
+
+@app.command()
+def gain(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
+    out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
+    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
+) -> None:
+    """Draw when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
+    from empool.lab.report import write_gain
+
+    print(f"figure: {write_gain(directories, out, baseline)}")
 
 
 @app.command()
@@ -178,7 +203,7 @@ def evaluate(
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
-    """Test trained networks by the expectation, by members drawn and averaged, and by plain max.
+    """Test trained networks by the expectation, recalibrated, by members sampled and averaged, and by plain max.
 
     An evaluation that is started again does what is missing.
     """
@@ -195,7 +220,7 @@ def evaluate(
 
     sheet = rules.sheet(records)
     assert sheet is not None  # There is a finished run.
-    Console().print(table.plain(sheet, without=["Runs", "Points more"]))
+    Console().print(table.terminal(sheet))
     print("\n".join(sheet.notes))
     print(f"evaluation: {directory / 'evaluation.json'}")
 
@@ -245,10 +270,6 @@ def show(
     from empool.lab.cli.show import show as draw
 
     draw(output, p=p, seed=seed)
-
-
-def _against(baseline: str) -> dict[str, str]:
-    return {} if baseline == "max" else {"baseline": baseline}
 
 
 def _where(options: dict[str, Any]) -> Any:

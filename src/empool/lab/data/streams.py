@@ -260,8 +260,8 @@ def _of_folder(folder: Path) -> list[tuple[str, Any]]:
             reader = create_dataset("", root=str(root), search_split=False, class_map=numbers or "").reader
         except (RuntimeError, AssertionError) as error:
             raise LabError(f"{root}: {first_line(error)}") from None
-        classes = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        outside = next((path for path, _ in reader.samples if Path(path).parent == root), None)
+        classes = {path.name for path in root.iterdir() if path.is_dir() and any(path.iterdir())}
+        outside = next((path for path in sorted(root.iterdir()) if path.is_file() and path.name[0] != "."), None)
         if outside:
             raise LabError(f"{outside} is in no class: {_EXPECTED}")
         if readers and (unknown := sorted(classes - set(readers[0][1].class_to_idx))):

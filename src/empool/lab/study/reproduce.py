@@ -1,4 +1,4 @@
-"""The deck's tables as studies: which networks, which poolings, and by which protocol."""
+"""The tables of Zhang and Wu (2017) as studies: which networks, which poolings, and by which protocol."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from empool.lab.errors import LabError
-from empool.lab.study import deck
+from empool.lab.study import paper
 from empool.models import NONE
 
 BESIDE_TABLE_1 = ("stochastic-max:0.5", "ordinal:0.6,0.3,0.1")
-"""Poolings of the deck's text that its Table 1 lacks."""
+"""Poolings of the paper's text that its Table 1 lacks."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Protocol:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-_TABLE_1 = (Part("cnn", (*deck.TABLE_1, *BESIDE_TABLE_1)),)
-_DFN_MR_POOLINGS = tuple(pooling for model, pooling in deck.TABLE_2 if model == "dfn_mr:56")
+_TABLE_1 = (Part("cnn", (*paper.TABLE_1, *BESIDE_TABLE_1)),)
+_DFN_MR_POOLINGS = tuple(pooling for model, pooling in paper.TABLE_2 if model == "dfn_mr:56")
 _DFN_MR = Part("dfn_mr:56", _DFN_MR_POOLINGS)
 _PLAIN = tuple(Part(model, (NONE,)) for model in ("resnet:110", "preact_resnet:164", "stochastic_depth:110"))
 
