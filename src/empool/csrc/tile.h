@@ -12,8 +12,34 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-// Memory that a thread keeps from call to call.
-template <class T, int slot>
+// What a thread keeps memory for, from call to call. Two buffers that are in use at once have different names.
+enum class Buffer {
+    tap_offsets,
+    tap_codes,
+    numbers,
+    input,  // a tile of it, or its rows
+    input_odd_rows,
+    input_odd_columns,
+    input_odd_both,
+    output,  // likewise; of gradients, the one that is written
+    drawn,
+    gradient,  // a tile or rows of the output's gradient
+    sums,
+    ranked,  // values by rank
+    table,   // thresholds or weights as the kernel wants them
+    bases,
+    counts,
+    counters,  // Philox's
+    nan,
+    cover_first,
+    cover_columns,
+    cover_rows,
+    cover_offsets,
+    cover_codes,
+    spare,
+};
+
+template <class T, Buffer name>
 EMPOOL_INLINE T* scratch(int64_t count) {
     struct Block {
         void* memory = nullptr;
@@ -56,7 +82,7 @@ EMPOOL_INLINE Box inputs_of(const Geometry& g, const Box& outputs) {
     for (int i = 0; i < 3; ++i) {
         const Axis& a = g.axis[i];
         int64_t first = a.start(outputs.origin[i]);
-        int64_t last = a.start(outputs.origin[i] + outputs.size[i] - 1) + (a.kernel - 1) * a.dilation + 1;
+        int64_t last = a.end(outputs.origin[i] + outputs.size[i] - 1);
         first = first < 0 ? 0 : first;
         last = last > a.in ? a.in : last;
         box.origin[i] = first;
@@ -256,8 +282,8 @@ class RowWindows {
     RowWindows(const Geometry& g, const Box& box)
         : axis_(g.axis),
           box_(box),
-          offset_(scratch<int64_t, 0>(2 * g.window())),
-          code_(scratch<int32_t, 1>(2 * g.window())),
+          offset_(scratch<int64_t, Buffer::tap_offsets>(2 * g.window())),
+          code_(scratch<int32_t, Buffer::tap_codes>(2 * g.window())),
           window_(g.window()) {}
 
     void set_row(int64_t od, int64_t oh) {

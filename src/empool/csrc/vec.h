@@ -141,6 +141,16 @@ EMPOOL_INLINE MaskOf<V> greater(V a, V b) {
         return {a > b};
 }
 
+template <class V>
+EMPOOL_INLINE MaskOf<V> unequal(V a, V b) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (MaskOf<V>::selects_bytes) {
+        return {_mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_NEQ_UQ)};
+    } else
+#endif
+        return {a != b};
+}
+
 // Where one of the two is a NaN.
 template <class V>
 EMPOOL_INLINE MaskOf<V> unordered(V a, V b) {
@@ -169,6 +179,8 @@ EMPOOL_INLINE Mask<C, sizeof(K) / sizeof(K{}[0])> equal(K codes, int k) {
 #if defined(__x86_64__) && EMPOOL_LANES >= 16
     if constexpr (sizeof(K) == 16 && sizeof(K{}[0]) == 1) {
         return {_mm_cmpeq_epi8_mask(bits<__m128i>(codes), _mm_set1_epi8(static_cast<char>(k)))};
+    } else if constexpr (sizeof(K) == 64 && Mask<C, sizeof(K) / sizeof(K{}[0])>::selects_bytes) {
+        return {_mm512_cmpeq_epi32_mask(bits<__m512i>(codes), _mm512_set1_epi32(k))};
     } else
 #endif
         return {codes == k};
@@ -184,6 +196,18 @@ EMPOOL_INLINE Vec<C, L> add_where(Mask<C, L> mask, Vec<C, L> sum, Vec<C, L> term
     } else
 #endif
         return sum + (mask.lanes ? term : Vec<C, L>{});
+}
+
+// Integers of a lane's size, likewise.
+template <class C, int L>
+EMPOOL_INLINE Vec<Int<C>, L> add_where(Mask<C, L> mask, Vec<Int<C>, L> sum, Vec<Int<C>, L> term) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (Mask<C, L>::selects_bytes) {
+        const auto s = bits<__m512i>(sum);
+        return bits<Vec<Int<C>, L>>(_mm512_mask_add_epi32(s, mask.lanes, s, bits<__m512i>(term)));
+    } else
+#endif
+        return sum + (mask.lanes & term);
 }
 
 // a where the mask is set, else b: activations or offsets.
