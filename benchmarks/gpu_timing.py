@@ -1,175 +1,311 @@
-"""Time the Triton kernels alone, with several tile shapes, beside max-pooling and a copy: for choosing `_plan._tile`.
+"""Time poolings on a GPU beside PyTorch's and a copy: what a training step and an inference forward take there.
 
-    python benchmarks/gpu_timing.py [--tiles] [--json FILE]
+    python benchmarks/gpu_timing.py [--json FILE] [--quick] [--jobs 12]
 
-Calls are replayed from a CUDA graph, so that launching costs nothing; medians of replays that take turns. "of copy" is
-the share of a large copy's bandwidth, had every tensor moved once.
+Every call of a contestant works on another of several input sets, together four times as large as the L2 cache, and
+keeps what it returns, so that nothing is read or written in the cache alone. Calls are captured in CUDA graphs that
+last a millisecond at least and are replayed by turns; medians. "step" is forward and backward through autograd, the
+seed's kernel included; "draw", "scatter" and "mean" are one kernel each. The share in brackets is that of a large
+copy's bandwidth which a contestant reaches if every tensor is moved once. Lines are printed, and the file is written,
+case by case.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import itertools
 import json
+import math
+import multiprocessing
+import random
 import statistics
+import subprocess
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import empool
-from empool import _window
-from empool._triton import _operators, _plan
-from empool._window import Geometry
 
 SHAPES = ((256, 64, 56, 56), (256, 256, 14, 14), (64, 64, 112, 112))
 WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2": (3, 2, 1)}
-DTYPES = (torch.float32, torch.bfloat16)
-TILES = {
-    False: ((128, 1, 4), (64, 1, 2), (256, 1, 4), (256, 1, 8)),
-    True: tuple(itertools.product((256, 512, 1024, 2048), (None,), (2, 4, 8))),
-}
-"""Contiguous: rows, 1, warps. Channels last: elements of a tile, None, warps."""
-Call = Callable[[], Any]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+CASES = tuple(itertools.product(SHAPES, WINDOWS, DTYPES, LAYOUTS))
+SECONDS, FEW, MOST, REPLAYS = 1.3e-3, 4, 200, 9
+"""How long a graph lasts, how few and how many calls it may hold, how often it is replayed."""
+Case = tuple[tuple[int, int, int, int], str, str, str]
+Call = Callable[[int], Any]
+"""Does the work once, on the input set of this number, and returns what it allocated."""
 
 
 def main() -> None:
-    """Print a line for every case, and one for every tile if asked."""
+    """Print a line for every case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiles", action="store_true", help="try other tile shapes too")
     parser.add_argument("--json", help="write all results to this file")
+    parser.add_argument("--quick", action="store_true", help="the first two shapes alone")
+    parser.add_argument("--jobs", type=int, default=12, help="processes that compile the kernels first, side by side")
     arguments = parser.parse_args()
+    cases = [case for case in CASES if not arguments.quick or case[0] != SHAPES[2]]
+    begun = time.perf_counter()
+    if arguments.jobs:
+        _compile(cases, arguments.jobs)
+    compiled = time.perf_counter() - begun
+    clocks = _Clocks()
+    gc.collect()
+    gc.freeze()  # A capture collects garbage first, which so takes no time.
+    properties = torch.cuda.get_device_properties(0)
+    cache = getattr(properties, "L2_cache_size", 60 << 20)
     copy = _copy_bandwidth()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy / 1e12:.2f} TB/s")
+    about = {"device": properties.name, "torch": torch.__version__, "copy": copy, "l2": cache, "compiled": compiled}
+    print(f"{properties.name}, torch {torch.__version__}, copy {copy / 1e12:.2f} TB/s, L2 {cache >> 20} MiB,", end=" ")
+    print(f"compiled in {compiled:.0f} s; microseconds (share of the copy's bandwidth)")
     results: list[dict[str, Any]] = []
-    for shape, (window, sizes), dtype, channels_last in itertools.product(
-        SHAPES, WINDOWS.items(), DTYPES, (False, True)
-    ):
-        case = {"shape": shape, "window": window, "dtype": str(dtype)[6:], "channels_last": channels_last}
-        results.append(case | _case(shape, sizes, dtype, channels_last, copy))
-        _print(results[-1])
-        if arguments.tiles:
-            results += _tiles(case, shape, sizes, dtype, channels_last, copy)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"device": torch.cuda.get_device_name(), "copy": copy, "results": results}, file, indent=1)
+    for case in cases:
+        try:
+            result = _measured(case, cache, copy)
+        except Exception as error:  # One case that fails, say for want of memory, is no reason to lose the others.
+            result = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        result = {**dict(zip(("shape", "window", "dtype", "layout"), case, strict=True)), **result, **clocks.now()}
+        results.append(result)
+        _print(result)
+        _save(arguments.json, about | {"results": results})
+    calls = _small_calls()
+    print("a call on 1x8x4x4, microseconds of the host:", *(f"{name} {us:.1f}," for name, us in calls.items()))
+    _save(arguments.json, about | {"results": results, "small_calls": calls})
+
+
+def _save(file: str | None, results: dict[str, Any]) -> None:
+    if file:
+        with open(file, "w") as opened:
+            json.dump(results, opened, indent=1)
+
+
+class _Clocks:
+    """Watches the GPU's clocks, by nvidia-smi, where there is one."""
+
+    FIELDS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
+
+    def __init__(self) -> None:
+        self._line = ""
+        command = ["nvidia-smi", "-i", "0", f"--query-gpu={','.join(self.FIELDS)}", "--format=csv,noheader,nounits"]
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen([*command, "-lms", "200"], stdout=subprocess.PIPE, text=True)
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            self._line = line.strip()
+
+    def now(self) -> dict[str, str]:
+        return dict(zip(self.FIELDS, self._line.split(", "), strict=False))
+
+
+def _compile(cases: list[Case], jobs: int) -> None:
+    """Fill the cache of compiled kernels: a process for every few cases, with one image each."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_compile_some, args=(cases[start::jobs],)) for start in range(jobs)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def _compile_some(cases: list[Case]) -> None:
+    for (_, *sizes), window, dtype, layout in cases:
+        with contextlib.suppress(Exception):  # The error comes again, where it is reported.
+            for call in _contestants(((1, *sizes), window, dtype, layout), 1).values():
+                call(0)
+    torch.cuda.synchronize()
 
 
 def _copy_bandwidth() -> float:
     source = torch.randn(1 << 28, device="cuda")
-    target = torch.empty_like(source)
-    (seconds,) = _medians([lambda: target.copy_(source)])
-    return 2 * source.numel() * source.element_size() / seconds
+    targets = [torch.empty_like(source) for _ in range(2)]
+    seconds = _medians({"copy": lambda i: targets[i % 2].copy_(source)})["copy"]
+    assert seconds is not None
+    return 2 * source.nbytes / seconds
 
 
-def _calls(
-    shape: tuple[int, ...], sizes: tuple[int, int, int], dtype: torch.dtype, channels_last: bool
-) -> tuple[Call, Call, Call, Call, int, int]:
-    """Return our draw and scatter, PyTorch's forward and backward, and the bytes that each of ours must move."""
-    kernel, stride, padding = sizes
-    geometry = Geometry([kernel] * 2, [stride] * 2, [padding] * 2, [1, 1])
-    counts = geometry.possible_counts()
-    thresholds = empool.EnsembleMax(0.1).threshold_table(counts)
-    input = _window.dense(torch.randn(shape, device="cuda").to(dtype), channels_last)
+def _contestants(case: Case, sets: int) -> dict[str, Call]:
+    """Make the input sets, and return what is timed on them."""
+    shape, window, dtype, layout = case
+    kernel, stride, padding = WINDOWS[window]
+    memory_format = LAYOUTS[layout]
+    inputs = [
+        torch.randn(shape, device="cuda").to(DTYPES[dtype]).contiguous(memory_format=memory_format).requires_grad_()
+        for _ in range(sets)
+    ]
+    ours, theirs = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1), nn.MaxPool2d(kernel, stride, padding)
+    evaluated = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1).eval()
     seed = torch.tensor(11, device="cuda")
-    output, drawn = _operators.rank_draw(input, seed, counts, thresholds, *geometry)
-    grad_output = torch.randn_like(output)
-    _, indices = F.max_pool2d(input, kernel, stride, padding, return_indices=True)
 
-    def draw() -> tuple[Tensor, Tensor]:
-        return _operators.rank_draw(input, seed, counts, thresholds, *geometry)
+    def draw(input: Tensor) -> Tensor:
+        return empool.functional.ensemble_max_pool2d(input, kernel, stride, padding, p=0.1, seed=seed)
 
-    def scatter() -> Tensor:
-        return _operators.drawn_scatter(grad_output, drawn, list(shape[2:]), *geometry[:4])
+    gradients = [torch.randn_like(theirs(input)) for input in inputs]
 
-    def forward() -> Any:
-        return torch.ops.aten.max_pool2d_with_indices(input, *geometry[:4])
+    def step(pool: Callable[[Tensor], Tensor]) -> Call:
+        def call(i: int) -> Any:
+            output = pool(inputs[i % sets])
+            return output, torch.autograd.grad(output, inputs[i % sets], gradients[i % sets])
 
-    def backward() -> Tensor:
-        return torch.ops.aten.max_pool2d_with_indices_backward(grad_output, input, *geometry, indices)
+        return call
 
-    moved = input.nbytes + output.nbytes + drawn.nbytes
-    return draw, scatter, forward, backward, moved, moved
+    def forward(pool: Callable[[Tensor], Tensor]) -> Call:
+        def call(i: int) -> Tensor:
+            with torch.no_grad():
+                return pool(inputs[i % sets])
 
+        return call
 
-def _case(
-    shape: tuple[int, ...], sizes: tuple[int, int, int], dtype: torch.dtype, channels_last: bool, copy: float
-) -> dict[str, Any]:
-    draw, scatter, forward, backward, draw_bytes, scatter_bytes = _calls(shape, sizes, dtype, channels_last)
-    seconds = _medians([draw, scatter, forward, backward])
+    def backward(pool: Callable[[Tensor], Tensor]) -> Call:
+        outputs = [pool(input) for input in inputs]
+
+        def call(i: int) -> Any:
+            return torch.autograd.grad(outputs[i % sets], inputs[i % sets], gradients[i % sets], retain_graph=True)
+
+        return call
+
     return {
-        "seconds": seconds,
-        "ratio": (seconds[0] + seconds[1]) / (seconds[2] + seconds[3]),
-        "of_copy": (draw_bytes / seconds[0] / copy, scatter_bytes / seconds[1] / copy),
+        "step": step(ours),
+        "max step": step(theirs),
+        "mean": forward(evaluated),
+        "max forward": forward(lambda input: F.max_pool2d(input, kernel, stride, padding)),
+        "draw": forward(draw),
+        "scatter": backward(draw),
+        "max backward": backward(theirs),
+        "copy": forward(Tensor.clone),
     }
 
 
-def _tiles(
-    case: dict[str, Any],
-    shape: tuple[int, ...],
-    sizes: tuple[int, int, int],
-    dtype: torch.dtype,
-    channels_last: bool,
-    copy: float,
-) -> list[dict[str, Any]]:
-    usual, results = _plan._tile, []
-    for size, _, warps in TILES[channels_last]:
-        channels = usual(_plan.Windows(*shape[:2], (1, 1, 1), (1, 1, 1), (), channels_last, dtype.itemsize))[1]
-        tile = (max(size // channels, 1), channels, warps)
-        _set_tile(lambda _, tile=tile: tile)
-        draw, scatter, _, _, draw_bytes, scatter_bytes = _calls(shape, sizes, dtype, channels_last)
-        seconds = _medians([draw, scatter], replays=9)
-        of_copy = (draw_bytes / seconds[0] / copy, scatter_bytes / seconds[1] / copy)
-        results.append(case | {"tile": tile, "seconds": seconds, "of_copy": of_copy})
-        _print(results[-1])
-    _set_tile(usual)
-    return results
+def _bytes(case: Case) -> dict[str, int]:
+    """Return what our contestants must move, every tensor once and a byte for every draw."""
+    (images, channels, *sizes), window, dtype, _ = case
+    kernel, stride, padding = WINDOWS[window]
+    size = DTYPES[dtype].itemsize
+    input = images * channels * math.prod(sizes)
+    output = images * channels * math.prod((n + 2 * padding - kernel) // stride + 1 for n in sizes)
+    draw = size * (input + output) + output
+    return {
+        "step": 2 * draw,
+        "draw": draw,
+        "scatter": draw,
+        "mean": size * (input + output),
+        "copy": 2 * size * input,
+    }
 
 
-def _set_tile(tile: Any) -> None:
-    _plan._tile = tile
-    _plan.output_plan.cache_clear()
-    _plan.input_plan.cache_clear()
+def _measured(case: Case, cache: int, copy: float) -> dict[str, Any]:
+    size = math.prod(case[0]) * DTYPES[case[2]].itemsize
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # The graphs' too: a backward runs where its forward ran.
+        seconds = _medians(_contestants(case, max(2, -(-4 * cache // size))), stream)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    shares = {name: moved / seconds[name] / copy for name, moved in _bytes(case).items() if seconds[name]}
+    pairs = {"step": "max step", "mean": "max forward", "scatter": "max backward"}
+    ratios = {one: seconds[one] / seconds[other] for one, other in pairs.items() if seconds[one] and seconds[other]}
+    return {"seconds": seconds, "of_copy": shares, "ratios": ratios}
 
 
-def _medians(calls: list[Call], replays: int = 21) -> list[float]:
-    """Return each call's seconds: graphs of several calls, replayed by turns."""
-    graphs = []
-    for call in calls:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+def _medians(calls: dict[str, Call], stream: Any = None) -> dict[str, float | None]:
+    """Return each call's seconds: graphs of several calls, replayed by turns. None for what could not be captured."""
+    stream = stream or torch.cuda.Stream()
+    torch.cuda.synchronize()
+    graphs: dict[str, tuple[Any, int, Any]] = {}
+    for name, call in calls.items():
+        try:
+            graphs[name] = _captured(call, stream)
+        except Exception as error:
+            torch.cuda.synchronize()
+            print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    shuffle = random.Random(0).shuffle
+    for _ in range(REPLAYS + 2):
+        turn = list(graphs.items())
+        shuffle(turn)
+        for name, (graph, number, _) in turn:
+            samples[name].append(_elapsed(graph.replay, stream) / number)
+    return {name: statistics.median(sample[2:]) if sample else None for name, sample in samples.items()}
+
+
+def _captured(call: Call, stream: Any) -> tuple[Any, int, Any]:
+    """Capture as many calls as last long enough; return the graph, their number and what they returned."""
+    with torch.cuda.stream(stream):
+        call(0)  # Compiles and loads, which no capture allows.
+    graph, kept = _graph(call, FEW, stream)
+    once = min(_elapsed(graph.replay, stream) for _ in range(3)) / FEW
+    number = min(max(math.ceil(SECONDS / once), 2), MOST)
+    if number > FEW:
+        del graph, kept
+        graph, kept = _graph(call, number, stream)
+        return graph, number, kept
+    return graph, FEW, kept
+
+
+def _graph(call: Call, number: int, stream: Any) -> tuple[Any, Any]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        kept = [call(i) for i in range(number)]
+    return graph, kept
+
+
+def _elapsed(run: Callable[[], Any], stream: Any) -> float:
+    with torch.cuda.stream(stream):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+    return start.elapsed_time(end) * 1e-3
+
+
+def _small_calls() -> dict[str, float]:
+    """Return what the host needs for a call, forward alone and without a seed kernel, in microseconds."""
+    input, seed = torch.randn(1, 8, 4, 4, device="cuda"), torch.tensor(1, device="cuda")
+    contestants: dict[str, Callable[[], Any]] = {
+        "draw": lambda: empool.functional.ensemble_max_pool2d(input, 2, seed=seed),
+        "mean": lambda: empool.functional.ensemble_max_pool2d(input, 2, training=False),
+        "max": lambda: F.max_pool2d(input, 2),
+    }
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    for name, call in list(contestants.items()) * 7:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(300):
             call()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(4):
-                call()
-        graphs.append(graph)
-    samples: list[list[float]] = [[] for _ in graphs]
-    for _ in range(replays):
-        for graph, sample in zip(graphs, samples, strict=True):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            sample.append(start.elapsed_time(end) / 4e3)
-    return [statistics.median(sample[2:]) for sample in samples]
+        samples[name].append((time.perf_counter() - start) / 300 * 1e6)
+    return {name: statistics.median(sample) for name, sample in samples.items()}
 
 
 def _print(result: dict[str, Any]) -> None:
-    shape = "x".join(map(str, result["shape"]))
-    layout = "channels last" if result["channels_last"] else "contiguous"
-    times = " ".join(f"{1e6 * s:7.1f}" for s in result["seconds"])
-    shares = " ".join(f"{share:4.0%}" for share in result["of_copy"])
-    last = f"step / max {result['ratio']:.2f}" if "ratio" in result else f"  tile {result['tile']}"
-    print(
-        f"{shape:14} {result['window']} {result['dtype']:8} {layout:13} us {times}  of copy {shares}  {last}",
-        flush=True,
-    )
+    name = f"{'x'.join(map(str, result['shape'])):13} {result['window']} {result['dtype']:4} {result['layout']}"
+    if "error" in result:
+        print(name, result["error"], flush=True)
+        return
+    parts = []
+    for contestant, other in (
+        ("step", "max step"),
+        ("mean", "max forward"),
+        ("draw", None),
+        ("scatter", "max backward"),
+        ("copy", None),
+    ):
+        seconds = result["seconds"][contestant]
+        part = f"{contestant} " + (f"{seconds * 1e6:6.1f}" if seconds else "     -")
+        part += f" ({result['of_copy'].get(contestant, math.nan):4.0%})"
+        if other:
+            part += f" {result['ratios'].get(contestant, math.nan):.2f} of max"
+        parts.append(part)
+    print(name, *parts, f"| {result.get('clocks.sm', '?')}/{result.get('clocks.mem', '?')} MHz", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/training.py [--models cnn resnet:20] [--threads 2] [--steps 10] [--rounds 12] [--json FILE]
     python benchmarks/training.py --threads 1 --cpu-time      # on a machine that has other work
 
-One process; an epoch of `empool.lab.training.fit` and one of the plain loop take turns. Ratios are taken between two
+One process; an epoch of the lab's `fit` and one of the plain loop take turns. Ratios are taken between two
 epochs that follow each other, then their median over the rounds. Tests and checkpoints are not counted.
 """
 
@@ -26,12 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from empool import models
-from empool.lab import augment, experiment, provenance
-from empool.lab.augment import Normaliser
-from empool.lab.batches import Batches
-from empool.lab.data import DataSet, Split
-from empool.lab.run import RunConfig
-from empool.lab.training import fit
+from empool.lab import provenance
+from empool.lab.data.sets import DataSet, Split
+from empool.lab.study.run import RunConfig
+from empool.lab.train import augment, experiment
+from empool.lab.train.augment import Normaliser
+from empool.lab.train.batches import Batches
+from empool.lab.train.training import fit
 
 AUGMENT = "crop:4,mirror"
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)

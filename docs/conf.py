@@ -1,6 +1,14 @@
 """How the pages are built: `make docs`."""
 
+import inspect
+import shutil
 from importlib.metadata import version as installed
+from pathlib import Path
+
+import click
+import typer.main
+from docutils import nodes
+from sphinx.addnodes import download_reference
 
 project = "empool"
 author = "The empool developers"
@@ -27,13 +35,67 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": False}
 python_display_short_literal_types = True
 
+ROOT = Path(__file__).parents[1]
+
 
 def _sections(app, what, name, obj, options, lines):
     """Part a docstring's short sections, which follow each other without a blank line."""
+    if "Alias for field number" in "".join(lines):
+        lines.clear()
     for number, line in reversed(list(enumerate(lines))):
         if line.startswith(("Source: ", "Example:")):
             lines[number:number] = [""]
 
 
+def _is_hidden(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples, which their class describes."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def _commands(app, docname, source):
+    """Write the page of the command line from the commands themselves."""
+    if docname != "cli":
+        return
+    from empool.lab.cli.commands import app as commands
+
+    group = typer.main.get_command(commands)
+    parts = [_command(name, command) for name, command in group.commands.items() if not command.hidden]
+    source[0] = source[0].replace("<!-- commands -->", "\n".join(parts))
+
+
+def _command(name, command):
+    context = click.Context(command, info_name=name)
+    lines = [f"## empool {name}\n", inspect.cleandoc(command.help or "") + "\n", "| option | meaning |", "|---|---|"]
+    for parameter in command.get_params(context):
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
+            continue
+        record = parameter.get_help_record(context)
+        spelled, meaning = record or (parameter.human_readable_name, getattr(parameter, "help", "") or "")
+        cells = [cell.replace("|", "\\|") for cell in (spelled, " ".join(meaning.split()))]
+        lines.append(f"| `{cells[0]}` | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _reports(app, doctree):
+    """Open the reports of studies as pages, where they would be downloads."""
+    for node in list(doctree.findall(download_reference)):
+        target = node["reftarget"]
+        if target.endswith("report.html"):
+            path = (Path(app.srcdir) / app.env.docname).parent.joinpath(target).resolve().relative_to(ROOT)
+            up = "../" * app.env.docname.count("/")
+            node.replace_self(nodes.reference("", "", *node.children, refuri=f"{up}{path.as_posix()}", internal=False))
+
+
+def _copy_reports(app, exception):
+    for report in ROOT.glob("results/*/report.html"):
+        copy = Path(app.outdir) / report.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(report, copy)
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-skip-member", _is_hidden)
+    app.connect("source-read", _commands)
+    app.connect("doctree-read", _reports)
+    app.connect("build-finished", _copy_reports)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import empool
 from empool import models
-from empool.lab.checkpoint import read_checkpoint
 from empool.lab.files import read_json
-from empool.lab.options import load_data
-from empool.lab.run import RunConfig
-from empool.lab.training import make_experiment
+from empool.lab.study.run import RunConfig
+from empool.lab.train.checkpoint import read_checkpoint
+from empool.lab.train.options import load_data
+from empool.lab.train.training import make_experiment
 
 POOLS = (
     *(nn.MaxPool2d, nn.AvgPool2d, empool.EnsembleMaxPool2d, empool.MaxPoolDropout2d, empool.RankPool2d),

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from empool.lab.run import folder_name
+from empool.lab.study.run import folder_name
 
 # Overconfident by 5 points in each of its two bins.
 CALIBRATION = {

@@ -209,7 +209,11 @@ class Padded(nn.Conv2d):
     [
         (nn.Conv2d(2, 2, 2, stride=2), EMP, r"expected a padding of dilation \* \(kernel_size - 1\) / 2"),
         (nn.Conv2d(2, 2, 3, stride=2, padding="valid"), EMP, r"got padding \(0, 0\) with kernel_size \(3, 3\)"),
-        (Padded(2, 2, 3, stride=2), EMP, "expected one of torch.nn's Conv1d, Conv2d, Conv3d, got Padded"),
+        (
+            Padded(2, 2, 3, stride=2),
+            EMP,
+            r"expected torch.nn.Conv1d, .* got test_convert.Padded",
+        ),
         (nn.AdaptiveMaxPool2d(2), EMP, "it has no windows of one size"),
         (nn.AvgPool2d(2, divisor_override=3), EMP, "its divisor_override has no counterpart"),
         (nn.MaxPool2d(2, return_indices=True), empool.Average(), "an average has no indices to return"),
@@ -228,9 +232,122 @@ def test_refuses_by_name_and_changes_nothing(module, pooling, reason):
     assert net[1]["down"] is module
 
 
-def test_refuses_what_is_no_pooling():
-    with pytest.raises(TypeError, match=re.escape("such as empool.EnsembleMax(0.1), got str")):
-        empool.convert_(small(), "max")
+def test_refuses_what_is_not_a_pooling():
+    with pytest.raises(TypeError, match=re.escape("such as empool.EnsembleMax(0.1), got float")):
+        empool.convert_(small(), 0.1)
+
+
+def test_takes_a_spelling():
+    net = small()
+    assert names(empool.convert_(net, "ensemble:0.3")) == ["2.0"]
+    assert repr(net[2][0]) == repr(empool.EnsembleMaxPool2d(3, 2, 1, p=0.3))
+    with pytest.raises(ValueError, match="pooling: expected one of max, average, ensemble:P, "):
+        empool.convert_(net, "maximum")
+
+
+def max_pools(net):
+    input = torch.randn(8, 4, 8, 8)
+    return torch.equal(net(input), F.max_pool2d(input, 2))
+
+
+@pytest.mark.parametrize("called_before", [False, True])
+@pytest.mark.parametrize("is_model", [False, True])
+def test_a_layer_that_compile_wraps_pools_otherwise_afterwards(is_model, called_before):
+    torch.compiler.reset()
+    pool = nn.MaxPool2d(2)
+    wrapped = torch.compile(pool, backend="eager")
+    net = wrapped if is_model else nn.Sequential(wrapped)
+    assert not called_before or max_pools(net)
+    (replacement,) = empool.convert_(net, EMP)
+    assert replacement.name == ("_orig_mod" if is_model else "0._orig_mod")
+    assert type(replacement.old) is nn.MaxPool2d
+    assert replacement.new is pool
+    assert not max_pools(net)
+    net.eval()
+    input = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(net(input), empool.functional.ensemble_max_pool2d(input, 2, p=0.3, training=False))
+
+
+def test_a_compiled_network_is_compiled_anew():
+    torch.compiler.reset()
+    net = torch.compile(nn.Sequential(nn.Identity(), nn.MaxPool2d(2)), backend="eager")
+    assert max_pools(net)
+    assert names(empool.convert_(net, EMP)) == ["_orig_mod.1"]
+    assert not max_pools(net)
+
+
+class Lists(nn.Module):
+    """Holds a layer in its own name and in a list, or in a list alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.named = nn.MaxPool2d(2)
+        self.all = [self.named, {"inner": (nn.Sequential(nn.ReLU(), nn.MaxPool2d(3)),)}]
+        self.all.append(self.all)
+
+    def forward(self, input):
+        return self.all[0](input)
+
+
+def test_a_layer_that_a_list_holds_too_pools_otherwise_afterwards():
+    net = nn.Sequential(Lists())
+    with pytest.warns(UserWarning, match=re.escape("0.all.1.inner.0.1 (MaxPool2d(kernel_size=3, ")):
+        conversion = empool.convert_(net, EMP)
+    assert names(conversion) == ["0.named"]
+    assert type(conversion[0].old) is nn.MaxPool2d
+    assert net[0].named is net[0].all[0] is conversion[0].new
+    assert not max_pools(net)
+    # train() and eval() do not reach it, so it would sample in inference.
+    assert type(net[0].all[1]["inner"][0][1]) is nn.MaxPool2d
+    assert [name for name, _ in conversion.left] == ["0.all.1.inner.0.1"]
+    assert conversion.left[0][1].endswith("), which is not registered")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compiled_by_torchscript():
+    scripted = torch.jit.script(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    traced = torch.jit.trace(nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(2)), torch.zeros(1, 1, 8, 8))
+    for module in (scripted, traced):
+        with pytest.raises(TypeError, match=r"whose forward is Python, got \w+Module; convert the model that it was"):
+            empool.convert_(module, EMP)
+    net = nn.Sequential(scripted, traced, torch.jit.script(nn.ReLU()), nn.MaxPool2d(2))
+    with pytest.warns(UserWarning, match="this max-pooling can't be converted and stays: 0 "):
+        conversion = empool.convert_(net, EMP)
+    assert names(conversion) == ["3"]
+    assert conversion.left == [
+        ("0", "calls max_pool2d, compiled by TorchScript"),
+        ("1", "calls max_pool2d, adaptive_max_pool2d, compiled by TorchScript"),
+    ]
+
+
+def test_an_exported_program_is_named():
+    program = torch.export.export(nn.Sequential(nn.MaxPool2d(2)), (torch.zeros(1, 1, 8, 8),))
+    with pytest.raises(TypeError, match="whose forward is Python, got ExportedProgram"):
+        empool.convert_(program, EMP)
+    with pytest.warns(UserWarning, match=r"stays: 0 \(calls max_pool2d\)"):
+        empool.convert_(nn.Sequential(program.module()), EMP)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max")
+def test_a_convolution_of_another_library_is_named_in_full():
+    from torch.ao import quantization
+
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1))
+    net.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+    prepared = quantization.prepare_qat(net)
+    named = r"0, Conv2d\(.*got torch\.ao\.nn\.qat\.modules\.conv\.Conv2d; convert a model before other tools change"
+    with pytest.raises(ValueError, match=named):
+        empool.convert_(prepared, EMP, strided_convs=True)
+
+
+def test_children_of_a_layer_are_carried_over():
+    pool = nn.MaxPool2d(2)
+    pool.observer = nn.Flatten()
+    pool.register_forward_hook(lambda module, _, output: module.observer(output))
+    net = nn.Sequential(pool)
+    empool.convert_(net, EMP)
+    assert net(torch.rand(1, 2, 4, 4)).shape == (1, 8)
 
 
 def test_leaves_other_strides_and_transposed_convolutions():
@@ -245,7 +362,9 @@ class Calls(nn.Module):
 
 def test_names_functional_calls():
     net = nn.Sequential(nn.MaxPool2d(2), nn.ModuleDict({"head": Calls()}), nn.AdaptiveMaxPool2d(2))
-    warned = re.escape("these modules pool by a function and keep doing so: 1.head (calls max_pool2d); call a layer")
+    warned = re.escape(
+        "this max-pooling can't be converted and stays: 1.head (calls max_pool2d), 2 (AdaptiveMaxPool2d("
+    )
     with pytest.warns(UserWarning, match=warned):
         conversion = empool.convert_(net, EMP)
     assert conversion.left == [("1.head", "calls max_pool2d"), ("2", "AdaptiveMaxPool2d(output_size=2)")]
@@ -314,6 +433,6 @@ def test_timm(timm, name, pools, convolutions):
 def test_torchvision_calls_are_named(torchvision):
     with torch.device("meta"):
         net = torchvision.models.inception_v3(weights=None, init_weights=False)
-    with pytest.warns(UserWarning, match=r"Mixed_6a \(calls max_pool2d\), Mixed_7a \(calls max_pool2d\); call"):
+    with pytest.warns(UserWarning, match=r"Mixed_6a \(calls max_pool2d\), Mixed_7a \(calls max_pool2d\); to have"):
         conversion = empool.convert_(net, EMP)
     assert names(conversion) == ["maxpool1", "maxpool2"]

@@ -1,10 +1,12 @@
-"""Members of the ensemble drawn at test time, and the probability that they are drawn with."""
+"""Sub-networks sampled at test time, and the probability that they are sampled with."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import re
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -141,7 +143,11 @@ def test_a_converted_network_draws_too():
 @pytest.mark.parametrize(
     ("net", "options", "message"),
     [
-        (nn.MaxPool2d(2), {}, "monte_carlo: expected a model with a layer of empool's that draws; see empool.convert_"),
+        (
+            nn.MaxPool2d(2),
+            {},
+            "monte_carlo: expected a model with a layer of empool's that samples; see empool.convert_",
+        ),
         (network(), {"samples": 0}, "monte_carlo: expected samples of at least 1, got 0"),
         (network(), {"at_once": 0}, "monte_carlo: expected at_once of at least 1, got 0"),
     ],
@@ -174,13 +180,157 @@ def test_members_are_averaged_where_they_are_whatever_the_default_device():
         ),
         (
             empool.EnsembleMaxPool2d(2, return_indices=True),
-            "monte_carlo: expected a model that gives logits, got tuple",
+            "monte_carlo: expected a model that computes logits, got tuple; say by output= where in it they are",
         ),
     ],
 )
 def test_monte_carlo_wants_logits(net, message):
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         empool.monte_carlo(net, torch.randn(2, 1, 4, 4))
+
+
+class Head(nn.Module):
+    """One window for each image; what `wrap` makes of its output, and nothing before."""
+
+    def __init__(self, wrap=lambda logits: logits, p=0.25):
+        super().__init__()
+        self.pool = empool.EnsembleMaxPool2d(2, p=p)
+        self.wrap = wrap
+
+    def forward(self, input):
+        return self.wrap(self.pool(input).flatten(1))
+
+
+class Pair(nn.Module):
+    """Takes two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = Head()
+
+    def forward(self, images, shift=0.0):
+        return self.head(images) + shift
+
+
+def test_one_logit_is_the_odds_of_two_classes():
+    two = empool.monte_carlo(TwoClasses(empool.EnsembleMaxPool2d(2, p=0.25)), WINDOW.repeat(50, 1, 1, 1), seed=3)
+    one = empool.monte_carlo(Head(), WINDOW.repeat(50, 1, 1, 1), seed=3)
+    assert one.probs.shape == (50, 1)
+    torch.testing.assert_close(one.probs, two.probs[:, :1])
+    torch.testing.assert_close(one.entropy, two.entropy)
+    torch.testing.assert_close(one.mutual_information, two.mutual_information)
+    assert one.mutual_information.min() > 0
+
+
+def test_a_sigmoid_head_has_one_decision_a_class():
+    both = empool.monte_carlo(Head(), WINDOW.repeat(3, 2, 1, 1), head="sigmoid", samples=400, at_once=400)
+    assert both.probs.shape == (3, 2)
+    assert both.entropy.shape == (3,)
+    mean = 0.75 * 0.8 + 0.25 * 0.5
+    torch.testing.assert_close(both.probs, torch.full((3, 2), mean), rtol=0, atol=0.03)
+    torch.testing.assert_close(both.entropy, torch.full((3,), 2 * entropy(mean)), rtol=0, atol=0.03)
+    apart = empool.monte_carlo(Head(), WINDOW, head="softmax", samples=4)
+    torch.testing.assert_close(apart.probs, torch.ones(1, 1))  # As asked for: one class of one.
+
+
+class Named(NamedTuple):
+    features: object
+    logits: object
+
+
+@dataclasses.dataclass
+class Output:
+    out: object
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output"),
+    [
+        (lambda x: {"features": x + 9, "logits": x}, None),
+        (lambda x: {"out": x, "aux": x + 9}, None),
+        (lambda x: {"loss": None, "scores": x}, "scores"),
+        (lambda x: {0: x}, 0),
+        (lambda x: (x, x + 9), 0),
+        (lambda x: [x + 9, x], -1),
+        (lambda x: Named(x + 9, x), None),
+        (lambda x: Output(x), None),
+    ],
+    ids=["logits", "out", "key", "int key", "tuple", "list", "named tuple", "dataclass"],
+)
+def test_logits_inside_the_output(wrap, output):
+    expected = empool.monte_carlo(Head(), WINDOW, seed=0)
+    torch.testing.assert_close(empool.monte_carlo(Head(wrap), WINDOW, seed=0, output=output), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output", "got"),
+    [
+        (lambda x: {"a": x, "b": x}, None, "dict with 'a', 'b'"),
+        (lambda x: {"a": x}, "b", "dict with 'a'"),
+        (lambda x: (x, x), None, "tuple"),
+        (lambda x: (x, x), 2, "tuple"),
+        (lambda x: None, None, "NoneType"),
+    ],
+)
+def test_an_output_without_logits_is_refused(wrap, output, got):
+    message = f"monte_carlo: expected a model that computes logits, got {got}; say by output= where in it they are"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        empool.monte_carlo(Head(wrap), WINDOW, output=output)
+
+
+class Batch(NamedTuple):
+    images: object
+    name: str
+
+
+class OfOne(nn.Module):
+    """Takes one argument, whatever it holds."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.head, self.key = Head(), key
+
+    def forward(self, batch):
+        return self.head(batch.images if self.key is None else batch[self.key])
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize(
+    ("net", "input"),
+    [
+        (Pair(), {"images": WINDOW}),
+        (Pair(), {"images": WINDOW, "shift": torch.tensor(0.0)}),
+        (Pair(), (WINDOW, torch.zeros(1, 1))),
+        (OfOne("image"), {"image": WINDOW, "label": "of one"}),
+        (OfOne(0), [WINDOW, None]),
+        (OfOne(None), Batch(WINDOW, "of one")),
+    ],
+    ids=["arguments", "scalar", "positional", "mapping", "list", "named tuple"],
+)
+def test_inputs_of_more_than_a_tensor(net, input, at_once):
+    expected = empool.monte_carlo(Head(), WINDOW, 7, seed=0, at_once=at_once)
+    torch.testing.assert_close(empool.monte_carlo(net, input, 7, seed=0, at_once=at_once), expected, rtol=0, atol=0)
+
+
+def test_an_input_without_images_is_refused():
+    with pytest.raises(TypeError, match=r"^monte_carlo: expected an input with a tensor \(N, \.\.\.\), got str$"):
+        empool.monte_carlo(Head(), "image")
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match=r'^monte_carlo: expected head "softmax", "sigmoid" or None, got \'logits\'$'):
+        empool.monte_carlo(Head(), WINDOW, head="logits")
+
+
+def test_a_seed_repeats_and_leaves_the_generator_as_it_was():
+    net, input = network(), torch.randn(3, 1, 4, 4)
+    state = torch.get_rng_state()
+    first, again, other = (empool.monte_carlo(net, input, 4, seed=seed) for seed in (1, 1, 2))
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    assert not torch.equal(other.probs, first.probs)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    torch.testing.assert_close(empool.monte_carlo(net, input, 4), first, rtol=0, atol=0)
 
 
 def test_set_p_sets_every_layer_that_has_one():
@@ -221,6 +371,47 @@ def test_set_p_refuses_what_is_no_probability(p):
 
 
 def test_set_p_refuses_a_network_without_such_layers():
-    message = "set_p: expected a model with ensemble max-pooling or max-pooling dropout; see empool.convert_"
+    message = "set_p: expected a model with layers that have a p, such as EnsembleMaxPool2d, got none"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         empool.set_p(nn.Sequential(nn.MaxPool2d(2), empool.StochasticPool2d(2)), 0.1)
+
+
+def test_set_p_sets_the_layers_chosen_by_a_filter():
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2), nn.ReLU(), empool.MaxPoolDropout2d(2), empool.EnsembleMaxPool2d(3))
+    asked = []
+
+    def chosen(name, module):
+        asked.append(name)
+        return isinstance(module, empool.EnsembleMaxPool2d) and name != "0"
+
+    assert empool.set_p(net, 0.7, chosen) == ["3"]
+    assert asked == ["0", "2", "3"]
+    assert (net[0].p, net[2].p, net[3].p) == (0.1, 0.2, 0.7)
+    with pytest.raises(
+        ValueError, match=r"^set_p: expected filter_fn to choose at least one of the layers that have a p$"
+    ):
+        empool.set_p(net, 0.7, filter_fn=lambda name, module: False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Second(empool.RankDistribution):
+    """A distribution of a user's own, with a p."""
+
+    p: float
+    steps: int = 1
+
+    def probabilities(self, n):
+        return (1.0,) if n == 1 else (1 - self.p, self.p)
+
+
+def test_set_p_sets_that_of_a_rank_distribution():
+    net = nn.Sequential(
+        empool.RankPool2d(2, distribution=empool.MaxDropout(0.1)),
+        empool.RankPool2d(2, distribution=empool.Average()),
+        empool.RankPool2d(2, distribution=Second(0.1, steps=3)),
+    )
+    assert empool.set_p(net, 0.7) == ["0", "2"]
+    assert net[0].distribution == empool.MaxDropout(0.7)
+    assert net[2].distribution == Second(0.7, steps=3)
+    expected = empool.functional.ensemble_max_pool2d(WINDOW, 2, p=0.7, training=False)
+    torch.testing.assert_close(net[2].eval()(WINDOW), expected, rtol=0, atol=0)

@@ -120,5 +120,5 @@ def test_uncertainty():
 
 
 def test_the_list_has_every_program():
-    listed = re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
+    listed = re.findall(r"\]\((?:\./)?(\w+\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))

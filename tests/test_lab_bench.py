@@ -16,11 +16,11 @@ import torch
 from torch.testing import assert_close
 
 import empool
-from empool.lab import bench as bench_module
-from empool.lab.bench import __main__ as command
-from empool.lab.bench import bench, cases, contestants, markdown, memory, table, timing, worker
-from empool.lab.bench.cases import Case, Window
-from empool.lab.bench.contestants import Data
+from empool import bench as bench_module
+from empool.bench import __main__ as command
+from empool.bench import bench, cases, contestants, markdown, memory, table, timing, worker
+from empool.bench.cases import Case, Window
+from empool.bench.contestants import Data
 from empool.lab.errors import LabError
 
 SHAPE = (2, 3, 9, 8)
@@ -332,9 +332,9 @@ def test_runs_with_nothing_but_torch() -> None:
         "import sys, runpy\n"
         "for name in ('rich', 'typer', 'numpy', 'lightning', 'matplotlib', 'scipy', 'sklearn'):\n"
         "    sys.modules[name] = None\n"
-        "import empool.lab.bench.worker\n"
+        "import empool.bench.worker\n"
         "sys.argv = ['bench', '--help']\n"
-        "runpy.run_module('empool.lab.bench', run_name='__main__', alter_sys=True)\n"
+        "runpy.run_module('empool.bench', run_name='__main__', alter_sys=True)\n"
     )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from empool.lab import deck
-from empool.lab.deck import Claim
 from empool.lab.report.claims import judge, sheet
+from empool.lab.study import deck
+from empool.lab.study.deck import Claim
 from synthetic_study import record
 
 LOWER = Claim("a beats b", ("ensemble:0.3", "ensemble:0.4"), ("max",))

@@ -118,7 +118,7 @@ def test_milestones_are_taken_with_their_schedule(images):
 
 
 def test_train_goes_on_only_if_asked_to(images, capsys, monkeypatch):
-    from empool.lab import experiment
+    from empool.lab.train import experiment
 
     arguments = ["train", "--data", str(images), *SMALL, "--epochs", "3", "--out", "study"]
     assert refused(capsys, *arguments, "--resume").endswith("holds no run to resume: leave --resume out")
@@ -279,7 +279,7 @@ def test_help_names_every_network(capsys):
 
 
 def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith(("empool.lab.commands", "typer"))]:
+    for name in [name for name in sys.modules if name.startswith(("empool.lab.cli.commands", "typer"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)
     message = refused(capsys, "compare")
@@ -287,7 +287,7 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
 
 
 def test_networks_of_timm_need_an_extra_of_their_own(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "empool.lab.imagenet", raising=False)
+    monkeypatch.delitem(sys.modules, "empool.lab.data.imagenet", raising=False)
     monkeypatch.delattr(lab, "imagenet", raising=False)
     for name in ("timm", "timm.data"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -299,13 +299,13 @@ def test_a_torchvision_for_another_torch_is_named(monkeypatch, capsys):
     def broken(*arguments, **options):
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("empool.lab.options.configure", broken)
+    monkeypatch.setattr("empool.lab.train.options.configure", broken)
     message = refused(capsys, "train")
     assert message.startswith("torchvision was built for another PyTorch (operator torchvision::nms does not exist): ")
 
 
 def test_ordinal_weights_keep_their_commas():
-    from empool.lab.options import poolings
+    from empool.lab.train.options import poolings
 
     assert poolings("max,ordinal:0.5,0.5,average,max", "cnn") == ["max", "ordinal:0.5,0.5", "average"]
     assert poolings("none,max", "dfn_mr:56") == ["none", "max"]

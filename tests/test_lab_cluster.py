@@ -17,13 +17,15 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli, cluster, signals, study
-from empool.lab.data import Split
+from empool.lab import cli
+from empool.lab.data.sets import Split
 from empool.lab.errors import LabError
-from empool.lab.launch import Local
-from empool.lab.loggers import Loggers
-from empool.lab.progress import Lines
-from empool.lab.run import results
+from empool.lab.execute import cluster, study
+from empool.lab.execute.launch import Local
+from empool.lab.study.run import results
+from empool.lab.train import signals
+from empool.lab.watch.loggers import Loggers
+from empool.lab.watch.progress import Lines
 
 EPOCHS = 40  # of a run that something happens to
 # A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.

@@ -11,10 +11,12 @@ import torch
 
 import tiny_data
 from empool import models
-from empool.lab import cli, compilation, study
+from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.run import difference
-from empool.lab.training import fit, make_experiment
+from empool.lab.execute import study
+from empool.lab.study.run import difference
+from empool.lab.train import compilation
+from empool.lab.train.training import fit, make_experiment
 from finished_runs import outcome, weights
 from test_lab_training import interrupt_after
 

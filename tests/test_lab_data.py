@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 import tiny_data
-from empool.lab import augment, data, sources
-from empool.lab.augment import Augment, Draws, Normaliser
+from empool.lab.data import sets as data
+from empool.lab.data import sources
 from empool.lab.errors import LabError
+from empool.lab.train import augment
+from empool.lab.train.augment import Augment, Draws, Normaliser
 
 
 @pytest.fixture(autouse=True)

@@ -12,18 +12,20 @@ from filelock import FileLock, Timeout
 
 import empool
 import tiny_data
-from empool.lab import cli, files, sources, study
-from empool.lab import data as data_sets
-from empool.lab import evaluate as evaluation
-from empool.lab.augment import Normaliser
+from empool.lab import cli, files
+from empool.lab.analyse import evaluate as evaluation
+from empool.lab.analyse.evaluate import evaluate
+from empool.lab.data import sets as data_sets
+from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.evaluate import evaluate
-from empool.lab.experiment import make_network
-from empool.lab.launch import Local
-from empool.lab.metrics import Tally
-from empool.lab.progress import Lines
+from empool.lab.execute import study
+from empool.lab.execute.launch import Local
 from empool.lab.report.rules import notes
-from empool.lab.training import fit
+from empool.lab.train.augment import Normaliser
+from empool.lab.train.experiment import make_network
+from empool.lab.train.metrics import Tally
+from empool.lab.train.training import fit
+from empool.lab.watch.progress import Lines
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import tiny_data
 from empool import models
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.run import RunConfig
+from empool.lab.study.run import RunConfig
 
 pytestmark = pytest.mark.usefixtures("timm")
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def load():
-    from empool.lab.imagenet import load
+    from empool.lab.data.imagenet import load
 
     return load
 
@@ -53,7 +53,7 @@ def config(data, pooling="ensemble:0.3", seed=0, recipe=RECIPE, **changes):
 
 
 def streaming(*arguments, **options):
-    from empool.lab.streaming import Stream
+    from empool.lab.train.streaming import Stream
 
     return Stream(*arguments, **options)
 
@@ -172,8 +172,8 @@ def test_other_augmentations(load, folder, augment):
 
 
 def test_training_learns_and_says_what_it_did(load, folder, tmp_path):
-    from empool.lab.experiment import COLUMNS
-    from empool.lab.training import fit
+    from empool.lab.train.experiment import COLUMNS
+    from empool.lab.train.training import fit
 
     data = load(str(folder), workers=0)
     run = config(data, recipe=dataclasses.replace(RECIPE, epochs=4, learning_rate=1.0, augment="resized"))
@@ -192,7 +192,7 @@ def test_training_learns_and_says_what_it_did(load, folder, tmp_path):
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(load, folder, tmp_path):
-    from empool.lab.training import fit
+    from empool.lab.train.training import fit
 
     data = load(str(folder), workers=0)
     run = config(data, recipe=dataclasses.replace(RECIPE, epochs=3))
@@ -259,7 +259,7 @@ def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path, capsys):
 
 
 def test_train_goes_on_if_asked_to(folder, capsys, monkeypatch):
-    from empool.lab import experiment
+    from empool.lab.train import experiment
 
     arguments = ["train", "--data", str(folder), *SMALL, "--epochs", "2", "--out", "study", "--no-channels-last"]
 

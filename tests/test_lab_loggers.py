@@ -18,13 +18,15 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli, loggers, study, trackers
+from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.launch import Local
-from empool.lab.loggers import Loggers, named
-from empool.lab.parallel import Parallel
-from empool.lab.progress import Lines
-from empool.lab.training import fit
+from empool.lab.execute import study
+from empool.lab.execute.launch import Local
+from empool.lab.execute.parallel import Parallel
+from empool.lab.train.training import fit
+from empool.lab.watch import loggers, trackers
+from empool.lab.watch.loggers import Loggers, named
+from empool.lab.watch.progress import Lines
 from finished_runs import weights
 
 ROW = ("train_loss", "train_error", "test_loss", "test_error", "test_ece", "lr")

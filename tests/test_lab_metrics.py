@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from empool.lab import metrics
-from empool.lab.metrics import Tally
+from empool.lab.train import metrics
+from empool.lab.train.metrics import Tally
 
 # Two predictions at 90 %, one of them right, and two at 65 %, both right.
 PROBS = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.65, 0.35], [0.35, 0.65]])

@@ -20,11 +20,13 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli, launch, parallel, signals, study
-from empool.lab.data import Split
+from empool.lab import cli
+from empool.lab.data.sets import Split
 from empool.lab.errors import LabError
-from empool.lab.parallel import Parallel
-from empool.lab.progress import Lines
+from empool.lab.execute import launch, parallel, study
+from empool.lab.execute.parallel import Parallel
+from empool.lab.train import signals
+from empool.lab.watch.progress import Lines
 from finished_runs import outcome, rows, weights
 from test_lab_survival import at_step, child, commanded
 
@@ -314,6 +316,6 @@ def test_jobs_are_refused_where_they_mean_nothing(monkeypatch, capsys):
         launch.launcher("ray", None, None, None, 2)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("empool.lab.processes.joined", lambda: contextlib.nullcontext(launch.Processes(0, 2)))
+    monkeypatch.setattr("empool.lab.train.processes.joined", lambda: contextlib.nullcontext(launch.Processes(0, 2)))
     assert cli.main(["compare", "--jobs", "2"]) == 1
     assert "--jobs does runs in one process each: leave out torchrun or srun" in capsys.readouterr().err

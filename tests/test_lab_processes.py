@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import processes
-from empool.lab.augment import Augment, Normaliser
-from empool.lab.batches import Batches
 from empool.lab.errors import LabError
-from empool.lab.processes import Processes
+from empool.lab.train import processes
+from empool.lab.train.augment import Augment, Normaliser
+from empool.lab.train.batches import Batches
+from empool.lab.train.processes import Processes
 from finished_runs import weights
 
 OPTIONS = ["--data", "shapes", "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--recipe", "width=4"]
@@ -65,7 +65,7 @@ import os
 import signal
 import sys
 from empool.lab import cli
-from empool.lab.experiment import Experiment
+from empool.lab.train.experiment import Experiment
 
 following = Experiment.on_train_batch_end
 
@@ -108,7 +108,8 @@ PARTED = """
 import errno
 import os
 import sys
-from empool.lab import cli, training
+from empool.lab import cli
+from empool.lab.train import training
 
 def fail(self, trainer, experiment):
     if os.environ["RANK"] == FAILS and experiment.current_epoch == 1:
@@ -142,7 +143,7 @@ import tiny_data
 import dataclasses
 from pathlib import Path
 from empool import models
-from empool.lab import processes, training
+from empool.lab.train import processes, training
 
 with processes.joined() as together:
     model = "stochastic_depth:8"  # has batch normalisation, and blocks that a process drops for itself

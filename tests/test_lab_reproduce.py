@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import tiny_data
-from empool.lab import cli, reproduce
+from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.options import poolings
-from empool.lab.reproduce import Part, Protocol
+from empool.lab.study import reproduce
+from empool.lab.study.reproduce import Part, Protocol
+from empool.lab.train.options import poolings
 
 EMP = [f"ensemble:{p}" for p in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)]
 DROPOUT = [f"max-dropout:{p}" for p in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)]

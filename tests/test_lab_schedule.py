@@ -15,12 +15,14 @@ from torch import nn
 
 import empool
 import tiny_data
-from empool.lab import cli, experiment, schedule, study, training
+from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.options import check_p_schedule
-from empool.lab.run import RunConfig, difference
-from empool.lab.schedule import PSchedule, Schedule, parse
-from empool.lab.training import fit
+from empool.lab.execute import study
+from empool.lab.study.run import RunConfig, difference
+from empool.lab.train import experiment, schedule, training
+from empool.lab.train.options import check_p_schedule
+from empool.lab.train.schedule import PSchedule, Schedule, parse
+from empool.lab.train.training import fit
 
 # Lightning's own use of what PyTorch deprecates, and its advice.
 pytestmark = [

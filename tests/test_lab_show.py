@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from torch.testing import assert_close
 
+from empool.lab.cli.show import compute, picture, show
 from empool.lab.errors import LabError
-from empool.lab.show import compute, picture, show
 
 
 def test_window() -> None:

@@ -12,9 +12,7 @@ from rich.console import Console
 from scipy import stats
 from torch.testing import assert_close
 
-from empool.lab import deck
-from empool.lab.report import table
-from empool.lab.statistics import (
+from empool.lab.analyse.statistics import (
     Interval,
     Row,
     binomial_error,
@@ -23,6 +21,8 @@ from empool.lab.statistics import (
     relative_improvement,
     summarise,
 )
+from empool.lab.report import table
+from empool.lab.study import deck
 
 
 def records(errors: dict[str, list[float | None]]) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 import tiny_data
-from empool.lab import clock as clocks
-from empool.lab import files, launch, study
-from empool.lab.clock import Clock
+from empool.lab import files
 from empool.lab.errors import LabError
-from empool.lab.launch import Local
-from empool.lab.progress import Lines, Screen, duration, progress
-from empool.lab.run import difference, folder_name, results
+from empool.lab.execute import launch, study
+from empool.lab.execute.launch import Local
+from empool.lab.study.run import difference, folder_name, results
+from empool.lab.watch import clock as clocks
+from empool.lab.watch.clock import Clock
+from empool.lab.watch.progress import Lines, Screen, duration, progress
 
 
 def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):

@@ -22,16 +22,19 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import checkpoint, cli, files, launch, sources, study
+from empool.lab import cli, files
+from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.experiment import Experiment
-from empool.lab.progress import Lines
-from empool.lab.training import fit
+from empool.lab.execute import launch, study
+from empool.lab.train import checkpoint
+from empool.lab.train.experiment import Experiment
+from empool.lab.train.training import fit
+from empool.lab.watch.progress import Lines
 from finished_runs import outcome, rows, weights
 
 # Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["empool.lab.study", "empool.lab.options", "empool.lab.commands"])
+PROCESSES.set_forkserver_preload(["empool.lab.execute.study", "empool.lab.train.options", "empool.lab.cli.commands"])
 
 POOLINGS = ("max", "ensemble:0.3")
 FOLDERS = ("max/0", "ensemble-0.3/0")

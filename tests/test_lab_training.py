@@ -17,15 +17,16 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import experiment as experiments
-from empool.lab import files, provenance, training
-from empool.lab.augment import Augment, Normaliser
-from empool.lab.batches import Batches
+from empool.lab import files, provenance
+from empool.lab.analyse.statistics import summarise
 from empool.lab.errors import LabError, is_disk_full
 from empool.lab.report import write_report
-from empool.lab.run import RunConfig, derived_seed, results
-from empool.lab.statistics import summarise
-from empool.lab.training import fit
+from empool.lab.study.run import RunConfig, derived_seed, results
+from empool.lab.train import experiment as experiments
+from empool.lab.train import training
+from empool.lab.train.augment import Augment, Normaliser
+from empool.lab.train.batches import Batches
+from empool.lab.train.training import fit
 from finished_runs import outcome, rows, weights
 
 POOLINGS = ("max", "ensemble:0.3", "stochastic")

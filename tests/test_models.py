@@ -53,6 +53,13 @@ def test_cnn_pools_three_times_with_the_pooling_asked_for(pooling):
     assert [repr(module) for module in net.modules()].count(expected) == 3
 
 
+def test_create_reads_a_spelling_of_a_pooling():
+    pools = [m for m in models.create("cnn", num_classes=3, pooling="ensemble:0.3").modules() if hasattr(m, "p")]
+    assert [type(pool) for pool in pools if pool.p == 0.3] == [empool.EnsembleMaxPool2d] * 3
+    plain = models.create("resnet:8", num_classes=3, pooling="none")
+    assert repr(plain) == repr(models.create("resnet:8", num_classes=3))
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_initial_weights_depend_on_the_seed_alone(pooling):
     torch.manual_seed(3)
@@ -76,7 +83,7 @@ def test_normalisation_and_dropout_are_what_the_recipe_names():
     assert net.dropout.p == 0.25
 
 
-KNOWN = "cnn, dfn_mr:DEPTH, preact_resnet:DEPTH, resnet:DEPTH, stochastic_depth:DEPTH, timm:NAME"
+KNOWN = "cnn, dfn_mr:DEPTH, preact_resnet:DEPTH, resnet:DEPTH, stochastic_depth:DEPTH, airbench:W-W-W, timm:NAME"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,7 @@ def test_create_names_the_known_models(spelling, message):
         ({"num_classes": 0}, "CNN: expected num_classes of at least 1, got 0"),
         ({"width": 0}, "CNN: expected width of at least 1, got 0"),
         ({"image_size": (8, 0)}, "CNN: expected image_size of at least 1, got 0"),
-        ({"normalisation": "layer"}, 'CNN: expected normalisation batch, local, none, got "layer"'),
+        ({"normalisation": "layer"}, 'CNN: expected normalisation to be one of batch, local, none, got "layer"'),
         ({"dropout": 1.0}, "CNN: expected dropout in [0, 1), got 1.0"),
         ({"pool_size": 4}, "CNN: expected pool_size 2 or 3, got 4"),
     ],

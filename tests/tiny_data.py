@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from empool.lab.data import DataSet, Split
-from empool.lab.run import RunConfig
+from empool.lab.data.sets import DataSet, Split
+from empool.lab.study.run import RunConfig
 from empool.models.cnn import CNNRecipe
 
 NAMES = ("bright", "dark", "left")

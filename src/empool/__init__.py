@@ -68,6 +68,7 @@ from empool.modules import (
     StochasticPool3d,
 )
 from empool.pooling import layer, pooling
+from empool.recalibrate import recalibrate_
 
 if TYPE_CHECKING:
     from empool import models
@@ -140,5 +141,6 @@ __all__ = [
     "models",
     "monte_carlo",
     "pooling",
+    "recalibrate_",
     "set_p",
 ]

@@ -1,4 +1,4 @@
-"""Which of PyTorch's pooling functions a module's forward can call, read off its bytecode."""
+"""Which of PyTorch's max-pooling functions a module's forward can call, found in its bytecode."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ MAX_POOLING = frozenset(
 """Names of the functions that take the maximum of windows."""
 
 _UNKNOWN = object()
-# Libraries that would not hide a model's pooling.
+# Libraries that do not contain a model's own code.
 _LIBRARIES = frozenset({"torch", "empool", "numpy", *sys.stdlib_module_names}) - {"__main__"}
 
 
 def max_pooling_calls(module: nn.Module) -> list[str]:
-    """Name the max-pooling functions that a module's forward can call, itself or through functions that it calls.
+    """Return the names of the max-pooling functions that a module's forward can call, directly or through functions.
 
-    Nothing is run or traced, so any control flow will do; a call counts even where a condition would pass it over.
-    Modules that forward calls are not followed: each can be asked about on its own. A layer of `torch.nn` calls none in
-    this sense: it can be replaced.
+    Nothing is run or traced, so any control flow is allowed; a call counts even if no condition ever leads to it. Calls
+    of other modules are not followed. A layer of `torch.nn` counts as calling none, since it can be replaced.
 
     Example:
         >>> import torch.nn.functional as F
@@ -69,11 +68,11 @@ def max_pooling_calls(module: nn.Module) -> list[str]:
 
 
 def _loaded(code: types.CodeType, function: types.FunctionType, instance: object) -> Iterator[object]:
-    """Yield what a function's code loads by a name or a dotted path, as far as that can be known.
+    """Yield what a function's code loads by a name or a dotted path, as far as it is known.
 
     Args:
         code: the function's, or that of a function defined in it.
-        function: gives the names their meaning.
+        function: whose globals and closure the names refer to.
         instance: the function's first argument, if it is a method.
     """
     receiver = function.__code__.co_varnames[:1] if instance is not _UNKNOWN else ()
@@ -105,7 +104,7 @@ def _loaded(code: types.CodeType, function: types.FunctionType, instance: object
 
 
 class _Named:
-    """Something of which only the name is known."""
+    """Something known only by its name."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
@@ -118,11 +117,11 @@ _NAMED: tuple[Any, ...] = (
     torch._ops.OpOverloadPacket,
     _Named,
 )
-"""What can be a function of PyTorch's, and says its name itself."""
+"""Types that a function of PyTorch can have, and whose `__name__` is safe to read."""
 
 
 def _attribute(owner: object, name: str) -> object:
-    """Look an attribute up without running code of the owner's; a method comes bound."""
+    """Look up an attribute without running the owner's code; a method is returned bound."""
     if isinstance(owner, nn.Module) and name in owner._modules:
         return owner._modules[name]
     found = inspect.getattr_static(owner, name, _UNKNOWN)
@@ -133,7 +132,7 @@ def _attribute(owner: object, name: str) -> object:
 
 
 def _inherited(instance: object, name: str) -> Iterator[object]:
-    """Yield what `super()` can mean: the attribute of every base of the object's class that has it."""
+    """Yield what an attribute of `super()` can be: that of every base of the object's class."""
     for base in type(instance).__mro__[1:]:
         found = vars(base).get(name)
         if isinstance(found, types.FunctionType):

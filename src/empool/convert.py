@@ -1,12 +1,14 @@
-"""Conversion of a network that is already there: other pooling in its layers, tandems for its strided convolutions."""
+"""Conversion of an existing network: other pooling in its layers, tandems for its strided convolutions."""
 
 from __future__ import annotations
 
 import copy
+import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.pooling import _AvgPoolNd, _LPPoolNd, _MaxPoolNd
 
@@ -14,6 +16,7 @@ from empool import modules
 from empool._forward import max_pooling_calls
 from empool.distributions import Average, Pooling
 from empool.pooling import layer
+from empool.pooling import pooling as read_pooling
 from empool.tandem import halves, to_tandem
 
 Filter = Callable[[str, nn.Module], bool]
@@ -40,6 +43,11 @@ _WINDOWLESS_MAX = (
 _WINDOWLESS = (*_WINDOWLESS_MAX, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
+# What every module holds; of these, `_modules` is where it registers modules.
+_ATTRIBUTES = frozenset(vars(nn.Module()))
+_CALL_IN_GRAPH = re.compile(r"aten::((?:adaptive_|fractional_)?max_pool[123]d)")
+
+
 class Replacement(NamedTuple):
     """A module that was replaced; `name` is its dotted name, empty for the model itself."""
 
@@ -52,7 +60,7 @@ class Conversion(list[Replacement]):
     """What `convert_` replaced, in the order of the model's modules; printed as a table.
 
     Attributes:
-        left: what takes a maximum of windows and is still there, as pairs of a dotted name and what it is.
+        left: max-pooling that can't be converted, as pairs of a dotted name and what it is.
     """
 
     def __init__(self, replacements: Iterable[Replacement] = (), left: Iterable[tuple[str, str]] = ()) -> None:
@@ -70,31 +78,37 @@ class Conversion(list[Replacement]):
 
 
 def convert_(
-    model: nn.Module, pooling: Pooling, *, filter_fn: Filter | None = None, strided_convs: bool = False
+    model: nn.Module, pooling: Pooling | str, *, filter_fn: Filter | None = None, strided_convs: bool = False
 ) -> Conversion:
     """Give a network's layers another pooling, in place.
 
     Parameters, buffers and their names stay as they are, so a `state_dict` from before the conversion loads after it. A
-    layer's geometry, phase and hooks are carried over exactly. A module that the model holds in several places is
-    judged once, by its first name, and is one module afterwards, too. Converting again changes nothing; name empool's
-    layers by `filter_fn` to give them another pooling.
+    layer's geometry, mode (training or eval) and hooks are carried over. A module that the model holds in several
+    places is considered once, under its first name, and is still one module afterwards. Converting again changes
+    nothing; use `filter_fn` to give empool's own layers another pooling.
+
+    Convert a model before `torch.jit.trace` or `torch.export`, which fix what it computes, and before
+    `torch.ao.quantization` prepares it. A model that `torch.compile` wraps can be converted, before or after its first
+    call.
 
     Args:
-        model: any module; a max-pooling layer may also be all there is.
-        pooling: what to pool with.
+        model: any module; it may also be a single max-pooling layer.
+        pooling: what to pool with, or its spelling, such as ``"ensemble:0.1"``.
         filter_fn: takes the dotted name and the module of each pooling layer, and with `strided_convs` of each
-            convolution with stride 2, and tells whether to replace it. By default: of the layers, max-pooling
+            convolution with stride 2, and returns whether to replace it. By default: max-pooling layers
             (`torch.nn.MaxPool1d`, `2d` and `3d`), and all of these convolutions.
         strided_convs: turn convolutions with stride 2 into tandems, see `empool.tandem.to_tandem`.
 
     Returns:
-        What was replaced, a list of (name, old, new) that prints as a table. Its `left` names layers and calls inside a
-        forward that take a maximum of windows and are left; the calls are also warned of.
+        What was replaced: a list of (name, old, new) that prints as a table. Its `left` lists the max-pooling that
+        can't be converted and stays, and a warning names it: calls of functions such as
+        `torch.nn.functional.max_pool2d`, modules compiled by TorchScript, fractional max-pooling, and layers in plain
+        lists or dicts, which `train()` and `eval()` don't reach.
 
     Raises:
-        ValueError: naming every module that would be replaced but has no exact counterpart, such as a tandem with
-            outputs of another size; nothing is replaced then.
-        TypeError: if `pooling` is no pooling.
+        ValueError: if a module to be replaced has no exact counterpart, such as a tandem with outputs of another size.
+            The message names all of them, and nothing is replaced. Also if `pooling` is not a known spelling.
+        TypeError: if `pooling` is not a pooling, or `model` is not a module whose forward is Python.
 
     Example:
         >>> import empool
@@ -104,9 +118,16 @@ def convert_(
         module  was                                                                         is now
         2       MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)  EnsembleMaxPool2d(p=0.1)
     """
+    if isinstance(pooling, str):
+        pooling = read_pooling(pooling)
     if not isinstance(pooling, Pooling):
         raise TypeError(
             f"convert_: expected an empool pooling such as empool.EnsembleMax(0.1), got {type(pooling).__name__}"
+        )
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"convert_: expected a torch.nn.Module whose forward is Python, got {type(model).__name__}; "
+            "convert the model that it was made from, then trace or export that"
         )
     new: dict[nn.Module, nn.Module] = {}
     refused: list[str] = []
@@ -126,11 +147,11 @@ def convert_(
             + "\n  ".join(refused)
         )
     conversion = Conversion(_replaced(model, new), _left(model))
-    calls = [f"{name or 'the model'} ({what})" for name, what in conversion.left if what.startswith("calls ")]
-    if calls:
+    if conversion.left:
+        left = ", ".join(f"{name or 'the model'} ({what})" for name, what in conversion.left)
         warnings.warn(
-            f"convert_: these modules pool by a function and keep doing so: {', '.join(calls)}; "
-            "call a layer of the module in its place to have it converted",
+            f"convert_: this max-pooling can't be converted and stays: {left}; "
+            "to have it converted, make it a max-pooling layer that a module registers",
             stacklevel=2,
         )
     return conversion
@@ -172,7 +193,8 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
     )
     if return_indices:
         made.return_indices = True
-    vars(made).update({name: value for name, value in vars(old).items() if "_hook" in name})
+    carried = {name: value for name, value in vars(old).items() if name == "_modules" or "_hook" in name}
+    vars(made).update(carried)
     made.train(old.training)
     return made  # type: ignore[no-any-return]
 
@@ -185,33 +207,70 @@ def _same(made: nn.Module, module: nn.Module) -> bool:
     return type(made) is type(module) and ours == theirs
 
 
-def _replaced(model: nn.Module, new: dict[nn.Module, nn.Module]) -> list[Replacement]:
+def _replaced(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> list[Replacement]:
     """Put every new module in all the places of its old one, and list them."""
-    if model in new:  # Nobody holds the model for us, so it becomes the new module itself.
-        old = copy.copy(model)
-        made = new[model]
-        model.__class__ = type(made)
-        vars(model).clear()
-        vars(model).update(vars(made))
-        return [Replacement("", old, model)]
+    places = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in new]
+    # What is held by more than its parent becomes the new module itself: the model, which its user holds; layers in
+    # plain lists; and what torch.compile wraps, whose forward is bound to it.
+    held = {model, *(module for _, module in _in_attributes(model))}
+    held |= {module for name, module in places if name.rpartition(".")[2] == "_orig_mod"}
+    olds = {module: copy.copy(module) for module in new if module in held}
+    for module in olds:
+        made = new[module]
+        module.__class__ = type(made)
+        vars(module).clear()
+        vars(module).update(vars(made))
     replacements = []
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module in new:
-            parent, _, own_name = name.rpartition(".")
-            setattr(model.get_submodule(parent), own_name, new[module])
-            replacements.append(Replacement(name, module, new[module]))
+    for name, module in places:
+        if module in olds:
+            replacements.append(Replacement(name, olds[module], module))
+            continue
+        parent, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(parent), own_name, new[module])
+        replacements.append(Replacement(name, module, new[module]))
     return replacements
 
 
-def _left(model: nn.Module) -> list[tuple[str, str]]:
-    left = []
+def _left(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """List the max-pooling that can't be converted."""
+    inside = {part for module in model.modules() if _is_script(module) for part in module.children()}
     for name, module in model.named_modules():
         if isinstance(module, _WINDOWLESS_MAX):
-            left.append((name, _describe(module)))
-        calls = max_pooling_calls(module)
+            yield name, _describe(module)
+        if module in inside:
+            continue  # The graph of the module around it has its calls.
+        calls = _scripted_calls(module) if _is_script(module) else max_pooling_calls(module)
         if calls:
-            left.append((name, f"calls {', '.join(calls)}"))
-    return left
+            yield name, f"calls {', '.join(calls)}" + ", compiled by TorchScript" * _is_script(module)
+    registered = set(model.modules())
+    for name, outsider in _in_attributes(model):
+        for path, module in outsider.named_modules(prefix=name):
+            if isinstance(module, _MAX_POOLS) and module not in registered:
+                yield path, f"{_describe(module)}, which is not registered"
+
+
+def _in_attributes(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that a model's modules hold in plain attributes, lists, tuples, sets and dicts."""
+    for name, module in model.named_modules():
+        own = {key: value for key, value in vars(module).items() if key not in _ATTRIBUTES}
+        yield from _within(own, name, set())
+
+
+def _within(value: object, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(value, nn.Module):
+        yield name, value
+    elif isinstance(value, (dict, list, tuple, set, frozenset)) and id(value) not in seen:
+        seen.add(id(value))  # A container may hold itself.
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _within(part, f"{name}.{key}" if name else f"{key}", seen)
+
+
+def _is_script(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _scripted_calls(module: Any) -> list[str]:
+    return list(dict.fromkeys(_CALL_IN_GRAPH.findall(str(getattr(module, "inlined_graph", "")))))
 
 
 def _describe(module: nn.Module) -> str:

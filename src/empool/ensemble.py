@@ -1,25 +1,28 @@
-"""A trained network as the ensemble that its draws make: members drawn at test time, and their p."""
+"""A trained network as an ensemble of sub-networks, each given by one set of samples; and their probability p."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from empool.distributions import probability
-from empool.modules import _EnsembleMaxPool, _MaxPoolDropout, _Pool
+from empool.modules import _EnsembleMaxPool, _MaxPoolDropout, _Pool, _RankPool
 
 
 class MonteCarlo(NamedTuple):
-    """What `monte_carlo` found.
+    """What `monte_carlo` computes.
 
     Attributes:
-        probs: mean probabilities of the members, ``(N, num_classes, ...)``.
-        entropy: of these means, in nats, ``(N, ...)``: all of the uncertainty.
-        mutual_information: the entropy less the members' mean entropy, ``(N, ...)``: the part that is disagreement.
+        probs: mean probabilities of the sub-networks, ``(N, num_classes, ...)``.
+        entropy: entropy of these means, in nats, ``(N, ...)``: the whole uncertainty.
+        mutual_information: the entropy minus the sub-networks' mean entropy, in nats, ``(N, ...)``: the part of the
+            uncertainty that is disagreement between sub-networks.
     """
 
     probs: Tensor
@@ -28,26 +31,42 @@ class MonteCarlo(NamedTuple):
 
 
 @torch.no_grad()
-def monte_carlo(model: nn.Module, input: Tensor, samples: int = 32, *, at_once: int = 1) -> MonteCarlo:
-    """Draw members of the ensemble that a trained network stands for, and average their predictions.
+def monte_carlo(
+    model: nn.Module,
+    input: Any,
+    samples: int = 32,
+    *,
+    at_once: int = 1,
+    seed: int | None = None,
+    head: Literal["softmax", "sigmoid"] | None = None,
+    output: str | int | None = None,
+) -> MonteCarlo:
+    """Average the predictions of sub-networks sampled from a trained network.
 
-    The pooling layers of empool draw as in training; everything else, batch normalisation and dropout included, is as
-    in testing. Every member draws anew for every image. The phases of all modules are put back afterwards. The cost is
-    that of `samples` forward passes; the memory that of one with `at_once` times as many images.
+    empool's pooling layers sample as in training; every other module, such as batch normalisation and dropout, is in
+    eval mode. Each forward pass samples anew for every image. The modes of all modules are restored afterwards. The
+    cost is that of `samples` forward passes, the memory that of one pass with `at_once` times as many images.
 
     Args:
-        model: gives logits ``(N, num_classes, ...)``.
-        input: ``(N, ...)``, on the model's device.
-        samples: number of members.
-        at_once: members that share a forward pass, as further images of the batch. More of them take more memory, and
-            less time where a batch is too small to fill the device.
+        model: computes logits ``(N, num_classes, ...)``.
+        input: what the model takes: a tensor ``(N, ...)``, or a tuple, list or mapping with such tensors. A tuple is
+            passed as positional arguments; a mapping whose keys are arguments of the model's forward as these.
+        samples: number of sub-networks.
+        at_once: sub-networks that share a forward pass, as further images of the batch. More take more memory, and
+            less time if a batch is too small to fill the device.
+        seed: makes the result repeatable without changing PyTorch's generators. By default the samples come from
+            these generators, so `torch.manual_seed` determines them.
+        head: how logits become probabilities: "softmax" for classes that exclude each other, "sigmoid" for classes
+            that do not, whose entropies are added up. By default sigmoid for a single logit, otherwise softmax.
+        output: key, attribute or index of the logits, if the model's output is not a tensor. By default "logits" or
+            "out", whichever is there.
 
     Returns:
-        Mean probabilities, their entropy, and the mutual information between prediction and member.
+        Mean probabilities, their entropy, and the mutual information between prediction and sub-network.
 
     Raises:
-        ValueError: if the model has no layer that draws, or `samples` or `at_once` is less than 1.
-        TypeError: if they are no ints, or the model does not give a tensor of logits.
+        ValueError: if the model has no layer that samples, or `samples` or `at_once` is less than 1.
+        TypeError: if they are not ints, or no logits are found in the model's output.
 
     Source: the measures of Gal, Islam and Ghahramani, arXiv 1703.02910, section 3.
 
@@ -63,33 +82,44 @@ def monte_carlo(model: nn.Module, input: Tensor, samples: int = 32, *, at_once: 
             raise TypeError(f"monte_carlo: expected {name} to be an int, got {type(number).__name__}")
         if number < 1:
             raise ValueError(f"monte_carlo: expected {name} of at least 1, got {number}")
+    if head not in (None, "softmax", "sigmoid"):
+        raise ValueError(f'monte_carlo: expected head "softmax", "sigmoid" or None, got {head!r}')
     if not any(isinstance(module, _Pool) for module in model.modules()):
-        raise ValueError("monte_carlo: expected a model with a layer of empool's that draws; see empool.convert_")
-    with _drawing(model):
+        raise ValueError("monte_carlo: expected a model with a layer of empool's that samples; see empool.convert_")
+    tensors = list(_tensors(input))
+    images = next((len(tensor) for tensor in tensors if tensor.dim() > 0), None)
+    if images is None:
+        raise TypeError(f"monte_carlo: expected an input with a tensor (N, ...), got {type(input).__name__}")
+    with _sampling(model), _seeded(seed, [*tensors, *model.parameters()]):
         for first in range(0, samples, at_once):
             members = min(at_once, samples - first)
-            logits = model(torch.cat([input] * members) if members > 1 else input)
-            probs = _probabilities(logits, members * len(input))
-            probs = probs.reshape(members, len(input), *probs.shape[1:])
-            entropies = _entropy(probs, 2)
+            logits = _logits(_call(model, _repeated(input, images, members)), output, members * images)
+            is_binary = head == "sigmoid" or (head is None and logits.size(1) == 1)
+            probs = logits.sigmoid() if is_binary else logits.softmax(1)
+            probs = probs.reshape(members, images, *probs.shape[1:])
+            entropies = _entropy(probs, 2, is_binary)
             if first == 0:
                 total, total_entropy = torch.zeros_like(probs[0]), torch.zeros_like(entropies[0])
             total += probs.sum(0)
             total_entropy += entropies.sum(0)
     mean = total / samples
-    entropy = _entropy(mean, 1)
+    entropy = _entropy(mean, 1, is_binary)
     return MonteCarlo(mean, entropy, (entropy - total_entropy / samples).clamp_min(0))
 
 
-def set_p(model: nn.Module, p: float) -> list[str]:
-    """Set the probability p of all layers that have one: ensemble max-pooling and max-pooling dropout.
+def set_p(model: nn.Module, p: float, filter_fn: Callable[[str, nn.Module], bool] | None = None) -> list[str]:
+    """Set the probability p of the layers that have one.
+
+    These are ensemble max-pooling, max-pooling dropout, and `RankPool` layers with a distribution that has a p.
 
     Args:
         model: a network, or a layer itself.
         p: probability of dropping, in [0, 1].
+        filter_fn: takes the dotted name and the module of each such layer and returns whether to set its p. By default
+            all are set.
 
     Returns:
-        The dotted names of these layers.
+        The dotted names of the layers that were set.
 
     Raises:
         ValueError: if p is outside [0, 1], or there is no such layer.
@@ -101,38 +131,112 @@ def set_p(model: nn.Module, p: float) -> list[str]:
         ['1']
     """
     p = probability("set_p", "p", p)
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, (_EnsembleMaxPool, _MaxPoolDropout))}
+    layers = [(name, module) for name, module in model.named_modules() if _has_p(module)]
     if not layers:
-        raise ValueError(
-            "set_p: expected a model with ensemble max-pooling or max-pooling dropout; see empool.convert_"
-        )
-    for module in layers.values():
-        module.p = p
-    return list(layers)
+        raise ValueError("set_p: expected a model with layers that have a p, such as EnsembleMaxPool2d, got none")
+    if filter_fn is not None:
+        layers = [(name, module) for name, module in layers if filter_fn(name, module)]
+        if not layers:
+            raise ValueError("set_p: expected filter_fn to choose at least one of the layers that have a p")
+    for _, module in layers:
+        if isinstance(module, _RankPool):
+            distribution: Any = module.distribution
+            module.distribution = dataclasses.replace(distribution, p=p)
+        else:
+            module.p = p
+    return [name for name, _ in layers]
+
+
+def _has_p(module: nn.Module) -> bool:
+    if isinstance(module, _RankPool):
+        return "p" in getattr(module.distribution, "__dataclass_fields__", ())
+    return isinstance(module, (_EnsembleMaxPool, _MaxPoolDropout))
 
 
 @contextmanager
-def _drawing(model: nn.Module) -> Iterator[None]:
-    """Put a model into its testing phase, apart from the layers that draw, and back again."""
+def _sampling(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, except for the layers that sample, and restore its modes afterwards."""
     # Flags, not train() and eval(): a model may have overridden those to do more.
-    phases = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules()}
     try:
-        for module in phases:
+        for module in modes:
             module.training = isinstance(module, _Pool)
         yield
     finally:
-        for module, phase in phases.items():
-            module.training = phase
+        for module, mode in modes.items():
+            module.training = mode
 
 
-def _probabilities(logits: object, images: int) -> Tensor:
+@contextmanager
+def _seeded(seed: int | None, tensors: list[Tensor]) -> Iterator[None]:
+    """Seed the generators of the CPU and of the tensors' devices, and restore them afterwards."""
+    if seed is None:
+        yield
+        return
+    devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
+    with torch.random.fork_rng(devices, device_type=next((d.type for d in devices), "cuda")):
+        torch.manual_seed(seed)
+        yield
+
+
+def _tensors(input: object) -> Iterator[Tensor]:
+    if isinstance(input, Tensor):
+        yield input
+    elif isinstance(input, (Mapping, tuple, list)):
+        for part in input.values() if isinstance(input, Mapping) else input:
+            yield from _tensors(part)
+
+
+def _repeated(input: Any, images: int, times: int) -> Any:
+    """Repeat every tensor that has the images along its first dimension."""
+    if times == 1:
+        return input
+    if isinstance(input, Tensor):
+        return torch.cat([input] * times) if input.dim() > 0 and len(input) == images else input
+    if isinstance(input, Mapping):
+        return {key: _repeated(part, images, times) for key, part in input.items()}
+    if isinstance(input, (tuple, list)):
+        parts = [_repeated(part, images, times) for part in input]
+        return type(input)(*parts) if hasattr(input, "_fields") else type(input)(parts)
+    return input
+
+
+def _call(model: nn.Module, input: Any) -> Any:
+    if type(input) is tuple:
+        return model(*input)
+    if isinstance(input, Mapping) and set(input) <= set(inspect.signature(model.forward).parameters):
+        return model(**input)
+    return model(input)
+
+
+def _logits(found: Any, output: str | int | None, images: int) -> Tensor:
+    """Take the logits out of a model's output, in float32 or float64."""
+    logits = found
+    if not isinstance(found, Tensor):
+        names = ("logits", "out") if output is None else (output,)
+        logits = next((part for part in (_part(found, key) for key in names) if part is not None), None)
     if not isinstance(logits, Tensor):
-        raise TypeError(f"monte_carlo: expected a model that gives logits, got {type(logits).__name__}")
+        keys = f" with {', '.join(map(repr, found))}" if isinstance(found, Mapping) else ""
+        raise TypeError(
+            f"monte_carlo: expected a model that computes logits, got {type(found).__name__}{keys}; "
+            "say by output= where in it they are"
+        )
     if logits.dim() < 2 or len(logits) != images:
         raise TypeError(f"monte_carlo: expected logits ({images}, num_classes, ...), got {tuple(logits.shape)}")
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _entropy(probs: Tensor, dim: int) -> Tensor:
+def _part(found: Any, key: str | int) -> Any:
+    """Look up a part of a model's output by its key, attribute or index; None if it is not there."""
+    if isinstance(found, Mapping):
+        return found.get(key)
+    if isinstance(key, str):
+        return getattr(found, key, None)
+    return found[key] if isinstance(found, (tuple, list)) and -len(found) <= key < len(found) else None
+
+
+def _entropy(probs: Tensor, dim: int, is_binary: bool) -> Tensor:
     terms: Tensor = torch.special.entr(probs)
+    if is_binary:
+        terms = terms + torch.special.entr(1 - probs)
     return terms.sum(dim)

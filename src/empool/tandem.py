@@ -1,4 +1,4 @@
-"""A tandem: pooling that takes over a convolution's stride, then the same convolution with stride 1."""
+"""A tandem: pooling with the stride of a convolution, then that convolution with stride 1."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def halves(module: nn.Module) -> bool:
 def to_tandem(convolution: Convolution, pooling: Pooling) -> Convolution:
     """Make the tandem of a convolution with stride 2, for the same number of multiplications.
 
-    Windows are as large as the stride and have no padding, so that every activation is pooled exactly once and the
-    output has the sizes of the strided convolution's, odd sizes included (the last window is then cut off). The
-    weights are shared, not copied, and have the same names: a `state_dict` of the one fits the other.
+    Windows are as large as the stride and have no padding, so every activation is pooled exactly once. The output has
+    the sizes of the strided convolution's, also for odd input sizes, where the last window is smaller. The weights are
+    shared, not copied, and have the same names, so a `state_dict` of one fits the other.
 
     Args:
-        convolution: of `torch.nn`, with a stride of 2 in at least one dimension and padded by half its kernel.
-        pooling: which pooling goes first.
+        convolution: one of `torch.nn`'s, with a stride of 2 in at least one dimension and padding of half its kernel.
+        pooling: what to pool with.
 
     Raises:
-        TypeError: for any other module, a subclass of a convolution included: its own forward would be lost.
-        ValueError: where no tandem has the same output sizes.
+        TypeError: for any other module, also for a subclass of a convolution, whose own forward would be lost.
+        ValueError: if the stride is not 2, or no tandem has the same output sizes.
 
     Source: Zhang and Wu, J. USTC 47(10), 2017.
 
@@ -79,8 +79,11 @@ def to_tandem(convolution: Convolution, pooling: Pooling) -> Convolution:
         )
     """
     if type(convolution) not in _TANDEMS:
-        kinds = ", ".join(kind.__name__ for kind in _TANDEMS)
-        raise TypeError(f"to_tandem: expected one of torch.nn's {kinds}, got {type(convolution).__name__}")
+        kind = type(convolution)
+        raise TypeError(
+            "to_tandem: expected torch.nn.Conv1d, Conv2d or Conv3d itself, as a subclass may compute something else, "
+            f"got {kind.__module__}.{kind.__qualname__}; convert a model before other tools change its layers"
+        )
     if not halves(convolution):
         raise ValueError(f"to_tandem: expected a stride of 2, got {convolution.stride}")
     dims, kind = _TANDEMS[type(convolution)]
@@ -95,7 +98,7 @@ def to_tandem(convolution: Convolution, pooling: Pooling) -> Convolution:
                 f"{convolution.dilation}"
             )
     tandem: Convolution = kind.__new__(kind)
-    # All that the convolution is goes over by reference: parameters, hooks, phase, padding mode.
+    # Everything is shared with the convolution: parameters, hooks, mode, padding mode.
     vars(tandem).update(vars(convolution))
     vars(tandem).update(_parameters=dict(convolution._parameters), _modules={}, stride=(1,) * dims)
     pool = layer(pooling, dims, convolution.stride, convolution.stride, ceil_mode=True)

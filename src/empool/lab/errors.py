@@ -26,3 +26,8 @@ def refusal(error: BaseException) -> OSError | None:
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of an error's message, or what kind of error it is where there is none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

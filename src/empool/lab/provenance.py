@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from empool.lab.run import derived_seed
+from empool.lab.study.run import derived_seed
 
 _PACKAGES = ("empool", "torch", "lightning", "torchmetrics", "numpy", "pillow", "timm", "torchvision")
 _VARIABLES = (  # that change how fast, or with which algorithm, PyTorch computes; none holds a path or a name

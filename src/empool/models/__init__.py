@@ -1,4 +1,4 @@
-"""The networks of the deck, by name."""
+"""The networks of the experiments, by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from empool.distributions import Pooling
-from empool.models import cnn, dfn_mr, imagenet, preact_resnet, resnet, stochastic_depth
+from empool.models import airbench, cnn, dfn_mr, imagenet, preact_resnet, resnet, stochastic_depth
+from empool.models.airbench import Airbench
 from empool.models.channel_max import ChannelDrop, ChannelMax2d
 from empool.models.cnn import CNN
 from empool.models.dfn_mr import DFNMR
@@ -25,6 +26,7 @@ from empool.pooling import pooling as _pooling
 __all__ = [
     "CNN",
     "DFNMR",
+    "Airbench",
     "ChannelDrop",
     "ChannelMax2d",
     "ImageNetRecipe",
@@ -40,23 +42,23 @@ __all__ = [
 ]
 
 NONE = "none"
-"""The spelling of no pooling: a network's strided convolutions stay."""
+"""The spelling of no pooling, with which a network's strided convolutions stay."""
 
 TIMM = "timm"
-"""What stands before the colon in the spelling of a network of timm."""
+"""What precedes the colon in the spelling of a network of timm."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What the registry knows of a network.
+    """What the registry knows about a network.
 
     Attributes:
-        build: makes it; takes num_classes, pooling, in_channels, options of its own, and depth where `depths` is given.
+        build: makes it; takes num_classes, pooling, in_channels, options of its own, and depth if `depths` is given.
         recipe: how it is trained.
-        recipes: how it is trained with the depths that have another recipe.
-        assumptions: what its sources leave open, and what was taken; plain sentences.
-        depths: what may follow the colon of its name, in words; None for a network of one depth.
-        needs_pooling: whether it has no strided convolutions to do without a pooling.
+        recipes: how it is trained at the depths that have another recipe.
+        assumptions: what its sources leave open, and what was chosen; plain sentences.
+        depths: what may follow the colon in its name, in words; None for a network of one depth.
+        needs_pooling: whether it can't be made without a pooling.
         streams: whether its images are too many and too large to be held in memory.
     """
 
@@ -69,9 +71,12 @@ class Network:
     streams: bool = False
 
     def options(self) -> frozenset[str]:
-        """Name the arguments that are this network's own."""
+        """Return the names of the arguments that only this network takes."""
         return frozenset(inspect.signature(self.build).parameters) - {"num_classes", "pooling", "in_channels", "depth"}
 
+
+AIRBENCH = "airbench"
+"""What may stand before the widths of airbench's three groups, as in "airbench:64-128-128"."""
 
 _NETWORKS: dict[str, Network] = {
     "cnn": Network(CNN, cnn.RECIPE, cnn.ASSUMPTIONS, needs_pooling=True),
@@ -87,21 +92,25 @@ _NETWORKS: dict[str, Network] = {
 def names() -> list[str]:
     """List the known networks as they are spelled; DEPTH stands for a number, NAME for a name that timm knows."""
     own = sorted(f"{name}:DEPTH" if known.depths else name for name, known in _NETWORKS.items())
-    return [*own, f"{TIMM}:NAME"]
+    return [*own, f"{AIRBENCH}:W-W-W", f"{TIMM}:NAME"]
 
 
 def network(spelling: str) -> Network:
-    """Look a network up; its `recipe` is that of its depth.
+    """Look up a network; its `recipe` is that of its depth.
 
     Args:
-        spelling: "name", "name:depth", or "timm:name", in which timm is asked for the name when the network is made.
+        spelling: "name", "name:depth", "airbench:W-W-W", or "timm:name"; timm looks up its name when the network is
+            made.
 
     Raises:
-        ValueError: for an unknown name, or a depth that is missing, superfluous or no number.
+        ValueError: for an unknown name, or a depth that is missing, superfluous or not a number.
     """
     name, colon, depth = spelling.partition(":")
     if name == TIMM and depth:
         return Network(functools.partial(imagenet.build, depth), imagenet.RECIPE, imagenet.ASSUMPTIONS, streams=True)
+    if name == AIRBENCH:
+        build = functools.partial(Airbench, widths=airbench.read_widths(depth)) if colon else Airbench
+        return Network(build, airbench.RECIPE, airbench.ASSUMPTIONS, needs_pooling=True)
     known = _NETWORKS.get(name)
     if known is None:
         raise ValueError(f'models: expected one of {", ".join(names())}, got "{spelling}"')
@@ -113,7 +122,7 @@ def network(spelling: str) -> Network:
 
 
 def read_pooling(spelling: str) -> Pooling | None:
-    """Read what `create` takes as its pooling: a spelling that `empool.pooling` reads, or "none".
+    """Read a spelling of what `create` takes as its pooling: one that `empool.pooling` reads, or "none".
 
     Raises:
         ValueError: for an unknown spelling, or a number out of range.
@@ -122,25 +131,25 @@ def read_pooling(spelling: str) -> Pooling | None:
 
 
 def create(
-    spelling: str, *, num_classes: int, pooling: Pooling | None = None, in_channels: int = 3, **options: Any
+    spelling: str, *, num_classes: int, pooling: Pooling | str | None = None, in_channels: int = 3, **options: Any
 ) -> nn.Module:
     """Make a network with fresh weights.
 
     Args:
         spelling: "name", "name:depth" or "timm:name", such as "cnn", "resnet:20" or "timm:resnet50".
         num_classes: number of outputs.
-        pooling: which pooling it uses. A network that reduces its maps by strided convolutions is as published with
-            None; with a pooling each of these becomes a tandem of the pooling and the same convolution with stride 1.
-            A network of timm has its max-pooling layers replaced, and its strided convolutions only with the option
-            ``strided_convs=True``.
+        pooling: which pooling it uses, or its spelling. A network that reduces its maps by strided convolutions is as
+            published with None or "none"; with a pooling, each of these becomes a tandem of the pooling and the same
+            convolution with stride 1. A network of timm has its max-pooling layers replaced, and its strided
+            convolutions only with the option ``strided_convs=True``.
         in_channels: channels of the images.
-        options: arguments of the network's own, such as ``image_size``.
+        options: arguments that only this network takes, such as ``image_size``.
 
     Returns:
         A module from images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
     Raises:
-        ValueError: for an unknown network, an argument out of range, or no pooling where one is needed.
+        ValueError: for an unknown network or pooling, an argument out of range, or if a pooling is needed but None.
         TypeError: for an option that the network does not have.
 
     Example:
@@ -150,13 +159,15 @@ def create(
         torch.Size([2, 10])
     """
     known = network(spelling)
+    if isinstance(pooling, str):
+        pooling = read_pooling(pooling)
     unknown = sorted(set(options) - known.options())
     if unknown:
         raise TypeError(
             f"models: {spelling} has no option {', '.join(unknown)}; it has {', '.join(sorted(known.options()))}"
         )
     if pooling is None and known.needs_pooling:
-        raise ValueError(f"models: expected a pooling for {spelling}, got None: it has no strided convolutions")
+        raise ValueError(f"models: expected a pooling for {spelling}, got None; without one it would not pool at all")
     if known.depths is not None:
         options["depth"] = int(spelling.partition(":")[2])
     return known.build(num_classes=num_classes, pooling=pooling, in_channels=in_channels, **options)

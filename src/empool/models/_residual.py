@@ -1,9 +1,9 @@
-"""What the residual networks share: convolutions, depths, checkpointed blocks, blocks that are passed over."""
+"""What the residual networks share: convolutions, depths, checkpointed blocks, skipped blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from empool.tandem import to_tandem
 def convolution(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, pooling: Pooling | None = None
 ) -> nn.Module:
-    """Make a convolution that keeps the size but for its stride, without bias, He-normal by fan-in.
+    """Make a convolution padded by half its kernel, without bias, He-normal by fan-in.
 
     With a stride and a pooling it is a tandem: pooling with that stride, then the convolution with stride 1.
     """
@@ -28,10 +28,10 @@ def convolution(
 
 
 def blocks_per_stage(owner: str, depth: int, layers: int) -> int:
-    """Give the n of a depth of ``layers * n + 2``: three stages of n blocks, a first convolution, a classifier.
+    """Return n for a depth of ``layers * n + 2``: three stages of n blocks, a first convolution, a classifier.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the depth has no such n.
     """
     if depth < layers + 2 or (depth - 2) % layers:
         raise ValueError(
@@ -48,23 +48,30 @@ def require_positive(owner: str, **numbers: int) -> None:
 
 
 def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
-    """Run a block; with `checkpointing` its inner activations are not kept but computed again for the backward pass.
+    """Run a block; with `checkpointing` its inner activations are recomputed in the backward pass instead of kept.
 
-    Outputs, gradients, draws and running statistics are the same either way.
+    Outputs, gradients, samples and running statistics are the same either way.
     """
     if not (checkpointing and torch.is_grad_enabled()):
         return block(*inputs)
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(block)
+    runs = 0
 
-    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+    def once_counted(*inputs: Any) -> Any:
+        nonlocal runs
+        if torch.compiler.is_compiling():  # A compiled graph updates the statistics in its forward pass alone.
+            return block(*inputs)
+        runs += 1
+        with _statistics_kept(block) if runs > 1 else nullcontext():
+            return block(*inputs)
+
+    return checkpoint(once_counted, *inputs, use_reentrant=False)
 
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Keep batch normalisation from counting a batch again that is computed a second time."""
-    # The layers go on counting, in copies: autograd wants to see the same tensors as the first time.
+    """Keep batch normalisation from counting a recomputed batch again."""
+    # The layers update copies: autograd checks that the recomputed tensors are like the first ones.
     counted = [(m, dict(m._buffers)) for m in block.modules() if isinstance(m, _BatchNorm)]
     for module, buffers in counted:
         module._buffers = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
@@ -76,10 +83,10 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def pass_over(input: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the input, and give parameters that take no part a gradient of 0.
+    """Return the input, and give parameters of a skipped block a gradient of 0 instead of none.
 
-    Momentum and weight decay then go on for them, as they did in frameworks whose gradients begin at 0, and
-    distributed training finds a gradient for every parameter.
+    Momentum and weight decay then still apply to them, as in frameworks whose gradients start at 0, and distributed
+    training finds a gradient for every parameter.
     """
     passed: Tensor = _PassOver.apply(input, *parameters)  # type: ignore[no-untyped-call]
     return passed

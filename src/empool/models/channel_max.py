@@ -1,4 +1,4 @@
-"""Channel-Max and Channel-Drop (Huang et al. 2015): a maximum over pathways, half of which training leaves out."""
+"""Channel-Max and Channel-Drop (Huang et al. 2015): a maximum over pathways, half of which training skips."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from empool.models._residual import pass_over, require_positive
 
 ASSUMPTIONS = (
-    "Only the paper's abstract is at hand: the subsets of the input channels are consecutive and as equal as can be, "
-    "and of an odd number of pathways the smaller half is left out.",
-    "Pathways are left out for a whole mini-batch, as what is not convolved has to be.",
-    "In testing the maximum is over all pathways.",
+    "Only the paper's abstract was available: the subsets of the input channels are consecutive and of nearly equal "
+    "size, and of an odd number of pathways the smaller half is skipped.",
+    "Pathways are skipped for a whole mini-batch, so that they are not convolved.",
+    "In eval mode the maximum is over all pathways.",
 )
 
 
 class ChannelDrop(nn.Module):
-    """Choose which of several pathways take part in a mini-batch: in training a random half, in testing all.
+    """Choose which of several pathways take part in a mini-batch: a random half in training, all in eval mode.
 
     Of an odd number the larger half takes part.
 
@@ -35,13 +35,13 @@ class ChannelDrop(nn.Module):
 
 
 class ChannelMax2d(nn.Module):
-    """The maximum over convolutions of different kernel sizes, each of which sees its own part of the input channels.
+    """The maximum over convolutions of different kernel sizes, each of its own part of the input channels.
 
     Args:
-        in_channels: channels of the input, which the pathways share out among them.
+        in_channels: channels of the input, divided among the pathways.
         out_channels: channels of the output, and of each pathway.
         kernel_sizes: odd; one pathway for each.
-        channel_drop: leave out a random half of the pathways in training, before they are convolved.
+        channel_drop: skip a random half of the pathways in training.
 
     Raises:
         ValueError: for a number out of range, an even kernel size, or fewer channels than pathways.

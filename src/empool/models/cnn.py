@@ -1,4 +1,4 @@
-"""The plain CNN of the deck's Table 1."""
+"""The plain CNN of Table 1 of Zhang and Wu (2017)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NORMALISATIONS = ("batch", "local", "none")
 
 @dataclass(frozen=True)
 class CNNRecipe(Recipe):
-    """Choices of the plain CNN: what the deck does not say.
+    """Choices of the plain CNN that Zhang and Wu (2017) do not name.
 
     Attributes:
         width: maps of each convolution.
@@ -33,24 +33,23 @@ class CNNRecipe(Recipe):
 RECIPE = CNNRecipe(epochs=60, learning_rate=0.05, warmup=1.0, weight_decay=5e-4)
 
 ASSUMPTIONS = (
-    "The deck does not name its plain CNN; this is the three-stage network of Zeiler and Fergus (2013): three times "
-    "a 5x5 convolution, ReLU and pooling, then one fully connected softmax layer.",
-    "Pooling windows are 3x3 with stride 2 and a padding of 1, so each stage halves the image; padding is never "
-    "pooled.",
-    "Batch normalisation between convolution and ReLU stands in for local response normalisation.",
+    "Zhang and Wu (2017) do not describe their plain CNN. This is the three-stage network of Zeiler and Fergus (2013): "
+    "three times a 5x5 convolution, ReLU and pooling, then one fully connected softmax layer.",
+    "Pooling windows are 3x3 with stride 2 and padding 1, so each stage halves the image. Padding is never pooled.",
+    "Batch normalisation between convolution and ReLU replaces local response normalisation.",
     "Width, normalisation and the training recipe were chosen by the error of max-pooling alone, trained on 45,000 of "
     "the training images with crop and mirror and tested on the other 5,000: 16 epochs without warm-up gave 20.2 % at "
-    "width 32 and 18.3 % at width 48. A full training has not been tried, so how near it comes to the deck's 15.25 % "
-    "is not known.",
-    "Training images are cropped at random after padding with the mean, and mirrored where the data set allows it; "
-    "the deck does not say how its images were augmented.",
+    "width 32 and 18.3 % at width 48. A full training has not been tried, so how near it comes to the published "
+    "15.25 % is not known.",
+    "Training images are padded with the mean, cropped at random, and mirrored if the data set allows it. Zhang and Wu "
+    "(2017) do not say how they augmented their images.",
 )
 
 
 class CNN(nn.Module):
     """Three stages of convolution, ReLU and pooling, and one fully connected layer.
 
-    The classifier sees every position of the last maps, as in the source; hence `image_size`.
+    The classifier sees every position of the last maps, as in the source, so the network needs the `image_size`.
 
     Args:
         num_classes: number of outputs.
@@ -90,7 +89,9 @@ class CNN(nn.Module):
             if number < 1:
                 raise ValueError(f"CNN: expected {name} of at least 1, got {number}")
         if normalisation not in NORMALISATIONS:
-            raise ValueError(f'CNN: expected normalisation {", ".join(NORMALISATIONS)}, got "{normalisation}"')
+            raise ValueError(
+                f'CNN: expected normalisation to be one of {", ".join(NORMALISATIONS)}, got "{normalisation}"'
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"CNN: expected dropout in [0, 1), got {dropout}")
         if pool_size not in (2, 3):
@@ -116,7 +117,7 @@ def _stage(in_channels: int, width: int, pooling: Pooling, normalisation: str, p
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
-    # Windows of 2 need no padding: a last one that is not whole does for an odd side.
+    # Windows of 2 need no padding: with ceil_mode, the last window of an odd side is smaller.
     pool = layer(pooling, 2, kernel_size=pool_size, stride=2, padding=pool_size // 3, ceil_mode=pool_size == 2)
     if normalisation == "batch":
         return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), pool)

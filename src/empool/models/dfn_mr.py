@@ -1,4 +1,4 @@
-"""The merge-and-run network (Zhao et al. 2016), in which the deck's pooling takes over every stride of 2."""
+"""The merge-and-run network (Zhao et al. 2016), in which Zhang and Wu (2017) replace strides by pooling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from empool.models.recipe import Recipe
 
 @dataclass(frozen=True)
 class DFNMRRecipe(Recipe):
-    """The published recipe, and the choices that make variants of the network.
+    """The published recipe, and the options that make variants of the network.
 
     Attributes:
         width: maps of the first stage: 16, or 64 for the wide network of 32 layers.
@@ -36,11 +36,11 @@ RECIPE = DFNMRRecipe(
 )
 
 ASSUMPTIONS = (
-    "All eight stride-2 convolutions become tandems, the four 1x1 projections included: the deck says every stride-2 "
-    "convolution, and not whether it counts the projections.",
+    "All eight stride-2 convolutions become tandems, including the four 1x1 projections: Zhang and Wu (2017) say every "
+    "stride-2 convolution, but not whether this includes the projections.",
     "Pooling windows are 2x2 with stride 2 and no padding: each activation is pooled once, and every map keeps the "
-    "size that the strided convolution gives it. The deck names only the stride.",
-    "A line's residual and its projection pool the same maps by draws of their own.",
+    "size that the strided convolution gives it. Zhang and Wu (2017) name only the stride.",
+    "A line's residual and its projection pool the same maps with independent samples.",
 )
 
 
@@ -50,9 +50,9 @@ class MergeAndRun(nn.Module):
     Args:
         in_channels: channels of either input.
         out_channels: channels of either output.
-        pooling: makes tandems of convolutions with stride 2; None: they stay.
-        pool_projections: whether the 1x1 projections take part in that.
-        is_last: whether the lines end here, in one output that adds both residuals.
+        pooling: turns convolutions with stride 2 into tandems; None leaves them.
+        pool_projections: whether this includes the 1x1 projections.
+        is_last: whether this is the network's last block, whose one output adds both residuals.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class MergeAndRun(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor) -> Any:
-        """Compute the two lines from the two, each ``(N, C, H, W)``; the last block computes one."""
+        """Compute both lines, each ``(N, C, H, W)``; the last block returns one tensor."""
         fused = (self.lines[0](first) + self.lines[1](second)) / 2
         one, two = self.residuals[0](first), self.residuals[1](second)
         if self.is_last:
@@ -93,14 +93,14 @@ class DFNMR(nn.Module):
 
     Args:
         num_classes: number of outputs.
-        pooling: makes tandems of the convolutions with stride 2, see `empool.tandem.to_tandem`; None: the network as
-            published.
+        pooling: turns the convolutions with stride 2 into tandems, see `empool.tandem.to_tandem`; None gives the
+            network as published.
         in_channels: channels of the images.
         depth: number of layers along one line, 6n+2.
-        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, one
-            more forward pass.
+        checkpointing: keep only the blocks' inputs for the backward pass and recompute the rest: less memory, one more
+            forward pass.
         width: maps of the first stage; the next two have twice and four times as many.
-        pool_projections: whether the 1x1 projections become tandems, too; see `ASSUMPTIONS`.
+        pool_projections: whether the 1x1 projections become tandems too; see `ASSUMPTIONS`.
 
     Raises:
         ValueError: for a number out of range.

@@ -1,4 +1,4 @@
-"""Networks of timm with another pooling, and the recipe by which residual networks are trained on ImageNet."""
+"""Networks of timm with another pooling, and the usual recipe of residual networks on ImageNet."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class ImageNetRecipe(Recipe):
     """Choices of a network of timm.
 
     Attributes:
-        learning_rate: highest learning rate for 256 images a step; larger and smaller steps take it in proportion.
+        learning_rate: highest learning rate for 256 images a step; it is scaled in proportion to the batch size.
         augment: "resized" (a crop of random area and shape, resized), "mirror" and "jitter:S" (of brightness, contrast
             and saturation, S being the strength) in this order with commas between, the latter two if wanted; or
             "none" (the middle of the image).
-        image_size: height and width of what the network sees, in pixels.
-        test_crop: the same as a share of the shorter side to which a test image is resized before its middle is taken.
+        image_size: height and width of the network's input, in pixels.
+        test_crop: `image_size` as a share of the shorter side of a resized test image, whose middle is used.
         strided_convs: whether convolutions with stride 2 become tandems of the pooling and a convolution.
     """
 
@@ -54,15 +54,14 @@ class ImageNetRecipe(Recipe):
 RECIPE = ImageNetRecipe(epochs=90, batch_size=256, schedule="step", milestones=(1 / 3, 2 / 3))
 
 ASSUMPTIONS = (
-    "The deck's errors on ImageNet are those of plain residual networks as others trained them; which pooling its own "
-    "ImageNet experiments changed, and how, is not in its text. Here the max-pooling layers of the network change (a "
-    "ResNet has one, 3x3 with stride 2 after the first convolution), and with strided_convs=true its stride-2 "
-    "convolutions become tandems, as the paper does it to DFN-MR.",
-    "The recipe is the one of 90 epochs that the public implementations of residual networks share: SGD, momentum 0.9 "
+    "Zhang and Wu (2017) do not say which pooling their ImageNet experiments changed, or how. Here the max-pooling "
+    "layers of the network change (a ResNet has one, 3x3 with stride 2 after the first convolution), and with "
+    "strided_convs=true its stride-2 convolutions become tandems, as in their DFN-MR.",
+    "The recipe is the one of 90 epochs that public implementations of residual networks share: SGD, momentum 0.9 "
     "(here Nesterov's), weight decay 1e-4 on every parameter, 256 images a step at a learning rate of 0.1, divided by "
     "10 after 30 and 60 epochs; random resized crop of 224 pixels and mirror; no label smoothing. Colour augmentation, "
-    "which fb.resnet.torch adds, is left out (augment=resized,mirror,jitter:0.4 adds a part of it).",
-    "Test images are resized to 256 pixels on the shorter side, and the middle 224 are taken.",
+    "which fb.resnet.torch adds, is left out (augment=resized,mirror,jitter:0.4 adds part of it).",
+    "Test images are resized to 256 pixels on the shorter side and cropped to the middle 224.",
     "The networks are timm's, with its initial weights: a ResNet's bottleneck has its stride in the 3x3 convolution, "
     "and the last normalisation of each block starts at 0.",
 )
@@ -76,18 +75,18 @@ def build(
     Args:
         name: as timm spells it, such as "resnet50".
         num_classes: number of outputs.
-        pooling: takes the place of max-pooling; None: the network stays as timm has it.
+        pooling: replaces max-pooling; None gives the network as timm has it.
         in_channels: channels of the images.
         strided_convs: with a pooling, turn convolutions with stride 2 into tandems as well.
 
     Raises:
-        ValueError: for an unknown name, or a network in which nothing can be replaced.
+        ValueError: for an unknown name, or a network without max-pooling to replace.
         ModuleNotFoundError: if timm is not installed.
     """
     import timm
 
     architecture, dot, _ = name.partition(".")
-    if not timm.is_model(architecture):  # Asked first, since `create_model` would look for other names on the hub.
+    if not timm.is_model(architecture):  # `create_model` would look for other names on the hub.
         raise ValueError(f'models: timm {timm.__version__} has no network "{architecture}"')
     if dot:
         raise ValueError(f"models: expected timm:{architecture}, got timm:{name}, whose end names trained weights")
@@ -95,7 +94,7 @@ def build(
     if pooling is None:
         return network
     replaced = convert_(network, pooling, strided_convs=strided_convs)
-    # Max-pooling in the place of max-pooling is no replacement, yet what was asked for.
+    # With pooling max, max-pooling layers stay as they are, as asked for.
     if not replaced and not any(isinstance(m, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)) for m in network.modules()):
         without = " and no convolution with stride 2" if strided_convs else "; strided_convs=true is another way"
         raise ValueError(f"models: timm:{name} has no max-pooling layer to replace{without}")

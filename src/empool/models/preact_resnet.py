@@ -14,18 +14,18 @@ STEM_WIDTH = 16
 WIDTHS = (64, 128, 256)
 
 RECIPE = DEEP_RECIPE
-# The deck cites 4.62 % for 1001 layers, which their authors' code reached with 64 images a step.
+# Zhang and Wu (2017) cite 4.62 % for 1001 layers, which the authors' code reached with 64 images a step.
 RECIPES = {1001: replace(RECIPE, epochs=200, batch_size=64, milestones=(0.4, 0.605), warmup=0.0)}
 
 ASSUMPTIONS = (
     "The paper counts 64,000 iterations of 128 images; they are 164 epochs of 50,000 images here, the first 400 "
     "iterations at a learning rate of 0.01 at every depth.",
-    "1001 layers have the recipe of the authors' later code, with 64 images a step: it reached the 4.62 % that the "
-    "deck cites.",
+    "1001 layers have the recipe of the authors' later code, with 64 images a step: it reached the 4.62 % that Zhang "
+    "and Wu (2017) cite.",
     "Where the number of channels changes, the shortcut is a 1x1 convolution of the activated input, and the block's "
     "first 1x1 convolution has the stride, as in the authors' code.",
-    "With a pooling, the stride-2 convolutions become tandems of pooling and the same convolution with stride 1, those "
-    "of the shortcuts included.",
+    "With a pooling, the stride-2 convolutions become tandems of pooling and the same convolution with stride 1, "
+    "including those of the shortcuts.",
 )
 
 
@@ -36,8 +36,8 @@ class Bottleneck(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output, four times those of the 3x3 convolution.
         stride: of the first convolution and the shortcut.
-        pooling: makes tandems of convolutions with stride 2; None: they stay.
-        pool_projections: whether the shortcut takes part in that.
+        pooling: turns convolutions with stride 2 into tandems; None leaves them.
+        pool_projections: whether this includes the shortcut.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class PreActResNet(nn.Module):
 
     Args:
         num_classes: number of outputs.
-        pooling: makes tandems of the convolutions with stride 2, see `empool.tandem.to_tandem`; None: the network as
-            published.
+        pooling: turns the convolutions with stride 2 into tandems, see `empool.tandem.to_tandem`; None gives the
+            network as published.
         in_channels: channels of the images.
         depth: number of layers, 9n+2.
-        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, one
-            more forward pass.
-        pool_projections: whether the 1x1 convolutions of the shortcuts become tandems, too.
+        checkpointing: keep only the blocks' inputs for the backward pass and recompute the rest: less memory, one more
+            forward pass.
+        pool_projections: whether the 1x1 convolutions of the shortcuts become tandems too.
 
     Raises:
         ValueError: for a number out of range.

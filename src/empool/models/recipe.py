@@ -1,9 +1,10 @@
-"""How a network is trained: the choices its authors named, or left to us."""
+"""How a network is trained."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Recipe:
             "auto": what suits the data set.
     """
 
+    SCHEDULES: ClassVar[tuple[str, ...]] = ("cosine", "step")
+
     epochs: int = 200
     batch_size: int = 128
     learning_rate: float = 0.1
@@ -42,8 +45,9 @@ class Recipe:
         for name in ("learning_rate", "decay", "warmup", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{type(self).__name__}: expected {name} of at least 0, got {getattr(self, name)}")
-        if self.schedule not in ("cosine", "step"):
-            raise ValueError(f'{type(self).__name__}: expected schedule "cosine" or "step", got "{self.schedule}"')
+        if self.schedule not in self.SCHEDULES:
+            known = " or ".join(f'"{schedule}"' for schedule in self.SCHEDULES)
+            raise ValueError(f'{type(self).__name__}: expected schedule {known}, got "{self.schedule}"')
         if not all(0 < milestone < 1 for milestone in self.milestones):
             raise ValueError(f"{type(self).__name__}: expected milestones between 0 and 1, got {self.milestones}")
 

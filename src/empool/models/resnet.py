@@ -18,7 +18,7 @@ WIDTHS = (16, 32, 64)
 
 @dataclass(frozen=True)
 class ResNetRecipe(Recipe):
-    """A recipe whose first epochs run at one low learning rate, not a rising one.
+    """A recipe whose first epochs have one low learning rate instead of a rising one.
 
     Attributes:
         warmup: epochs at `warmup_rate` (shortened to a fifth of the epochs).
@@ -42,16 +42,16 @@ RECIPES = {110: DEEP_RECIPE, 1202: DEEP_RECIPE}
 
 ASSUMPTIONS = (
     "The paper counts 64,000 iterations of 128 images; they are 164 epochs of 50,000 images here.",
-    "The paper says momentum, not which; it is Nesterov's, as in its authors' later public code.",
-    "The 1202 layers start as the 110 do, at a learning rate of 0.01 for 400 iterations.",
-    "The channels that a shortcut lacks at a stage change are zeros after those it has.",
-    "With a pooling, the stride-2 convolutions become tandems of pooling and the same convolution with stride 1; the "
-    "shortcuts, which have no convolution, go on taking every second pixel.",
+    "The paper does not say which momentum; it is Nesterov's here, as in its authors' later public code.",
+    "The network of 1202 layers starts like that of 110, at a learning rate of 0.01 for 400 iterations.",
+    "At a stage change, a shortcut's missing channels are zeros appended to the others.",
+    "With a pooling, the stride-2 convolutions become tandems of pooling and the same convolution with stride 1. The "
+    "shortcuts have no convolution and still take every second pixel.",
 )
 
 
 def subsample(input: Tensor, out_channels: int, stride: int) -> Tensor:
-    """Take every second pixel, and add channels of zeros: the paper's option A."""
+    """Take every second pixel and append channels of zeros: the paper's option A."""
     return F.pad(input[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, out_channels - input.size(1)))
 
 
@@ -62,8 +62,8 @@ class BasicBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         stride: of the first convolution and the shortcut.
-        pooling: makes a tandem of a convolution with stride 2; None: it stays.
-        shortcut: takes the input, the number of channels and the stride, where one of the two changes.
+        pooling: turns a convolution with stride 2 into a tandem; None leaves it.
+        shortcut: takes the input, the number of channels and the stride; called only where one of the two changes.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class ResNet(nn.Module):
 
     Args:
         num_classes: number of outputs.
-        pooling: makes tandems of the two convolutions with stride 2, see `empool.tandem.to_tandem`; None: the network
-            as published.
+        pooling: turns the two convolutions with stride 2 into tandems, see `empool.tandem.to_tandem`; None gives the
+            network as published.
         in_channels: channels of the images.
         depth: number of layers, 6n+2.
-        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, one
-            more forward pass.
+        checkpointing: keep only the blocks' inputs for the backward pass and recompute the rest: less memory, one more
+            forward pass.
 
     Raises:
         ValueError: for a number out of range.

@@ -1,4 +1,4 @@
-"""The residual network with stochastic depth (Huang et al. 2016): every mini-batch trains a network of other depth."""
+"""The residual network with stochastic depth (Huang et al. 2016): each mini-batch trains some of the blocks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ RECIPE = Recipe(
 
 ASSUMPTIONS = (
     "The convolutions have no bias, since batch normalisation follows; those of the authors' code have one.",
-    "The parameters of a block that a mini-batch passes over have a gradient of 0, so that momentum and weight decay "
-    "go on for them, as in the authors' code.",
+    "The parameters of a block that a mini-batch skips have a gradient of 0, so momentum and weight decay still apply "
+    "to them, as in the authors' code.",
     "1202 layers have the recipe of 110.",
-    "With a pooling, the stride-2 convolutions become tandems of pooling and the same convolution with stride 1; the "
-    "shortcuts go on averaging.",
+    "With a pooling, the stride-2 convolutions become tandems of pooling and the same convolution with stride 1. The "
+    "shortcuts are averaged as published.",
 )
 
 
 def average(input: Tensor, out_channels: int, stride: int) -> Tensor:
-    """Average windows as large as the stride, and add channels of zeros."""
-    # Cut off windows keep the sizes those of the convolutions for images of odd size.
+    """Average windows as large as the stride and append channels of zeros."""
+    # With ceil_mode the sizes are those of the convolutions for images of odd size too.
     pooled = F.avg_pool2d(input, stride, ceil_mode=True, count_include_pad=False)
     return F.pad(pooled, (0, 0, 0, 0, 0, out_channels - input.size(1)))
 
 
 class GatedBlock(BasicBlock):
-    """A block that training may pass over, and testing weighs by the probability that it does not.
+    """A block that may be skipped in training; in eval mode its residual is scaled by its survival probability.
 
-    Its gate is drawn anew for every mini-batch, from PyTorch's default CPU generator. Closed, it costs next to nothing.
+    Its gate is sampled for every mini-batch from PyTorch's default CPU generator. A skipped block costs almost nothing.
     """
 
     survival = 1.0
@@ -56,17 +56,17 @@ class GatedBlock(BasicBlock):
 class StochasticDepth(ResNet):
     """A residual network of 6n+2 layers, 110 or 1202 in the paper, whose block l of L survives with 1 - (l/L)(1 - 0.5).
 
-    In training one gate per block and mini-batch is drawn. In testing every residual counts by its block's probability
-    of survival.
+    In training one gate per block and mini-batch is sampled. In eval mode every residual is multiplied by its block's
+    survival probability.
 
     Args:
         num_classes: number of outputs.
-        pooling: makes tandems of the two convolutions with stride 2, see `empool.tandem.to_tandem`; None: the network
-            as published.
+        pooling: turns the two convolutions with stride 2 into tandems, see `empool.tandem.to_tandem`; None gives the
+            network as published.
         in_channels: channels of the images.
         depth: number of layers, 6n+2.
-        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, one
-            more forward pass.
+        checkpointing: keep only the blocks' inputs for the backward pass and recompute the rest: less memory, one more
+            forward pass.
         last_survival: probability that the last block survives.
 
     Raises:

@@ -9,9 +9,9 @@ from typing import Any
 import rich.console
 
 from empool.lab import pages
+from empool.lab.analyse.findings import Record, seeds_each
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
-from empool.lab.findings import Record, seeds_each
 from empool.lab.report import rules, sections, table, webpage
 from empool.lab.report.curves import read_curve
 from empool.lab.report.sections import Section

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from empool.lab.analyse.statistics import BASELINE, Row
 from empool.lab.errors import LabError
 from empool.lab.report import table
 from empool.lab.report.panels import Multiples, small_multiples
 from empool.lab.report.svg import INK, Plot, style
 from empool.lab.report.table import Column, Sheet
-from empool.lab.statistics import BASELINE, Row
 
 FEW = 20  # images of a bin below which its share of right answers says next to nothing, and is not drawn
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from empool.lab.deck import Claim
-from empool.lab.findings import Record, count, listed
+from empool.lab.analyse.findings import Record, count, listed
+from empool.lab.analyse.statistics import LEVEL, Interval, holm, mean_interval
 from empool.lab.report import table
 from empool.lab.report.table import Column, Sheet
-from empool.lab.statistics import LEVEL, Interval, holm, mean_interval
+from empool.lab.study.deck import Claim
 
 # Percent, of a run that failed to learn. The deck's claims are of CIFAR-10, where guessing among ten classes errs on
 # 90 %; a network that says the same of all images, or nearly so, can be a little below.

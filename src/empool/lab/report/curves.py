@@ -14,14 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from empool.lab import statistics
+from empool.lab.analyse import statistics
+from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.report import table
 from empool.lab.report.panels import Multiples, small_multiples
 from empool.lab.report.svg import INK, Plot, style
 from empool.lab.report.table import Column, Sheet
-from empool.lab.run import folder_name
-from empool.lab.statistics import BASELINE
+from empool.lab.study.run import folder_name
 
 Which = Literal["train_errors", "test_errors"]
 DASHES = (0, (3, 1.5))

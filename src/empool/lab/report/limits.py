@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from empool.lab.statistics import Interval, Row
+from empool.lab.analyse.statistics import Interval, Row
 
 
 def limits(

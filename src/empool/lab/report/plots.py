@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from empool.lab import deck
+from empool.lab.analyse.statistics import BASELINE, Row
 from empool.lab.report import calibration, curves, sweeps, table
 from empool.lab.report.calibration import Bins
 from empool.lab.report.curves import Curve
 from empool.lab.report.limits import limits, mean_intervals
 from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
 from empool.lab.report.table import Column, Sheet
-from empool.lab.statistics import BASELINE, Row
+from empool.lab.study import deck
 
 
 def plots(
@@ -26,7 +26,7 @@ def plots(
     """Draw every plot that the runs give.
 
     Args:
-        rows: what `empool.lab.statistics.summarise` returned.
+        rows: what `empool.lab.analyse.statistics.summarise` returned.
         runs: learning curves of the runs that have one.
         bins: what `empool.lab.report.calibration.pooled` returned.
         beside: the deck's table, if it is of the same data and network.

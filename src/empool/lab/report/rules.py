@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from empool.lab import statistics
+from empool.lab.analyse import statistics
 from empool.lab.errors import LabError
 from empool.lab.files import read_json
 from empool.lab.report import table

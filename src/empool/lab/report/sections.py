@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from empool import models
-from empool.lab import deck, statistics
+from empool.lab.analyse import statistics
+from empool.lab.analyse.findings import Record, answer, data_name, images_tested, images_trained, remarks
+from empool.lab.analyse.statistics import Row
 from empool.lab.errors import LabError
-from empool.lab.findings import Record, answer, data_name, images_tested, images_trained, remarks
 from empool.lab.report import calibration, claims, curves, plots, rules, svg
 from empool.lab.report.table import Sheet
-from empool.lab.run import RunConfig, planned
-from empool.lab.statistics import Row
+from empool.lab.study import deck
+from empool.lab.study.run import RunConfig, planned
 
 # What runs must share to be compared; records that differ in one of these get a section of their own.
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment")

@@ -12,12 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from empool.lab import deck
+from empool.lab.analyse.statistics import BASELINE, Interval, Row
 from empool.lab.report import table
 from empool.lab.report.limits import limits
 from empool.lab.report.svg import INK, WIDTH, Plot, render, style
 from empool.lab.report.table import Column, Sheet
-from empool.lab.statistics import BASELINE, Interval, Row
+from empool.lab.study import deck
 
 HEIGHT = 3.3  # inches
 

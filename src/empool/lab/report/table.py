@@ -12,8 +12,8 @@ import rich.console
 import rich.table
 from rich.text import Text
 
-from empool.lab import deck
-from empool.lab.statistics import BASELINE, Interval, Row
+from empool.lab.analyse.statistics import BASELINE, Interval, Row
+from empool.lab.study import deck
 
 NONE = "-"
 PROBABILISTIC = ("Test NLL", "Test ECE %")
@@ -85,7 +85,7 @@ def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Colum
     """Lay out rows as columns of strings.
 
     Args:
-        rows: what `empool.lab.statistics.summarise` returned.
+        rows: what `empool.lab.analyse.statistics.summarise` returned.
         beside: the deck's table to show beside ours, if it is of the same data and network.
     """
     laid_out = [

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from empool.lab.findings import Record, count
+from empool.lab.analyse.findings import Record, count
 from empool.lab.report import svg, table
 from empool.lab.report.sections import SETTINGS, Section, distinct, protocol
 

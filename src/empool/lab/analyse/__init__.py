@@ -1,0 +1,1 @@
+"""What the numbers say: statistics, findings, testing rules."""

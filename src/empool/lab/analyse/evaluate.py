@@ -1,0 +1,200 @@
+"""Trained networks tested by every rule: the expectation in one pass, members drawn and averaged, plain max."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from empool import Average, Max, models, monte_carlo, set_p
+from empool.lab import provenance
+from empool.lab.data import sources
+from empool.lab.data.sets import Data
+from empool.lab.errors import LabError, first_line
+from empool.lab.files import read_json, write_json
+from empool.lab.report.rules import RULES, read_evaluation
+from empool.lab.study.run import RunConfig, derived_seed, own_p
+from empool.lab.train import memory, schedule
+from empool.lab.train.checkpoint import read_checkpoint
+from empool.lab.train.experiment import Experiment, finite
+from empool.lab.train.metrics import Scores, Tally
+from empool.lab.train.options import device_named, load_data
+from empool.lab.train.options import poolings as read_poolings
+from empool.lab.train.training import make_experiment
+
+
+def evaluate(
+    directory: Path,
+    *,
+    samples: int,
+    source: str | None,
+    device: str,
+    say: Callable[[str], None],
+    poolings: str | None = None,
+) -> list[dict[str, Any]]:
+    """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
+
+    What evaluation.json already says of the same weights, tested in the same way, is not done again.
+
+    Args:
+        directory: of a run or of a study.
+        samples: members of the ensemble that Monte Carlo draws for every image.
+        source: name of the data set or a folder; None for the name that the runs have.
+        device: "auto", "cpu" or "cuda".
+        say: takes a line on what takes time.
+        poolings: spellings with commas between of those whose runs are tested; None for all. What evaluation.json says
+            of others stays.
+
+    Returns:
+        One record a run that was tested. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the
+        mean of the probabilities of `samples` members (`empool.monte_carlo`), None for a pooling that draws nothing,
+        whose members are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without
+        p. Each has "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the
+        bins of the calibration error of the single pass (`Tally.reliability`), which a report takes where a run has
+        none. "checkpoint" is the SHA-256 of the file that held the weights.
+
+    Raises:
+        LabError: if there is no finished run, or no checkpoint or data set of one.
+    """
+    runs = _finished(directory, poolings, say)
+    if device_named(device) == "cpu":
+        memory.keep_freed()
+    loaded = _load(runs[0][1], source, say)
+    path = directory / "evaluation.json"
+    records: list[dict[str, Any]] = []
+    for folder, config in runs:
+        if config.fingerprint != loaded.fingerprint:
+            raise LabError(
+                f"{source or config.data} is not what {folder} was trained on, or has changed since (fingerprint "
+                f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
+            )
+        config = dataclasses.replace(config, device=device_named(device))
+        test = _test(folder, config, samples)
+        done = next((record for record in _known(path) if all(record.get(name) == test[name] for name in test)), None)
+        say(f"{config.pooling}, seed {config.seed}{': evaluated before' if done else ''}")
+        records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
+        _write(path, records)
+        gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
+    return records
+
+
+def _known(path: Path) -> list[dict[str, Any]]:
+    return read_evaluation(path) if path.exists() else []
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Put records in the place of what the file says of the same runs; another evaluation may be writing there too."""
+    tested = {(record["pooling"], record["seed"]) for record in records}
+    with FileLock(path.with_name(".evaluation.lock")):
+        others = [record for record in _known(path) if (record["pooling"], record["seed"]) not in tested]
+        write_json(path, records + others)
+
+
+def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:
+    """Say which weights are tested, and how: what an evaluation is known by."""
+    return {
+        "pooling": config.pooling,
+        "seed": config.seed,
+        "samples": samples if _draws(config) else None,
+        "checkpoint": hashlib.sha256((folder / "last.ckpt").read_bytes()).hexdigest(),
+        "device": provenance.device_name(config.device),
+        "versions": provenance.versions(),
+    }
+
+
+def _finished(directory: Path, poolings: str | None, say: Callable[[str], None]) -> list[tuple[Path, RunConfig]]:
+    """List the finished runs with their folders, in the order of the study's poolings and seeds."""
+    paths = [directory / "config.json", *sorted(directory.glob("*/*/config.json"))]
+    begun = {path.parent: RunConfig.from_json(read_json(path)) for path in paths if path.exists()}
+    finished = {folder: config for folder, config in begun.items() if (folder / "result.json").exists()}
+    if not finished:
+        raise LabError(
+            f"{directory} holds no finished run: expected the folder of a run or a study of empool train or compare"
+        )
+    if poolings is not None:
+        wanted = read_poolings(poolings, next(iter(finished.values())).model)
+        missing = [pooling for pooling in wanted if pooling not in {config.pooling for config in finished.values()}]
+        if missing:
+            raise LabError(f"{directory} holds no finished run with {', '.join(missing)}")
+        begun, finished = (
+            {folder: config for folder, config in runs.items() if config.pooling in wanted}
+            for runs in (begun, finished)
+        )
+    for folder in begun:
+        if folder not in finished:
+            say(f"{folder} is not finished: left out")
+        elif not (folder / "last.ckpt").exists():
+            raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
+    study = directory / "study.json"
+    order = read_json(study)["poolings"] if study.exists() else []
+
+    def place(run: tuple[Path, RunConfig]) -> tuple[int, int]:
+        config = run[1]
+        return order.index(config.pooling) if config.pooling in order else len(order), config.seed
+
+    return sorted(finished.items(), key=place)
+
+
+def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> Data:
+    if source is None and config.data not in sources.KNOWN:
+        raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
+    network = models.network(config.model)
+    return load_data(network, source or config.data, config.train_limit, config.test_limit, None, say)
+
+
+def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> dict[str, Any]:
+    checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
+    experiment = make_experiment(config, loaded, lambda epochs, row: None)
+    try:
+        experiment.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise LabError(f"{folder}/last.ckpt holds another network than {config.model} ({first_line(error)})") from None
+    experiment.to(config.device)
+    p = own_p(config.pooling)
+    if p is not None:
+        epochs = checkpoint["history"][-1]["epoch"]
+        p = schedule.parse(config.p_schedule).value(p, epochs, config.recipe.epochs)
+        set_p(experiment, p)
+    rules: dict[str, Scores | None] = dict.fromkeys(RULES)
+    tested = experiment.tally(experiment.test_images)
+    rules["expectation"] = tested.scores()
+    draws = _draws(config)
+    if draws:
+        rules["monte_carlo"] = _sampled(experiment, samples)
+    if p is not None:
+        set_p(experiment, 0)
+        rules["plain_max"] = experiment.test(experiment.test_images)
+    return {
+        "data": config.data,
+        "model": config.model,
+        "pooling": config.pooling,
+        "p": p,
+        "seed": config.seed,
+        "draws": draws,
+        "test_images": len(loaded.test),
+        **{
+            name: None if scores is None else {score: finite(value) for score, value in scores._asdict().items()}
+            for name, scores in rules.items()
+        },
+        "calibration": tested.reliability(),
+        "commit": provenance.commit(),
+    }
+
+
+def _draws(config: RunConfig) -> bool:
+    # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
+    return not isinstance(models.read_pooling(config.pooling), (Max, Average, type(None)))
+
+
+def _sampled(experiment: Experiment, samples: int) -> Scores:
+    torch.manual_seed(derived_seed(experiment.config.seed, "members"))
+    tally = Tally(experiment.num_classes, experiment.config.device)
+    for images, labels in experiment.plain_batches(experiment.test_images):
+        tally.add_probabilities(monte_carlo(experiment, images, samples).probs, labels)
+    return tally.scores()

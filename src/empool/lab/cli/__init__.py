@@ -1,0 +1,64 @@
+"""The command `empool`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+_EXTRAS = {  # that bring a package, where it is not the lab's own
+    **dict.fromkeys(("timm", "torchvision"), "imagenet"),
+    **dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), "mlflow"),
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error that a user can put right is one line on standard error.
+
+    Args:
+        arguments: what follows ``empool``; by default those of the process.
+
+    Returns:
+        The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    try:
+        from empool.lab.cli.commands import app
+        from empool.lab.errors import LabError
+    except ModuleNotFoundError as error:
+        return _not_installed(error)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return app(args=given, prog_name="empool", standalone_mode=False, obj=shlex.join(["empool", *given])) or 0
+    except LabError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        return _not_installed(error)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        return _fail(str(error))
+    except Exception as error:
+        # PyTorch Lightning and timm import torchvision; one of another build knows no operators of its own.
+        if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
+            return _fail(
+                f"torchvision was built for another PyTorch ({error}): install both from one place, or neither"
+            )
+        # Typer's usage errors; depending on its version their class is Click's or a copy of it.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(error.format_message(), 2)
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"empool: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _not_installed(error: ModuleNotFoundError) -> int:
+    missing = (error.name or "").partition(".")[0]
+    if missing in ("", "empool"):
+        raise error
+    extra = _EXTRAS.get(missing, "lab")
+    return _fail(f"the lab needs {missing}, which is not installed: pip install 'empool[{extra}]'")

@@ -1,0 +1,1 @@
+"""Images with labels: by name, from a folder, or a user's own."""

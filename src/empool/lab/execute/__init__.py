@@ -1,0 +1,1 @@
+"""Where and when the runs of a study are done."""

@@ -1,0 +1,1 @@
+"""One run's configuration, and the studies that the paper describes."""

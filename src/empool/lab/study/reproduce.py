@@ -1,0 +1,93 @@
+"""The deck's tables as studies: which networks, which poolings, and by which protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from empool.lab.errors import LabError
+from empool.lab.study import deck
+from empool.models import NONE
+
+BESIDE_TABLE_1 = ("stochastic-max:0.5", "ordinal:0.6,0.3,0.1")
+"""Poolings of the deck's text that its Table 1 lacks."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a table.
+
+    Attributes:
+        model: its spelling.
+        poolings: with which it is trained; the first ones are what the others are compared with.
+    """
+
+    model: str
+    poolings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a table's networks are trained.
+
+    Attributes:
+        summary: what to know about it, in a few words.
+        parts: the networks.
+        changes: what differs from the networks' recipes and from the whole data, as `train.options.configure`
+            takes it.
+    """
+
+    summary: str
+    parts: tuple[Part, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TABLE_1 = (Part("cnn", (*deck.TABLE_1, *BESIDE_TABLE_1)),)
+_DFN_MR_POOLINGS = tuple(pooling for model, pooling in deck.TABLE_2 if model == "dfn_mr:56")
+_DFN_MR = Part("dfn_mr:56", _DFN_MR_POOLINGS)
+_PLAIN = tuple(Part(model, (NONE,)) for model in ("resnet:110", "preact_resnet:164", "stochastic_depth:110"))
+
+TABLES: Mapping[str, Mapping[str, Protocol]] = {
+    "table1": {
+        "full": Protocol("all images, crop and mirror, the recipe of the network", _TABLE_1),
+        "full-plain": Protocol(
+            "all images, no augmentation, the recipe of the network", _TABLE_1, {"augmentation": "none"}
+        ),
+        # Without augmentation, so that there is something to regularise: with it the network underfits these images.
+        "cpu": Protocol(
+            "10,000 training images, no augmentation, 20 epochs, 32 maps a convolution",
+            _TABLE_1,
+            {"train_limit": 10_000, "epochs": 20, "augmentation": "none", "choices": ["width=32"]},
+        ),
+    },
+    "table2": {
+        "full": Protocol("all images, crop and mirror, the recipe of each network", (_DFN_MR, *_PLAIN)),
+        # Of 20 layers, since 56 cannot be trained like this to where there is something to regularise: ten epochs of
+        # 2,000 images, as long a run, leave them wrong on two thirds of the training images.
+        "cpu": Protocol(
+            "DFN-MR alone, with 20 layers: 5,000 training images, no augmentation, 12 epochs, 2,000 test images",
+            (Part("dfn_mr:20", _DFN_MR_POOLINGS),),
+            {
+                "train_limit": 5_000,
+                "test_limit": 2_000,
+                "epochs": 12,
+                "augmentation": "none",
+                "choices": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
+            },
+        ),
+    },
+}
+"""By the table's name and the protocol's. The networks of 1001 and 1202 layers are left to `empool compare`."""
+
+
+def protocol(table: str, name: str) -> Protocol:
+    """Return a protocol.
+
+    Raises:
+        LabError: if the table has none of that name.
+    """
+    known = TABLES[table]
+    if name not in known:
+        raise LabError(f"{table}: expected protocol {', '.join(known)}, got {name}")
+    return known[name]

@@ -1,0 +1,120 @@
+"""How good predictions are: errors, negative log-likelihood and calibration, counted without a wait for the device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from empool.lab.train.processes import Processes
+
+ECE_BINS = 15  # of equal width in [0, 1]
+
+
+class Scores(NamedTuple):
+    """What `Tally` counted.
+
+    Attributes:
+        nll: mean negative log-likelihood of the true classes (cross entropy), in nats.
+        error: percentage of images whose largest probability is not that of their class.
+        ece: expected calibration error, in percent: how far the largest probability is from the share of right
+            answers, on average over 15 bins of that probability; NaN where `nll` is not finite.
+        top5_error: percentage of images whose class is not among the five of largest probability; None if there are no
+            more than five classes.
+    """
+
+    nll: float
+    error: float
+    ece: float
+    top5_error: float | None
+
+
+class Tally:
+    """Sum scores up batch by batch; the device is waited for once, in `scores`.
+
+    Args:
+        num_classes: number of classes.
+        device: where the batches are.
+
+    Source: the calibration error is that of Naeini et al., AAAI 2015, and Guo et al., arXiv 1706.04599, section 2.
+
+    Example:
+        >>> import torch
+        >>> tally = Tally(2, "cpu")
+        >>> tally.add_probabilities(torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1]))
+        >>> nll, error, ece, _ = tally.scores()
+        >>> round(nll, 4), error, round(ece, 4)  # half right, at a confidence of 90 %
+        (1.204, 50.0, 40.0)
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str) -> None:
+        # negative log-likelihood, errors, errors of the best five
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.num_classes = num_classes
+        self.images = 0
+        # Its checks of each batch would wait for the device.
+        self.calibration = MulticlassCalibrationError(
+            num_classes, n_bins=ECE_BINS, norm="l1", validate_args=False, sync_on_compute=False
+        ).to(device)
+
+    def add_logits(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch of logits ``(N, num_classes)`` with its labels ``(N,)``."""
+        self._add(F.cross_entropy(logits, labels, reduction="sum"), logits, logits.softmax(1), labels)
+
+    def add_probabilities(self, probs: Tensor, labels: Tensor) -> None:
+        """Count a batch of probabilities ``(N, num_classes)``; one that underflowed to 0 counts as the least number."""
+        logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+        self._add(F.nll_loss(logs, labels, reduction="sum"), probs, probs, labels)
+
+    def scores(self) -> Scores:
+        """Give the scores of all images so far, one or more."""
+        # Its sums over bins are taken one image after another, which in float32 costs digits.
+        calibration = self.calibration.set_dtype(torch.float64).compute()
+        nll, errors, errors_of_5, ece = torch.cat((self.sums / self.images, calibration[None])).tolist()
+        # A confidence of NaN falls into no bin, and would count as nothing.
+        ece = 100 * ece if math.isfinite(nll) else math.nan
+        return Scores(nll, 100 * errors, ece, 100 * errors_of_5 if self.num_classes > 5 else None)
+
+    def reliability(self) -> dict[str, list[Any]] | None:
+        """Give the bins of the calibration error: what a reliability diagram shows.
+
+        Returns:
+            Lists with an item a bin: "confidence", the mean probability of the predicted class, and "accuracy", the
+            share of right answers, both None in an empty bin; "count", its images. None if a confidence is no number.
+        """
+        confidences = torch.cat(self.calibration.confidences).double()
+        right = torch.cat(self.calibration.accuracies).double()
+        if not bool(confidences.isfinite().all()):
+            return None
+        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=confidences.device)
+        bins = torch.bucketize(confidences, edges[1:-1], right=True)
+        count, sums, hits = (torch.bincount(bins, weights, ECE_BINS).tolist() for weights in (None, confidences, right))
+
+        def means(of: list[float]) -> list[float | None]:
+            return [round(total / images, 6) if images else None for total, images in zip(of, count, strict=True)]
+
+        return {"confidence": means(sums), "accuracy": means(hits), "count": count}
+
+    def add_up(self, together: Processes) -> None:
+        """Take in what the other processes counted, each of its own images."""
+        if together.count == 1:
+            return
+        counted = torch.tensor(self.images, device=self.sums.device)
+        together.add_up(self.sums)
+        together.add_up(counted)
+        self.images = int(counted)
+        for name in ("confidences", "accuracies"):
+            own = getattr(self.calibration, name)
+            whole = torch.cat(own) if own else torch.zeros(0, device=self.sums.device)
+            setattr(self.calibration, name, gather_all_tensors(whole))
+
+    def _add(self, nll: Tensor, ranked: Tensor, probs: Tensor, labels: Tensor) -> None:
+        missed = (ranked.topk(min(5, self.num_classes), dim=1).indices != labels[:, None]).all(1)
+        self.sums += torch.stack((nll, (ranked.argmax(1) != labels).sum(), missed.sum()))
+        self.images += len(labels)
+        self.calibration.update(probs, labels)  # Probabilities: it takes logits that lie in [0, 1] for such.
