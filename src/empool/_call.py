@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex
@@ -77,50 +78,49 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
     """Pool by rank, or by value where there are no tables."""
     if not isinstance(input, Tensor):
         windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error.
-    _check_draw(function, input, method)
+    if method.seed is not None or method.generator is not None or method.tied is not None:
+        _check_draw(function, input, method)
     if input.dtype not in DTYPES:
         return _pool_others(function, dims, input, windows, return_indices, method)
-    geometry = _geometry_of(function, dims, input, windows, return_indices)
+    plan = _plan_of(function, dims, input, windows, return_indices)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
-    output, indices = _pool_batch(function, batched, geometry, return_indices, method)
+    if method.training:
+        output, drawn, zeros = _draw(function, batched, plan, method)
+        indices = _drawn_indices(drawn, batched, plan.geometry, zeros) if return_indices else None
+    else:
+        output = _mean(function, batched, plan, method)
+        indices = _max_indices(batched, plan.geometry) if return_indices else None
     if batched is not input:
         output, indices = output.squeeze(0), None if indices is None else indices.squeeze(0)
     return output if indices is None else (output, indices)
 
 
-def _pool_batch(
-    function: str, input: Tensor, geometry: Geometry, return_indices: bool, method: Method
-) -> tuple[Tensor, Tensor | None]:
-    mean = functools.partial(_mean, function, geometry, method)
-    if not method.training:
-        return mean(input), _max_indices(input, geometry) if return_indices else None
-    by: tuple[Any, ...]
+def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Tensor, Tensor, bool]:
+    """Return the output, the offsets drawn, and whether an output may be no activation's."""
+    tied = _TIED[method.tied]
     if method.tables is None:
-        stem, by, draws, zeros = "value", (_beta(function, input, method.beta),), True, True
+        zeros, beta = True, _beta(function, input, method.beta)
+        output, drawn = _ops.call("value_draw", input, _key(input, method), beta, *plan.geometry, tied)
     else:
-        counts = _counts(geometry, input.shape[2:])
-        entries, draws, zeros = method.tables.get(counts, True, input.device)
+        entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
         _check_channels(function, input, entries.size(0))
-        stem, by = "rank", (entries, counts)
-    # What needs no random numbers takes none from the generator.
-    key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
-    output, drawn = _ops.call(f"{stem}_draw", input, key, *by, *geometry, _TIED[method.tied])
+        # What needs no random numbers takes none from the generator.
+        key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
+        output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, tied)
     if method.learns:  # A draw has no derivative in its probabilities, so it has the expectation's.
-        expected = mean(input.detach())
+        expected = _mean(function, input.detach(), plan, method)
         output = output + torch.where(expected.isfinite(), expected - expected.detach(), 0)
-    zeros = zeros or geometry.may_hold_nothing()
-    return output, _drawn_indices(drawn, input, geometry, zeros) if return_indices else None
+    return output, drawn, zeros or plan.geometry.may_hold_nothing()
 
 
-def _mean(function: str, geometry: Geometry, method: Method, input: Tensor) -> Tensor:
+def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
     mean: Tensor
     if method.tables is None:
-        mean = _ops.call("value_mean", input, _beta(function, input, method.beta), *geometry)
+        mean = _ops.call("value_mean", input, _beta(function, input, method.beta), *plan.geometry)
         return mean
-    counts = _counts(geometry, input.shape[2:])
-    entries = method.tables.get(counts, False, input.device).entries
+    entries = method.tables.get(plan.counts, False, input.device).entries
     _check_channels(function, input, entries.size(0))
-    mean = _ops.call("rank_mean", input, entries, counts, *geometry)
+    mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
     return mean
 
 
@@ -130,7 +130,7 @@ def _is_captured(input: Tensor) -> bool:
 
 
 def _check_channels(function: str, input: Tensor, sets: int) -> None:
-    if sets not in (1, input.size(1)):
+    if sets != 1 and sets != input.size(1):
         raise ValueError(f"{function}: expected one number or one for each of {input.size(1)} channels, got {sets}")
 
 
@@ -172,7 +172,14 @@ def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> 
         return Numbers(kind, number)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return Numbers(kind, torch.full((1,), check(function, name, number), dtype=torch.float64))
+    if type(number) is float or type(number) is int:
+        return _remembered_tables(kind, check, function, name, number)
     return _tables.of_kind(kind, check(function, name, number))
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def _remembered_tables(kind: Any, check: Any, *argument: Any) -> Tables:
+    return _tables.of_kind(kind, check(*argument))
 
 
 def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Learned:
@@ -203,17 +210,22 @@ def by_value(function: str, beta: float | Tensor) -> float | Tensor:
     return beta
 
 
+class Plan(NamedTuple):
+    """What a call's plain numbers come to: where the windows are, and how many valid activations they can hold."""
+
+    geometry: Geometry
+    counts: tuple[int, ...]
+
+
 def _pool_others(
     function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool, method: Method
 ) -> Any:
     """Take the maximum of what PyTorch takes it of, such as integers, in either phase; there is no expectation."""
-    geometry = _geometry(dims, tuple(input.shape[1 - dims - 2 :]), windows) if input.dim() > dims else None
-    if geometry is None or input.dim() > dims + 2:
+    plan = _plan(dims, input.shape[-dims - 1 :], windows) if input.dim() in (dims + 1, dims + 2) else None
+    if plan is None:
         windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error, if it has one.
-    elif isinstance(method.tables, Tables):
-        counts = _counts(geometry, input.shape[-dims:])
-        if not method.tables.get(counts, True, torch.device("cpu")).draws:
-            return windows.max_pool(input, dims, return_indices)
+    elif isinstance(method.tables, Tables) and not method.tables.get(plan.counts, True, torch.device("cpu")).draws:
+        return windows.max_pool(input, dims, return_indices)
     remedy = "" if input.is_complex() else "; convert it with .float()"
     raise TypeError(
         f"{function}: expected a floating-point input (float32, float64, float16 or bfloat16), got {input.dtype}"
@@ -221,38 +233,36 @@ def _pool_others(
     )
 
 
-def _geometry_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Geometry:
-    """Make the geometry; one that PyTorch refuses raises PyTorch's own error."""
-    if input.dim() in (dims + 1, dims + 2):
-        geometry = _geometry(dims, input.shape[-dims - 1 :], windows)
-        if geometry is not None:
-            return geometry
+def _plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Plan:
+    """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error."""
+    sizes = input.shape
+    if len(sizes) == dims + 2 or len(sizes) == dims + 1:
+        plan = _plan(dims, sizes[-dims - 1 :], windows)
+        if plan is not None:
+            return plan
     windows.max_pool(input, dims, return_indices)
     raise TypeError(f"{function}: expected whole numbers for the geometry, got {tuple(windows[:5])}")
 
 
-def _geometry(dims: int, sizes: Sequence[int], windows: Windows) -> Geometry | None:
-    """Return the geometry if PyTorch surely accepts it for an input of these sizes, channels first."""
-    if windows.adaptive:
-        output = _numbers(windows.output_size, dims, none=True)
-        if output is None:
-            return None
-        return (
-            _planned_adaptive(tuple(sizes), output) if not torch.compiler.is_compiling() else _adaptive(sizes, output)
-        )
-    kernel_size, padding = _numbers(windows.kernel_size, dims), _numbers(windows.padding, dims)
-    stride, dilation = windows.stride, _numbers(windows.dilation, dims)
+def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
+    """Return the plan if PyTorch surely accepts the windows for an input of these sizes, channels first.
+
+    The user's arguments become plain numbers first; what those come to is remembered.
+    """
+    kernel_size, stride, padding, dilation, ceil_mode, output_size, adaptive = windows
+    if adaptive:
+        output = _numbers(output_size, dims, none=True)
+        make = _adaptive if torch.compiler.is_compiling() else _remembered_adaptive
+        return None if output is None else make(sizes, output)
+    kernel, pads, steps = _numbers(kernel_size, dims), _numbers(padding, dims), _numbers(dilation, dims)
     if stride is None or (isinstance(stride, (tuple, list)) and not stride):
-        stride = kernel_size
+        strides = kernel
     else:
-        stride = _numbers(stride, dims)
-    ceil_mode = windows.ceil_mode
-    if kernel_size is None or stride is None or padding is None or dilation is None or not isinstance(ceil_mode, bool):
+        strides = _numbers(stride, dims)
+    if kernel is None or strides is None or pads is None or steps is None or type(ceil_mode) is not bool:
         return None
-    geometry = Geometry(kernel_size, stride, padding, dilation, (), ceil_mode)
-    if torch.compiler.is_compiling():
-        return _sound(sizes, geometry)
-    return _planned(tuple(sizes), geometry)
+    make = _regular if torch.compiler.is_compiling() else _remembered_regular
+    return make(sizes, kernel, strides, pads, steps, ceil_mode)
 
 
 def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None:
@@ -262,65 +272,55 @@ def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None
     numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(numbers) not in (1, dims):
         return None
-    found = []
+    found: list[int | None] = []
     for number in numbers:
-        if none and number is None:
+        if type(number) is int or (none and number is None):
             found.append(number)
-        elif isinstance(number, bool) or not (isinstance(number, int) or hasattr(number, "__index__")):
+        elif isinstance(number, bool) or not hasattr(number, "__index__"):
             return None
-        elif isinstance(number, int):
-            found.append(number)
-        else:  # NumPy's whole numbers and tensors of one too, as PyTorch does.
-            try:
+        else:
+            try:  # NumPy's whole numbers and tensors of one too, as PyTorch does.
                 found.append(operator.index(number))
             except TypeError:  # What has the method without being a whole number: an array, a tensor of several.
                 return None
     return tuple(found) if len(found) == dims else tuple(found) * dims
 
 
-def _sound(sizes: Sequence[int], geometry: Geometry) -> Geometry | None:
+def _regular(sizes: Sequence[int], *arguments: Any) -> Plan | None:
+    kernel_size, stride, padding, dilation, ceil_mode = arguments
+    geometry = Geometry(kernel_size, stride, padding, dilation, (), ceil_mode)
     if not all(size > 0 for size in sizes):
         return None
-    windows = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    windows = zip(kernel_size, stride, padding, dilation, strict=True)
     if not all(k > 0 and s > 0 and 0 <= 2 * p <= k and d > 0 for k, s, p, d in windows):
         return None
     output = geometry.output_sizes(sizes[1:])
-    if geometry.ceil_mode and not any(geometry.padding) and not torch.compiler.is_compiling():
+    if ceil_mode and not any(padding) and not torch.compiler.is_compiling():
         floor = geometry._replace(ceil_mode=False)
         if floor.output_sizes(sizes[1:]) == output:
             geometry = floor  # Every window is whole: one count, and the kernels' fast paths.
-    return geometry if all(size > 0 for size in output) else None
+    return Plan(geometry, geometry.possible_counts()) if all(size > 0 for size in output) else None
 
 
-def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Geometry | None:
-    """Return adaptive windows; where they are all alike and meet, as the regular ones that they are."""
+def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan | None:
+    """Plan adaptive windows; where they are all alike and meet, as the regular ones that they are."""
     spatial = [int(size) for size in sizes[1:]]  # The windows' extents are numbers, not symbols.
     output = [size if out is None else out for size, out in zip(spatial, output_size, strict=True)]
     if not all(size > 0 for size in (*sizes, *output)):
         return None
     ones, zeros = (1,) * len(spatial), (0,) * len(spatial)
     if all(size % out == 0 for size, out in zip(spatial, output, strict=True)):
-        kernel = tuple(size // out for size, out in zip(spatial, output, strict=True))
-        return Geometry(kernel, kernel, zeros, ones)
+        kernel = tuple([size // out for size, out in zip(spatial, output, strict=True)])
+        return Plan(Geometry(kernel, kernel, zeros, ones), (math.prod(kernel),))
     bounds = [[adaptive_bounds(i, size, out) for i in range(out)] for size, out in zip(spatial, output, strict=True)]
-    kernel = tuple(max([end - start for start, end in each]) for each in bounds)
-    return Geometry(kernel, ones, zeros, ones, tuple(output))
+    kernel = tuple([max([end - start for start, end in each]) for each in bounds])
+    geometry = Geometry(kernel, ones, zeros, ones, tuple(output))
+    return Plan(geometry, geometry.possible_counts(spatial))
 
 
-# The checks cost more than a small pooling. What is known by plain numbers alone comes here.
-_planned = functools.lru_cache(maxsize=1024)(_sound)
-_planned_adaptive = functools.lru_cache(maxsize=1024)(_adaptive)
-
-
-def _counts(geometry: Geometry, spatial: Sequence[int]) -> tuple[int, ...]:
-    if torch.compiler.is_compiling():
-        return geometry.possible_counts(spatial)
-    return _remembered_counts(geometry, tuple(spatial) if geometry.output_size else ())
-
-
-@functools.lru_cache(maxsize=1024)
-def _remembered_counts(geometry: Geometry, spatial: tuple[int, ...]) -> tuple[int, ...]:
-    return geometry.possible_counts(spatial)
+# The checks cost more than a small pooling. Only plain numbers come here.
+_remembered_regular = functools.lru_cache(maxsize=1024)(_regular)
+_remembered_adaptive = functools.lru_cache(maxsize=1024)(_adaptive)
 
 
 def _check_draw(function: str, input: Tensor, method: Method) -> None:

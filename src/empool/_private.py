@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 
 def _found(path: str) -> Any:
@@ -24,33 +24,60 @@ def _found(path: str) -> Any:
         ) from None
 
 
+def is_watched(input: torch.Tensor) -> bool:
+    """Tell whether anything but autograd wants to see what is called on the tensor.
+
+    That is a tracer, a mode, a transform, or the tensor's own class. Delete with `below_autograd`.
+    """
+    return (
+        type(input) not in _PLAIN
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
 def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
-    """Call an operator's kernel below autograd, as `torch.library` does itself.
+    """Call an operator's kernel below autograd, as `torch.library` does itself; without a keyset, from the top.
 
     Delete when `torch.library.register_autograd` has a forward mode.
     """
     with torch._C._AutoDispatchBelowAutograd():
+        if keyset is None:
+            return op._op(*args)
         return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
 def is_differentiating(*args: Any) -> bool:
     """Tell whether one of the tensors requires grad, or forward mode is on. Delete with `below_autograd`."""
-    return torch.autograd.forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
-    )
+    return is_forward_mode() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args))
 
 
-def one_level() -> contextlib.AbstractContextManager[Any]:
-    """Allow an autograd function at one level of `torch.func`'s transforms. Delete with `below_autograd`."""
-    if torch._C._are_functorch_transforms_active():
-        from torch._functorch.utils import enable_single_level_autograd_function
+def is_forward_mode() -> bool:
+    """Tell whether forward-mode derivatives are taken. Delete with `below_autograd`."""
+    return forward_ad._current_level >= 0
 
-        return enable_single_level_autograd_function()
-    return contextlib.nullcontext()
+
+def record(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """Apply an autograd function at one level of `torch.func`'s transforms, the one where the dispatcher is.
+
+    Delete with `below_autograd`.
+    """
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    if not torch._C._are_functorch_transforms_active():
+        return apply(*args)
+    from torch._functorch.utils import enable_single_level_autograd_function
+
+    with enable_single_level_autograd_function():
+        return apply(*args)
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what `torch.func`'s transforms wrapped a constant in, to keep it. Delete when constants are not wrapped."""
+    """Return what `torch.func`'s transforms wrapped a constant in. Delete when constants are not wrapped."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
@@ -62,7 +89,7 @@ def has_dispatch_mode() -> bool:
 
 
 def functional_mode() -> type:
-    """Return the mode in which `torch.compile` makes calls functional: what `torch.library.triton_op` registers with."""
+    """Return the mode in which `torch.compile` makes calls functional, as `torch.library.triton_op` uses it."""
     from torch._subclasses.functional_tensor import FunctionalTensorMode
 
     return FunctionalTensorMode

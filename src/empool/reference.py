@@ -246,8 +246,7 @@ def _value_terms(input: Tensor, beta: Tensor | None, geometry: Geometry) -> tupl
         values = values.relu()
         largest = values.amax(-1, keepdim=True).detach()  # The mean does not depend on the scale; nor do derivatives.
         scale = torch.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1)
-        weight = values / scale
-        weight = torch.where(largest == math.inf, (values == math.inf).to(values.dtype), weight)
+        weight = torch.where(largest == math.inf, (values == math.inf).to(values.dtype), values / scale)
     else:
         score = _scores(values, valid, beta)
         largest = score.amax(-1, keepdim=True).detach()
@@ -255,6 +254,9 @@ def _value_terms(input: Tensor, beta: Tensor | None, geometry: Geometry) -> tupl
         weight = torch.where(valid, weight, 0)
     total = weight.sum(-1, keepdim=True)
     share = weight / torch.where(total == 0, 1, total)
+    if beta is None:
+        mean = (weight * weight).sum(-1) / torch.where(total == 0, 1, total).squeeze(-1) * scale.squeeze(-1)
+        return values, share, torch.where(largest.squeeze(-1) == math.inf, math.inf, mean)
     return values, share, torch.where(share == 0, 0, share * values).sum(-1)
 
 
