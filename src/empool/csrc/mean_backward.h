@@ -10,27 +10,48 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
+// One window, and where its activations' gradients are summed, for `count` lanes.
+template <class T>
+struct BackwardWindow {
+    const T* in;
+    const int64_t* in_offset;
+    const T* grad_output;
+    Compute<T>* sums;
+    const int64_t* sum_offset;
+    int n;
+    int64_t count, channel;
+
+    BackwardWindow at(int64_t c) const {
+        return {in + c, in_offset, grad_output + c, sums + c, sum_offset, n, lanes<T>, channel + c};
+    }
+};
+
+// Whether channels fill the lanes where they lie, with none left over: a sum must not be added to twice.
+template <class T>
+EMPOOL_INLINE bool backward_in_place(const Geometry& g) {
+    return in_place(g, lanes<T>) && g.C % lanes<T> == 0;
+}
+
+// Channels that a unit sums at once, where they lie in place.
+template <class T>
+EMPOOL_INLINE int64_t backward_channels(const Geometry& g) {
+    const int64_t most = 256 / sizeof(Compute<T>);
+    return !backward_in_place<T>(g) ? lanes<T> : g.C % most == 0 ? most : lanes<T>;
+}
+
 template <class T>
 EMPOOL_INLINE Tiling mean_backward_tiling(const Geometry& g) {
-    return Tiling(g.axis[0].in, g.axis[1].in, g.axis[2].in, lanes<T>, 2 * sizeof(Compute<T>),
+    return Tiling(g.axis[0].in, g.axis[1].in, g.axis[2].in, backward_channels<T>(g), 2 * sizeof(Compute<T>),
                   [&](const Box& box) { return outputs_of(g, box); });
 }
 
 template <class T>
 Units mean_backward_units(const Geometry& g) {
     const Tiling tiling = mean_backward_tiling<T>(g);
-    return {plane_blocks(g, lanes<T>) * tiling.tiles(),
-            lanes<T> * tiling.tile[0] * tiling.tile[1] * tiling.tile[2] * g.window()};
+    const int64_t channels = backward_channels<T>(g);
+    return {plane_blocks(g, static_cast<int>(channels)) * tiling.tiles(),
+            channels * tiling.tile[0] * tiling.tile[1] * tiling.tile[2] * g.window()};
 }
-
-// One window of a tile, and where its activations' gradients are summed.
-template <class T>
-struct BackwardWindow {
-    const T* in;
-    Taps taps;
-    const T* grad_output;
-    Compute<T>* sums;
-};
 
 // Visits the windows of units [begin, end), after set_block(block) where a new block of planes begins.
 template <class T, class SetBlock, class Visit>
@@ -39,8 +60,10 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     const Tiling tiling = mean_backward_tiling<T>(g);
+    const bool placed = backward_in_place<T>(g);
+    const int64_t S = tiling.step;  // lanes of a position
     for (int64_t unit = begin; unit < end; ++unit) {
-        const PlaneBlock block(g, unit / tiling.tiles(), L);
+        const PlaneBlock block(g, unit / tiling.tiles(), static_cast<int>(S));
         const Box tile = tiling.box(unit % tiling.tiles()), outputs = outputs_of(g, tile);
         Box inputs = inputs_of(g, outputs);
         if (outputs.positions() == 0) inputs = tile;
@@ -51,34 +74,49 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
             inputs.origin[i] = first;
             inputs.size[i] = (end_inputs > end_tile ? end_inputs : end_tile) - first;
         }
-        T* in = scratch<T, Buffer::input>(inputs.positions() * L);
-        T* grad = scratch<T, Buffer::gradient>(outputs.positions() * L);
-        C* sums = scratch<C, Buffer::sums>(inputs.positions() * L);
-        T* rounded = scratch<T, Buffer::output>(tile.positions() * L);
-        interleave<L>(g, input, whole_input(g, 1), block, inputs, in);
-        interleave<L>(g, grad_output, whole_output(g, 1), block, outputs, grad);
+        C* sums = scratch<C, Buffer::sums>(inputs.positions() * S);
+        for (int64_t i = 0; i < inputs.positions() * S; ++i) sums[i] = 0;
         if (unit == begin || unit % tiling.tiles() == 0) set_block(block);
-        for (int64_t i = 0; i < inputs.positions() * L; ++i) sums[i] = 0;
-        RowWindows windows(g, inputs);
+        RowWindows<Buffer::sum_offsets> sum_windows(g, inputs);
+        const T *in = input + g.plane(block.first, g.in_size()), *grad = grad_output + g.plane(block.first, g.out_size());
+        if (!placed) {
+            T* in_tile = scratch<T, Buffer::input>(inputs.positions() * L);
+            T* grad_tile = scratch<T, Buffer::gradient>(outputs.positions() * L);
+            interleave<L>(g, input, whole_input(g, 1), block, inputs, in_tile);
+            interleave<L>(g, grad_output, whole_output(g, 1), block, outputs, grad_tile);
+            in = in_tile;
+            grad = grad_tile;
+        }
+        RowWindows<> in_windows(g, placed ? whole_input(g, g.C) : inputs);
+        const Box from = placed ? whole_output(g, g.C) : outputs;
         for_rows(
-            outputs, [&](int64_t od, int64_t oh) { windows.set_row(od, oh); },
+            outputs,
+            [&](int64_t od, int64_t oh) {
+                in_windows.set_row(od, oh);
+                sum_windows.set_row(od, oh);
+            },
             [&](int64_t od, int64_t oh, int64_t first, int64_t last) {
                 for (int64_t ow = first; ow < last; ++ow) {
-                    int64_t base;
-                    const Taps taps = windows.at(ow, base);
+                    int64_t in_base, sum_base;
+                    const Taps taps = in_windows.at(ow, in_base), to = sum_windows.at(ow, sum_base);
                     if (taps.n == 0) continue;
-                    visit(BackwardWindow<T>{in + base, taps, grad + outputs.offset(od, oh, ow), sums + base});
+                    visit(BackwardWindow<T>{in + in_base, taps.offset, grad + from.offset(od, oh, ow), sums + sum_base,
+                                            to.offset, taps.n, S, placed ? block.first % g.C : 0});
                 }
             });
-        for (int64_t d = 0, at = 0; d < tile.size[0]; ++d) {
-            for (int64_t h = 0; h < tile.size[1]; ++h) {
-                for (int64_t w = 0; w < tile.size[2]; ++w, at += L) {
-                    const C* sum = sums + inputs.offset(tile.origin[0] + d, tile.origin[1] + h, tile.origin[2] + w);
-                    store<L>(rounded + at, load<L>(sum));
+        T* rounded = placed ? grad_input + g.plane(block.first, g.in_size())
+                            : scratch<T, Buffer::output>(tile.positions() * L);
+        const Box into = placed ? whole_input(g, g.C) : tile;
+        for (int64_t d = tile.origin[0]; d < tile.origin[0] + tile.size[0]; ++d) {
+            for (int64_t h = tile.origin[1]; h < tile.origin[1] + tile.size[1]; ++h) {
+                const C* sum = sums + inputs.offset(d, h, tile.origin[2]);
+                T* to = rounded + into.offset(d, h, tile.origin[2]);
+                for (int64_t w = 0; w < tile.size[2]; ++w, sum += S, to += into.step) {
+                    for (int64_t c = 0; c < S; c += L) store<L>(to + c, load<L>(sum + c));
                 }
             }
         }
-        deinterleave<L>(g, grad_input, whole_input(g, 1), block, tile, static_cast<const T*>(rounded));
+        if (!placed) deinterleave<L>(g, grad_input, whole_input(g, 1), block, tile, static_cast<const T*>(rounded));
     }
 }
 
@@ -92,10 +130,10 @@ EMPOOL_INLINE void give(C* sum, Vec<C, L> share, Vec<C, L> grad) {
 template <class T>
 EMPOOL_NOINLINE Vec<Compute<T>, lanes<T>> give_to_nan(const BackwardWindow<T>& w, Vec<Compute<T>, lanes<T>> grad) {
     for (int lane = 0; lane < lanes<T>; ++lane) {
-        for (int k = w.taps.n - 1; k >= 0; --k) {
-            const Compute<T> value = load_one(w.in + w.taps.offset[k] + lane);
+        for (int k = w.n - 1; k >= 0; --k) {
+            const Compute<T> value = load_one(w.in + w.in_offset[k] + lane);
             if (value == value) continue;
-            w.sums[w.taps.offset[k] + lane] += grad[lane];
+            w.sums[w.sum_offset[k] + lane] += grad[lane];
             grad[lane] = 0;
             break;
         }
@@ -103,9 +141,53 @@ EMPOOL_NOINLINE Vec<Compute<T>, lanes<T>> give_to_nan(const BackwardWindow<T>& w
     return grad;
 }
 
+// The weights of windows with n activations, by rank.
+template <class T, bool by_lane>
+class RankShares {
+    using C = Compute<T>;
+    using V = Vec<C, lanes<T>>;
+    using O = Vec<Int<C>, lanes<T>>;
+
+  public:
+    RankShares(const double* weights, int64_t columns, int64_t step) : columns(static_cast<int>(columns)), step_(step) {
+        if constexpr (by_lane) {
+            weight_ = weights;
+        } else {
+            // With room for a vector, and 0 for the ranks that have no weight.
+            C* table = scratch<C, Buffer::spare>(columns + table_size);
+            for (int64_t r = 0; r < columns + table_size; ++r) {
+                table[r] = r < columns ? static_cast<C>(weights[r * step]) : C{};
+            }
+            weight_ = table;
+        }
+    }
+    EMPOOL_INLINE V at(int r, int64_t channel) const {
+        if constexpr (by_lane) {
+            return __builtin_convertvector((load_raw<Vec<double, lanes<T>>>(weight_ + r * step_ + channel)), V);
+        } else {
+            return fill<V>(weight_[r]);
+        }
+    }
+    // The weights of ranks below N.
+    template <int N>
+    EMPOOL_INLINE V of(O rank, int64_t channel) const {
+        static_assert(N <= table_size);
+        if constexpr (!by_lane) return look_up<C, lanes<T>>(weight_, rank, columns < N ? columns : N);
+        V share{};
+        for (int r = 0; r < columns && r < N; ++r) share = select(equal<C>(rank, r), at(r, channel), share);
+        return share;
+    }
+
+    int columns;
+
+  private:
+    int64_t step_;
+    std::conditional_t<by_lane, const double, const C>* weight_;
+};
+
 // Windows of N activations: every pair is compared, which gives all ranks.
-template <int N, class T, class Weights>
-void rank_backward_of_few(const BackwardWindow<T>& w, const Weights& weights) {
+template <int N, class T, class Shares>
+EMPOOL_INLINE void rank_backward_of_few(const BackwardWindow<T>& w, const Shares& shares) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
@@ -113,7 +195,7 @@ void rank_backward_of_few(const BackwardWindow<T>& w, const Weights& weights) {
     V v[N], sum{};
     O rank[N];
     repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
-        v[k] = load<L>(w.in + w.taps.offset[k]);
+        v[k] = load<L>(w.in + w.in_offset[k]);
         rank[k] = fill<O>(k);
         sum += v[k];
     });
@@ -127,25 +209,23 @@ void rank_backward_of_few(const BackwardWindow<T>& w, const Weights& weights) {
     V grad = load<L>(w.grad_output);
     if (any(unordered(sum, sum))) grad = give_to_nan(w, grad);
     repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
-        V share{};
-        for (int m = 0; m < weights.columns; ++m) share = select(equal<C>(rank[k], m), weights.at(m, 0), share);
-        give<C, L>(w.sums + w.taps.offset[k], share, grad);
+        give<C, L>(w.sums + w.sum_offset[k], shares.template of<N>(rank[k], w.channel), grad);
     });
 }
 
 // One or two weights: the two largest are tracked.
-template <class T, class Weights>
-void rank_backward_of_two(const BackwardWindow<T>& w, const Weights& weights) {
+template <class T, class Shares>
+EMPOOL_INLINE void rank_backward_of_two(const BackwardWindow<T>& w, const Shares& shares) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
     using O = Vec<Int<C>, L>;
-    const int n = w.taps.n;
+    const int n = w.n;
     const C low = -static_cast<C>(__builtin_inf());
-    V first = load<L>(w.in + w.taps.offset[0]), second = fill<V>(low), sum = first;
+    V first = load<L>(w.in + w.in_offset[0]), second = fill<V>(low), sum = first;
     O first_tap{}, second_tap = fill<O>(-1);
     for (int k = 1; k < n; ++k) {
-        const V v = load<L>(w.in + w.taps.offset[k]);
+        const V v = load<L>(w.in + w.in_offset[k]);
         const O tap = fill<O>(k);
         sum += v;
         const auto passes_first = greater(v, first), passes_second = greater(v, second) | equal<C>(second_tap, -1);
@@ -156,25 +236,25 @@ void rank_backward_of_two(const BackwardWindow<T>& w, const Weights& weights) {
     }
     V grad = load<L>(w.grad_output);
     if (any(unordered(sum, sum))) grad = give_to_nan(w, grad);
-    const V weight0 = weights.at(0, 0), weight1 = weights.columns > 1 ? weights.at(1, 0) : V{};
+    const V weight0 = shares.at(0, w.channel), weight1 = shares.columns > 1 ? shares.at(1, w.channel) : V{};
     for (int k = 0; k < n; ++k) {
         const V share = select(equal<C>(first_tap, k), weight0, select(equal<C>(second_tap, k), weight1, V{}));
-        give<C, L>(w.sums + w.taps.offset[k], share, grad);
+        give<C, L>(w.sums + w.sum_offset[k], share, grad);
     }
 }
 
 // Any weights, by insertion. `held` has room for two vectors a column.
-template <class T, class Weights>
-void rank_backward_of_many(const BackwardWindow<T>& w, const Weights& weights, void* held) {
+template <class T, class Shares>
+EMPOOL_INLINE void rank_backward_of_many(const BackwardWindow<T>& w, const Shares& shares, void* held) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
     using O = Vec<Int<C>, L>;
-    const int n = w.taps.n, M = weights.columns < n ? weights.columns : n;
+    const int n = w.n, M = shares.columns < n ? shares.columns : n;
     V *values = static_cast<V*>(held), sum{};
     O* taken = static_cast<O*>(held) + M;
     for (int k = 0; k < n; ++k) {
-        const V v = load<L>(w.in + w.taps.offset[k]);
+        const V v = load<L>(w.in + w.in_offset[k]);
         V carry = v;
         O carry_tap = fill<O>(k);
         sum += v;
@@ -196,40 +276,51 @@ void rank_backward_of_many(const BackwardWindow<T>& w, const Weights& weights, v
     V grad = load<L>(w.grad_output);
     if (any(unordered(sum, sum))) grad = give_to_nan(w, grad);
     for (int m = 0; m < M; ++m) {
-        const V weight = weights.at(m, 0), part = weight * grad;
+        const V weight = shares.at(m, w.channel), part = weight * grad;
         for (int lane = 0; lane < L; ++lane) {
-            if (weight[lane] != 0) w.sums[w.taps.offset[taken[m][lane]] + lane] += part[lane];
+            if (weight[lane] != 0) w.sums[w.sum_offset[taken[m][lane]] + lane] += part[lane];
         }
     }
 }
 
-template <class T, class Weights>
-EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Weights& weights, void* held) {
-    if (w.taps.n == 4) return rank_backward_of_few<4>(w, weights);
-    if (w.taps.n == 9) return rank_backward_of_few<9>(w, weights);
-    if (weights.columns <= 2) return rank_backward_of_two(w, weights);
-    rank_backward_of_many(w, weights, held);
+template <class T, class Shares>
+EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Shares& shares, void* held) {
+    for (int64_t c = 0; c < w.count; c += lanes<T>) {
+        const auto at = w.at(c);
+        if (w.n == 4) {
+            rank_backward_of_few<4>(at, shares);
+        } else if (w.n == 9) {
+            rank_backward_of_few<9>(at, shares);
+        } else if (shares.columns <= 2) {
+            rank_backward_of_two(at, shares);
+        } else {
+            rank_backward_of_many(at, shares, held);
+        }
+    }
+}
+
+template <class T, bool by_lane>
+void rank_mean_backward_as(const RankMean& a, int64_t begin, int64_t end) {
+    const Geometry& g = a.geometry;
+    void* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * a.weights.columns);
+    LaneTable<double, Buffer::table> weights(a.weights, backward_in_place<T>(g), lanes<T>);
+    int n = 0;
+    RankShares<T, by_lane> shares(weights.row(0), weights.columns(), weights.step());
+    for_backward_windows<T>(
+        g, static_cast<const T*>(a.input), static_cast<const T*>(a.grad_output), static_cast<T*>(a.output), begin, end,
+        [&](const PlaneBlock& block) { weights.set_block(g, block); },
+        [&](const BackwardWindow<T>& w) {
+            if (w.n != n) {
+                n = w.n;
+                shares = RankShares<T, by_lane>(weights.row(n), weights.columns(), weights.step());
+            }
+            rank_backward_window(w, shares, held);
+        });
 }
 
 template <class T>
 void rank_mean_backward_windows(const RankMean& a, int64_t begin, int64_t end) {
-    const Geometry& g = a.geometry;
-    void* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * a.weights.columns);
-    LaneTable<double, Buffer::table> weights(a.weights, false, lanes<T>);
-    LaneTable<double, Buffer::bases> start(a.start, false, lanes<T>);
-    for_backward_windows<T>(
-        g, static_cast<const T*>(a.input), static_cast<const T*>(a.grad_output), static_cast<T*>(a.output), begin, end,
-        [&](const PlaneBlock& block) {
-            weights.set_block(g, block);
-            start.set_block(g, block);
-        },
-        [&](const BackwardWindow<T>& w) {
-            if (weights.by_lane()) {
-                rank_backward_window(w, WindowWeights<T, true>(weights, start, w.taps.n, 0), held);
-            } else {
-                rank_backward_window(w, WindowWeights<T, false>(weights, start, w.taps.n, 0), held);
-            }
-        });
+    a.weights.sets > 1 ? rank_mean_backward_as<T, true>(a, begin, end) : rank_mean_backward_as<T, false>(a, begin, end);
 }
 
 template <class T>
@@ -259,7 +350,7 @@ void rank_mean_weight_grad_windows(const RankMeanWeightGrad& a, int64_t begin, i
             T* grads = scratch<T, Buffer::gradient>(outputs.positions() * L);
             interleave<L>(g, static_cast<const T*>(a.input), whole_input(g, 1), block, inputs, in);
             interleave<L>(g, static_cast<const T*>(a.grad_output), whole_output(g, 1), block, outputs, grads);
-            RowWindows windows(g, inputs);
+            RowWindows<> windows(g, inputs);
             for_rows(
                 outputs, [&](int64_t od, int64_t oh) { windows.set_row(od, oh); },
                 [&](int64_t od, int64_t oh, int64_t first, int64_t last) {
@@ -306,29 +397,32 @@ constexpr Strategy<RankMeanWeightGrad> rank_mean_weight_grad[] = {
 
 // `held` has room for a vector for each activation.
 template <class T>
-EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& w, const Beta<T>& beta,
+EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, const Beta<T>& beta,
                                            Vec<Compute<T>, lanes<T>>* held) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
-    const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.taps.offset[k]); };
-    const V grad = load<L>(w.grad_output);
-    if (beta.none()) {
-        const auto [mean, total] = positive_mean<C, L>(w.taps.n, tap);
-        const auto infinite = (mean == mean) & (mean - mean != mean - mean);
-        for (int k = 0; k < w.taps.n; ++k) {
-            const V a = tap(k), slope = (a / total) + (a - mean) / total;
-            const V share = a > 0 ? slope : (a == a ? V{} : a);
-            give<C, L>(w.sums + w.taps.offset[k], infinite ? V{} : share, grad);
+    for (int64_t c = 0; c < window.count; c += L) {
+        const auto w = window.at(c);
+        const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.in_offset[k]); };
+        const V grad = load<L>(w.grad_output);
+        if (beta.none()) {
+            const auto [mean, total] = positive_mean<C, L>(w.n, tap);
+            const auto infinite = (mean == mean) & (mean - mean != mean - mean);
+            for (int k = 0; k < w.n; ++k) {
+                const V a = tap(k), slope = (a / total) + (a - mean) / total;
+                const V share = a > 0 ? slope : (a == a ? V{} : a);
+                give<C, L>(w.sums + w.sum_offset[k], infinite ? V{} : share, grad);
+            }
+            continue;
         }
-        return;
-    }
-    const V factor = beta.at(0);
-    const auto [mean, total] = soft_mean<C, L>(w.taps.n, tap, factor, held);
-    const auto infinite = (mean == mean) & (mean - mean != mean - mean);
-    for (int k = 0; k < w.taps.n; ++k) {
-        const V weight = held[k] / total, share = weight * (1 + factor * (tap(k) - mean));
-        give<C, L>(w.sums + w.taps.offset[k], infinite | (weight == 0) ? V{} : share, grad);
+        const V factor = beta.at(w.channel);
+        const auto [mean, total] = soft_mean<C, L>(w.n, tap, factor, held);
+        const auto infinite = (mean == mean) & (mean - mean != mean - mean);
+        for (int k = 0; k < w.n; ++k) {
+            const V weight = held[k] / total, share = weight * (1 + factor * (tap(k) - mean));
+            give<C, L>(w.sums + w.sum_offset[k], infinite | (weight == 0) ? V{} : share, grad);
+        }
     }
 }
 
@@ -336,7 +430,7 @@ template <class T>
 void value_mean_backward_windows(const ValueMean& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
     auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(g.window());
-    LaneTable<double, Buffer::table> betas(a.beta, false, lanes<T>);
+    LaneTable<double, Buffer::table> betas(a.beta, backward_in_place<T>(g), lanes<T>);
     for_backward_windows<T>(
         g, static_cast<const T*>(a.input), static_cast<const T*>(a.grad_output), static_cast<T*>(a.output), begin, end,
         [&](const PlaneBlock& block) { betas.set_block(g, block); },

@@ -15,6 +15,7 @@ namespace EMPOOL_CAPABILITY {
 // What a thread keeps memory for, from call to call. Two buffers that are in use at once have different names.
 enum class Buffer {
     tap_offsets,
+    sum_offsets,
     tap_codes,
     numbers,
     input,  // a tile of it, or its rows
@@ -166,24 +167,29 @@ struct Transpose {
     static constexpr int width = L * sizeof(E) >= 16 ? L : 16 / sizeof(E);
     using V = Vec<E, width>;
 
+    // Unrolled, so that the vectors stay in registers.
+    template <int round = 1>
     static EMPOOL_INLINE void to_lanes(V (&v)[L]) {
-        for (int round = 1; round < L; round *= 2) {
+        if constexpr (round < L) {
             V next[L];
-            for (int i = 0; i < L / 2; ++i) {
+            repeat<L / 2, 0>(0, [&](int i) EMPOOL_LAMBDA {
                 next[2 * i] = zip<0>(v[i], v[i + L / 2]);
                 next[2 * i + 1] = zip<1>(v[i], v[i + L / 2]);
-            }
-            for (int i = 0; i < L; ++i) v[i] = next[i];
+            });
+            to_lanes<2 * round>(next);
+            repeat<L, 0>(0, [&](int i) EMPOOL_LAMBDA { v[i] = next[i]; });
         }
     }
+    template <int round = 1>
     static EMPOOL_INLINE void to_rows(V (&v)[L]) {
-        for (int round = 1; round < L; round *= 2) {
+        if constexpr (round < L) {
             V next[L];
-            for (int i = 0; i < L / 2; ++i) {
+            repeat<L / 2, 0>(0, [&](int i) EMPOOL_LAMBDA {
                 next[i] = unzip<0>(v[2 * i], v[2 * i + 1]);
                 next[i + L / 2] = unzip<1>(v[2 * i], v[2 * i + 1]);
-            }
-            for (int i = 0; i < L; ++i) v[i] = next[i];
+            });
+            to_rows<2 * round>(next);
+            repeat<L, 0>(0, [&](int i) EMPOOL_LAMBDA { v[i] = next[i]; });
         }
     }
 };
@@ -200,9 +206,9 @@ EMPOOL_NOINLINE void interleave_row(const T* const (&plane)[L], int64_t from, in
     int64_t w = 0;
     for (; step == 1 && w + Block::width <= size; w += Block::width) {
         typename Block::V v[L];
-        for (int l = 0; l < L; ++l) v[l] = load_raw<typename Block::V>(plane[l] + from + w);
+        repeat<L, 0>(0, [&](int l) EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(plane[l] + from + w); });
         Block::to_lanes(v);
-        for (int l = 0; l < L; ++l) store_raw(tile + w * L + l * Block::width, v[l]);
+        repeat<L, 0>(0, [&](int l) EMPOOL_LAMBDA { store_raw(tile + w * L + l * Block::width, v[l]); });
     }
     for (; w < size; ++w) {
         for (int l = 0; l < L; ++l) tile[w * L + l] = plane[l][from + w * step];
@@ -216,7 +222,8 @@ EMPOOL_NOINLINE void deinterleave_row(T* const (&plane)[L], int used, int64_t to
     int64_t w = 0;
     for (; step == 1 && w + Block::width <= size; w += Block::width) {
         typename Block::V v[L];
-        for (int l = 0; l < L; ++l) v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width);
+        repeat<L, 0>(0, [&](int l)
+                            EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width); });
         Block::to_rows(v);
         for (int l = 0; l < used; ++l) store_raw(plane[l] + to + w, v[l]);
     }
@@ -277,12 +284,13 @@ struct Taps {
 
 // The taps of the windows of one row of outputs. Windows that lie inside the row share one list and differ in their
 // base.
+template <Buffer offsets = Buffer::tap_offsets>
 class RowWindows {
   public:
     RowWindows(const Geometry& g, const Box& box)
         : axis_(g.axis),
           box_(box),
-          offset_(scratch<int64_t, Buffer::tap_offsets>(2 * g.window())),
+          offset_(scratch<int64_t, offsets>(2 * g.window())),
           code_(scratch<int32_t, Buffer::tap_codes>(2 * g.window())),
           window_(g.window()) {}
 

@@ -373,6 +373,32 @@ EMPOOL_INLINE Vec<Compute<T>, L> round_to(Vec<Compute<T>, L> v) {
     }
 }
 
+// How many entries a table has for `look_up`.
+constexpr int table_size = 16;
+
+// table[index] in every lane, of which the first `count` entries are asked for.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> look_up(const C* table, Vec<Int<C>, L> index, int count) {
+    using V = Vec<C, L>;
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && L == 16) {
+        return bits<V>(_mm512_permutexvar_ps(bits<__m512i>(index), _mm512_loadu_ps(table)));
+    }
+    if constexpr (sizeof(C) == 8 && L == 8) {
+        return bits<V>(_mm512_permutex2var_pd(_mm512_loadu_pd(table), bits<__m512i>(index), _mm512_loadu_pd(table + 8)));
+    }
+#elif defined(__x86_64__) && EMPOOL_LANES >= 8
+    if constexpr (sizeof(C) == 4 && L == 8) {
+        const auto low = bits<V>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), bits<__m256i>(index)));
+        if (count <= 8) return low;
+        return index > 7 ? bits<V>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), bits<__m256i>(index))) : low;
+    }
+#endif
+    V found{};
+    for (int i = 0; i < count; ++i) found = index == i ? fill<V>(table[i]) : found;
+    return found;
+}
+
 template <class T>
 EMPOOL_INLINE Compute<T> load_one(const T* p) {
     if constexpr (sizeof(T) == 2) {

@@ -186,7 +186,7 @@ EMPOOL_INLINE void for_windows(const Geometry& g, const Seeds& seeds, const T* i
     const int64_t OD = g.axis[0].out, OH = g.axis[1].out, OW = g.axis[2].out;
     LaneNumbers<T> numbers(g, seeds);
     if (in_place(g, lanes<T>)) {
-        RowWindows windows(g, whole_input(g, g.C));
+        RowWindows<> windows(g, whole_input(g, g.C));
         int64_t image = -1;
         for (int64_t unit = begin; unit < end; ++unit) {
             const int64_t n = unit / (OD * OH), od = unit / OH % OD, oh = unit % OH;
@@ -226,7 +226,7 @@ EMPOOL_INLINE void for_windows(const Geometry& g, const Seeds& seeds, const T* i
                 numbers.set_lane(l, block.plane(l) / g.C, block.plane(l) % g.C);
             }
         }
-        RowWindows windows(g, inputs);
+        RowWindows<> windows(g, inputs);
         for_rows(
             outputs, [&](int64_t od, int64_t oh) { windows.set_row(od, oh); },
             [&](int64_t od, int64_t oh, int64_t first, int64_t last) {
