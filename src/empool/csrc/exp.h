@@ -61,7 +61,7 @@ EMPOOL_INLINE Vec<C, L> scores_of(int n, const Tap& tap, Vec<C, L> beta, Vec<C, 
     for (int k = 0; k < n; ++k) {
         const V product = beta * tap(k), score = beta == 0 ? V{} : product;
         held[k] = score;
-        largest = score > largest ? score : largest;
+        largest = larger(score, largest);
     }
     return largest;
 }

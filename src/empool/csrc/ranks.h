@@ -36,17 +36,6 @@ struct Drawn {
     Mask<C, L> nan;  // in the window; as far as it was asked for
 };
 
-// Of two equal ones, `a` is the smaller and `b` the larger: where a is the later of the two, order is kept.
-template <class V>
-EMPOOL_INLINE V larger(V a, V b) {
-    return a > b ? a : b;
-}
-
-template <class V>
-EMPOOL_INLINE V smaller(V a, V b) {
-    return b < a ? b : a;
-}
-
 // Four activations meet in a tournament. The winner's loser meets the loser of the final; the earlier pair wins ties.
 template <class C, int L, class I, bool draws, bool finds_nan, class Tap, class Code>
 EMPOOL_INLINE Drawn<C, L, I> draw_of_four(const Tap& tap, const Code& code, Mask<C, L> drop) {

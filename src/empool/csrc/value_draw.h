@@ -36,7 +36,7 @@ EMPOOL_NOINLINE void value_draw_window(const Window<T, I>& w, const Beta<T>& bet
         if (beta.none()) {
             for (int k = 0; k < n; ++k) {
                 const V v = tap(k);
-                held[k] = v > 0 ? v : V{};
+                held[k] = larger(v, V{});
                 total += held[k];
                 sum += v;
             }

@@ -21,8 +21,8 @@ EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
     using V = Vec<C, L>;
     V largest{}, total{}, squares{};
     for (int k = 0; k < n; ++k) {
-        const V a = tap(k), positive = a < 0 ? V{} : a;  // A NaN stays.
-        largest = positive > largest ? positive : largest;
+        const V a = tap(k), positive = larger(V{}, a);  // A NaN stays.
+        largest = larger(positive, largest);
         total += positive;
         squares += positive * positive;
     }
@@ -33,7 +33,7 @@ EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
         V scaled_total{};
         squares = V{};
         for (int k = 0; k < n; ++k) {
-            const V a = tap(k), positive = (a < 0 ? V{} : a) / scale;
+            const V a = tap(k), positive = larger(V{}, a) / scale;
             scaled_total += positive;
             squares += positive * positive;
         }

@@ -151,6 +151,44 @@ EMPOOL_INLINE MaskOf<V> unequal(V a, V b) {
         return {a != b};
 }
 
+// Of two equal ones, `a` is the smaller and `b` the larger: where a is the later of the two, order is kept. That is what
+// the processor's maximum and minimum do of their own, but compilers take comparisons for two instructions.
+template <class V>
+EMPOOL_INLINE V larger(V a, V b) {
+    using C = std::remove_cvref_t<decltype(a[0])>;
+#if defined(__x86_64__)
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 16) return bits<V>(_mm_max_ps(bits<__m128>(a), bits<__m128>(b)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 16) return bits<V>(_mm_max_pd(bits<__m128d>(a), bits<__m128d>(b)));
+#if EMPOOL_LANES >= 8
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 32) return bits<V>(_mm256_max_ps(bits<__m256>(a), bits<__m256>(b)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 32) return bits<V>(_mm256_max_pd(bits<__m256d>(a), bits<__m256d>(b)));
+#endif
+#if EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 64) return bits<V>(_mm512_max_ps(bits<__m512>(a), bits<__m512>(b)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 64) return bits<V>(_mm512_max_pd(bits<__m512d>(a), bits<__m512d>(b)));
+#endif
+#endif
+    return a > b ? a : b;
+}
+
+template <class V>
+EMPOOL_INLINE V smaller(V a, V b) {
+    using C = std::remove_cvref_t<decltype(a[0])>;
+#if defined(__x86_64__)
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 16) return bits<V>(_mm_min_ps(bits<__m128>(b), bits<__m128>(a)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 16) return bits<V>(_mm_min_pd(bits<__m128d>(b), bits<__m128d>(a)));
+#if EMPOOL_LANES >= 8
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 32) return bits<V>(_mm256_min_ps(bits<__m256>(b), bits<__m256>(a)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 32) return bits<V>(_mm256_min_pd(bits<__m256d>(b), bits<__m256d>(a)));
+#endif
+#if EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 64) return bits<V>(_mm512_min_ps(bits<__m512>(b), bits<__m512>(a)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 64) return bits<V>(_mm512_min_pd(bits<__m512d>(b), bits<__m512d>(a)));
+#endif
+#endif
+    return b < a ? b : a;
+}
+
 // Where one of the two is a NaN.
 template <class V>
 EMPOOL_INLINE MaskOf<V> unordered(V a, V b) {
