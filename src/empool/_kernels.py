@@ -15,6 +15,7 @@ TRITON = (
     "drawn_gather",
     "rank_mean",
     "rank_mean_backward",
+    "rank_mean_weight_grad",
     "value_mean",
     "value_mean_backward",
 )

@@ -68,12 +68,15 @@ def load_window(
         PAIRS: 0, or, for stride 2, the power of two that divides the width: neighbouring columns are then read
             together, as vectors, and split.
     """
+    KD: tl.constexpr = WINDOW[0]
+    KH: tl.constexpr = WINDOW[1]
+    KW: tl.constexpr = WINDOW[2]
     values = ()
     valids = ()
     corner = corner_of(input, plane_start, start, size, step)
-    for kd in tl.static_range(WINDOW[0]):
-        for kh in tl.static_range(WINDOW[1]):
-            for kw in tl.static_range(WINDOW[2]):
+    for kd in tl.static_range(KD):
+        for kh in tl.static_range(KH):
+            for kw in tl.static_range(KW):
                 if PAIRS > 0:
                     id = start[0] + kd * WINDOW[9]
                     ih = start[1] + kh * WINDOW[10]

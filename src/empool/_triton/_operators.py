@@ -16,8 +16,11 @@ from empool._triton._plan import Windows, launch
 from empool._triton._scatter import _drawn_gather_kernel, _drawn_scatter_any_kernel, _drawn_scatter_kernel
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_backward_kernel, _value_mean_kernel
+from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._window import Geometry
 
+MOST_SUMS = 64
+"""For how many counts and ranks together a program adds up the weights' gradient."""
 KERNELS = (
     _rank_draw_kernel,
     _value_draw_kernel,
@@ -26,6 +29,7 @@ KERNELS = (
     _drawn_gather_kernel,
     _rank_mean_kernel,
     _rank_mean_backward_kernel,
+    _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
     _value_mean_backward_kernel,
 )
@@ -147,6 +151,35 @@ def rank_mean_backward(
         SETS=weights.size(0) != 1,
     )
     return grad_input
+
+
+def rank_mean_weight_grad(
+    grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
+) -> Tensor:
+    """Do as `empool.reference.rank_mean_weight_grad`; of windows too large for registers, by it."""
+    windows, input, _ = _windows(input, Geometry(*geometry), counts)
+    columns, rows = weights.size(2), windows.rows[1::2]
+    if not (columns <= windows.volume <= _plan.SORTED_WINDOW and 0 < len(rows) * columns <= MOST_SUMS):
+        return reference.rank_mean_weight_grad(grad_output, input, weights, counts, *geometry)
+    plan = _plan.channel_plan(_rank_mean_weight_grad_kernel, windows)
+    network = _plan.sorting_network(windows.volume) or (0, 0)
+    wide = torch.promote_types(input.dtype, torch.float32)
+    sums = input.new_empty((plan.parts, windows.channels, len(rows), columns), dtype=wide)
+    launch(
+        _rank_mean_weight_grad_kernel,
+        plan,
+        _window.dense(grad_output, windows.channels_last),
+        input,
+        sums,
+        NETWORK=network,
+        EXCHANGES=len(network) // 2 if windows.volume > 1 else 0,
+        COLUMNS=columns,
+    )
+    total = sums.sum((0,) if weights.size(0) != 1 else (0, 1), dtype=torch.float64)
+    gradient = torch.zeros_like(weights)
+    for index, row in enumerate(rows):
+        gradient[:, row] = total[..., index, :]
+    return gradient
 
 
 def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:

@@ -132,6 +132,8 @@ class Plan(NamedTuple):
 
     programs: int
     arguments: dict[str, Any]
+    parts: int = 1
+    """Among how many programs a channel's windows are split, where no program serves two channels."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -157,6 +159,17 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
         COUNTS=max(len(rows) // 2, 1),
         LEAST=min(windows.occurring, default=0),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def channel_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover the output, each for one channel, or channels last for as many as fit."""
+    programs, arguments, _ = output_plan(kernel, windows, lanes=False)
+    if windows.channels_last:
+        return Plan(programs, arguments, programs // -(-windows.channels // arguments["CHANNELS"]))
+    rows = arguments["rows"] // max(windows.channels, 1)
+    parts = -(-rows // arguments["BLOCK"])
+    return Plan(parts * windows.channels, arguments | {"rows": rows}, parts)
 
 
 @functools.lru_cache(maxsize=4096)

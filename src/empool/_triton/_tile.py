@@ -6,9 +6,9 @@ Rows are numbered (plane, depth, height, block), the last fastest, so that small
 
 Numbers are cast by `tl.cast`: Inductor makes a constant, which has no `to`, of an argument that is 1.
 
-`WINDOW` is the geometry: kernel size, stride, padding and dilation, (depth, height, width) each, then whether windows
-are those of adaptive pooling. Of a window, `start` is where it begins along each dimension, negative in the padding, and
-`ends` is before which position it ends; `size` are the input's sizes.
+`WINDOW` is the geometry: kernel size, stride, padding and dilation, (depth, height, width) each, and whether windows
+are those of adaptive pooling. Of a window, `start` is where it begins along each dimension, negative in the padding,
+and `ends` is before which position it ends; `size` are the input's sizes.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.

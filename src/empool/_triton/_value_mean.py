@@ -109,6 +109,7 @@ def _value_mean_kernel(
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         corner = corner_of(input, plane_start, start, size, step)
         largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
+        largest = tl.where(nan_at >= 0, float("nan"), largest)
         total = like
         weighted = like
         for kd in range(WINDOW[0]):
