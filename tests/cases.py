@@ -363,7 +363,7 @@ BETAS: dict[str, tuple[float, ...]] = {"soft": (0.7,), "soft, negative": (-3.0,)
 
 def thresholds(distribution: empool.RankDistribution, counts: Sequence[int]) -> Tensor:
     """Return a distribution's table for draws."""
-    return torch.tensor([distribution.threshold_table(counts)]).reshape(1, len(counts), -1)
+    return torch.tensor([distribution.threshold_table(counts)], dtype=torch.int64).reshape(1, len(counts), -1)
 
 
 def weights(distribution: empool.RankDistribution, counts: Sequence[int]) -> Tensor:

@@ -184,7 +184,7 @@ class _RankForm(_Derivative):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         tensors = [arg for arg in inputs if isinstance(arg, Tensor)]
         _keep(ctx, *tensors)
-        ctx.rest = inputs[2 + len(tensors) :]
+        ctx.rest, ctx.shape = inputs[2 + len(tensors) :], output.shape
 
     @staticmethod
     def results(ctx: Any, *parts: Callable[[], Tensor] | None) -> tuple[Any, ...]:
@@ -193,9 +193,10 @@ class _RankForm(_Derivative):
         return None, None, *[part() if part and need else None for part, need in needed], *[None] * len(ctx.rest)
 
 
-def _sum(*terms: Tensor | None) -> Tensor | None:
+def _sum(ctx: Any, *terms: Tensor | None) -> Tensor:
+    """Add up what there is of tangents; none is 0."""
     present = [term for term in terms if term is not None]
-    return functools.reduce(torch.add, present) if present else None
+    return functools.reduce(torch.add, present) if present else ctx.saved_tensors[0].new_zeros(ctx.shape)
 
 
 def _form(name: str, ctx: Any) -> Callable[..., Tensor | None]:
@@ -218,10 +219,10 @@ class _RankMean(_RankForm):
         )
 
     @staticmethod
-    def jvp(ctx: Any, op: Any, keyset: Any, t_input: Any, t_weights: Any, *rest: Any) -> Tensor | None:
+    def jvp(ctx: Any, op: Any, keyset: Any, t_input: Any, t_weights: Any, *rest: Any) -> Tensor:
         input, weights = ctx.saved_tensors
         mean = _form("rank_mean_jvp", ctx)
-        return _sum(mean(t_input, input, weights), mean(input, input, t_weights))
+        return _sum(ctx, mean(t_input, input, weights), mean(input, input, t_weights))
 
 
 class _RankMeanBackward(_RankForm):
@@ -239,7 +240,7 @@ class _RankMeanBackward(_RankForm):
     def jvp(ctx: Any, op: Any, keyset: Any, t_grad: Any, t_input: Any, t_weights: Any, *rest: Any) -> Tensor | None:
         grad_output, input, weights = ctx.saved_tensors
         backward = _form("rank_mean_backward", ctx)
-        return _sum(backward(t_grad, input, weights), backward(grad_output, input, t_weights))
+        return _sum(ctx, backward(t_grad, input, weights), backward(grad_output, input, t_weights))
 
 
 class _RankMeanJvp(_RankForm):
@@ -257,7 +258,7 @@ class _RankMeanJvp(_RankForm):
     def jvp(ctx: Any, op: Any, keyset: Any, t_tangent: Any, t_input: Any, t_weights: Any, *rest: Any) -> Tensor | None:
         tangent, input, weights = ctx.saved_tensors
         mean = _form("rank_mean_jvp", ctx)
-        return _sum(mean(t_tangent, input, weights), mean(tangent, input, t_weights))
+        return _sum(ctx, mean(t_tangent, input, weights), mean(tangent, input, t_weights))
 
 
 class _RankMeanWeightGrad(_RankForm):
@@ -275,7 +276,7 @@ class _RankMeanWeightGrad(_RankForm):
     def jvp(ctx: Any, op: Any, keyset: Any, t_grad: Any, t_input: Any, *rest: Any) -> Tensor | None:
         grad_output, input, weights = ctx.saved_tensors
         gradient = _form("rank_mean_weight_grad_jvp", ctx)
-        return _sum(gradient(t_grad, input, input, weights), gradient(grad_output, t_input, input, weights))
+        return _sum(ctx, gradient(t_grad, input, input, weights), gradient(grad_output, t_input, input, weights))
 
 
 class _RankMeanWeightGradJvp(_RankForm):
@@ -294,7 +295,7 @@ class _RankMeanWeightGradJvp(_RankForm):
     def jvp(ctx: Any, op: Any, keyset: Any, t_grad: Any, t_tangent: Any, *rest: Any) -> Tensor | None:
         grad_output, tangent, input, weights = ctx.saved_tensors
         gradient = _form("rank_mean_weight_grad_jvp", ctx)
-        return _sum(gradient(t_grad, tangent, input, weights), gradient(grad_output, t_tangent, input, weights))
+        return _sum(ctx, gradient(t_grad, tangent, input, weights), gradient(grad_output, t_tangent, input, weights))
 
 
 class _ValueMean(_Derivative):
@@ -327,7 +328,8 @@ class _ValueMean(_Derivative):
             change = (slope * tangents).sum(-1)
         if t_beta is not None:
             by_channel = t_beta.reshape(-1, *[1] * (input.dim() - 2))
-            change = _sum(change, reference.value_mean_beta_slope(input, beta, *ctx.geometry) * by_channel)
+            by_beta = reference.value_mean_beta_slope(input, beta, *ctx.geometry) * by_channel
+            change = by_beta if change is None else change + by_beta
         return None if change is None else _window.dense(change.to(input.dtype), _window.is_channels_last(input))
 
 
@@ -411,7 +413,12 @@ def _batched(arg: Any, dim: int | None, batch: int) -> Any:
 
 def _one_by_one(name: str, batch: int, in_dims: Sequence[Any], args: Sequence[Any]) -> tuple[Any, Any]:
     results = [
-        OPERATORS[name](*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+        OPERATORS[name](
+            *(
+                arg.select(dim, i) if isinstance(arg, Tensor) and dim is not None else arg
+                for arg, dim in zip(args, in_dims, strict=True)
+            )
+        )
         for i in range(batch)
     ]
     return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0)

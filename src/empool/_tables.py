@@ -134,26 +134,24 @@ def _numbers(each: Sequence[RankDistribution], device: torch.device) -> Tensor:
 def _table(
     each: Sequence[RankDistribution], counts: tuple[int, ...], training: bool, device: torch.device, trim: bool = False
 ) -> Table:
-    rows: dict[Any, Any] = {}
+    made: dict[int, Any] = {}  # Channels may share a distribution.
     for distribution in each:
-        if distribution not in rows:
-            rows[distribution] = (distribution.threshold_table if training else distribution.weight_table)(counts)
-    sets = [rows[distribution] for distribution in each]
+        if id(distribution) not in made:
+            made[id(distribution)] = (distribution.threshold_table if training else distribution.weight_table)(counts)
+    sets = [made[id(distribution)] for distribution in each]
     if trim:  # What no table will change again: columns that do nothing.
         empty, least = (NEVER, 0) if training else (0, 1)
         width = max(
             [least] + [i + 1 for table in sets for row in table for i, entry in enumerate(row) if entry != empty]
         )
         sets = [[row[:width] for row in table] for table in sets]
-    zeros = any([distribution.zero_probability(n) > 0 for distribution in rows for n in counts])
-    draws = training and any([entry != NEVER for table in rows.values() for row in table for entry in row])
+    zeros = any([distribution.zero_probability(n) > 0 for distribution in each for n in counts])
+    draws = training and any([entry != NEVER for table in made.values() for row in table for entry in row])
     dtype = torch.int64 if training else torch.float64
     if torch.compiler.is_compiling():
         return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)
     with torch.inference_mode(False):
         entries = torch.tensor(sets, dtype=dtype, device=device)
-    if len(rows) == 1 and not entries.numel():
-        entries = entries.reshape(len(sets), len(counts), 0)
     return Table(_private.unwrapped(entries), draws, zeros)
 
 

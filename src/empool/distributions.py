@@ -97,8 +97,12 @@ class RankDistribution(Pooling, abc.ABC):
     def weight_table(self, counts: Sequence[int]) -> tuple[tuple[float, ...], ...]:
         """Return, for each count of valid activations, the probabilities of the ranks; one row of equal length each."""
         rows = [list(self._checked(n)) for n in counts]
-        columns = max([1] + [len(row) for row in rows])
+        columns = max([self._ranks(n, row) for n, row in zip(counts, rows, strict=True)])
         return tuple([tuple((row + [0.0] * columns)[:columns]) for row in rows])
+
+    def _ranks(self, n: int, probabilities: Sequence[float]) -> int:
+        """Return how many ranks a table has for windows of n: as many whatever the probabilities are."""
+        return max(len(probabilities), 1)
 
     def _checked(self, n: int) -> tuple[float, ...]:
         """Return the probabilities of the ranks, or say what is wrong with them: they may be a user's own."""
@@ -114,7 +118,7 @@ class RankDistribution(Pooling, abc.ABC):
     def _threshold_row(self, n: int) -> list[int]:
         probabilities, zero = list(self._checked(n)), self.zero_probability(n)
         may_be_zero = type(self).zero_probability is not RankDistribution.zero_probability
-        passed = n if may_be_zero else len(probabilities) - 1  # As many columns whatever the probabilities are.
+        passed = n if may_be_zero else self._ranks(n, probabilities) - 1
         # The last rank is never passed, whatever rounding makes of the sum.
         last = n if zero > 0 else max([rank for rank, p in enumerate(probabilities) if p > 0])
         sums = _running_sums(probabilities + [0.0] * (n - len(probabilities)))
@@ -272,10 +276,13 @@ class StochasticMax(Tunable):
     def probabilities(self, n: int) -> tuple[float, ...]:
         kept = n - math.floor(self.drop * n)
         ways, all_ways, found = math.comb(n - 1, kept - 1), math.comb(n, kept), []
-        for rank in range(1, n + 1):
+        for rank in range(1, n - kept + 2):
             found.append(ways / all_ways)
-            ways = ways * (n - rank - kept + 1) // max(n - rank, 1)  # C(n - rank - 1, kept - 1), 0 beyond the last.
+            ways = ways * (n - rank - kept + 1) // max(n - rank, 1)  # C(n - rank - 1, kept - 1)
         return tuple(found)
+
+    def _ranks(self, n: int, probabilities: Sequence[float]) -> int:
+        return n
 
     @classmethod
     def weights_of(cls, number: Tensor, n: int) -> Tensor:
