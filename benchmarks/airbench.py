@@ -1,7 +1,7 @@
 """The recipe of airbench (Jordan, arXiv 2404.00498) in plain PyTorch, with any pooling, images resident on the device.
 
     python benchmarks/airbench.py --data FOLDER [--model airbench:64-128-128] [--pooling max] [--epochs 11] [--runs 1]
-        [--train-limit N] [--no-augment] [--device cuda] [--precision bfloat16] [--no-graph]
+        [--train-limit N] [--no-augment] [--device cuda] [--precision float16] [--no-graph]
 
 FOLDER holds CIFAR-10 as train-*.parquet and test-*.parquet. Prints one JSON line a run: errors with and without
 test-time augmentation. On CUDA a training step is one captured graph. The computation is the same on a CPU.
@@ -302,7 +302,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--no-augment", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", default="bfloat16", choices=list(DTYPES))
+    parser.add_argument(
+        "--precision", default="float16" if torch.cuda.is_available() else "float32", choices=list(DTYPES)
+    )
     parser.add_argument("--no-graph", action="store_true")
     parser.add_argument("--cache", type=Path, help="file that keeps the decoded images")
     options = parser.parse_args()

@@ -18,6 +18,8 @@ class Page(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.captions: list[str] = []
         self.exact: list[list[list[str | None]]] = []  # what each cell is sorted by
+        self.labels: dict[str | None, str] = {}  # captions by their ids
+        self.labelling: str | None = None
         self.words: list[str] = []
         self.feed(text)
         self.close()
@@ -27,10 +29,13 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        if dict(attrs).get("class") == "caption":
+            self.labelling = dict(attrs)["id"]
+            self.labels[self.labelling] = ""
         if tag == "table":
             self.tables.append([])
             self.exact.append([])
-            self.captions.append("")
+            self.captions.append(self.labels[dict(attrs)["aria-labelledby"]])
         elif tag == "tr":
             self.tables[-1].append([])
             self.exact[-1].append([])
@@ -43,14 +48,16 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "p":
+            self.labelling = None
         self.words.append(" " if tag in ("dt", "dd", "li", "p", "th", "td") else "")
 
     def handle_data(self, data: str) -> None:
         if "script" in self.open or "style" in self.open or "svg" in self.open:
             return
         self.words.append(data)
-        if "caption" in self.open:
-            self.captions[-1] += data.strip()
+        if self.labelling is not None:
+            self.labels[self.labelling] += data.strip()
         if "th" in self.open or "td" in self.open:
             self.tables[-1][-1][-1] += data.strip()
 

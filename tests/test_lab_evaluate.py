@@ -15,16 +15,16 @@ import tiny_data
 from empool.lab import cli, files
 from empool.lab.analyse import evaluate as evaluation
 from empool.lab.analyse.evaluate import evaluate
+from empool.lab.analyse.rules import read_evaluation
 from empool.lab.data import sets as data_sets
 from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.execute import study
-from empool.lab.execute.launch import Local
+from empool.lab.execute.here import Here
 from empool.lab.report.rules import notes
 from empool.lab.train.augment import Normaliser
 from empool.lab.train.experiment import make_network
+from empool.lab.train.loop import fit
 from empool.lab.train.metrics import Tally
-from empool.lab.train.training import fit
 from empool.lab.watch.progress import Lines
 
 
@@ -32,7 +32,7 @@ from empool.lab.watch.progress import Lines
 def _tiny(monkeypatch):
     """Let the data set of `tiny_data` be one with a name."""
     monkeypatch.setitem(sources.KNOWN, "tiny", sources.KNOWN["digits"])
-    monkeypatch.setattr(data_sets, "load", lambda *arguments: tiny_data.data_set())
+    monkeypatch.setattr(data_sets, "load", lambda *arguments, **options: tiny_data.data_set())
 
 
 def run(directory, samples=8, said=None, poolings=None):
@@ -77,6 +77,31 @@ def test_the_expectation_is_what_the_run_was_tested_with(tmp_path):
     assert json.loads((config.folder(tmp_path) / "evaluation.json").read_text()) == [record]
 
 
+def test_recalibrated_is_the_network_after_recalibrate(tmp_path):
+    config = tiny_data.config("ensemble:0.4")
+    fit(config, tiny_data.data_set(), tmp_path)
+    (record,) = run(config.folder(tmp_path))
+    network, data = trained(tmp_path, config), tiny_data.data_set()
+    normaliser = Normaliser(data.mean, data.std, "cpu")
+    empool.recalibrate_(network, [normaliser.plain(data.train.images)])
+    tally = Tally(3, "cpu")
+    with torch.no_grad():
+        tally.add_logits(network(normaliser.plain(data.test.images)), data.test.labels)
+    assert known(record["recalibrated"]) == pytest.approx(known(tally.scores()._asdict()), rel=1e-4)
+    assert record["recalibrated"]["nll"] != pytest.approx(record["expectation"]["nll"], rel=1e-3)
+
+
+def test_an_evaluation_of_before_a_rule_is_read_and_done_again(tmp_path):
+    config = tiny_data.config("ensemble:0.4", epochs=1)
+    fit(config, tiny_data.data_set(), tmp_path)
+    folder = config.folder(tmp_path)
+    (record,) = run(folder)
+    old = {name: value for name, value in record.items() if name not in ("recalibrated", "rules")}
+    (folder / "evaluation.json").write_text(json.dumps([old]))
+    assert read_evaluation(folder / "evaluation.json") == [{**old, "recalibrated": None}]
+    assert run(folder) == [record]
+
+
 def test_plain_max_is_the_network_with_max_pooling(tmp_path):
     config = tiny_data.config("max-dropout:0.5")
     fit(config, tiny_data.data_set(), tmp_path)
@@ -118,8 +143,8 @@ def test_with_p_annealed_to_0_all_rules_agree(tmp_path):
 
 
 def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
-    runs = study.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     (tmp_path / "max" / "1" / "result.json").unlink()
     said = []
     records = run(tmp_path, said=said)
@@ -130,11 +155,12 @@ def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
     assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == records
     assert notes(records) == [
-        "expectation: the testing phase, one deterministic pass.",
-        "Monte Carlo: the mean of the probabilities of 8 members, drawn for every image anew.",
-        "Points more: the rule's error less the expectation's on the same trained network, with its t interval over "
-        "seeds.",
-        "max, average draw nothing: Monte Carlo would be the single pass.",
+        "expectation: inference mode, one deterministic pass.",
+        "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
+        "normalisation with the pools in inference mode. Max-pooling's is the control.",
+        "Monte Carlo: the mean of the probabilities of 8 members, sampled for every image anew.",
+        "Points: the rule's error less the expectation's on the same trained network, with its t interval over seeds.",
+        "max, average: nothing is sampled, so Monte Carlo would be the single pass.",
     ]
 
 
@@ -153,8 +179,8 @@ def test_a_run_that_diverged_has_no_likelihood(tmp_path):
 
 
 def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch):
-    runs = study.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     evaluated, whole = [], evaluation._evaluate
 
     def until_the_third(folder, *arguments):
@@ -255,8 +281,8 @@ def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
 
 
 def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
-    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     make, made = evaluation.make_experiment, []
 
     def noted(*arguments):
@@ -272,8 +298,8 @@ def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
 
 
 def test_evaluations_of_one_study_at_once_keep_each_others_results(tmp_path, monkeypatch):
-    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     evaluate_run, write = evaluation._evaluate, evaluation.write_json
 
     def interleaved(*arguments):
@@ -303,10 +329,11 @@ def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypa
     capsys.readouterr()
     assert cli.main(["evaluate", "study", "--data", images, "--samples", "3"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    rows = {"max", "ensemble:0.3", "Monte", "plain"}
-    assert [line[:2] for line in lines if line and line[0] in rows][:4] == [
-        ["max", "expectation"],
-        ["ensemble:0.3", "expectation"],
+    rows = {"max", "recalibrated", "ensemble:0.3", "Monte", "plain"}
+    assert [line[0] for line in lines if line and line[0] in rows][:6] == [
+        *("max", "recalibrated", "ensemble:0.3", "recalibrated", "Monte", "plain"),
+    ]
+    assert [line[:2] for line in lines if line and line[0] in rows][4:6] == [
         ["Monte", "Carlo"],
         ["plain", "max"],
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from empool.lab.errors import LabError
-from empool.lab.report import rules, write_report, write_table
+from empool.lab.report import power, rules, terminal, write_gain, write_report, write_table
 from parsed_page import Page
-from synthetic_study import CALIBRATION, RECORDS, STUDY, record, write_study
+from synthetic_study import CALIBRATION, OF_THE_PAPERS_KIND, RECORDS, STUDY, record, write_study
 
-RESULTS = "cnn on cifar10: our runs"
+RESULTS = "Test errors of cnn on cifar10"
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +34,30 @@ def page(directory: Path) -> Page:
     return Page((directory / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of the kind that the paper's figures may stand beside."""
+    written = write_study(tmp_path_factory.mktemp("papers"), [{**run, **OF_THE_PAPERS_KIND} for run in RECORDS])
+    write_report(written)
+    return written
+
+
 def test_the_answer_comes_first(page: Page) -> None:
-    answer = page.text.partition("Results")[0]
+    answer = page.text.partition("Test errors of")[0]
     assert "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, 3 seeds each." in answer
     assert "Lowest mean test error: ensemble:0.3 with 14.30 %; max has 15.30 %." in answer
-    assert "Better than max, as far as these seeds can show: ensemble:0.3." in answer
-    assert "Worse than max, as far as these seeds can show: average." in answer
+    assert "Fewer test errors than max: ensemble:0.3." in answer
+    assert "More test errors than max: average." in answer
     assert "Not decided by these seeds: ensemble:0.1." in answer
     assert "Did not converge: max-dropout:0.4 (1 of 3)." in answer
+
+
+def test_the_network_without_pooling_reads_as_what_it_is(tmp_path: Path) -> None:
+    runs = [record(pooling, seed, error + seed / 10) for pooling, error in (("max", 36.0), ("none", 43.0))
+            for seed in range(3)]  # fmt: skip
+    page = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8"))
+    assert "More test errors than max: none (strides)." in page.text
+    assert page.table(RESULTS)[2][0] == "none (strides)"
 
 
 def test_images_are_those_that_were_counted(tmp_path: Path) -> None:
@@ -77,21 +95,107 @@ def test_what_is_not_tested_is_said(tmp_path: Path) -> None:
     records = [record(pooling, 0, error) for pooling, error in (("max", None), ("average", 14.0))]
     write_report(write_study(tmp_path, records))
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
-    assert "Not tested, since max did not converge with all of their seeds: average." in text
+    assert "Nothing is tested, since max did not always converge." in text
 
 
-def test_results_stand_beside_the_decks(page: Page) -> None:
+def test_results_stand_beside_the_papers(compared: Path, page: Page) -> None:
+    shown = Page((compared / "report.html").read_text(encoding="utf-8"))
+    header, *rows = shown.table(RESULTS)
+    assert header[-2:] == ["Paper: error %", "Paper: improvement %"]
+    found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert list(found) == ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
+    minus = "\N{MINUS SIGN}"
+    third = found["ensemble:0.3"]
+    assert (third["Test error %"], third["Points"], third["Verdict"]) == ("14.30", f"{minus}1.00", "better")
+    assert (third["Improvement %"], third["Spread"], third["Runs"]) == ("+6.5", "0.20", "3")
+    assert (third["Paper: error %"], third["Paper: improvement %"]) == ("14.28", "+6.36")
+    diverged = found["max-dropout:0.4"]  # with the second of three seeds
+    assert (diverged["Verdict"], diverged["95 % interval"]) == ("1 of 3 did not converge", "-")
+    assert "names neither its recipe nor its number of runs" in shown.text
+    assert "binomial standard error of 0.36 points" in shown.text
+    # A shorter study has no paper beside it.
+    assert not any(name.startswith("Paper") for name in page.table(RESULTS)[0])
+    assert "claims" not in page.text
+
+
+def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path: Path) -> None:
+    runs = [record("max", seed, 15.0 + seed, threads=1 + (seed > 1)) for seed in range(3)]
+    write_report(write_study(tmp_path, runs))
+    words = "These runs differ in what computed them. Threads: 1 (2 runs), 2 (1 run)."
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert text.index(words) < text.index("Test errors of cnn")
+    for name in ("table.md", "table.tex"):
+        assert words in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_another_baseline(tmp_path: Path) -> None:
+    write_report(write_study(tmp_path, RECORDS), baseline="average")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     header, *rows = page.table(RESULTS)
-    assert header[-2:] == ["Deck error %", "Deck improvement %"]
-    by_pooling = {row[0]: row for row in rows}
-    assert list(by_pooling) == ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
-    assert by_pooling["ensemble:0.3"][1:4] == ["3", "14.30", "0.20"]
-    assert header[6:8] == ["95 % interval", "What the seeds support"]
-    assert by_pooling["ensemble:0.3"][6:] == ["[+5.2, +7.8]", "better than max", "14.28", "+6.36"]
-    diverged = by_pooling["max-dropout:0.4"]  # with the second of three seeds
-    assert diverged[7:] == ["1 of 3 did not converge", "25.93", "\N{MINUS SIGN}67.18"]
-    assert "its protocol differs from ours" in page.text
-    assert "binomial standard error of 0.36 points" in page.text
+    assert [row[header.index("Verdict")] for row in rows][:2] == ["better", "baseline"]
+    assert "Fewer test errors than average: max; ensemble:0.1 and 0.3." in page.text
+
+
+def test_the_seeds_that_each_row_needs(directory: Path, page: Page, tmp_path: Path) -> None:
+    header, *rows = page.table(RESULTS)
+    needed = {row[0]: row[header.index("Seeds needed")] for row in rows}
+    assert (needed["max"], needed["max-dropout:0.4"]) == ("-", "-")
+    assert int(needed["ensemble:0.3"]) < 10 < int(needed["ensemble:0.1"])
+    console = Console(width=80, file=io.StringIO())
+    console.print(power(directory))
+    assert "a true difference of" in console.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(LabError, match="tells no spread"):
+        power(write_study(tmp_path, [record("max", 0, 15.0)]))
+
+
+def test_the_terminal_fits_80_columns(compared: Path) -> None:
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal(compared))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith(" ensemble:0.3 ") and "better" in line]
+    assert line.split()[:3] == ["ensemble:0.3", "14.30", "-1.00"]
+    assert "- Average pooling is worse than max: supported" in shown
+
+
+def gaps(directory: Path, data: str, gap: float, errors: dict[str, float]) -> Path:
+    directory.mkdir()
+    runs = [
+        record(pooling, seed, error + seed / 10, data=data, train_error=error + seed / 10 - gap)
+        for pooling, error in errors.items()
+        for seed in range(3)
+    ]
+    return write_study(directory, runs)
+
+
+def test_gain_against_the_gap_over_several_studies(tmp_path: Path) -> None:
+    studies = [
+        gaps(tmp_path / "wide", "wide", 12.0, {"max": 15.0, "ensemble:0.3": 13.0, "none": 16.0}),
+        gaps(tmp_path / "narrow", "narrow", 1.0, {"max": 15.0, "ensemble:0.3": 15.5}),
+    ]
+    (tmp_path / "no study").mkdir()
+    path = write_gain([tmp_path], tmp_path / "out")
+    assert write_gain(studies[::-1], tmp_path / "other").read_bytes() == path.read_bytes()
+    assert ElementTree.fromstring(path.read_text(encoding="utf-8")).tag.endswith("svg")
+    rows = [line for line in path.with_suffix(".md").read_text(encoding="utf-8").splitlines() if "on" in line]
+    (narrow, wide) = [row for row in rows if row.startswith("| ")][-2:]
+    assert narrow.startswith("| 1. cnn on narrow, 1,000 images, 4 epochs, augmentation crop:4,mirror | 1.0 |")
+    assert "| ensemble:0.3 | -0.50 |" in narrow
+    assert "| 12.0 | ensemble:0.3 | +2.00 |" in wide
+    with pytest.raises(LabError, match="no gain to draw"):
+        write_gain([gaps(tmp_path / "alone", "alone", 1.0, {"max": 15.0})], tmp_path)
+
+
+def test_a_page_of_several_settings_shows_when_it_helps(tmp_path: Path) -> None:
+    runs = [
+        record(pooling, seed, error + seed / 10, data=data, train_error=error - gap)
+        for data, gap in (("one", 1.0), ("two", 9.0))
+        for pooling, error in (("max", 15.0), ("average", 14.0))
+        for seed in range(3)
+    ]
+    page = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8"))
+    assert len(page.table("When does it help?")) == 3
+    assert (tmp_path / "gain.svg").exists()
 
 
 def test_every_run_is_listed(page: Page) -> None:
@@ -147,10 +251,11 @@ def test_page_can_be_read_by_a_screen_reader(page: Page) -> None:
         assert set(page.having(attribute)) <= set(identifiers)
     assert {value[1:] for value in page.having("href") if value.startswith("#")} <= set(identifiers)
     tags = Counter(tag for tag, _ in page.elements)
-    assert tags["caption"] == tags["table"] == len(page.captions) > 8
+    assert tags["table"] == len(page.captions) == 6
+    assert all(page.captions)
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
     drawn = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(drawn) == 4 + 2 * len({run["pooling"] for run in RECORDS})
+    assert len(drawn) == 2 + 2 * len({run["pooling"] for run in RECORDS})
     assert all({"role", "aria-labelledby", "aria-describedby"} <= set(attributes) for attributes in drawn)
     assert tags["title"] == tags["desc"] + 1 == len(drawn) + 1  # and the page's
     assert ("html", {"lang": "en"}) in page.elements
@@ -167,27 +272,17 @@ def test_headings_are_in_order(page: Page) -> None:
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-def test_every_figure_has_a_caption_and_its_numbers(page: Page) -> None:
+def test_every_figure_has_a_caption_and_its_numbers(compared: Path) -> None:
+    page = Page((compared / "report.html").read_text(encoding="utf-8"))
     tags = Counter(tag for tag, _ in page.elements)
-    assert tags["figure"] == tags["figcaption"] == 6
-    captions = [
-        "Test error by pooling",
-        "Improvement over max, ",
-        "Test error against p",
-        "Improvement over max against",
-    ]
-    captions += ["Errors after the last epoch", "Errors at the epochs", "Bins of the calibration error"]
-    assert all(page.table(caption) for caption in captions)
-    # What the deck has at other p is drawn, too.
-    assert page.table("Test error against p")[1:6] == [
-        ["ensemble", "0.05", "-", "-", "-", "15.51"],
-        ["ensemble", "0.1", "15.23", "14.09", "16.38", "15.14"],
-        ["ensemble", "0.2", "-", "-", "-", "15.07"],
-        ["ensemble", "0.3", "14.30", "13.80", "14.80", "14.28"],
-        ["ensemble", "0.4", "-", "-", "-", "14.27"],
-    ]
-    assert page.table("Improvement over max against")[4] == ["ensemble", "0.3", "+6.5", "+5.2", "+7.8", "+6.36"]
-    assert page.table("Errors at the epochs")[1] == ["max", "2", "9.65", "17.30"]
+    assert tags["figure"] == tags["figcaption"] == 4
+    assert page.table("Bins of the calibration error")
+    # What the paper has at other p is drawn, too.
+    swept = page.table("Improvement against p")
+    assert swept[2][:3] == ["ensemble", "0.1", "+0.4"]
+    assert swept[3] == ["ensemble", "0.2", "-", "-", "+1.18"]
+    assert swept[4][:3] == ["ensemble", "0.3", "+6.5"]
+    assert swept[4][-1] == "+6.36"
 
 
 def test_the_gap_is_that_of_the_training_images_in_the_testing_phase(page: Page) -> None:
@@ -195,29 +290,28 @@ def test_the_gap_is_that_of_the_training_images_in_the_testing_phase(page: Page)
     assert dict(zip(header, first, strict=True)) == {
         "Pooling": "max",
         "Test error %": "15.30",
-        "Training error %, testing phase": "7.65",
+        "Training error %, inference mode": "7.65",
         "Gap, points": "+7.65",
         "Training error %, as trained on": "7.65",
     }
 
 
-def test_calibration_is_that_of_all_runs(page: Page) -> None:
-    header, *rows = page.table("Calibration")
-    assert header[1:] == ["NLL, nats", "ECE %", "Mean confidence %", "Right answers %", "Overconfidence, points"]
-    assert rows[0] == ["max", "0.5000", "2.25", "87.50", "82.50", "+5.00"]
+def test_negative_log_likelihood_is_a_table_of_its_own(page: Page) -> None:
+    header, *rows = page.table("Negative log-likelihood and calibration")
+    assert header == ["Pooling", "Test NLL", "Nats", "95 % interval", "Verdict", "Test ECE %"]
+    assert rows[0] == ["max", "0.5000", "-", "-", "baseline", "2.25"]
     assert page.table("Bins")[1:3] == [
-        ["max", "60\N{EN DASH}67", "65.00", "60.00", "7,500"],
-        ["max", "93\N{EN DASH}100", "95.00", "90.00", "22,500"],
+        ["max", "60", "65.00", "60.00", "7,500"],
+        ["max", "93", "95.00", "90.00", "22,500"],
     ]
 
 
 def test_cells_are_sorted_by_what_they_were_rounded_from(page: Page) -> None:
-    header, *rows = page.exact[page.place(RESULTS)]
-    assert set(header) == {None}
+    rows = page.exact[page.place(RESULTS)][1:]
     names = page.table(RESULTS)[0]
     means = [float(row[names.index("Test error %")] or "nan") for row in rows]
     assert means == pytest.approx([15.3, 16.3, 15.2333333, 14.3, 25.5])
-    assert [row[names.index("What the seeds support")] for row in rows] == ["1", "3", "2", "0", ""]
+    assert [row[names.index("Verdict")] for row in rows] == [None] * 5  # words
 
 
 def evaluated(
@@ -262,13 +356,14 @@ def test_testing_rules_are_compared_on_the_same_networks(tmp_path: Path) -> None
     assert "| ensemble:0.3 | plain max | 3 | 15.30 | +1.00 | [+0.50, +1.50] | 0.7650 | 2.00 |" in table
 
 
-def test_the_decks_claims_stand_beside_what_the_runs_say(page: Page, directory: Path) -> None:
-    rows = {row[0]: row[1:] for row in page.table("The deck's claims")[1:]}
+def test_the_papers_claims_stand_beside_what_the_runs_say(compared: Path) -> None:
+    page = Page((compared / "report.html").read_text(encoding="utf-8"))
+    rows = {row[0]: row[1:] for row in page.table("Claims of Zhang and Wu")[1:]}
     worse = rows["Average pooling is worse than max"]
-    assert worse == ["supports", "+1.00", "[+0.75, +1.25]", "3", "average with max"]
+    assert (worse[0], worse[1], worse[3]) == ("supported", "+1.00", "average with max")
     few = rows["Ensemble max-pooling with p of 0.1 or more beats max"]
     assert few[0] == "not tested: no run with ensemble:0.2, ensemble:0.4, ensemble:0.5, ensemble:0.7"
-    assert "| Average pooling is worse than max | supports | +1.00 |" in (directory / "table.md").read_text()
+    assert "| Average pooling is worse than max | supported | +1.00 |" in (compared / "table.md").read_text()
     assert "Holm's correction over the 1 claim tested" in page.text
 
 
@@ -277,16 +372,19 @@ def test_a_study_that_was_not_evaluated_has_no_testing_rules(page: Page, directo
     assert "testing rule" not in (directory / "table.md").read_text()
 
 
-def test_bins_that_no_run_recorded_are_those_of_the_evaluation(tmp_path: Path) -> None:
-    write_study(tmp_path, [{name: value for name, value in run.items() if name != "calibration"} for run in RECORDS])
-    runs = [evaluated(run["pooling"], run["seed"], run["test_error"] or 90.0, None, None) for run in RECORDS]
-    (tmp_path / "evaluation.json").write_text(json.dumps(runs))
-    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert page.table("Bins")[1] == ["max", "60\N{EN DASH}67", "65.00", "60.00", "7,500"]
-    for damaged in ("[1]", "{}", '[{"pooling": "max", "seed": 0}]'):
-        (tmp_path / "evaluation.json").write_text(damaged)
-        with pytest.raises(LabError, match=r"evaluation\.json holds no evaluations"):
-            write_report(tmp_path)
+@pytest.mark.parametrize("damaged", ["[1]", "{}", '[{"pooling": "max", "seed": 0}]'])
+def test_a_damaged_evaluation_is_named(tmp_path: Path, damaged: str) -> None:
+    write_study(tmp_path, RECORDS)
+    (tmp_path / "evaluation.json").write_text(damaged)
+    with pytest.raises(LabError, match=r"evaluation\.json holds no evaluations"):
+        write_report(tmp_path)
+
+
+def test_reliability_is_drawn_for_all_poolings_or_for_none(tmp_path: Path) -> None:
+    runs = [{**run, "calibration": None} if run["pooling"] == "max" else run for run in RECORDS]
+    page = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8"))
+    assert "Reliability" not in page.text
+    assert not (tmp_path / "reliability.svg").exists()
 
 
 def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
@@ -297,22 +395,23 @@ def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
 
 def test_files_beside_the_page(directory: Path) -> None:
     written = {path.name for path in directory.iterdir() if path.is_file()}
-    plots = {"error", "improvement", "error-against-p", "improvement-against-p", "learning-curves", "reliability"}
+    plots = {"error", "improvement-against-p", "learning-curves", "reliability"}
     plots = {f"{name}.svg" for name in plots}
     assert written == {"results.json", "study.json", "report.html", "table.md", "table.tex", *plots}
     for name in plots:
         root = ElementTree.fromstring((directory / name).read_text(encoding="utf-8"))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "| ensemble:0.3 | 3 | 14.30 |" in (directory / "table.md").read_text(encoding="utf-8")
+    assert "| ensemble:0.3 | 14.30 | -1.00 |" in (directory / "table.md").read_text(encoding="utf-8")
     assert "\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
 
 
-def test_plots_name_what_they_show(directory: Path) -> None:
+def test_plots_name_what_they_show(directory: Path, compared: Path) -> None:
     error = (directory / "error.svg").read_text(encoding="utf-8")
     assert all(run["pooling"] in error for run in RECORDS)
     assert "1 of 3 did not converge" in error
-    assert ">deck</text>" in (directory / "error-against-p.svg").read_text(encoding="utf-8")
-    # A dot a run that converged: the markers are drawn by reference.
+    against = (compared / "improvement-against-p.svg").read_text(encoding="utf-8")
+    assert "Zhang and Wu (2017)" in against
+    # A mark a run that converged: the markers are drawn by reference.
     assert error.count("<use") >= sum(run["converged"] for run in RECORDS)
 
 
@@ -334,16 +433,9 @@ def test_one_seed_supports_no_claim(tmp_path: Path) -> None:
     write_study(tmp_path, [run for run in RECORDS if run["seed"] == 0])
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "One seed supports no claim about which pooling is better" in page.text
-    assert "better than max" not in page.text.lower()
-    assert "not decided by 1 seed" in page.text
-    assert {row[6] for row in page.table(RESULTS)[1:]} == {"-"}  # intervals
-
-
-def test_another_data_set_has_no_deck_beside_it(tmp_path: Path) -> None:
-    write_study(tmp_path, [{**run, "data": "digits"} for run in RECORDS])
-    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert "Deck" not in page.text
-    assert page.table("cnn on digits: our runs")[0][-1] == "What the seeds support"
+    header, *rows = page.table(RESULTS)
+    assert {row[header.index("95 % interval")] for row in rows} == {"-"}
+    assert {row[header.index("Verdict")] for row in rows} == {"baseline", "not tested"}
 
 
 def test_runs_of_different_recipes_are_not_compared(tmp_path: Path) -> None:
@@ -354,7 +446,7 @@ def test_runs_of_different_recipes_are_not_compared(tmp_path: Path) -> None:
         for table, caption in zip(page.tables, page.captions, strict=True)
         if caption.startswith((RESULTS, "Every run"))
     ] == ["max", "max", "average", "average"]
-    assert "no max of the same seed" in page.text
+    assert "There is no run with max" in page.text
     assert [name for name, times in Counter(page.having("id")).items() if times > 1] == []
 
 
@@ -368,7 +460,7 @@ def test_results_alone_are_enough(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(RECORDS))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert len(page.table("Every run")) == len(RECORDS) + 1
-    assert "Learning curves" not in page.text
+    assert "Errors after the last epoch" not in page.text
     assert "Command" not in page.text
 
 
@@ -377,18 +469,18 @@ def test_results_of_before_there_was_an_ece_are_reported(tmp_path: Path) -> None
     old = [{name: value for name, value in run.items() if name not in late} for run in RECORDS]
     write_study(tmp_path, old)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert page.table("Calibration")[1] == ["max", "0.5000"]  # It was called test_loss.
+    assert page.table("Negative log-likelihood")[1] == ["max", "0.5000", "-", "-", "baseline"]  # once test_loss
     runs = page.table("Every run")
-    assert runs[1][4:6] == ["0.5000", "-"]
-    assert "no reliability diagram" in page.text
+    assert "Test ECE %" not in runs[0]
+    assert "Reliability" not in page.text
     assert not (tmp_path / "reliability.svg").exists()
 
 
 def test_an_ece_that_one_run_lacks_has_no_mean(tmp_path: Path) -> None:
     runs = [record("max", 0, 15.0), {**record("max", 1, 15.0), "test_ece": None}, record("average", 0, 16.0)]
     page = Page(write_report(write_study(tmp_path, runs)).read_text(encoding="utf-8"))
-    header, *rows = page.table("Calibration")
-    assert [row[header.index("ECE %")] for row in rows] == ["-", "1.25"]
+    header, *rows = page.table("Negative log-likelihood")
+    assert [row[header.index("Test ECE %")] for row in rows] == ["-", "1.25"]
 
 
 def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
@@ -468,7 +560,7 @@ def test_the_table_is_put_into_a_page_between_its_marks(tmp_path: Path) -> None:
     ("kind", "remedy"),
     [
         ("rules", "run empool evaluate first, or take the mark out"),
-        ("claims", "the deck claims nothing of these data, this network or these poolings; take the mark out"),
+        ("claims", "the paper claims nothing of these data, this network or these poolings; take the mark out"),
     ],
 )
 def test_a_mark_for_which_there_is_no_table_is_refused(tmp_path: Path, kind: str, remedy: str) -> None:
@@ -498,7 +590,7 @@ def test_a_page_keeps_its_line_endings(tmp_path: Path, ending: str) -> None:
 
 def test_members_are_told_of_each_pooling_where_they_differ() -> None:
     first, second = evaluated("ensemble:0.3", 0, 14.1, 14.0, 15.1), evaluated("stochastic", 0, 14.1, 14.0, None)
-    told = "Monte Carlo: the mean of the probabilities of {} members, drawn for every image anew."
+    told = "Monte Carlo: the mean of the probabilities of {} members, sampled for every image anew."
     assert told.format("32") in rules.notes([first, second])
     others = [{**second, "samples": 8}, {**second, "seed": 1, "samples": 16}]
     assert told.format("32 (ensemble:0.3), 8 or 16 (stochastic)") in rules.notes([first, *others])
@@ -507,7 +599,7 @@ def test_members_are_told_of_each_pooling_where_they_differ() -> None:
 def test_a_page_has_the_tables_that_it_has_marks_for(tmp_path: Path) -> None:
     study = tmp_path / "shapes"
     study.mkdir()
-    write_study(study, RECORDS)
+    write_study(study, [{**run, **OF_THE_PAPERS_KIND} for run in RECORDS])
     (study / "evaluation.json").write_text(json.dumps([evaluated("ensemble:0.3", 0, 14.1, 14.0, 15.1)]))
     page = tmp_path / "page.md"
     page.write_text(

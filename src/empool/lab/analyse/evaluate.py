@@ -1,4 +1,4 @@
-"""Trained networks tested by every rule: the expectation in one pass, members drawn and averaged, plain max."""
+"""Trained networks tested by every rule: one pass, recalibrated, members sampled and averaged, plain max."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from empool import Average, Max, models, monte_carlo, set_p
+from empool import Average, Max, monte_carlo, recalibrate_, set_p
 from empool.lab import provenance
+from empool.lab.analyse.rules import RULES, read_evaluation
 from empool.lab.data import sources
+from empool.lab.data.load import load_data
 from empool.lab.data.sets import Data
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import read_json, write_json
-from empool.lab.report.rules import RULES, read_evaluation
-from empool.lab.study.run import RunConfig, derived_seed, own_p
+from empool.lab.study import networks
+from empool.lab.study.run import RunConfig, derived_seed
+from empool.lab.study.run import poolings as read_poolings
 from empool.lab.train import memory, schedule
 from empool.lab.train.checkpoint import read_checkpoint
-from empool.lab.train.experiment import Experiment, finite
+from empool.lab.train.device import device_named
+from empool.lab.train.experiment import Experiment, finite, make_experiment
 from empool.lab.train.metrics import Scores, Tally
-from empool.lab.train.options import device_named, load_data
-from empool.lab.train.options import poolings as read_poolings
-from empool.lab.train.training import make_experiment
 
 
 def evaluate(
@@ -52,12 +53,13 @@ def evaluate(
             of others stays.
 
     Returns:
-        One record a run that was tested. "expectation" is the testing phase, one deterministic pass; "monte_carlo" the
-        mean of the probabilities of `samples` members (`empool.monte_carlo`), None for a pooling that draws nothing,
-        whose members are all the single pass; "plain_max" the single pass with p set to 0, None for a pooling without
-        p. Each has "error" and "ece" in percent and "nll" in nats; what is not finite is None. "calibration" has the
-        bins of the calibration error of the single pass (`Tally.reliability`), which a report takes where a run has
-        none. "checkpoint" is the SHA-256 of the file that held the weights.
+        One record a run that was tested. "expectation" is inference mode, one deterministic pass; "recalibrated" the
+        same after `empool.recalibrate_` on the training images without augmentation, None for a network without batch
+        normalisation; "monte_carlo" the mean of the probabilities of `samples` members (`empool.monte_carlo`), None for
+        a pooling that samples nothing, whose members are all the single pass; "plain_max" the single pass with p set
+        to 0, None for a pooling without p. Each has "error" and "ece" in percent and "nll" in nats; what is not finite
+        is None. "calibration" has the bins of the calibration error of the single pass (`Tally.reliability`).
+        "checkpoint" is the SHA-256 of the file that held the weights.
 
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.
@@ -101,6 +103,7 @@ def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:
     return {
         "pooling": config.pooling,
         "seed": config.seed,
+        "rules": list(RULES),
         "samples": samples if _draws(config) else None,
         "checkpoint": hashlib.sha256((folder / "last.ckpt").read_bytes()).hexdigest(),
         "device": provenance.device_name(config.device),
@@ -144,22 +147,24 @@ def _finished(directory: Path, poolings: str | None, say: Callable[[str], None])
 def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> Data:
     if source is None and config.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
-    network = models.network(config.model)
-    return load_data(network, source or config.data, config.train_limit, config.test_limit, None, say)
+    network = networks.network(config.model)
+    return load_data(
+        network, source or config.data, config.train_limit, config.test_limit, None, validation=config.validation
+    )
 
 
 def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
-    experiment = make_experiment(config, loaded, lambda epochs, row: None)
+    experiment = make_experiment(config, loaded)
     try:
         experiment.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise LabError(f"{folder}/last.ckpt holds another network than {config.model} ({first_line(error)})") from None
     experiment.to(config.device)
-    p = own_p(config.pooling)
+    p = config.p
     if p is not None:
         epochs = checkpoint["history"][-1]["epoch"]
-        p = schedule.parse(config.p_schedule).value(p, epochs, config.recipe.epochs)
+        p = schedule.parse(config.p_schedule).value(p, epochs, config.training.epochs)
         set_p(experiment, p)
     rules: dict[str, Scores | None] = dict.fromkeys(RULES)
     tested = experiment.tally(experiment.test_images)
@@ -170,6 +175,10 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
     if p is not None:
         set_p(experiment, 0)
         rules["plain_max"] = experiment.test(experiment.test_images)
+        set_p(experiment, p)
+    if any(getattr(module, "running_mean", None) is not None for module in experiment.modules()):
+        recalibrate_(experiment, experiment.plain_batches(experiment.batches.images))
+        rules["recalibrated"] = experiment.test(experiment.test_images)
     return {
         "data": config.data,
         "model": config.model,
@@ -189,7 +198,7 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
 
 def _draws(config: RunConfig) -> bool:
     # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
-    return not isinstance(models.read_pooling(config.pooling), (Max, Average, type(None)))
+    return not isinstance(config.layer, (Max, Average, type(None)))
 
 
 def _sampled(experiment: Experiment, samples: int) -> Scores:

@@ -2,62 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from empool.lab.analyse.statistics import BASELINE, Row, binomial_error
-from empool.lab.study import deck
-
-Record = Mapping[str, Any]
-
-# Sizes of the test splits of the data sets with a name, for the words about what a finite test set can tell.
-TEST_IMAGES = {"digits": 355, "cifar10": 10_000, "cifar100": 10_000, "fashion_mnist": 10_000, "svhn": 26_032}
+from empool.lab.analyse import comparable
+from empool.lab.analyse.comparable import Record
+from empool.lab.analyse.statistics import Family, Row, Rule, Summary, Verdict, method
+from empool.lab.study import paper
 
 
-def answer(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
-    """Say in sentences what was compared and what the seeds support."""
-    first = runs[0]
-    seeds = max(row.runs for row in rows)
+def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
+    """Say in sentences what was compared and what the runs support."""
+    rows, baseline, first = summary.rows, label(summary.baseline), runs[0]
     trained = f"trained for {count(first.get('epochs'), 'epoch')}" if first.get("epochs") else "trained"
-    images = f" on {images_trained(first):,} images" if first.get("train_limit") else ""
+    images = comparable.images_trained(first)
     told = [
-        f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}, "
-        f"{seeds_each(rows)}."
+        f"{count(len(rows), 'pooling')} compared in {first['model']} on {comparable.data_name(first)}, {trained}"
+        f"{f' on {images:,} images' if images else ''}, {seeds_each(rows)}."
     ]
     reached = [row for row in rows if row.mean is not None]
     lowest = min(reached, key=lambda row: row.mean or 0.0, default=None)
-    baseline = next((row for row in reached if row.pooling == BASELINE), None)
+    reference = summary.row(summary.baseline)
     if lowest is not None:
-        against = f"; {BASELINE} has {baseline.mean:.2f} %" if baseline and baseline is not lowest else ""
+        against = f"; {baseline} has {reference.mean:.2f} %" if reference and reference.mean is not None else ""
         told.append(
-            f"Lowest {'mean ' if seeds > 1 else ''}test error: {lowest.pooling} with {lowest.mean:.2f} %{against}."
+            f"Lowest mean test error: {label(lowest.pooling)} with {lowest.mean:.2f} %"
+            f"{against if lowest is not reference else ''}."
         )
-    for verdict, words in (("better than max", "Better than max"), ("worse than max", "Worse than max")):
-        named = [row.pooling for row in rows if row.verdict == verdict]
-        if named:
-            told.append(f"{words}, as far as these seeds can show: {listed(named)}.")
-    undecided = [row.pooling for row in rows if row.verdict.startswith("not decided")]
-    if baseline is None and BASELINE not in (row.pooling for row in rows):
-        told.append("There is no run with max, so nothing is said about improvement over it.")
-    elif seeds == 1:
-        told.append(
-            "One seed supports no claim about which pooling is better: how far seeds differ is not known from it."
-        )
-    elif undecided:
-        claimed = any(row.verdict in ("better than max", "worse than max") for row in rows)
-        told.append(
-            f"Not decided by these seeds: {listed(undecided)}."
-            if claimed
-            else "These seeds do not decide whether any pooling is better or worse than max."
-        )
-    untested = [row.pooling for row in rows if row.verdict.startswith("not tested")]
-    if untested:
-        told.append(f"Not tested, since {BASELINE} did not converge with all of their seeds: {listed(untested)}.")
-    failed = [f"{row.pooling} ({len(row.not_converged)} of {row.runs})" for row in rows if row.not_converged]
+    told += _decided(summary)
+    failed = [f"{label(row.pooling)} ({len(row.not_converged)} of {row.runs})" for row in rows if row.not_converged]
     if failed:
         told.append(f"Did not converge: {', '.join(failed)}.")
     return told
+
+
+def _decided(summary: Summary) -> list[str]:
+    """Say which rows the runs decide, by test error and by NLL."""
+    baseline, reference = label(summary.baseline), summary.row(summary.baseline)
+    if reference is None:
+        return [f"There is no run with {baseline}, so nothing is said about differences from it."]
+    if reference.not_converged:
+        return [f"Nothing is tested, since {baseline} did not always converge."]
+    if max(row.runs for row in summary.rows) < 2:
+        return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
+    named = _by_verdict(summary, "error")
+    told = [
+        f"{words} than {baseline}: {_all_or(summary, named[verdict])}."
+        for verdict, words in ((Verdict.BETTER, "Fewer test errors"), (Verdict.WORSE, "More test errors"))
+        if named[verdict]
+    ]
+    if named[Verdict.UNDECIDED] and told:
+        told.append(f"Not decided by these seeds: {listed(named[Verdict.UNDECIDED])}.")
+    elif named[Verdict.UNDECIDED]:
+        told.append(f"These seeds do not decide whether any pooling has more or fewer test errors than {baseline}.")
+    if named[Verdict.UNTESTED]:
+        told.append(f"Not tested, for want of a second run: {listed(named[Verdict.UNTESTED])}.")
+    by_nll = _by_verdict(summary, "nll_against")
+    told += [
+        f"{words} negative log-likelihood (NLL) than {baseline}: {_all_or(summary, by_nll[verdict])}."
+        for verdict, words in ((Verdict.BETTER, "Lower"), (Verdict.WORSE, "Higher"))
+        if by_nll[verdict]
+    ]
+    return told
+
+
+def _by_verdict(summary: Summary, score: str) -> dict[Verdict, list[str]]:
+    return {
+        verdict: [row.pooling for row in summary.rows if getattr(row, score).verdict is verdict] for verdict in Verdict
+    }
+
+
+def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
+    others = len(summary.rows) - 1
+    return f"all {others} other poolings" if 1 < others == len(poolings) else listed(poolings)
+
+
+def sentence(summary: Summary) -> str:
+    """Say in one sentence how the poolings that were tested differ from the baseline, by test error and by NLL."""
+    tested = [row for row in summary.rows if row.error.interval and row.error.difference is not None]
+    if not tested:
+        return f"These runs decide nothing: that needs two seeds or more of {label(summary.baseline)} and of another."
+    parts: list[str] = []
+    for row in tested:
+        low, high = row.error.interval.low, row.error.interval.high  # type: ignore[union-attr]  # Chosen above.
+        size, more = abs(row.error.difference or 0.0), (row.error.difference or 0.0) > 0
+        ends = (low, high) if more else (-high, -low)
+        decided = "" if row.verdict in (Verdict.BETTER, Verdict.WORSE) else ", not decided"
+        against = "" if parts else f" than {label(summary.baseline)}"
+        parts.append(
+            f"{label(row.pooling)} has {size:.1f} points {'more' if more else 'fewer'} test errors{against} "
+            f"(95 % interval {ends[0]:.1f} to {ends[1]:.1f}{decided})"
+        )
+    named = _by_verdict(summary, "nll_against")
+    nll = [
+        f"{words} NLL: {listed(named[verdict])}"
+        for verdict, words in ((Verdict.BETTER, "lower"), (Verdict.WORSE, "higher"), (Verdict.UNDECIDED, "undecided"))
+        if named[verdict]
+    ]
+    return f"Over {seeds_each(tested).removesuffix(' each')}, {', '.join(parts)}{'; ' if nll else ''}{'; '.join(nll)}."
+
+
+def label(pooling: str) -> str:
+    """Name a pooling so that the network without one reads as what it is."""
+    return "none (strides)" if pooling == "none" else pooling
 
 
 def seeds_each(rows: Sequence[Row]) -> str:
@@ -70,7 +118,7 @@ def listed(poolings: Sequence[str]) -> str:
     """List spellings, each method once: "average, ensemble:0.1 and 0.2"."""
     methods: dict[str, list[str]] = {}
     for pooling in poolings:
-        methods.setdefault(pooling.partition(":")[0], []).append(pooling)
+        methods.setdefault(method(pooling), []).append(label(pooling))
     listed = []
     for first, *rest in methods.values():
         values = [pooling.partition(":")[2] for pooling in rest]
@@ -78,74 +126,74 @@ def listed(poolings: Sequence[str]) -> str:
     return "; ".join(listed) if any(len(found) > 1 for found in methods.values()) else ", ".join(listed)
 
 
-def remarks(rows: Sequence[Row], runs: Sequence[Record], beside: deck.Table | None) -> list[str]:
-    """Say what to know when reading the table."""
+def remarks(summary: Summary, runs: Sequence[Record], beside: paper.Table | None) -> list[str]:
+    """Say what to know when reading the table of test errors."""
+    rows, baseline = summary.rows, label(summary.baseline)
     said = [
-        "Test error is that of the last epoch, in percent of the test images, averaged over the runs that converged; "
-        "spread is the sample standard deviation over seeds. Train error, in the list of runs, is that of the training "
-        "images without augmentation, in the testing phase, after the last epoch.",
+        "Test error: of the last epoch, in percent, averaged over the runs that converged. Spread: sample standard "
+        f"deviation over seeds. Points: mean test error less that of {baseline}. Improvement: the same, relative to "
+        f"{baseline}, as papers print it.",
+        _how(summary.error, baseline, "test error"),
     ]
-    if any(row.nll is not None for row in rows):
+    if any(row.sampled for row in rows):
         said.append(
-            "NLL is the negative log-likelihood of the test images' classes, that is the mean cross entropy, in nats; "
-            "averaged like the test error."
-        )
-    if any(row.ece is not None for row in rows):
-        said.append(
-            "ECE is the expected calibration error of the test images in percent: how far the probability of the "
-            "predicted class is from the share of right answers, over 15 bins of that probability; averaged likewise."
-        )
-    tested = sum(row.adjusted_p is not None for row in rows)
-    if tested:
-        said.append(
-            "Improvement is (max - pooling) / max of the mean test errors. Its interval pairs runs of the same seed "
-            "(same initial weights, same order of the data) and is Fieller's, for a ratio of paired means. A row is "
-            "called better or worse only where the interval excludes 0 and the paired t test still holds at 5 % after "
-            f"Holm's correction over the {count(tested, 'comparison')} of this table; (Holm) marks a row that only "
-            "the correction leaves undecided."
+            "The second interval also takes the test images for a sample: seeds and images are resampled (two-way "
+            "bootstrap). It stands beside the test and decides nothing."
         )
     else:
-        said.append(
-            "An interval needs two seeds or more whose differences from max are not all equal; here there is none."
-        )
-    images = images_tested(runs[0])
-    means = [row.mean for row in rows if row.mean is not None]
-    if images and means:
-        typical = sorted(means)[len(means) // 2]
-        said.append(
-            f"The test set is finite: an error of {typical:.1f} % counted on {images:,} images has a binomial standard "
-            f"error of {binomial_error(typical, images):.2f} points. All poolings see the same images, so most of that "
-            "moves them together; but the intervals hold for this test set and say nothing about another."
-        )
+        said += _finite_test_set(rows, runs)
     if beside is not None:
         said.append(
-            f"The deck's columns are its {beside.name} ({deck.SOURCE}), improvement relative to {beside.baseline}. It "
-            "names neither its recipe nor its number of runs, so its protocol differs from ours: compare the pattern, "
-            "not the digits."
+            f"The paper's columns are {beside.name} of {paper.SOURCE}, improvement relative to {beside.baseline}. The "
+            "paper names neither its recipe nor its number of runs: compare the pattern, not the digits."
         )
-        if beside.rows is deck.TABLE_1 and any(row.pooling in ("max-dropout:0.3", "max-dropout:0.4") for row in rows):
+        if beside.rows is paper.TABLE_1 and any(row.pooling in ("max-dropout:0.3", "max-dropout:0.4") for row in rows):
             said.append(
-                "The deck's improvements for max-dropout at p = 0.3 and 0.4 are as printed; its own errors give -8.79 "
-                "and -70.03 relative to max (the printed ones are relative to its EMP at p = 0.05)."
+                "The paper's improvements for max-dropout at p = 0.3 and 0.4 are as printed; its own errors give -8.79 "
+                "and -70.03 relative to max."
             )
     return said
 
 
-def images_trained(record: Record) -> int | None:
-    """Return the number of training images behind a record, if it is known; older ones say only its limit."""
-    return record.get("train_images") or record.get("train_limit")
+def nll_remarks(summary: Summary) -> list[str]:
+    """Say what to know when reading the table of negative log-likelihoods."""
+    return [
+        "NLL: negative log-likelihood of the test images' classes, that is the mean cross entropy, in nats. ECE: "
+        "expected calibration error in percent, how far the probability of the predicted class is from the share of "
+        "right answers, over 15 bins. Both are averaged over the runs that converged.",
+        _how(summary.nll, label(summary.baseline), "NLL")
+        + (" It is a family of its own beside that of test errors." if summary.nll.rule else ""),
+    ]
 
 
-def images_tested(record: Record) -> int | None:
-    """Return the number of test images behind a record's test error, if it is known."""
-    whole = record.get("test_images") or TEST_IMAGES.get(data_name(record))
-    limit = record.get("test_limit")
-    return min(whole, limit) if whole and limit else whole or limit
+def _how(family: Family, baseline: str, score: str) -> str:
+    """Say how a family of comparisons was made."""
+    if family.rule is None:
+        return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
+    over = f"over the {count(family.tested, 'comparison')} with {baseline}, at 5 % in all"
+    levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
+    if family.rule is Rule.DUNNETT:
+        return (
+            f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. The 95 % intervals hold all at "
+            f"once. All rows share one spread, {family.spread:.2g}{levene}. Runs of one seed are not paired."
+        )
+    return (
+        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. The 95 % intervals hold all "
+        "at once (Bonferroni), so they are a little wider than the test. Runs of one seed are not paired."
+    )
 
 
-def data_name(record: Record) -> str:
-    """Name the data set of a record."""
-    return PurePath(str(record["data"])).name
+def _finite_test_set(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
+    images, means = comparable.images_tested(runs[0]), sorted(row.mean for row in rows if row.mean is not None)
+    if not images or not means:
+        return []
+    typical = means[len(means) // 2]
+    error = 100 * math.sqrt(typical / 100 * (1 - typical / 100) / images)
+    return [
+        f"The test set is finite: an error of {typical:.1f} % counted on {images:,} images has a binomial standard "
+        f"error of {error:.2f} points. All poolings see the same images, so most of that moves them together; but the "
+        "intervals hold for this test set and say nothing about another."
+    ]
 
 
 def count(number: Any, noun: str) -> str:

@@ -1,28 +1,49 @@
-"""What the runs of a study support: mean, spread, and improvement over max with its uncertainty."""
+"""What the runs of a study support: means, spreads, and differences from a baseline with simultaneous intervals."""
 
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from empool.lab.analyse.comparable import converged
+from empool.lab.analyse.images import Matrix, two_way, which_were_right
+
 BASELINE = "max"
 LEVEL = 0.95
-_ROUNDING = 1e-9  # points that two equal differences of errors can seem to differ by
+_ROUNDING = 1e-9  # points that two equal errors can seem to differ by
+_LEAST_FOR_SPREAD = 3  # runs of a pooling from which Levene's test can tell how far they spread
+
+
+class Verdict(Enum):
+    """What the runs of a pooling say of it beside the baseline."""
+
+    BASELINE = "baseline"
+    BETTER = "better"
+    WORSE = "worse"
+    UNDECIDED = "not decided"
+    UNTESTED = "not tested"  # fewer than two runs, here or of the baseline, or a baseline that did not always converge
+    FAILED = "did not converge"  # not all of its runs did
+
+
+class Rule(Enum):
+    """How poolings are held against the baseline."""
+
+    DUNNETT = "Dunnett's test"
+    WELCH = "Welch's t tests with Holm's correction"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, in percent.
-
-    Attributes:
-        low: lower end.
-        high: upper end.
-    """
+    """A confidence interval, in the unit of what it belongs to."""
 
     low: float
     high: float
@@ -30,6 +51,47 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Tell whether zero lies outside."""
         return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pooling held against the baseline by one score, of which less is better.
+
+    Attributes:
+        verdict: what the runs support.
+        difference: mean of the pooling less that of the baseline; None where one of them is missing.
+        interval: its 95 % interval; all intervals of a study hold at once with that confidence. None if not tested.
+        p_value: adjusted for the number of comparisons; None if not tested.
+    """
+
+    verdict: Verdict
+    difference: float | None = None
+    interval: Interval | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """The comparisons of one score: the chance of any false claim among them is 5 %.
+
+    Attributes:
+        comparisons: by pooling.
+        rule: how they were made; None where nothing could be tested.
+        levene: p-value of Levene's test that all spreads are equal; None where there are too few runs.
+        spread: the standard deviation over seeds that the tested rows have in common; None likewise.
+        freedom: its degrees of freedom.
+    """
+
+    comparisons: Mapping[str, Comparison]
+    rule: Rule | None = None
+    levene: float | None = None
+    spread: float | None = None
+    freedom: int = 0
+
+    @property
+    def tested(self) -> int:
+        """Number of poolings that were tested."""
+        return sum(one.p_value is not None for one in self.comparisons.values())
 
 
 @dataclass(frozen=True)
@@ -41,47 +103,53 @@ class Row:
         seeds: seeds of the runs that converged, ascending.
         errors: their test errors in percent, in that order.
         not_converged: seeds of the runs that did not converge.
-        mean: mean of the test errors in percent; None if no run converged.
-        spread: their sample standard deviation in points; None with fewer than two.
-        mean_interval: 95 % t interval of the mean; None with fewer than two.
-        max_failed: seeds of the runs with which max did not converge.
-        pairs: number of seeds that converged both here and with max.
-        improvement: (mean of max - mean) / mean of max over those seeds, in percent; None without any.
-        interval: its 95 % interval (`relative_improvement`); None where the seeds give none.
-        p_value: of the paired t test that the mean difference from max is zero.
-        adjusted_p: the same after Holm's correction over all rows that have one.
-        verdict: in words, what these seeds support.
-        nll: mean negative log-likelihood of the test images, in nats, over the runs that converged; None where one of
+        error: test error beside the baseline's, in points.
+        nll_against: test NLL beside the baseline's, in nats.
+        sampled: 95 % interval of the difference in points, test images taken for a sample, too; None where runs do not
+            say which images they got right.
+        improvement: (baseline - mean) / baseline of the mean test errors, in percent, as papers print it.
+        nlls: negative log-likelihoods of the test images in nats, of the runs that converged; empty where one of
             them does not say it.
-        ece: likewise their expected calibration error in percent.
+        eces: likewise the expected calibration errors in percent.
+        train_error: mean error on the training images, in inference mode, in percent.
     """
 
     pooling: str
     seeds: tuple[int, ...]
     errors: tuple[float, ...]
-    not_converged: tuple[int, ...]
-    mean: float | None = None
-    spread: float | None = None
-    mean_interval: Interval | None = None
-    max_failed: tuple[int, ...] = ()
-    pairs: int = 0
+    not_converged: tuple[int, ...] = ()
+    error: Comparison = Comparison(Verdict.UNTESTED)
+    nll_against: Comparison = Comparison(Verdict.UNTESTED)
+    sampled: Interval | None = None
     improvement: float | None = None
-    interval: Interval | None = None
-    p_value: float | None = None
-    adjusted_p: float | None = None
-    verdict: str = ""
-    nll: float | None = None
-    ece: float | None = None
+    nlls: tuple[float, ...] = ()
+    eces: tuple[float, ...] = ()
+    train_error: float | None = None
 
     @property
-    def best(self) -> float | None:
-        """Lowest test error in percent."""
-        return min(self.errors, default=None)
+    def verdict(self) -> Verdict:
+        """What the test errors support."""
+        return self.error.verdict
 
     @property
-    def worst(self) -> float | None:
-        """Highest test error in percent."""
-        return max(self.errors, default=None)
+    def mean(self) -> float | None:
+        """Mean test error in percent."""
+        return mean(self.errors)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation of the test errors in points."""
+        return float(np.std(self.errors, ddof=1)) if len(self.errors) > 1 else None
+
+    @property
+    def nll(self) -> float | None:
+        """Mean negative log-likelihood in nats."""
+        return mean(self.nlls)
+
+    @property
+    def ece(self) -> float | None:
+        """Mean expected calibration error in percent."""
+        return mean(self.eces)
 
     @property
     def runs(self) -> int:
@@ -89,77 +157,175 @@ class Row:
         return len(self.seeds) + len(self.not_converged)
 
     @property
-    def dropped(self) -> float | None:
-        """The single number after the colon of the spelling (p, or the share dropped), if there is one."""
+    def method(self) -> str:
+        """What is pooled by, without its numbers."""
+        return method(self.pooling)
+
+    @property
+    def number(self) -> float | None:
+        """The single number after the colon of the spelling, if there is one."""
         try:
             return float(self.pooling.partition(":")[2])
         except ValueError:
             return None
 
-    @property
-    def method(self) -> str:
-        """The spelling before the colon."""
-        return self.pooling.partition(":")[0]
+
+@dataclass(frozen=True)
+class Summary:
+    """A study's rows, and how they were compared.
+
+    Attributes:
+        rows: one a pooling.
+        baseline: spelling of what the others are held against.
+        error: the primary comparison, by test error.
+        nll: a family of its own, by negative log-likelihood.
+    """
+
+    rows: Sequence[Row]
+    baseline: str = BASELINE
+    error: Family = field(default_factory=lambda: Family({}))
+    nll: Family = field(default_factory=lambda: Family({}))
+
+    def row(self, pooling: str) -> Row | None:
+        """Give a pooling's row, if there is one."""
+        return next((row for row in self.rows if row.pooling == pooling), None)
+
+
+def summarise(records: Sequence[Mapping[str, Any]], baseline: str = BASELINE) -> Summary:
+    """Summarise the runs of one study, one row a pooling, in the order of their first appearance.
+
+    Each pooling is held against the baseline by Dunnett's test, which is made for many treatments beside one control;
+    where Levene's test says that the spreads differ (p < 0.05), by Welch's t tests with Holm's correction. Runs of
+    equal seed are not paired: they correlate by -0.3 to 0.3, so pairing would cost degrees of freedom and gain nothing.
+
+    Args:
+        records: one mapping a run with at least pooling, seed, test_error and converged; all of the same data, network
+            and recipe, which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
+        baseline: spelling of the pooling that the others are held against.
+
+    Raises:
+        ValueError: if a pooling has two runs with the same seed, or a converged run has no test error.
+
+    Source: Dunnett, J. American Statistical Association 50(272), 1955.
+    """
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        pooling, seed, error = record["pooling"], record["seed"], record["test_error"]
+        if seed in runs.setdefault(pooling, {}):
+            raise ValueError(f"summarise: expected one run a seed, got two of {pooling} with seed {seed}")
+        if converged(record) and (error is None or not math.isfinite(error)):
+            raise ValueError(f"summarise: expected a test error, got {error} for {pooling} with seed {seed}")
+        runs[pooling][seed] = record
+    rows = [_row(pooling, [by_seed[seed] for seed in sorted(by_seed)]) for pooling, by_seed in runs.items()]
+    failed = {row.pooling for row in rows if row.not_converged}
+    error = compare({row.pooling: row.errors for row in rows}, baseline, failed)
+    nll = compare({row.pooling: row.nlls for row in rows}, baseline, failed)
+    right = {row.pooling: matrix for row in rows if (matrix := _right([*runs[row.pooling].values()])) is not None}
+    sampled = two_way(right, baseline) if error.rule else {}
+    reference = next((row.mean for row in rows if row.pooling == baseline), None)
+    rows = [
+        replace(
+            row,
+            error=error.comparisons[row.pooling],
+            nll_against=nll.comparisons[row.pooling],
+            sampled=Interval(*sampled[row.pooling])
+            if row.pooling in sampled and error.comparisons[row.pooling].p_value is not None
+            else None,
+            improvement=100 * (1 - row.mean / reference) if reference and row.mean is not None else None,
+        )
+        for row in rows
+    ]
+    return Summary(rows, baseline, error, nll)
+
+
+def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
+    """Hold the scores of each pooling against the baseline's.
+
+    A pooling with a run that did not converge is not tested, nor is any where the baseline has one: the seeds that are
+    left were selected by their outcome.
+
+    Args:
+        scores: of the runs that converged, by pooling; less is better.
+        baseline: the pooling that the others are held against.
+        failed: poolings with runs that did not converge.
+    """
+    samples = {pooling: tuple(map(float, values)) for pooling, values in scores.items()}
+    control = samples.get(baseline, ())
+    testable = len(control) > 1 and baseline not in failed
+    tested = [p for p, v in samples.items() if testable and p != baseline and p not in failed and len(v) > 1]
+    family = _family(control, [samples[pooling] for pooling in tested])
+    comparisons = {}
+    for pooling, values in samples.items():
+        compared = values and control and pooling != baseline
+        difference = float(np.mean(values) - np.mean(control)) if compared else None
+        if pooling in failed:
+            comparisons[pooling] = Comparison(Verdict.FAILED, difference)
+        elif pooling == baseline:
+            comparisons[pooling] = Comparison(Verdict.BASELINE)
+        elif pooling not in tested or difference is None:
+            comparisons[pooling] = Comparison(Verdict.UNTESTED, difference)
+        else:
+            p_value, interval = family.results[tested.index(pooling)]
+            verdict = _verdict(difference, p_value, interval if family.rule is Rule.DUNNETT else None)
+            comparisons[pooling] = Comparison(verdict, difference, interval, p_value)
+    return Family(comparisons, family.rule, family.levene, family.spread, family.freedom)
 
 
 @dataclass(frozen=True)
-class Improvement:
-    """Relative improvement over a baseline.
-
-    Attributes:
-        estimate: in percent; None where the baseline makes no errors.
-        interval: 95 % interval in percent, or None.
-        p_value: of the paired t test for no difference, or None.
-    """
-
-    estimate: float | None
-    interval: Interval | None
-    p_value: float | None
+class _Tested:
+    rule: Rule | None
+    levene: float | None
+    spread: float | None
+    freedom: int
+    results: tuple[tuple[float | None, Interval | None], ...]
 
 
-def relative_improvement(baseline: Sequence[float], errors: Sequence[float]) -> Improvement:
-    r"""Compare two poolings, seed by seed.
+@lru_cache(maxsize=64)
+def _family_of(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) -> _Tested:
+    groups = (control, *samples)
+    freedom = sum(map(len, groups)) - len(groups)
+    spread = math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / freedom)
+    levene = _levene(groups)
+    if spread < _ROUNDING:  # Scores that agree to the image are no evidence that seeds do not differ.
+        return _Tested(None, levene, None, freedom, ((None, None),) * len(samples))
+    if levene is None or levene >= 1 - LEVEL:
+        with warnings.catch_warnings():
+            # Runs of one pooling may agree to the image; the spread comes from the others.
+            warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+            result = stats.dunnett(*samples, control=control, rng=np.random.default_rng(0))
+            bounds = result.confidence_interval(LEVEL)
+        ends = zip(bounds.low.tolist(), bounds.high.tolist(), strict=True)
+        results: list[tuple[float | None, Interval | None]] = [
+            (p, Interval(*pair)) for p, pair in zip(result.pvalue.tolist(), ends, strict=True)
+        ]
+        return _Tested(Rule.DUNNETT, levene, spread, freedom, tuple(results))
+    welch = [_welch(values, control, len(samples)) for values in samples]
+    adjusted = holm([1.0 if p is None else p for p, _ in welch])
+    results = [(None if p is None else a, interval) for a, (p, interval) in zip(adjusted, welch, strict=True)]
+    return _Tested(Rule.WELCH, levene, spread, freedom, tuple(results))
 
-    The estimate is the deck's: :math:`1 - \bar y / \bar x`, x being the baseline's errors and y the pooling's. Runs of
-    the same seed share initial weights and the order of the data, so they are paired. The interval is Fieller's for
-    the ratio of two paired means: all ratios r for which the paired t test does not reject mean(y - r x) = 0. It is
-    exact for normal differences where the delta method is only asymptotic (and five seeds are few), it belongs to the
-    ratio of means that the estimate is, whereas a t interval on log(y / x) belongs to the geometric mean and fails at
-    an error of 0; and it excludes zero exactly when the paired t test on the differences x - y rejects, so table and
-    verdict cannot disagree.
 
-    There is no interval with one pair; none where all differences are equal (a test error is a multiple of one image,
-    so two seeds can agree by rounding, which is no evidence of a spread of zero); and none where the baseline's mean
-    is not distinguishable from 0, which makes Fieller's set unbounded.
+def _family(control: tuple[float, ...], samples: Sequence[tuple[float, ...]]) -> _Tested:
+    return _family_of(control, tuple(samples)) if samples else _Tested(None, None, None, 0, ())
 
-    Args:
-        baseline: the baseline's test errors.
-        errors: the pooling's test errors, of the same seeds in the same order.
 
-    Raises:
-        ValueError: if there are no pairs, or not as many errors on both sides.
+def _levene(groups: Sequence[Sequence[float]]) -> float | None:
+    """Test whether spreads differ, by the distances from the medians; two runs lie equally far from theirs."""
+    enough = [group for group in groups if len(group) >= _LEAST_FOR_SPREAD]
+    if len(enough) < 2 or all(np.ptp(np.abs(group - np.median(group))) < _ROUNDING for group in map(np.array, enough)):
+        return None
+    return float(stats.levene(*enough).pvalue)
 
-    Source: Fieller, J. Royal Statistical Society B 16(2), 1954.
-    """
-    if len(baseline) != len(errors) or not errors:
-        raise ValueError(f"relative_improvement: expected pairs of errors, got {len(baseline)} and {len(errors)}")
-    x, y = np.asarray(baseline, dtype=float), np.asarray(errors, dtype=float)
-    pairs, mean_x, mean_y = len(x), float(x.mean()), float(y.mean())
-    if mean_x == 0:
-        return Improvement(None, None, None)
-    estimate = 100 * (1 - mean_y / mean_x)
-    if pairs < 2 or float(np.ptp(x - y)) < _ROUNDING:
-        return Improvement(estimate, None, None)
 
-    p_value = float(stats.ttest_rel(x, y).pvalue)
-    # The ends are the roots of a r^2 - 2 b r + c = 0.
-    scale = float(stats.t.ppf((1 + LEVEL) / 2, pairs - 1)) ** 2 / pairs
-    (s_xx, s_xy), (_, s_yy) = np.cov(x, y)
-    a, b, c = mean_x**2 - scale * s_xx, mean_x * mean_y - scale * s_xy, mean_y**2 - scale * s_yy
-    if a <= 0:
-        return Improvement(estimate, None, p_value)
-    root = math.sqrt(max(b * b - a * c, 0.0))
-    return Improvement(estimate, Interval(100 * (1 - (b + root) / a), 100 * (1 - (b - root) / a)), p_value)
+def _welch(values: Sequence[float], control: Sequence[float], of: int) -> tuple[float | None, Interval | None]:
+    """Give the p-value of Welch's test, before correction, and Bonferroni's interval of that many comparisons."""
+    if max(np.ptp(values), np.ptp(control)) < _ROUNDING:
+        return None, None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        result = stats.ttest_ind(values, control, equal_var=False)
+    bounds = result.confidence_interval(1 - (1 - LEVEL) / of)
+    return float(result.pvalue), Interval(float(bounds.low), float(bounds.high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,10 +340,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def binomial_error(error: float, images: int) -> float:
-    """Return the standard error, in points, of a test error in percent that was counted on this many images."""
-    share = error / 100
-    return 100 * math.sqrt(share * (1 - share) / images)
+def method(pooling: str) -> str:
+    """Give the method of a spelling such as "ensemble:0.3" or "max@learning_rate=0.1"."""
+    return re.split("[:@]", pooling, maxsplit=1)[0]
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -186,83 +351,42 @@ def mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def mean_interval(errors: Sequence[float]) -> Interval | None:
-    """Return the 95 % t interval of the mean of some errors, or None with fewer than two or no spread."""
-    if len(errors) < 2 or max(errors) - min(errors) < _ROUNDING:
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Return the 95 % t interval of the mean of some values, or None with fewer than two or no spread."""
+    if len(values) < 2 or max(values) - min(values) < _ROUNDING:
         return None
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(errors) - 1) * np.std(errors, ddof=1)) / math.sqrt(len(errors))
-    centre = float(np.mean(errors))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(len(values))
+    centre = float(np.mean(values))
     return Interval(centre - half, centre + half)
 
 
-def summarise(records: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Summarise the runs of one study, one row a pooling, in the order of their first appearance.
-
-    Args:
-        records: one mapping a run with at least pooling, seed, test_error and converged; all of the same data, network
-            and recipe, which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
-
-    Raises:
-        ValueError: if a pooling has two runs with the same seed, or a converged run has no test error.
-    """
-    runs: dict[str, dict[int, float | None]] = {}
-    for record in records:
-        pooling, seed, error = record["pooling"], record["seed"], record["test_error"]
-        if seed in runs.setdefault(pooling, {}):
-            raise ValueError(f"summarise: expected one run a seed, got two of {pooling} with seed {seed}")
-        if record["converged"] and (error is None or not math.isfinite(error)):
-            raise ValueError(f"summarise: expected a test error, got {error} for {pooling} with seed {seed}")
-        runs[pooling][seed] = float(error) if record["converged"] else None
-
-    baseline = runs.get(BASELINE, {})
-    rows = [
-        replace(
-            _row(pooling, by_seed, baseline),
-            nll=mean([record.get("test_nll", record.get("test_loss")) for record in _converged(records, pooling)]),
-            ece=mean([record.get("test_ece") for record in _converged(records, pooling)]),
-        )
-        for pooling, by_seed in runs.items()
-    ]
-    # A row with a run that diverged, here or with max, is not tested: the seeds left were selected by their outcome.
-    tested = [i for i, row in enumerate(rows) if not (row.p_value is None or row.not_converged or row.max_failed)]
-    for index, adjusted in zip(tested, holm([rows[i].p_value or 0.0 for i in tested]), strict=True):
-        rows[index] = replace(rows[index], adjusted_p=adjusted)
-    return [replace(row, verdict=_verdict(row)) for row in rows]
+def _verdict(difference: float, p_value: float | None, interval: Interval | None) -> Verdict:
+    # The p-value and the interval of Dunnett's test are integrals, each with an error of its own.
+    if p_value is None or p_value >= 1 - LEVEL or (interval and not interval.excludes_zero()):
+        return Verdict.UNDECIDED
+    return Verdict.BETTER if difference < 0 else Verdict.WORSE
 
 
-def _converged(records: Sequence[Mapping[str, Any]], pooling: str) -> list[Mapping[str, Any]]:
-    return [record for record in records if record["pooling"] == pooling and record["converged"]]
+def _row(pooling: str, runs: Sequence[Mapping[str, Any]]) -> Row:
+    kept = [run for run in runs if converged(run)]
 
+    def scores(field: str, formerly: str = "") -> tuple[float, ...]:
+        values = [run.get(field, run.get(formerly)) for run in kept]
+        return () if None in values else tuple(map(float, values))
 
-def _row(pooling: str, by_seed: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> Row:
-    errors = {seed: error for seed, error in sorted(by_seed.items()) if error is not None}
-    row = Row(
+    return Row(
         pooling,
-        seeds=tuple(errors),
-        errors=tuple(errors.values()),
-        not_converged=tuple(sorted(seed for seed, error in by_seed.items() if error is None)),
-        mean=float(np.mean(list(errors.values()))) if errors else None,
-        spread=float(np.std(list(errors.values()), ddof=1)) if len(errors) > 1 else None,
-        mean_interval=mean_interval(list(errors.values())),
-        max_failed=tuple(sorted(seed for seed in by_seed if seed in baseline and baseline[seed] is None)),
+        seeds=tuple(run["seed"] for run in kept),
+        errors=scores("test_error"),
+        not_converged=tuple(run["seed"] for run in runs if not converged(run)),
+        nlls=scores("test_nll", "test_loss"),
+        eces=scores("test_ece"),
+        train_error=mean([run.get("train_error") for run in kept]),
     )
-    pairs = [(reached, error) for seed, error in errors.items() if (reached := baseline.get(seed)) is not None]
-    if pooling == BASELINE or not pairs:
-        return replace(row, pairs=len(pairs))
-    change = relative_improvement([reached for reached, _ in pairs], [error for _, error in pairs])
-    return replace(row, pairs=len(pairs), improvement=change.estimate, interval=change.interval, p_value=change.p_value)
 
 
-def _verdict(row: Row) -> str:
-    if row.not_converged:
-        return f"{len(row.not_converged)} of {row.runs} did not converge"
-    if row.pooling == BASELINE:
-        return "baseline"
-    if row.max_failed:
-        return f"not tested: {BASELINE} did not converge with {len(row.max_failed)} of its seeds"
-    if row.pairs == 0:
-        return f"no {BASELINE} of the same seed"
-    if row.interval and row.interval.excludes_zero() and row.adjusted_p is not None and row.adjusted_p < 1 - LEVEL:
-        return f"better than {BASELINE}" if row.interval.low > 0 else f"worse than {BASELINE}"
-    undecided = f"not decided by {row.pairs} seed{'s' if row.pairs > 1 else ''}"
-    return f"{undecided} (Holm)" if row.interval and row.interval.excludes_zero() else undecided
+def _right(runs: Sequence[Mapping[str, Any]]) -> Matrix | None:
+    """Stack which images the runs got right, if all converged and say so."""
+    rows = [which_were_right(run) if converged(run) else None for run in runs]
+    known = [row for row in rows if row is not None]
+    return np.stack(known) if len(known) == len(rows) and len({len(row) for row in known}) == 1 else None

@@ -1,4 +1,4 @@
-"""The report of a study: a page that stands alone, the table in Markdown and LaTeX, and the plots."""
+"""The report of a study: a page that stands alone, the tables in Markdown and LaTeX, and the plots."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import rich.console
 
 from empool.lab import pages
-from empool.lab.analyse.findings import Record, seeds_each
+from empool.lab.analyse import comparable
+from empool.lab.analyse.comparable import Record
+from empool.lab.analyse.findings import seeds_each
+from empool.lab.analyse.rules import read_evaluation
+from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
-from empool.lab.report import rules, sections, table, webpage
+from empool.lab.report import gain, sections, table, webpage
 from empool.lab.report.curves import read_curve
 from empool.lab.report.sections import Section
 
@@ -27,49 +31,50 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
 }
 
 _REMEDIES = {
-    "claims": "the deck claims nothing of these data, this network or these poolings; take the mark out",
+    "nll": "its runs did not record a negative log-likelihood; take the mark out",
+    "claims": "the paper claims nothing of these data, this network or these poolings; take the mark out",
     "rules": "run empool evaluate first, or take the mark out",
 }
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, baseline: str = BASELINE) -> Path:
     """Write report.html, table.md, table.tex and the plots of a study's folder; return the page's path.
 
     Every file is complete or not there: it is written beside its place and renamed.
 
     Args:
         directory: holds results.json, and where they exist study.json, evaluation.json and the runs' folders.
+        baseline: spelling of the pooling that the others are held against.
 
     Raises:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
     """
-    records, study, made = _read(Path(directory), drawn=True)
-    for section in made:
-        for plot in section.plots:
-            write_text(directory / f"{plot.name}.svg", plot.svg)
+    directory = Path(directory)
+    records, study, made = _read(directory, baseline, drawn=True)
+    helped = gain.plot([point for section in made for point in section.gains])
+    for plot in [*(plot for section in made for plot in section.plots), *([helped] if helped else [])]:
+        write_text(directory / f"{plot.name}.svg", plot.svg)
     write_text(directory / "table.md", "\n".join(_markdown(section) for section in made))
     write_text(directory / "table.tex", "\n".join(_latex(section) for section in made))
     path = directory / "report.html"
-    write_text(path, webpage.render(records, study, made))
+    write_text(path, webpage.render(records, study, made, helped))
     return path
 
 
-def write_table(directory: Path, target: Path) -> None:
+def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> None:
     """Put a study's tables into a page, each between its marks ``<!-- KIND:NAME -->``, NAME being the folder's name.
 
-    The kinds are study (the table and the protocol), claims and rules; a page may have any of them.
+    The kinds are study (test errors and the protocol), nll, claims and rules; a page may have any of them.
 
     Raises:
         LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
     """
     directory = Path(directory)
-    _, _, made = _read(directory, drawn=False)
+    _, _, made = _read(directory, baseline, drawn=False)
     name = directory.resolve().name
-    texts = {
-        "study": "\n".join(_in_page(section) for section in made),
-        "claims": "\n".join(table.markdown(section.claims.columns) for section in made if section.claims),
-        "rules": "\n".join(table.markdown(section.rules.columns) for section in made if section.rules),
-    }
+    texts = {"study": "\n".join(_in_page(section) for section in made)}
+    for kind in _REMEDIES:
+        texts[kind] = "\n".join(table.markdown(sheet) for section in made if (sheet := getattr(section, kind)))
     marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")]
     for kind in marked:
         if not texts[kind]:
@@ -78,32 +83,94 @@ def write_table(directory: Path, target: Path) -> None:
         pages.put(target, f"{kind}:{name}", texts[kind])
 
 
-def terminal(directory: Path) -> rich.console.Group:
-    """Return a study's table for the terminal, and beneath it what its runs say to the deck's claims.
+def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE) -> Path:
+    """Draw gain over the baseline against its generalisation gap, every setting of every study a point.
+
+    Args:
+        directories: folders of studies, or of folders that hold some.
+        out: folder for gain.svg and gain.md, its numbers.
+        baseline: spelling of the pooling that the others are held against.
+
+    Returns:
+        The drawing's path.
+
+    Raises:
+        LabError: as `write_report`, and if no study has a gap and something to hold against the baseline.
+    """
+    points = []
+    for directory in _studies(directories):
+        _, _, made = _read(directory, baseline, drawn=False)
+        points += [point for section in made for point in section.gains]
+    plot = gain.plot(points, least=1)
+    if plot is None:
+        raise LabError(
+            f"no gain to draw: expected studies with {baseline}, its training error, and two runs or more of another "
+            "pooling"
+        )
+    path = Path(out) / "gain.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, plot.svg)
+    (sheet,) = plot.sheets
+    write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(sheet)}")
+    return path
+
+
+def _studies(directories: Sequence[Path]) -> list[Path]:
+    """List the folders of studies; a folder that is none stands for those beneath it."""
+    found: list[Path] = []
+    for directory in map(Path, directories):
+        beneath = [] if (directory / "results.json").exists() else sorted(directory.rglob("results.json"))
+        found += [path.parent for path in beneath] or [directory]
+    return found
+
+
+def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
+    """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims.
 
     Raises:
         LabError: as `write_report`.
     """
-    _, _, made = _read(Path(directory), drawn=False)
+    _, _, made = _read(Path(directory), baseline, drawn=False)
     shown: list[rich.console.RenderableType] = []
     for section in made:
-        shown.append(table.terminal(section.rows, section.beside, title=section.title))
+        shown += [*section.differing, table.terminal(section.errors, title=section.title)]
+        if section.nll:
+            shown.append(table.terminal(section.nll))
         if section.claims:
-            claims, verdicts, *_ = section.claims.columns
-            shown += [section.claims.caption + ":"]
-            shown += [f"- {claim}: {verdict}" for claim, verdict in zip(claims.cells, verdicts.cells, strict=True)]
+            claims = section.claims.cells()
+            shown.append(f"{section.claims.caption}:")
+            shown += [f"- {line[0]}: {line[1]}" for line in claims.to_numpy().tolist()]
     return rich.console.Group(*shown)
 
 
-def _read(directory: Path, *, drawn: bool) -> tuple[list[Record], Mapping[str, Any], list[Section]]:
+def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
+    """Return for the terminal how many seeds each row of a study needs, and what its seeds can show.
+
+    Raises:
+        LabError: as `write_report`, and if nothing in the study can be tested.
+    """
+    _, _, made = _read(Path(directory), baseline, drawn=False)
+    shown: list[rich.console.RenderableType] = []
+    for section in made:
+        if section.power:
+            shown += [table.terminal(section.power, title=section.title), *section.power.notes]
+    if not shown:
+        raise LabError(
+            f"{directory} tells no spread: expected two runs or more of {baseline} and of another pooling that "
+            "converged and differ"
+        )
+    return rich.console.Group(*shown)
+
+
+def _read(directory: Path, baseline: str, *, drawn: bool) -> tuple[list[Record], Mapping[str, Any], list[Section]]:
     """Read a study's folder: its records, what study.json says, and its sections, with plots if they are wanted."""
     path = directory / "evaluation.json"
-    evaluated = rules.read_evaluation(path) if path.exists() else []
-    records, study = _with_bins(read_records(directory), evaluated), _read_study(directory)
+    evaluated = read_evaluation(path) if path.exists() else []
+    records, study = read_records(directory), _read_study(directory)
     made = []
-    for index, runs in enumerate(sections.group(records)):
+    for index, runs in enumerate(comparable.group(records)):
         curves = [curve for run in runs if (curve := read_curve(directory, run)) is not None] if drawn else []
-        made.append(sections.make(index, runs, study, curves, _of(runs, evaluated), drawn=drawn))
+        made.append(sections.make(index, runs, study, baseline, curves, _of(runs, evaluated), drawn=drawn))
     return records, study, made
 
 
@@ -120,19 +187,10 @@ def read_records(directory: Path) -> list[Record]:
     if not isinstance(records, list) or not records:
         raise LabError(f"{path} holds no runs: expected a list of records, one a run")
     for number, record in enumerate(records, start=1):
-        for field, kinds in REQUIRED.items():
-            if not isinstance(record, dict) or field not in record or not isinstance(record[field], kinds):
-                raise LabError(f"{path}: run {number} has no valid {field}")
+        for name, kinds in REQUIRED.items():
+            if not isinstance(record, dict) or name not in record or not isinstance(record[name], kinds):
+                raise LabError(f"{path}: run {number} has no valid {name}")
     return records
-
-
-def _with_bins(records: Sequence[Record], evaluated: Sequence[Record]) -> list[Record]:
-    """Take the bins of the calibration error from an evaluation for runs that recorded none, where it has them."""
-    bins = {(run["pooling"], run["seed"]): run.get("calibration") for run in evaluated}
-    return [
-        {**record, "calibration": record.get("calibration") or bins.get((record["pooling"], record["seed"]))}
-        for record in records
-    ]
 
 
 def _of(runs: Sequence[Record], evaluated: Sequence[Record]) -> list[Record]:
@@ -151,29 +209,27 @@ def _read_study(directory: Path) -> Mapping[str, Any]:
 
 
 def _markdown(section: Section) -> str:
-    lines = [f"# {section.title}", "", " ".join(section.answer), "", _table(section)]
-    lines += _listed(section.remarks)
+    lines = [f"# {section.title}", "", " ".join(section.answer), ""]
+    if section.differing:
+        lines += [*section.differing, ""]
     if section.missing:
-        lines.append(f"- Missing runs: {'; '.join(section.missing)}.")
-    for sheet in (section.claims, section.rules):
+        lines += [f"Missing runs: {'; '.join(section.missing)}.", ""]
+    for sheet in (section.errors, section.nll, section.claims, section.rules):
         if sheet:
-            lines += ["", f"{sheet.caption}:", "", table.markdown(sheet.columns), *_listed(sheet.notes)]
-    return "\n".join(lines) + "\n"
-
-
-def _listed(sentences: Sequence[str]) -> list[str]:
-    return [f"- {sentence}" for sentence in sentences]
+            lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _in_page(section: Section) -> str:
     protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
-    return f"{seeds_each(section.rows)}; {protocol}.\n\n{_table(section)}"
-
-
-def _table(section: Section) -> str:
-    return table.markdown(table.columns(section.rows, section.beside))
+    differing = "".join(f"{line}\n\n" for line in section.differing)
+    brief = table.brief(section.title, section.summary, section.beside)
+    how = section.summary.error.rule
+    tested = f"; {how.value}" if how else ""
+    return f"{seeds_each(section.summary.rows)}; {protocol}{tested}.\n\n{differing}{table.markdown(brief)}"
 
 
 def _latex(section: Section) -> str:
-    comments = [section.title, *section.answer, *section.remarks]
-    return "".join(f"% {comment}\n" for comment in comments) + table.latex(section.rows, section.beside)
+    comments = [section.title, *section.answer, *section.differing, *section.errors.notes]
+    sheets = [section.errors, *([section.nll] if section.nll else [])]
+    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(table.latex(sheet) for sheet in sheets)

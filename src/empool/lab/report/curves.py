@@ -15,12 +15,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from empool.lab.analyse import statistics
-from empool.lab.analyse.statistics import BASELINE
+from empool.lab.analyse.findings import label
 from empool.lab.errors import LabError
 from empool.lab.report import table
 from empool.lab.report.panels import Multiples, small_multiples
 from empool.lab.report.svg import INK, Plot, style
-from empool.lab.report.table import Column, Sheet
+from empool.lab.report.table import Sheet
 from empool.lab.study.run import folder_name
 
 Which = Literal["train_errors", "test_errors"]
@@ -37,7 +37,7 @@ class Curve:
         epochs: epoch numbers.
         train_errors: train error in percent at each, of the batches as they came; NaN where there is none.
         test_errors: test error in percent at each; NaN where there is none.
-        fitted: train error in percent at the end, of the images as they are and in the testing phase, if it is known.
+        fitted: train error in percent at the end, of the images as they are and in inference mode, if it is known.
     """
 
     pooling: str
@@ -68,12 +68,13 @@ def read_curve(directory: Path, record: Mapping[str, Any]) -> Curve | None:
     return Curve(pooling, seed, epochs, train_errors, test_errors, fitted=record.get("train_error"))
 
 
-def learning_curves(curves: Sequence[Curve], order: Sequence[str]) -> Plot | None:
-    """Draw train and test error by epoch, means over runs, with those of max in grey behind.
+def learning_curves(curves: Sequence[Curve], order: Sequence[str], baseline: str) -> Plot | None:
+    """Draw train and test error by epoch, means over runs, with those of the baseline in grey behind.
 
     Args:
         curves: one a run.
         order: spellings in the order of the panels.
+        baseline: spelling of the one behind the others.
     """
     runs = {pooling: found for pooling in order if (found := [curve for curve in curves if curve.pooling == pooling])}
     values = [v for curve in curves for v in (*curve.train_errors, *curve.test_errors) if math.isfinite(v)]
@@ -91,9 +92,9 @@ def learning_curves(curves: Sequence[Curve], order: Sequence[str]) -> Plot | Non
         axes.set_ylim(0, top)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        if pooling != BASELINE:
-            _mean_lines(axes, runs.get(BASELINE, []), INK, 0.65)
-        colour, _ = style(pooling.partition(":")[0])
+        if pooling != baseline:
+            _mean_lines(axes, runs.get(baseline, []), INK, 0.65)
+        colour, _ = style(pooling)
         if len(runs[pooling]) > 1:
             for curve in runs[pooling]:
                 axes.plot(*_finite(curve.epochs, curve.train_errors), color=colour, alpha=0.3, linewidth=0.6)
@@ -109,21 +110,20 @@ def learning_curves(curves: Sequence[Curve], order: Sequence[str]) -> Plot | Non
             "learning-curves",
             "Learning curves",
             "Error in percent by epoch. Solid: test; dashed: training, of the batches as they are trained on, with "
-            "their augmentation and draws. Lines are means over seeds, thin ones the seeds where there are several; "
-            "grey, behind: max. "
-            f"The scale ends at {top:.0f} %.",
+            "their augmentation and samples. Lines are means over seeds, thin ones the seeds where there are several; "
+            f"grey, behind: {label(baseline)}. The scale ends at {top:.0f} %.",
             "epoch",
             "error, %",
             draw,
             [
                 Line2D([], [], color=INK, label="test"),
                 Line2D([], [], color=INK, linestyle=DASHES, label="training"),
-                Line2D([], [], color=INK, alpha=0.65, linewidth=1, label="max, behind"),
+                Line2D([], [], color=INK, alpha=0.65, linewidth=1, label=f"{label(baseline)}, behind"),
             ],
         ),
         {pooling: end.note() for pooling, end in ends.items()},
         {pooling: f"Errors after the last epoch, means over runs: {end.said()}." for pooling, end in ends.items()},
-        (_ends_sheet(ends), _epochs_sheet(runs)),
+        (_ends_sheet(ends),),
     )
 
 
@@ -132,7 +132,7 @@ class _End:
     """Errors after the last epoch in percent, means over runs; None where there is none."""
 
     train: float | None  # as trained on
-    fitted: float | None  # the images as they are, in the testing phase
+    fitted: float | None  # the images as they are, in inference mode
     test: float | None
 
     @classmethod
@@ -159,7 +159,7 @@ class _End:
             for name, value in (
                 ("test", self.test),
                 ("training as trained on", self.train),
-                ("training images in the testing phase", self.fitted),
+                ("training images in inference mode", self.fitted),
             )
             if value is not None
         ]
@@ -167,29 +167,15 @@ class _End:
 
 
 def _ends_sheet(ends: Mapping[str, _End]) -> Sheet:
-    columns = [
-        table.poolings(list(ends)),
-        table.numbers("Test error %", [end.test for end in ends.values()], 2),
-        table.numbers("Training error %, testing phase", [end.fitted for end in ends.values()], 2),
-        table.numbers("Gap, points", [end.gap for end in ends.values()], 2, sign=True),
-        table.numbers("Training error %, as trained on", [end.train for end in ends.values()], 2),
-    ]
-    return Sheet("Errors after the last epoch, means over seeds", columns)
-
-
-def _epochs_sheet(runs: Mapping[str, Sequence[Curve]]) -> Sheet:
-    lines = []
-    for pooling, curves in runs.items():
-        train, test = (dict(zip(*_mean_curve(curves, of), strict=True)) for of in ("train_errors", "test_errors"))
-        lines += [(pooling, epoch, train.get(epoch), test[epoch]) for epoch in sorted(test)]
-    return Sheet(
-        "Errors at the epochs that were tested, means over seeds",
-        [
-            table.poolings([pooling for pooling, *_ in lines]),
-            Column("Epoch", [f"{epoch:g}" for _, epoch, *_ in lines]),
-            table.numbers("Training error %", [train for *_, train, _ in lines], 2),
-            table.numbers("Test error %", [test for *_, test in lines], 2),
-        ],
+    return table.sheet(
+        "Errors after the last epoch, means over seeds",
+        {
+            "Pooling": table.poolings(list(ends)),
+            "Test error %": ([end.test for end in ends.values()], ".2f"),
+            "Training error %, inference mode": ([end.fitted for end in ends.values()], ".2f"),
+            "Gap, points": ([end.gap for end in ends.values()], "+.2f"),
+            "Training error %, as trained on": ([end.train for end in ends.values()], ".2f"),
+        },
     )
 
 

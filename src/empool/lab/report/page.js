@@ -1,5 +1,5 @@
 "use strict";
-// What the page can do beyond being read: tables that sort, and panels to choose from. Without scripts it is complete.
+// What the page can do beyond being read: tables that sort. Without scripts it is complete.
 
 const say = (words) => { document.querySelector("[role=status]").textContent = words; };
 
@@ -35,21 +35,5 @@ for (const table of document.querySelectorAll("table")) {
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => sort(table, heading));
-  }
-}
-
-for (const choice of document.querySelectorAll("fieldset")) {
-  const boxes = [...choice.querySelectorAll("input")];
-  const show = () => {
-    for (const box of boxes) document.getElementById(box.value).hidden = !box.checked;
-    say(`${boxes.filter((box) => box.checked).length} of ${boxes.length} poolings shown`);
-  };
-  choice.hidden = false;
-  choice.addEventListener("change", show);
-  for (const button of choice.querySelectorAll("button")) {
-    button.addEventListener("click", () => {
-      for (const box of boxes) box.checked = button.dataset.show === "all";
-      show();
-    });
   }
 }

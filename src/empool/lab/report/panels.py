@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from empool.lab.analyse.findings import label
 from empool.lab.report.svg import Drawing, Panel, Plot, render, style
 from empool.lab.report.table import Sheet
 
@@ -80,7 +81,7 @@ def _whole(common: Multiples, poolings: Sequence[str], description: str) -> str:
             continue
         pooling = poolings[position]
         common.draw(axes, pooling)
-        axes.set_title(pooling, loc="left", color=style(pooling.partition(":")[0])[0], fontweight="bold")
+        axes.set_title(label(pooling), loc="left", color=style(pooling)[0], fontweight="bold")
     figure.supxlabel(common.x, fontsize=8.5)
     figure.supylabel(common.y, fontsize=8.5)
     figure.legend(handles=common.handles, loc="outside upper left", ncols=2 if across < 3 else len(common.handles))

@@ -1,74 +1,54 @@
-"""Testing rules: the same trained networks tested by the expectation, by members drawn and averaged, by plain max."""
+"""The table of testing rules: the same trained networks tested in several ways."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from empool.lab.analyse import statistics
-from empool.lab.errors import LabError
-from empool.lab.files import read_json
+from empool.lab.analyse.rules import RULES
 from empool.lab.report import table
-from empool.lab.report.table import Column, Sheet
-
-RULES = {"expectation": "expectation", "monte_carlo": "Monte Carlo", "plain_max": "plain max"}
-"""The rules, as the records of an evaluation and as people call them."""
+from empool.lab.report.table import Sheet
 
 Evaluated = Mapping[str, Any]
-
-
-def read_evaluation(path: Path) -> list[dict[str, Any]]:
-    """Read evaluation.json.
-
-    Raises:
-        LabError: if it holds something else.
-    """
-    records: list[dict[str, Any]] = read_json(path)
-    needed = {"pooling", "seed", "samples", "draws", *RULES}
-    if not isinstance(records, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in records):
-        raise LabError(f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it")
-    return records
 
 
 def sheet(records: Sequence[Evaluated]) -> Sheet | None:
     """Lay out a row for each pooling and rule, means over its runs; None without records.
 
-    "Points more" is a rule's error less the expectation's on the same trained network, with its t interval over runs.
+    "Points" is a rule's error less the expectation's on the same trained network, with its t interval over runs.
 
     Args:
-        records: as `empool.lab.evaluate.evaluate` returns them.
+        records: as `empool.lab.analyse.evaluate.evaluate` returns them.
     """
     lines = [
-        (pooling, name, _tested(records, pooling, rule))
+        (pooling, name, pairs)
         for pooling in dict.fromkeys(record["pooling"] for record in records)
         for rule, name in RULES.items()
+        if (pairs := _tested(records, pooling, rule))
     ]
-    lines = [(pooling, name, pairs) for pooling, name, pairs in lines if pairs]
     if not lines:
         return None
     differences = [
         [] if name == RULES["expectation"] else [mine["error"] - single["error"] for single, mine in pairs]
         for _, name, pairs in lines
     ]
-    intervals = [*map(statistics.mean_interval, differences)]
 
-    def mean(score: str, places: int, header: str) -> Column:
-        means = [statistics.mean([mine.get(score) for _, mine in pairs]) for *_, pairs in lines]
-        return table.numbers(header, means, places)
+    def mean(score: str) -> list[float | None]:
+        return [statistics.mean([mine.get(score) for _, mine in pairs]) for *_, pairs in lines]
 
-    return Sheet(
+    return table.sheet(
         "The same trained networks by each testing rule, means over seeds",
-        [
-            table.poolings([pooling for pooling, *_ in lines]),
-            Column("Testing rule", [name for _, name, _ in lines], numeric=False),
-            Column("Runs", [str(len(pairs)) for *_, pairs in lines]),
-            mean("error", 2, "Error %"),
-            table.numbers("Points more", [*map(statistics.mean, differences)], 2, sign=True),
-            table.bounded("95 % interval of points more", intervals, 2),
-            mean("nll", 4, "NLL"),
-            mean("ece", 2, "ECE %"),
-        ],
+        {
+            "Pooling": table.poolings([pooling for pooling, *_ in lines]),
+            "Testing rule": ([name for _, name, _ in lines], None),
+            "Runs": ([len(pairs) for *_, pairs in lines], "d"),
+            "Error %": (mean("error"), ".2f"),
+            table.POINTS: ([*map(statistics.mean, differences)], "+.2f"),
+            table.INTERVAL: ([*map(statistics.mean_interval, differences)], "+.2f"),
+            "NLL": (mean("nll"), ".4f"),
+            "ECE %": (mean("ece"), ".2f"),
+        },
         notes(records),
     )
 
@@ -78,12 +58,12 @@ def _tested(records: Sequence[Evaluated], pooling: str, rule: str) -> list[tuple
     return [
         (record["expectation"], record[rule])
         for record in records
-        if record["pooling"] == pooling and record[rule] is not None
+        if record["pooling"] == pooling and record.get(rule) is not None
     ]
 
 
 def _samples(records: Sequence[Evaluated]) -> str:
-    """Say how many members were drawn: once, or for each pooling if they differ."""
+    """Say how many members were sampled: once, or for each pooling if they differ."""
     numbers: dict[str, set[int]] = {}
     for record in records:
         if record["draws"]:
@@ -95,19 +75,24 @@ def _samples(records: Sequence[Evaluated]) -> str:
 
 
 def notes(records: Sequence[Evaluated]) -> list[str]:
-    """Say what the rules are, and which poolings have only one."""
-    said = ["expectation: the testing phase, one deterministic pass."]
+    """Say what the rules are, and which poolings have only some."""
+    said = ["expectation: inference mode, one deterministic pass."]
+    if any(record.get("recalibrated") for record in records):
+        said.append(
+            "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
+            "normalisation with the pools in inference mode. Max-pooling's is the control."
+        )
     if samples := _samples(records):
-        said.append(f"Monte Carlo: the mean of the probabilities of {samples} members, drawn for every image anew.")
+        members = f"{samples} member{'' if samples == '1' else 's'}"
+        said.append(f"Monte Carlo: the mean of the probabilities of {members}, sampled for every image anew.")
     if any(record["plain_max"] is not None for record in records):
         said.append("plain max: one pass with p = 0.")
-    if any(record["monte_carlo"] or record["plain_max"] for record in records):
+    if any(record.get(rule) for record in records for rule in RULES if rule != "expectation"):
         said.append(
-            "Points more: the rule's error less the expectation's on the same trained network, with its t interval "
-            "over seeds."
+            "Points: the rule's error less the expectation's on the same trained network, with its t interval over "
+            "seeds."
         )
     still = dict.fromkeys(record["pooling"] for record in records if not record["draws"])
     if still:
-        draw = "draws" if len(still) == 1 else "draw"
-        said.append(f"{', '.join(still)} {draw} nothing: Monte Carlo would be the single pass.")
+        said.append(f"{', '.join(still)}: nothing is sampled, so Monte Carlo would be the single pass.")
     return said

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from empool import models
-from empool.lab.analyse import statistics
-from empool.lab.analyse.findings import Record, answer, data_name, images_tested, images_trained, remarks
-from empool.lab.analyse.statistics import Row
+from empool.lab.analyse import claims as judging
+from empool.lab.analyse import comparable, power, statistics
+from empool.lab.analyse.comparable import Record
+from empool.lab.analyse.findings import answer, nll_remarks, remarks
+from empool.lab.analyse.statistics import Summary
 from empool.lab.errors import LabError
-from empool.lab.report import calibration, claims, curves, plots, rules, svg
+from empool.lab.report import claims, curves, gain, planning, plots, rules, svg, table
 from empool.lab.report.table import Sheet
-from empool.lab.study import deck
-from empool.lab.study.run import RunConfig, planned
-
-# What runs must share to be compared; records that differ in one of these get a section of their own.
-SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment")
+from empool.lab.study import paper
+from empool.lab.study.run import planned
 
 
 @dataclass(frozen=True)
@@ -28,27 +26,33 @@ class Section:
     Attributes:
         anchor: a short name, unique in the page.
         records: its runs.
-        rows: their summary.
-        beside: the deck's table of the same data and network, if there is one.
+        summary: what they support.
+        beside: the paper's table of the same kind of study, if there is one.
         answer: sentences that say what was compared and what the seeds support.
-        remarks: what to know when reading the table.
+        differing: in what the runs differ that should be the same, in words; empty where they do not.
         missing: runs that were planned and are not there, in words.
         plots: the drawn plots.
-        calibration: its table, if there is something in it.
-        claims: the table of the deck's claims, where it has some of these poolings.
+        gains: points of the figure of gain against the generalisation gap.
+        errors: the table of test errors.
+        nll: the table of negative log-likelihoods, if there is something in it.
+        power: the table of seeds that each row needs, if something was tested.
+        claims: the table of the paper's claims, where it has some of these poolings.
         rules: the table of the testing rules, if the runs were evaluated by them.
-        assumptions: what the network assumes where the deck is silent.
+        assumptions: what the network assumes where the paper is silent.
     """
 
     anchor: str
     records: Sequence[Record]
-    rows: Sequence[Row]
-    beside: deck.Table | None
+    summary: Summary
+    beside: paper.Table | None
     answer: Sequence[str]
-    remarks: Sequence[str]
+    differing: Sequence[str]
     missing: Sequence[str]
     plots: Sequence[svg.Plot]
-    calibration: Sheet | None
+    gains: Sequence[gain.Point]
+    errors: Sheet
+    nll: Sheet | None
+    power: Sheet | None
     claims: Sheet | None
     rules: Sheet | None
     assumptions: Sequence[str]
@@ -56,22 +60,18 @@ class Section:
     @property
     def title(self) -> str:
         """Network and data set."""
-        return f"{self.records[0]['model']} on {data_name(self.records[0])}"
+        return _title(self.records)
 
 
-def group(records: Sequence[Record]) -> list[list[Record]]:
-    """Split records into lists of runs that may be compared, in the order of their first appearance."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        settings = [*(record.get(name) for name in SETTINGS), p_schedule(record)]
-        groups.setdefault(json.dumps(settings), []).append(record)
-    return list(groups.values())
+def _title(records: Sequence[Record]) -> str:
+    return f"{records[0]['model']} on {comparable.data_name(records[0])}"
 
 
 def make(
     index: int,
     runs: Sequence[Record],
     study: Mapping[str, Any],
+    baseline: str = statistics.BASELINE,
     learned: Sequence[curves.Curve] = (),
     evaluated: Sequence[Record] = (),
     *,
@@ -83,6 +83,7 @@ def make(
         index: its place in the report.
         runs: its runs.
         study: what study.json says.
+        baseline: spelling of the pooling that the others are held against.
         learned: their learning curves.
         evaluated: what `empool evaluate` found of them.
         drawn: whether its plots are wanted.
@@ -90,27 +91,41 @@ def make(
     Raises:
         LabError: if the records contradict each other or are damaged.
     """
+    study = {"configuration": {}, **study}
+    if precision := study["configuration"].get("precision"):
+        runs = [{"precision": precision, **run} for run in runs]  # A record of before it was kept there.
     try:
-        rows = statistics.summarise(runs)
+        summary = statistics.summarise(runs, baseline)
     except ValueError as error:
         raise LabError(f"results.json: {error}") from None
-    beside = deck.comparable(runs[0]["data"], runs[0]["model"])
-    bins = calibration.pooled(runs)
+    beside = judging.beside(runs)
+    title = _title(runs)
     suffix = f"-{index + 1}" if index else ""
+    plan = power.outlook(summary)
+    notes = [*remarks(summary, runs, beside), *(planning.notes(summary, plan) if plan else [])]
+    caption = f"Test errors of {title}" + (f", and the paper's {beside.name} beside them" if beside else "")
     return Section(
         anchor=f"study{suffix}",
         records=runs,
-        rows=rows,
+        summary=summary,
         beside=beside,
-        answer=answer(rows, runs),
-        remarks=remarks(rows, runs, beside),
+        answer=answer(summary, runs),
+        differing=[f"These runs differ in what computed them. {line}." for line in _capitalised(runs)],
         missing=_missing(runs, study),
-        plots=[_named(plot, suffix) for plot in plots.plots(rows, learned, bins, beside)] if drawn else [],
-        calibration=calibration.scores(rows, bins),
-        claims=claims.sheet(claims.judge(beside.claims, runs)) if beside else None,
+        plots=[_named(plot, suffix) for plot in plots.plots(summary, runs, learned, beside)] if drawn else [],
+        gains=gain.points(summary, runs),
+        errors=replace(table.errors(caption, summary, beside, plan), notes=notes),
+        nll=table.nlls(f"Negative log-likelihood and calibration of {title}", summary, nll_remarks(summary)),
+        power=planning.sheet(summary, plan) if plan else None,
+        claims=claims.sheet(judging.judge(beside.claims, summary)) if beside else None,
         rules=rules.sheet(evaluated),
         assumptions=_assumptions(runs[0]["model"]),
     )
+
+
+def _capitalised(runs: Sequence[Record]) -> list[str]:
+    lines = comparable.differences(runs)
+    return [f"{line[0].upper()}{line[1:]}" for line in lines]
 
 
 def _named(plot: svg.Plot, suffix: str) -> svg.Plot:
@@ -122,18 +137,18 @@ def _named(plot: svg.Plot, suffix: str) -> svg.Plot:
 
 
 def _trained(record: Record) -> str:
-    limit, images = record.get("train_limit"), images_trained(record)
-    if limit is None or images is None:
-        return "all"
-    return f"all {images:,}" if images < limit else f"{images:,}, as many of each class"
+    limit, images = record.get("train_limit"), comparable.images_trained(record)
+    if limit is None:
+        return f"all {images:,}" if images else "all"
+    return f"all {images:,}" if images is not None and images < limit else f"{limit:,}, as many of each class"
 
 
 def protocol(section: Section) -> list[tuple[str, str]]:
     """Say on what and how the runs were trained, name by name."""
     first = section.records[0]
-    images = images_tested(first)
+    images = comparable.images_tested(first)
     return [
-        ("Data", data_name(first)),
+        ("Data", comparable.data_name(first)),
         ("Training images", _trained(first)),
         ("Test images", f"{images:,}" if images else "all"),
         ("Network", first["model"]),
@@ -144,18 +159,13 @@ def protocol(section: Section) -> list[tuple[str, str]]:
         ("Epochs", str(first.get("epochs", "not recorded"))),
         ("Batch size", str(first.get("batch_size", "not recorded"))),
         ("Augmentation", str(first.get("augment") or "none")),
-        ("Schedule of p", p_schedule(first)),
+        ("Schedule of p", str(first.get("p_schedule", "constant"))),
     ]
 
 
-def p_schedule(record: Record) -> str:
-    """Give the schedule of p that a run had."""
-    return str(record.get("p_schedule", RunConfig.p_schedule))
-
-
-def distinct(records: Sequence[Record], field: str) -> list[Any]:
+def distinct(records: Sequence[Record], name: str) -> list[Any]:
     """List the values of a field that is recorded, each once."""
-    return list(dict.fromkeys(record[field] for record in records if record.get(field) is not None))
+    return list(dict.fromkeys(record[name] for record in records if record.get(name) is not None))
 
 
 def _missing(runs: Sequence[Record], study: Mapping[str, Any]) -> list[str]:

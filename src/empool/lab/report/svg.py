@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from empool.lab.analyse.statistics import method
 from empool.lab.report.table import Sheet
 
 # Every colour has a contrast of at least 3.4 on white and on near black, for a file that is looked at by itself; a page
@@ -27,7 +28,7 @@ STYLES = {
 }
 OTHER = ("#7d6fd0", "*")
 
-WIDTH = 4.0  # inches of a plot: legible when a phone shrinks it, and not too large where a page has room
+WIDTH = 4.4  # inches of a plot: legible when a phone shrinks it, and not too large where a page has room
 
 # Text stays text, so that it can be searched, and takes the page's colour. Verdana has the widths of DejaVu Sans, with
 # which matplotlib lays out.
@@ -79,9 +80,9 @@ class Drawing:
         svg = re.sub(r'\b(id|aria-labelledby|aria-describedby)="([^"]+)"', rf'\1="{self.name}-\2"', self.svg)
         svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}-\1)", svg)
         svg = re.sub(r'href="#([^"]+)"', rf'href="#{self.name}-\1"', svg)
-        for method, (colour, _) in [*STYLES.items(), ("other", OTHER)]:
+        for name, (colour, _) in [*STYLES.items(), ("other", OTHER)]:
             if colour != INK:
-                svg = svg.replace(colour, variable(method))
+                svg = svg.replace(colour, variable(name))
         return svg.replace(INK, "currentColor")
 
 
@@ -117,14 +118,14 @@ class Plot(Drawing):
     panels: tuple[Panel, ...] = ()
 
 
-def style(method: str) -> tuple[str, str]:
-    """Return the colour and the marker of a method, the part of its spelling before the colon."""
-    return STYLES.get(method, OTHER)
+def style(pooling: str) -> tuple[str, str]:
+    """Return the colour and the marker of a pooling's method."""
+    return STYLES.get(method(pooling), OTHER)
 
 
-def variable(method: str) -> str:
-    """Return the colour of a method as the page's style sheet names it."""
-    return f"var(--{method if method in STYLES else 'other'})"
+def variable(pooling: str) -> str:
+    """Return the colour of a pooling's method as the page's style sheet names it."""
+    return f"var(--{method(pooling) if method(pooling) in STYLES else 'other'})"
 
 
 def render(figure: Figure, title: str, description: str = "") -> str:

@@ -1,233 +1,247 @@
-"""The table of a study, from the same rows for the terminal, Markdown and LaTeX."""
+"""Tables: pandas frames of what was measured, written for the terminal, Markdown, LaTeX and a page."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
 
+import pandas as pd
 import rich.box
-import rich.console
 import rich.table
 from rich.text import Text
 
-from empool.lab.analyse.statistics import BASELINE, Interval, Row
-from empool.lab.study import deck
+from empool.lab.analyse.findings import label
+from empool.lab.analyse.power import MOST_SEEDS, Outlook
+from empool.lab.analyse.statistics import Comparison, Interval, Row, Summary, Verdict
+from empool.lab.study import paper
 
 NONE = "-"
-PROBABILISTIC = ("Test NLL", "Test ECE %")
+POINTS, INTERVAL, VERDICT, NEEDED = "Points", "95 % interval", "Verdict", "Seeds needed"
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        header: its heading.
-        cells: one string a row.
-        numeric: whether to align right.
-        values: what to sort the rows by, where the cells do not say it exactly; None comes last in either order.
-    """
-
-    header: str
-    cells: list[str]
-    numeric: bool = True
-    values: Sequence[float | None] | None = None
+Format = str | Callable[[Any], str]
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table with its title, and what to know when reading it."""
+    """A table with its title.
+
+    Attributes:
+        caption: its title.
+        frame: what is in it, a row a line: numbers, `Interval`, or words; a number that is missing is NaN or None.
+        formats: by column, how its numbers are written, as `format` takes it; other columns hold words.
+        notes: what to know when reading it.
+    """
 
     caption: str
-    columns: Sequence[Column]
+    frame: pd.DataFrame
+    formats: Mapping[str, Format] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
+    def cells(self) -> pd.DataFrame:
+        """Write every cell as it is shown."""
+        columns = {name: [_written(value, self.formats.get(name)) for value in self.frame[name]] for name in self.frame}
+        return pd.DataFrame(columns, columns=self.frame.columns, dtype=object)
 
-def numbers(header: str, values: Sequence[float | None], places: int, *, sign: bool = False) -> Column:
-    """Lay out numbers as a column, rounded to look at and exact to sort by."""
-    return Column(header, [decimals(value, places, sign=sign) for value in values], values=values)
+    def keys(self) -> pd.DataFrame:
+        """Give for each cell the number to sort by, an empty string where there is none; None where words do."""
+        columns = {name: [_key(value, name in self.formats) for value in self.frame[name]] for name in self.frame}
+        return pd.DataFrame(columns, columns=self.frame.columns, dtype=object)
 
-
-def bounds(intervals: Sequence[Interval | None], places: int, *, sign: bool = False) -> list[Column]:
-    """Lay out 95 % intervals as two columns."""
-    return [
-        numbers("95 % from", [interval.low if interval else None for interval in intervals], places, sign=sign),
-        numbers("to", [interval.high if interval else None for interval in intervals], places, sign=sign),
-    ]
-
-
-def bounded(header: str, intervals: Sequence[Interval | None], places: int) -> Column:
-    """Lay out 95 % intervals as one column; they sort by their lower ends."""
-    return Column(
-        header,
-        [bracketed(interval, places) for interval in intervals],
-        values=[interval.low if interval else None for interval in intervals],
-    )
+    def without(self, *names: str) -> Sheet:
+        """Leave columns out."""
+        return replace(self, frame=self.frame.drop(columns=[name for name in names if name in self.frame]))
 
 
-def poolings(spellings: Sequence[str]) -> Column:
-    """Lay out the poolings of a table's rows; they sort by method, and then by what is dropped."""
-    places = sorted({*spellings}, key=_order)
-    return Column("Pooling", list(spellings), numeric=False, values=[places.index(spelling) for spelling in spellings])
+def sheet(caption: str, columns: Mapping[str, tuple[Sequence[Any], Format | None]], notes: Sequence[str] = ()) -> Sheet:
+    """Lay out columns, each with its format or None for words."""
+    frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, (values, _) in columns.items()})
+    return Sheet(caption, frame, {name: how for name, (_, how) in columns.items() if how is not None}, notes)
 
 
-def _order(pooling: str) -> tuple[str, float, str]:
-    method, _, rest = pooling.partition(":")
-    try:
-        return method, float(rest), rest
-    except ValueError:
-        return method, 0.0, rest
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
-def columns(rows: Sequence[Row], beside: deck.Table | None = None) -> list[Column]:
-    """Lay out rows as columns of strings.
+def _written(value: Any, how: Format | None) -> str:
+    if _missing(value):
+        return NONE
+    if isinstance(value, Interval):
+        return f"[{value.low:{how}}, {value.high:{how}}]"
+    if isinstance(value, Enum):
+        return str(value.value)
+    if how is None:
+        return str(value)
+    return how(value) if callable(how) else f"{value:{how}}"
+
+
+def _key(value: Any, numeric: bool) -> str | None:
+    if not numeric:
+        return None
+    if _missing(value):
+        return ""
+    number = value.low if isinstance(value, Interval) else value
+    if isinstance(number, str):  # such as "> 1,000", or that something did not converge
+        return number if number.isdigit() else "1e9"
+    return f"{number:.8g}"
+
+
+def poolings(spellings: Sequence[str]) -> tuple[list[str], None]:
+    """Give the column that names the rows."""
+    return [label(pooling) for pooling in spellings], None
+
+
+def errors(caption: str, summary: Summary, beside: paper.Table | None = None, plan: Outlook | None = None) -> Sheet:
+    """Lay out the test errors of a study, the paper's beside them where it has such a table.
 
     Args:
-        rows: what `empool.lab.analyse.statistics.summarise` returned.
-        beside: the deck's table to show beside ours, if it is of the same data and network.
+        caption: the table's title.
+        summary: what `empool.lab.analyse.statistics.summarise` returned.
+        beside: the paper's table, if it may stand beside.
+        plan: the seeds that each row needs.
     """
-    laid_out = [
-        poolings([row.pooling for row in rows]),
-        Column("Runs", [str(row.runs) for row in rows]),
-        numbers("Test error %", [row.mean for row in rows], 2),
-        numbers("Spread", [row.spread for row in rows], 2),
-        Column("Best to worst", [_span(row) for row in rows], values=[row.best for row in rows]),
-        Column(
-            "Improvement over max %",
-            [decimals(row.improvement, 1, sign=True) for row in rows],
-            values=[0.0 if row.pooling == BASELINE else row.improvement for row in rows],
-        ),
-        bounded("95 % interval", [row.interval for row in rows], 1),
-        Column("What the seeds support", [row.verdict for row in rows], numeric=False, values=[*map(_support, rows)]),
-    ]
-    # Left out where no run says them.
-    probabilistic = [[row.nll for row in rows], [row.ece for row in rows]]
-    for header, values, places in zip(PROBABILISTIC, probabilistic, (4, 2), strict=True):
-        if {*values} != {None}:
-            laid_out.append(numbers(header, values, places))
-    if beside is not None:
-        figures = [beside.rows.get(row.pooling) for row in rows]
-        errors = [beside.error(row.pooling) for row in rows]
-        improvements = [beside.improvement(row.pooling) for row in rows]
-        laid_out += [
-            Column("Deck error %", [printed_error(figure) for figure in figures], values=errors),
-            Column("Deck improvement %", [printed_improvement(figure) for figure in figures], values=improvements),
-        ]
-    return laid_out
-
-
-def _span(row: Row) -> str:
-    return f"{row.best:.2f}\N{EN DASH}{row.worst:.2f}" if row.runs > 1 and row.errors else NONE
-
-
-def _support(row: Row) -> float | None:
-    """Put what the seeds support in an order: better, baseline, undecided, worse; what is not tested has none."""
-    if row.not_converged or row.max_failed:
-        return None
-    return {"better": 0, "baseline": 1, "worse": 3}.get(row.verdict.partition(" ")[0], 2)
-
-
-def decimals(value: float | None, places: int, *, sign: bool = False) -> str:
-    """Write a number with this many decimals, None as a dash."""
-    return NONE if value is None else f"{value:{'+' if sign else ''}.{places}f}"
-
-
-def bracketed(interval: Interval | None, places: int) -> str:
-    """Write an interval with this many decimals, None as a dash."""
-    return NONE if interval is None else f"[{interval.low:+.{places}f}, {interval.high:+.{places}f}]"
-
-
-def printed_error(figure: deck.Figure | None) -> str:
-    """Write the deck's error as it is printed there."""
-    if figure is None:
-        return NONE
-    return "not converged" if figure.error is None else f"{figure.error:.2f}"
-
-
-def printed_improvement(figure: deck.Figure | None) -> str:
-    """Write the deck's improvement as it is printed there."""
-    return NONE if figure is None or figure.improvement is None else f"{figure.improvement:+.2f}"
-
-
-def terminal(rows: Sequence[Row], beside: deck.Table | None = None, *, title: str | None = None) -> rich.console.Group:
-    """Return the table as a rich renderable of 80 characters: what fits, and NLL and ECE in a second table below."""
-    laid_out = columns(rows, beside)
-    left_out = {"Runs", "Best to worst", *(("Spread", "Deck improvement %") if beside is not None else ())}
-    brief = {
-        "Test error %": "Error %",
-        "Improvement over max %": "Better by %",
-        "What the seeds support": "Verdict",
-        "Deck error %": "Deck %",
+    rows = summary.rows
+    columns: dict[str, tuple[Sequence[Any], Format | None]] = {
+        "Pooling": poolings([row.pooling for row in rows]),
+        "Test error %": ([row.mean for row in rows], ".2f"),
+        **_compared([row.error for row in rows], ".2f"),
+        VERDICT: ([verdict(row, row.error) for row in rows], None),
+        "Improvement %": ([None if row.pooling == summary.baseline else row.improvement for row in rows], "+.1f"),
+        "Spread": ([row.spread for row in rows], ".2f"),
+        "Runs": ([row.runs for row in rows], "d"),
     }
-    laid_out = [replace(column, cells=[*map(_briefly, column.cells)]) for column in laid_out]
-    below = [column for column in laid_out if column.header in PROBABILISTIC]
-    first = [column for column in laid_out if column.header not in left_out and column not in below]
-    tables = [
-        rich.table.Table(
-            title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-        )
-    ]
-    if below:
-        tables.append(rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True))
-    styles = {"better": "green", "worse": "red"}
-    for table, shown in zip(tables, (first, [first[0], *below]), strict=False):
-        for column in shown:
-            justify: Literal["left", "right"] = "right" if column.numeric else "left"
-            table.add_column(
-                brief.get(column.header, column.header),
-                justify=justify,
-                no_wrap=column.header in ("Pooling", "95 % interval"),
-            )
-        for row, cells in zip(rows, zip(*(column.cells for column in shown), strict=True), strict=True):
-            table.add_row(*(Text(cell) for cell in cells), style=styles.get(row.verdict.partition(" ")[0], ""))
-    return rich.console.Group(*tables)
+    if plan is not None:
+        needs = {need.pooling: seeds(need.seeds) for need in plan.needs}
+        columns[NEEDED] = ([needs.get(row.pooling) for row in rows], str)
+    if any(row.sampled for row in rows):
+        columns["Interval, images too"] = ([row.sampled for row in rows], "+.2f")
+    if beside is not None:
+        columns["Paper: error %"] = ([_printed(beside.rows.get(row.pooling)) for row in rows], _error)
+        columns["Paper: improvement %"] = ([beside.improvement(row.pooling) for row in rows], "+.2f")
+    return sheet(caption, columns)
 
 
-def _briefly(cell: str) -> str:
-    """Shorten a verdict: the seeds are counted above the table, and it is always max that others are held against."""
-    shorter = re.sub(r"not decided by \d+ seeds?", "undecided", cell).removesuffix(f" than {BASELINE}")
-    return shorter.partition(":")[0] if shorter.startswith("not tested:") else shorter
+def brief(caption: str, summary: Summary, beside: paper.Table | None = None) -> Sheet:
+    """Lay out the results in few columns, for a page that people read."""
+    rows = summary.rows
+    columns: dict[str, tuple[Sequence[Any], Format | None]] = {
+        "Pooling": poolings([row.pooling for row in rows]),
+        "Test error %": ([_plus_minus(row) for row in rows], str),
+        f"Points against {label(summary.baseline)} [95 % interval]": ([_with_interval(row.error) for row in rows], str),
+        VERDICT: ([verdict(row, row.error) for row in rows], None),
+        "NLL": ([row.nll for row in rows], ".3f"),
+    }
+    if beside is not None:
+        columns["Paper: error %"] = ([_printed(beside.rows.get(row.pooling)) for row in rows], _error)
+    return sheet(caption, columns)
 
 
-def plain(sheet: Sheet, without: Sequence[str] = ()) -> rich.table.Table:
-    """Return a sheet as a table for the terminal, some columns left out; a pooling of several lines is named once."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    first, *others = (column for column in sheet.columns if column.header not in without)
-    for column in (first, *others):
-        shown.add_column(column.header, justify="right" if column.numeric else "left", no_wrap=not column.numeric)
-    for i, name in enumerate(first.cells):
-        again = i > 0 and name == first.cells[i - 1]
-        shown.add_row("" if again else name, *(Text(column.cells[i]) for column in others))
-    return shown
+def nlls(caption: str, summary: Summary, notes: Sequence[str] = ()) -> Sheet | None:
+    """Lay out negative log-likelihood and calibration error; None where no run says them."""
+    rows = summary.rows
+    if all(row.nll is None and row.ece is None for row in rows):
+        return None
+    columns: dict[str, tuple[Sequence[Any], Format | None]] = {
+        "Pooling": poolings([row.pooling for row in rows]),
+        "Test NLL": ([row.nll for row in rows], ".4f"),
+        "Nats": ([row.nll_against.difference for row in rows], "+.4f"),
+        INTERVAL: ([row.nll_against.interval for row in rows], "+.4f"),
+        VERDICT: ([verdict(row, row.nll_against) for row in rows], None),
+    }
+    if any(row.ece is not None for row in rows):
+        columns["Test ECE %"] = ([row.ece for row in rows], ".2f")
+    return sheet(caption, columns, notes)
 
 
-def markdown(laid_out: Sequence[Column]) -> str:
-    """Return columns as a table of GitHub-flavoured Markdown."""
+def _compared(comparisons: Sequence[Comparison], how: str) -> dict[str, tuple[Sequence[Any], Format | None]]:
+    return {
+        POINTS: ([one.difference for one in comparisons], f"+{how}"),
+        INTERVAL: ([one.interval for one in comparisons], f"+{how}"),
+    }
+
+
+def verdict(row: Row, comparison: Comparison) -> str:
+    """Write what the runs support, in a few words."""
+    if comparison.verdict is Verdict.FAILED:
+        return f"{len(row.not_converged)} of {row.runs} did not converge"
+    return str(comparison.verdict.value)
+
+
+def _plus_minus(row: Row) -> str | None:
+    if row.mean is None:
+        return None
+    return f"{row.mean:.2f}" if row.spread is None else f"{row.mean:.2f} \N{PLUS-MINUS SIGN} {row.spread:.2f}"
+
+
+def _with_interval(comparison: Comparison) -> str | None:
+    if comparison.difference is None:
+        return None
+    interval = comparison.interval
+    bounds = f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else ""
+    return f"{comparison.difference:+.2f}{bounds}"
+
+
+def seeds(needed: int | None) -> str:
+    """Write how many seeds are needed."""
+    return f"> {MOST_SEEDS:,}" if needed is None else f"{needed}"
+
+
+def _printed(figure: paper.Figure | None) -> Any:
+    return None if figure is None else "not converged" if figure.error is None else figure.error
+
+
+def _error(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"
+
+
+def markdown(sheet: Sheet) -> str:
+    """Return a table of GitHub-flavoured Markdown."""
+    cells = sheet.cells()
     lines = [
-        [column.header for column in laid_out],
-        ["---:" if column.numeric else ":---" for column in laid_out],
-        *zip(*(column.cells for column in laid_out), strict=True),
+        list(cells.columns),
+        ["---:" if name in sheet.formats else ":---" for name in cells.columns],
+        *cells.to_numpy().tolist(),
     ]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
-def latex(rows: Sequence[Row], beside: deck.Table | None = None) -> str:
-    """Return the table as a LaTeX tabular; needs the package booktabs."""
-    laid_out = columns(rows, beside)
-    head = " & ".join(latex_escape(column.header) for column in laid_out)
-    body = "".join(
-        " & ".join(latex_escape(cell) for cell in cells) + " \\\\\n"
-        for cells in zip(*(column.cells for column in laid_out), strict=True)
+def latex(sheet: Sheet) -> str:
+    """Return a LaTeX tabular; needs the package booktabs."""
+    spec = "".join("r" if name in sheet.formats else "l" for name in sheet.frame)
+    text: str = sheet.cells().to_latex(index=False, escape=True, column_format=spec)
+    return re.sub(r"(?<![\w.-])([+-])(?=\d)", r"$\1$", text)  # A hyphen is no sign.
+
+
+STYLES = {Verdict.BETTER.value: "green", Verdict.WORSE.value: "red"}
+_BRIEF = {
+    "Test error %": "Error %",
+    "Improvement %": "Better by %",
+    "Interval, images too": "Images too",
+    "Paper: error %": "Paper %",
+}
+_LEFT_OUT = ("Runs", NEEDED, "Paper: improvement %")
+
+
+def terminal(sheet: Sheet, *, without: Sequence[str] = (), title: str | None = None) -> rich.table.Table:
+    """Return a table for the terminal, some columns left out; a row whose name is that above is not named again."""
+    shown = rich.table.Table(
+        title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
-    spec = "".join("r" if column.numeric else "l" for column in laid_out)
-    return f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
-
-
-def latex_escape(text: str) -> str:
-    """Escape text for LaTeX: signs become mathematical ones, and a leading bracket is no argument of the row's end."""
-    special = {"\N{EN DASH}": "--", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    escaped = "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
-    escaped = re.sub(r"(?<![\w.-])([+-])(?=\d)", r"$\1$", escaped)
-    return "{" + escaped + "}" if escaped.startswith("[") else escaped
+    crowded = ("Spread",) if "Paper: error %" in sheet.frame else ()
+    cells = sheet.without(*without, *_LEFT_OUT, *crowded).cells()
+    for name in cells:
+        numeric = name in sheet.formats
+        shown.add_column(
+            _BRIEF.get(name, name),
+            justify="right" if numeric else "left",
+            no_wrap=name in ("Pooling", INTERVAL),
+            min_width=len(Verdict.UNDECIDED.value) if name == VERDICT else None,
+        )
+    before = None
+    for line in cells.to_dict("records"):
+        first, *others = (cell.replace("did not converge", "failed") for cell in line.values())
+        shown.add_row("" if first == before else first, *map(Text, others), style=STYLES.get(line.get(VERDICT, ""), ""))
+        before = first
+    return shown

@@ -11,18 +11,25 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from empool.lab.analyse.findings import Record, count
+from empool.lab.analyse import comparable
+from empool.lab.analyse.comparable import SETTINGS, Record
+from empool.lab.analyse.findings import count, label
 from empool.lab.report import svg, table
-from empool.lab.report.sections import SETTINGS, Section, distinct, protocol
+from empool.lab.report.sections import Section, distinct, protocol
+from empool.lab.report.svg import Plot
+from empool.lab.report.table import Sheet
 
 
-def render(records: Sequence[Record], study: Mapping[str, Any], sections: Sequence[Section]) -> str:
+def render(
+    records: Sequence[Record], study: Mapping[str, Any], sections: Sequence[Section], helped: Plot | None = None
+) -> str:
     """Write the page: page.html.jinja, filled, with page.css and page.js inside.
 
     Args:
         records: all runs.
         study: what study.json says.
         sections: the runs in groups that may be compared.
+        helped: gain against the generalisation gap, where the sections are several settings.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("empool.lab.report", "."),
@@ -32,18 +39,14 @@ def render(records: Sequence[Record], study: Mapping[str, Any], sections: Sequen
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.jinja").render(
-        title=", ".join(section.title for section in sections),
-        sections=sections,
+        title=", ".join(dict.fromkeys(section.title for section in sections)),
+        answers=[section.answer for section in sections],
         facts=_facts(records),
-        parts=lambda section: _parts(section, len(sections) > 1),
-        columns=_results,
-        remarks=_remarks,
-        exact=_exact,
+        helped=helped,
+        parts=[part for section in sections for part in _parts(section, study, len(sections) > 1)],
         typeset=_typeset,
-        protocol=lambda section: protocol(section) + _recipe_choices(study),
-        runs=_runs,
-        verdict_class=lambda row: row.verdict.partition(" ")[0],
-        colour=lambda of: svg.variable(of.pooling.partition(":")[0]),
+        colour=svg.variable,
+        label=label,
         inline=lambda drawing: Markup(drawing.inline()),
         machine=_machine(records),
         command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
@@ -54,76 +57,71 @@ def render(records: Sequence[Record], study: Mapping[str, Any], sections: Sequen
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a section with a heading.
+    """A part of the page with a heading; every field but the first three may be empty.
 
     Attributes:
         name: what it is.
         anchor: where it is, unique in the page.
         title: its heading.
+        warnings: what to know before anything else.
+        sheets: its tables.
         plots: what is drawn in it.
+        pairs: names and values.
+        assumptions: what the network assumes where the paper is silent.
+        folded: what to press to see its tables.
     """
 
     name: str
     anchor: str
     title: str
-    plots: Sequence[svg.Plot] = ()
+    warnings: Sequence[str] = ()
+    sheets: Sequence[Sheet | None] = ()
+    plots: Sequence[Plot] = ()
+    pairs: Sequence[tuple[str, str]] = ()
+    assumptions: Sequence[str] = ()
+    folded: str = ""
 
 
-# Each part with its heading and its plots; one that has nothing to show is left out.
-_PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "results": ("Results", ("error", "improvement")),
-    "claims": ("The deck's claims", ()),
-    "p": ("Error against p", ("error-against-p", "improvement-against-p")),
-    "curves": ("Learning curves", ("learning-curves",)),
-    "calibration": ("Calibration", ("reliability",)),
-    "rules": ("Testing rules", ()),
-    "protocol": ("Protocol", ()),
-    "runs": ("Every run", ()),
-}
+def _parts(section: Section, study: Mapping[str, Any], several: bool) -> list[_Part]:
+    """List the parts of a section that have something to show."""
+    drawn = {re.sub(r"-\d+$", "", plot.name): plot for plot in section.plots}
 
+    def plots(*stems: str) -> list[Plot]:
+        return [drawn[stem] for stem in stems if stem in drawn]
 
-def _parts(section: Section, several: bool) -> list[_Part]:
-    lead = f"{section.title}: " if several else ""
-    stems = {re.sub(r"-\d+$", "", plot.name): plot for plot in section.plots}
-    parts = []
-    for name, (title, names) in _PARTS.items():
-        drawn = [stems[stem] for stem in names if stem in stems]
-        tables = {
-            "results": True,
-            "claims": section.claims,
-            "calibration": section.calibration,
-            "rules": section.rules,
-        }
-        if drawn or tables.get(name, not names):
-            parts.append(_Part(name, f"{section.anchor}-{name}", lead + title, drawn))
-    return parts
+    def part(name: str, title: str, **shown: Any) -> _Part:
+        lead = f"{section.title}: " if several else ""
+        return _Part(name, f"{section.anchor}-{name}", lead + title, **shown)
 
-
-def _results(section: Section) -> list[table.Column]:
-    """Lay out the results, without what the part on calibration has."""
-    return [
-        column for column in table.columns(section.rows, section.beside) if column.header not in table.PROBABILISTIC
+    missing = (
+        [f"{count(len(section.missing), 'run')} missing: {'; '.join(section.missing)}."] if section.missing else []
+    )
+    parts = [
+        part(
+            "results",
+            "Test errors",
+            warnings=[*section.differing, *missing],
+            sheets=[section.errors],
+            plots=plots("error", "improvement-against-p"),
+        ),
+        part("probabilities", "Probabilities", sheets=[section.nll], plots=plots("reliability")),
+        part("claims", "The paper's claims", sheets=[section.claims]),
+        part("rules", "Testing rules", sheets=[section.rules]),
+        part("curves", "Learning curves", plots=plots("learning-curves")),
+        part(
+            "protocol",
+            "Protocol",
+            pairs=[*protocol(section), *_recipe_choices(study)],
+            assumptions=section.assumptions,
+        ),
+        part("runs", "Every run", sheets=[_runs(section)], folded=f"Show {count(len(section.records), 'run')}"),
     ]
+    return [one for one in parts if any(one.sheets) or one.plots or one.pairs]
 
 
-def _remarks(section: Section, part: str) -> list[str]:
-    """Give the remarks that belong to a part."""
-    about = [remark for remark in section.remarks if remark.startswith(("NLL", "ECE"))]
-    return about if part == "calibration" else [remark for remark in section.remarks if remark not in about]
-
-
-def _exact(column: table.Column, row: int) -> Markup:
-    """Give a cell's attribute with the number to sort by, empty where there is none."""
-    if column.values is None:
-        return Markup("")
-    value = column.values[row]
-    return Markup(' data-value="{}"').format("" if value is None else f"{value:.8g}")
-
-
-def _typeset(column: table.Column, row: int) -> str:
-    """Write a cell with signs for minus where it holds numbers."""
-    cell = column.cells[row]
-    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell) if column.numeric else cell
+def _typeset(cell: str) -> str:
+    """Write a number with a sign for minus."""
+    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell)
 
 
 def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -178,33 +176,32 @@ def _recipe_choices(study: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " ").capitalize(), value) for name, value in choices]
 
 
-def _runs(section: Section) -> list[table.Column]:
-    """Lay out every run of a section as columns."""
-
-    def numbers(header: str, field: str, places: int, formerly: str = "") -> table.Column:
-        values = [record.get(field, record.get(formerly)) for record in section.records]
-        return table.numbers(header, [value if _finite(value) else None for value in values], places)
-
-    def words(header: str, cells: Sequence[str]) -> table.Column:
-        return table.Column(header, list(cells), numeric=False)
-
+def _runs(section: Section) -> Sheet:
+    """Lay out every run of a section."""
     records = section.records
-    top5 = any(record.get("test_top5_error") is not None for record in records)
-    return [
-        table.poolings([record["pooling"] for record in records]),
-        table.Column("Seed", [str(record["seed"]) for record in records]),
-        numbers("Test error %", "test_error", 2),
-        *([numbers("Test top-5 error %", "test_top5_error", 2)] if top5 else []),
-        numbers("Train error %", "train_error", 2),
-        numbers("Test NLL", "test_nll", 4, "test_loss"),
-        numbers("Test ECE %", "test_ece", 2),
-        numbers("Train NLL", "train_loss", 4),
-        words("Converged", ["yes" if record["converged"] else "no" for record in records]),
-        numbers("Seconds", "seconds", 1),
-        numbers("Images per second", "images_per_second", 0),
-        words("Device", [str(record.get("device", table.NONE)) for record in records]),
-        words("Commit", [str(record.get("commit") or table.NONE)[:10] for record in records]),
-    ]
+
+    def numbers(name: str, formerly: str = "") -> list[Any]:
+        values = [record.get(name, record.get(formerly)) for record in records]
+        return [value if _finite(value) else None for value in values]
+
+    columns: dict[str, tuple[Sequence[Any], Any]] = {
+        "Pooling": table.poolings([record["pooling"] for record in records]),
+        "Seed": ([record["seed"] for record in records], "d"),
+        "Test error %": (numbers("test_error"), ".2f"),
+        "Test top-5 error %": (numbers("test_top5_error"), ".2f"),
+        "Validation error %": (numbers("validation_error"), ".2f"),
+        "Train error %": (numbers("train_error"), ".2f"),
+        "Test NLL": (numbers("test_nll", "test_loss"), ".4f"),
+        "Test ECE %": (numbers("test_ece"), ".2f"),
+        "Train NLL": (numbers("train_loss"), ".4f"),
+        "Converged": (["yes" if comparable.converged(record) else "no" for record in records], None),
+        "Seconds": (numbers("seconds"), ".1f"),
+        "Images per second": (numbers("images_per_second"), ".0f"),
+        "Device": ([record.get("device") for record in records], None),
+        "Commit": ([str(record.get("commit") or table.NONE)[:10] for record in records], None),
+    }
+    shown = {name: column for name, column in columns.items() if any(value is not None for value in column[0])}
+    return table.sheet(f"Every run of {section.title}", shown)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

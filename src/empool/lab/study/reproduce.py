@@ -1,4 +1,4 @@
-"""The deck's tables as studies: which networks, which poolings, and by which protocol."""
+"""The tables of Zhang and Wu (2017) as studies: which networks, which poolings, and by which protocol."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from empool.lab.errors import LabError
-from empool.lab.study import deck
+from empool.lab.study import paper
 from empool.models import NONE
 
 BESIDE_TABLE_1 = ("stochastic-max:0.5", "ordinal:0.6,0.3,0.1")
-"""Poolings of the deck's text that its Table 1 lacks."""
+"""Poolings of the paper's text that its Table 1 lacks."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Protocol:
     Attributes:
         summary: what to know about it, in a few words.
         parts: the networks.
-        changes: what differs from the networks' recipes and from the whole data, as `train.options.configure`
-            takes it.
+        changes: what differs from the networks' recipes and from the whole data, as `execute.configure.Options`
+            names it.
     """
 
     summary: str
@@ -43,22 +43,20 @@ class Protocol:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-_TABLE_1 = (Part("cnn", (*deck.TABLE_1, *BESIDE_TABLE_1)),)
-_DFN_MR_POOLINGS = tuple(pooling for model, pooling in deck.TABLE_2 if model == "dfn_mr:56")
+_TABLE_1 = (Part("cnn", (*paper.TABLE_1, *BESIDE_TABLE_1)),)
+_DFN_MR_POOLINGS = tuple(pooling for model, pooling in paper.TABLE_2 if model == "dfn_mr:56")
 _DFN_MR = Part("dfn_mr:56", _DFN_MR_POOLINGS)
 _PLAIN = tuple(Part(model, (NONE,)) for model in ("resnet:110", "preact_resnet:164", "stochastic_depth:110"))
 
 TABLES: Mapping[str, Mapping[str, Protocol]] = {
     "table1": {
         "full": Protocol("all images, crop and mirror, the recipe of the network", _TABLE_1),
-        "full-plain": Protocol(
-            "all images, no augmentation, the recipe of the network", _TABLE_1, {"augmentation": "none"}
-        ),
+        "full-plain": Protocol("all images, no augmentation, the recipe of the network", _TABLE_1, {"augment": "none"}),
         # Without augmentation, so that there is something to regularise: with it the network underfits these images.
         "cpu": Protocol(
             "10,000 training images, no augmentation, 20 epochs, 32 maps a convolution",
             _TABLE_1,
-            {"train_limit": 10_000, "epochs": 20, "augmentation": "none", "choices": ["width=32"]},
+            {"train_limit": 10_000, "epochs": 20, "augment": "none", "recipe": ["width=32"]},
         ),
     },
     "table2": {
@@ -72,8 +70,8 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
                 "train_limit": 5_000,
                 "test_limit": 2_000,
                 "epochs": 12,
-                "augmentation": "none",
-                "choices": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
+                "augment": "none",
+                "recipe": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
             },
         ),
     },

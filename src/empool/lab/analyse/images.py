@@ -1,0 +1,91 @@
+"""Which test images runs got right, and intervals that take the images for a sample, too."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empool.lab.errors import LabError
+
+Matrix = NDArray[np.bool_]  # (runs, images): whether a run got an image right
+RESAMPLES = 2000
+_AT_ONCE = 100  # resamples whose counts of images are in memory
+
+
+def pack(right: NDArray[np.bool_]) -> str:
+    """Write which test images a run got right as a record keeps them, a bit each."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
+
+
+def which_were_right(record: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Read from a record's "correct" and "test_images" which test images its run got right, if it says.
+
+    Raises:
+        LabError: if what it says is damaged.
+    """
+    packed, images = record.get("correct"), record.get("test_images")
+    if not packed or not images:
+        return None
+    try:
+        bits = np.frombuffer(base64.b64decode(packed, validate=True), dtype=np.uint8)
+        right = np.unpackbits(bits, count=images).astype(bool)
+    except (ValueError, TypeError) as error:
+        raise LabError(f"results.json: which images a run got right is damaged ({error})") from None
+    if len(bits) != -(-images // 8):
+        raise LabError(f"results.json: expected {images} bits of images that a run got right, got {8 * len(bits)}")
+    return right
+
+
+def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float, float]]:
+    """Give 95 % intervals of differences of test error from the baseline's, by resampling seeds and test images.
+
+    Images are resampled for all poolings together, seeds for each. Deviations between seeds are scaled by
+    sqrt(n / (n - 1)), since n resampled seeds spread less than n new ones. The intervals hold at once: each is as many
+    bootstrap standard deviations wide as the largest of all differences needs. From few seeds a bootstrap is too
+    narrow: it stands beside the test and decides nothing.
+
+    Args:
+        right: (runs, images) by pooling, of two runs or more and of the same images.
+        baseline: the pooling that the others are held against.
+
+    Returns:
+        Low and high ends in points, by pooling; of those of which nothing varies, none.
+
+    Source: Owen and Eckles, Annals of Applied Statistics 6(3), 2012.
+    """
+    if baseline not in right:
+        return {}
+    images = right[baseline].shape[1]
+    wrong = {
+        pooling: 100.0 * ~matrix for pooling, matrix in right.items() if len(matrix) > 1 and matrix.shape[1] == images
+    }
+    others = [pooling for pooling in wrong if pooling != baseline]
+    if baseline not in wrong or not others:
+        return {}
+    generator = np.random.default_rng(0)
+    parts: dict[str, list[NDArray[np.float64]]] = {pooling: [] for pooling in wrong}
+    for _ in range(RESAMPLES // _AT_ONCE):
+        drawn = generator.integers(images, size=(_AT_ONCE, images))
+        shares = np.stack([np.bincount(line, minlength=images) for line in drawn]) / images  # (resamples, images)
+        for pooling, matrix in wrong.items():
+            errors, runs = shares @ matrix.T, len(matrix)  # (resamples, runs)
+            chosen = np.take_along_axis(errors, generator.integers(runs, size=errors.shape), axis=1).mean(1)
+            centre = errors.mean(1)
+            parts[pooling].append(centre + (chosen - centre) * (runs / (runs - 1)) ** 0.5)
+    means = {pooling: np.concatenate(values) for pooling, values in parts.items()}
+    observed = np.array([wrong[pooling].mean() - wrong[baseline].mean() for pooling in others])
+    away = np.stack([means[pooling] - means[baseline] for pooling in others]) - observed[:, None]
+    deviations = away.std(1)
+    varying = deviations > 0
+    if not varying.any():
+        return {}
+    widths = deviations * np.quantile(np.abs(away[varying] / deviations[varying, None]).max(0), 0.95)
+    return {
+        pooling: (float(difference - width), float(difference + width))
+        for pooling, difference, width, varies in zip(others, observed, widths, varying, strict=True)
+        if varies
+    }

@@ -1,0 +1,134 @@
+"""How many seeds decide a difference, and what difference the seeds at hand can show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from empool.lab.analyse.statistics import LEVEL, Family, Rule, Summary
+
+POWER = 0.8
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Need:
+    """What it takes to decide one row.
+
+    Attributes:
+        pooling: its spelling.
+        difference: from the baseline, in points, as seen so far.
+        seeds: runs of each pooling with which a true difference of that size is decided in 80 % of studies; None
+            where more than `MOST_SEEDS` would not do.
+    """
+
+    pooling: str
+    difference: float
+    seeds: int | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a study's seeds can show.
+
+    Attributes:
+        seeds: the fewest that a tested row, or the baseline, has.
+        compared: number of poolings that are held against the baseline.
+        spread: standard deviation over seeds, in points.
+        shown: the smallest true difference, in points, that this many seeds decide in 80 % of studies.
+        needs: for each tested row.
+    """
+
+    seeds: int
+    compared: int
+    spread: float
+    shown: float
+    needs: tuple[Need, ...]
+
+
+def outlook(summary: Summary) -> Outlook | None:
+    """Plan with the spread that a study's test errors have; None where nothing could be tested.
+
+    Where spreads differ, the planning takes the largest of them, and Bonferroni's level in place of Dunnett's.
+    """
+    family: Family = summary.error
+    tested = [row for row in summary.rows if row.error.p_value is not None]
+    baseline = summary.row(summary.baseline)
+    if not tested or baseline is None or family.spread is None:
+        return None
+    equal = family.rule is Rule.DUNNETT
+    spread = family.spread if equal else max(row.spread or 0.0 for row in [*tested, baseline])
+    compared = len(tested) if equal else -len(tested)
+    seeds = min(len(row.errors) for row in [*tested, baseline])
+    needs = [(row.pooling, row.error.difference or 0.0) for row in tested]
+    return Outlook(
+        seeds,
+        len(tested),
+        spread,
+        detectable(seeds, spread, compared),
+        tuple(Need(pooling, size, seeds_needed(abs(size), spread, compared)) for pooling, size in needs),
+    )
+
+
+@lru_cache(maxsize=4096)
+def critical(compared: int, seeds: int) -> float:
+    """Give the size of t beyond which one of several comparisons with a baseline is decided, all with as many seeds.
+
+    Dunnett's, two-sided: that of P(max |t_i| > c) = 0.05, where the t_i share the baseline (they correlate by 1/2) and
+    the spread. Given both, they are independent, which leaves an integral over each. A negative number of comparisons
+    stands for Welch's test at Bonferroni's level, with the degrees of freedom of equal spreads.
+    """
+    if compared < 0:
+        return float(stats.t.ppf(1 - (1 - LEVEL) / 2 / -compared, _freedom(compared, seeds)))
+    spreads, weights = _spreads(_freedom(compared, seeds))
+    z, z_weights = np.polynomial.hermite_e.hermegauss(64)
+    weights = z_weights[:, None] / z_weights.sum() * weights  # (z, s)
+
+    def excess(c: float) -> float:
+        ends = c * math.sqrt(2) * spreads
+        inside = special.ndtr(z[:, None] + ends) - special.ndtr(z[:, None] - ends)  # (z, s)
+        return float((weights * inside**compared).sum()) - LEVEL
+
+    return float(optimize.brentq(excess, 0.5, 200.0))
+
+
+def power(difference: float, seeds: int, spread: float, compared: int) -> float:
+    """Give the chance that a true difference is decided, as what it is; arguments as of `critical`."""
+    shift = abs(difference) / (spread * math.sqrt(2 / seeds))
+    spreads, weights = _spreads(_freedom(compared, seeds))
+    return float((weights * special.ndtr(shift - critical(compared, seeds) * spreads)).sum())
+
+
+def _freedom(compared: int, seeds: int) -> int:
+    return (2 if compared < 0 else compared + 1) * (seeds - 1)
+
+
+def _spreads(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give nodes and weights to average over the spread that is measured, relative to the true one."""
+    shares, weights = np.polynomial.legendre.leggauss(64)
+    return np.sqrt(stats.chi2.ppf((shares + 1) / 2, freedom) / freedom), weights / 2
+
+
+def detectable(seeds: int, spread: float, compared: int) -> float:
+    """Give the smallest true difference that is decided in 80 % of studies."""
+    unit = spread * math.sqrt(2 / seeds)
+    most = 2 * (critical(compared, seeds) + 2)
+    return unit * float(optimize.brentq(lambda t: power(t * unit, seeds, spread, compared) - POWER, 0.0, most))
+
+
+def seeds_needed(difference: float, spread: float, compared: int) -> int | None:
+    """Give the fewest seeds of each pooling with which a true difference is decided in 80 % of studies."""
+    low, high = 1, 2
+    while power(difference, high, spread, compared) < POWER:
+        low, high = high, 2 * high
+        if low >= MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(difference, middle, spread, compared) >= POWER else (middle, high)
+    return high

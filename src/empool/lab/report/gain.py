@@ -1,0 +1,156 @@
+"""When does it help? Gain over the baseline against the baseline's own generalisation gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from empool.lab.analyse import comparable
+from empool.lab.analyse.comparable import Record
+from empool.lab.analyse.findings import count, label
+from empool.lab.analyse.statistics import Interval, Summary, Verdict, mean, mean_interval, method
+from empool.lab.report import table
+from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
+
+_APART = 0.012  # of the axis, between the poolings of a setting, where there is room
+
+
+@dataclass(frozen=True)
+class Point:
+    """One pooling in one setting.
+
+    Attributes:
+        setting: network, data and recipe, in words.
+        baseline: spelling of the baseline.
+        pooling: its spelling.
+        gap: test less training error of the baseline, mean over runs, in points.
+        gap_interval: its t interval.
+        gain: test error of the baseline less that of the pooling, in points.
+        interval: its 95 % interval, simultaneous over the poolings of the setting.
+        verdict: what the runs support.
+    """
+
+    setting: str
+    baseline: str
+    pooling: str
+    gap: float
+    gap_interval: Interval | None
+    gain: float
+    interval: Interval
+    verdict: Verdict
+
+
+def points(summary: Summary, records: Sequence[Record]) -> list[Point]:
+    """Give a point for each pooling that was tested, but not for the network without pooling.
+
+    Studies whose error is that of held-out training images chose something; they give none.
+    """
+    if records[0].get("validation_images") and not records[0].get("test_images"):
+        return []
+    gaps = [
+        record["test_error"] - record["train_error"]
+        for record in records
+        if record["pooling"] == summary.baseline
+        and comparable.converged(record)
+        and record.get("train_error") is not None
+    ]
+    gap = mean(gaps)
+    if gap is None:
+        return []
+    return [
+        Point(
+            _setting(records[0]),
+            summary.baseline,
+            row.pooling,
+            gap,
+            mean_interval(gaps),
+            -row.error.difference,
+            Interval(-row.error.interval.high, -row.error.interval.low),
+            row.verdict,
+        )
+        for row in summary.rows
+        if row.error.interval is not None and row.error.difference is not None and row.pooling != "none"
+    ]
+
+
+def _setting(record: Record) -> str:
+    images = comparable.images_trained(record)
+    said = [
+        f"{record['model']} on {comparable.data_name(record)}",
+        f"{images:,} images" if images else "all images",
+        count(record["epochs"], "epoch") if record.get("epochs") else "",
+        f"augmentation {record['augment']}" if record.get("augment") not in (None, "none") else "no augmentation",
+    ]
+    return ", ".join(part for part in said if part)
+
+
+def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
+    """Draw the points; None where they are of fewer settings than `least`."""
+    settings = list(dict.fromkeys((point.gap, point.setting) for point in sorted(points, key=lambda point: point.gap)))
+    if len(settings) < least or not settings:
+        return None
+    baseline = label(points[0].baseline)
+    title = f"When does it help? Gain over {baseline} against its generalisation gap"
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, 3.2 + 0.15 * len(settings)), layout="constrained")
+        axes = figure.add_subplot()
+        low, high = min(0.0, settings[0][0]), max(gap for gap, _ in settings)
+        high += 0.06 * (high - low) or 1.0
+        for number, setting in enumerate(settings, start=1):
+            mine = [point for point in points if (point.gap, point.setting) == setting]
+            away = [abs(gap - setting[0]) for gap, _ in settings if gap != setting[0]]
+            width = min(_APART * (high - low) * (len(mine) - 1), max(0.7 * min(away, default=high - low), 0.02 * high))
+            for point, x in zip(mine, np.linspace(-width / 2, width / 2, len(mine)) + setting[0], strict=True):
+                colour, marker = style(point.pooling)
+                axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, linewidth=1.2, alpha=0.7)
+                decided = point.verdict in (Verdict.BETTER, Verdict.WORSE)
+                axes.plot([x], [point.gain], marker, color=colour, markerfacecolor=colour if decided else "none")
+            axes.annotate(
+                str(number),
+                (setting[0], 1),
+                (0, 2),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.set_xlim(low - 0.06 * (high - low), high + 0.04 * (high - low))
+        axes.set_xlabel(f"generalisation gap of {baseline}: test less training error, points")
+        axes.set_ylabel(f"gain over {baseline}, points of test error")
+        methods = list(dict.fromkeys(method(point.pooling) for point in points))
+        handles = [
+            Line2D([], [], color=style(name)[0], marker=style(name)[1], linestyle="", label=name) for name in methods
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
+        named = [Line2D([], [], linestyle="", label=f"{n}. {setting}") for n, (_, setting) in enumerate(settings, 1)]
+        figure.legend(handles=named, loc="outside lower left", handlelength=0, handletextpad=0, fontsize=7)
+        said = "; ".join(f"{point.pooling} {point.gain:+.2f} at a gap of {point.gap:.1f}" for point in points)
+        drawn = render(figure, title, f"Gains in points: {said}.")
+    ordered = [point for setting in settings for point in points if (point.gap, point.setting) == setting]
+    numbers = {setting: number for number, setting in enumerate(settings, start=1)}
+    sheet = table.sheet(
+        title,
+        {
+            "Setting": ([f"{numbers[point.gap, point.setting]}. {point.setting}" for point in ordered], None),
+            "Gap, points": ([point.gap for point in ordered], ".1f"),
+            "Pooling": table.poolings([point.pooling for point in ordered]),
+            "Gain, points": ([point.gain for point in ordered], "+.2f"),
+            table.INTERVAL: ([point.interval for point in ordered], "+.2f"),
+            table.VERDICT: ([point.verdict for point in ordered], None),
+        },
+    )
+    return Plot(
+        "gain",
+        drawn,
+        title,
+        f"Up: fewer test errors than {baseline}. A column is a setting, numbered below; a mark is a pooling "
+        "with its 95 % interval, simultaneous over the setting; those of one setting are spread sideways to be told "
+        "apart. Filled: decided.",
+        (sheet,),
+    )
