@@ -211,7 +211,7 @@ class AdaptiveEnsembleMaxPool1d(_AdaptiveEnsembleMaxPool):
 
     In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_ensemble_max_pool1d`.
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`.
     """
 
     _function = functional.adaptive_ensemble_max_pool1d
@@ -222,7 +222,7 @@ class AdaptiveEnsembleMaxPool2d(_AdaptiveEnsembleMaxPool):
 
     In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_ensemble_max_pool2d`.
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`.
     """
 
     _function = functional.adaptive_ensemble_max_pool2d
@@ -233,7 +233,7 @@ class AdaptiveEnsembleMaxPool3d(_AdaptiveEnsembleMaxPool):
 
     In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_ensemble_max_pool3d`.
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`.
     """
 
     _function = functional.adaptive_ensemble_max_pool3d
