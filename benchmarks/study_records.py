@@ -1,9 +1,9 @@
-"""Sort the records of `study_gpu.py` into the lab's folders, one study a folder, each with results.json.
+"""Sort the records of `study_gpu.py` into the lab's folders, one study a folder.
 
     python benchmarks/study_records.py records.jsonl [--choice choice.json] [--out results]
 
-Writes OUT/airbench/stage1/SETTING, OUT/airbench/stage2/SETTING, OUT/airbench/check, OUT/table1-cuda and
-OUT/table2-cuda. Stage 1 has no test images: its error is that on the images held out, which `validation_images` counts.
+Writes results.json in OUT/airbench/stage2/SETTING, OUT/airbench/check, OUT/table1-cuda and OUT/table2-cuda. Stage 1 has
+no test error, only that on held-out images, so its records go to OUT/airbench/stage1/SETTING/validation.json.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def main() -> None:
         target = options.out / name
         target.mkdir(parents=True, exist_ok=True)
         text = ",\n".join(json.dumps(record) for record in runs.values())
-        (target / "results.json").write_text(f"[\n{text}\n]\n", encoding="utf-8")
+        held_out = all("test_error" not in record for record in runs.values())
+        (target / ("validation.json" if held_out else "results.json")).write_text(f"[\n{text}\n]\n", encoding="utf-8")
         print(f"{target}: {len(runs)} runs")
     if options.choice:
         shutil.copyfile(options.choice, options.out / "airbench" / "choice.json")
