@@ -75,7 +75,7 @@ def _by_verdict(summary: Summary, score: str) -> dict[Verdict, list[str]]:
 
 def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
     others = len(summary.rows) - 1
-    return f"all {others} other poolings" if 1 < others == len(poolings) else listed(poolings)
+    return f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
 
 
 def sentence(summary: Summary) -> str:

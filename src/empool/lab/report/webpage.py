@@ -161,9 +161,14 @@ def _described(record: Record) -> str:
     machine = record.get("machine")
     if not machine:
         return "not recorded"
-    memory = f", {machine['memory'] / 2**30:.0f} GiB" if machine["memory"] else ""
-    gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
-    return f"{machine['processor']}, {machine['cores']} cores{memory}{gpus}, {machine['system']}"
+    parts = [
+        machine.get("processor"),
+        f"{machine['cores']} cores" if machine.get("cores") else None,
+        f"{machine['memory'] / 2**30:.0f} GiB" if machine.get("memory") else None,
+        *machine.get("gpus", ()),
+        machine.get("system"),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _planned(study: Mapping[str, Any]) -> dict[str, Any]:
