@@ -12,7 +12,7 @@ import rich.console
 from empool.lab import pages
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.findings import seeds_each
+from empool.lab.analyse.findings import seeds_each, sentence
 from empool.lab.analyse.rules import read_evaluation
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
@@ -155,6 +155,12 @@ def frame(directory: Path, baseline: str = BASELINE) -> pd.DataFrame:
         raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
     rows: pd.DataFrame = made[0].errors.frame.set_index("Pooling")
     return rows
+
+
+def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
+    """Say in a sentence what the runs of a study decide, one a network, data set and recipe."""
+    _, _, made = _read(Path(directory), baseline, drawn=False)
+    return [sentence(section.summary) for section in made]
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
