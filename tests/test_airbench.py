@@ -140,12 +140,12 @@ def test_the_lab_trains_as_the_transcription_does(tmp_path: Path, monkeypatch: p
     airbench, on_device = pytest.importorskip("airbench"), pytest.importorskip("on_device")
     seed, recipe = 3, AirbenchRecipe(epochs=5, batch_size=32)
     arrays = on_device.synthetic(100, 20)
-    splits = [
+    train, test = (
         Split(*(torch.as_tensor(arrays[f"{name}_{what}"]) for what in ("images", "labels")))
         for name in ("train", "test")
-    ]
+    )
     mean, std = (tuple(255 * value for value in values) for values in (airbench.MEAN, airbench.STD))
-    data = DataSet("tiny", *splits, classes=tuple("abcdefghij"), mean=mean, std=std, fingerprint="f1")
+    data = DataSet("tiny", train, test, classes=tuple("abcdefghij"), mean=mean, std=std, fingerprint="f1")
     config = RunConfig("tiny", "f1", "airbench:8-8-16", "max", seed, None, None, recipe)
     record = fit(config, data, tmp_path)
 
