@@ -211,10 +211,10 @@ def evaluate(
     """
     from empool.lab.watch.progress import progress
 
-    with progress() as shown:
+    with progress():
         from empool.lab.analyse.evaluate import evaluate as test
 
-        records = test(directory, samples=samples, source=data, device=device, say=shown.say, poolings=poolings)
+        records = test(directory, samples=samples, source=data, device=device, poolings=poolings)
 
     from rich.console import Console
 
