@@ -27,6 +27,9 @@ DISTRIBUTIONS: dict[str, empool.RankDistribution] = {
     "stochastic-max": empool.StochasticMax(0.5),
     "ordinal": empool.Ordinal((0.5, 0.0, 0.3, 0.2)),
     "ordinal, third": empool.Ordinal((0.0, 0.0, 1.0)),
+    "top-mean": empool.TopMean(3),
+    "geometric": empool.Geometric(0.6),
+    "mixed": empool.Mixed(0.5),
 }
 """Rank distributions of every kind: one rank, two, several, all; with and without zeros; ranks of no weight."""
 
@@ -35,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "max_pool_dropout": {"p": 0.4},
     "stochastic_max_pool": {"drop": 0.5},
     "stochastic_pool": {},
+    "soft_pool": {"beta": 0.7},
     "rank_pool": {"distribution": empool.Ordinal((0.5, 0.3, 0.2))},
 }
 """Every method's function, without the number of dimensions, and its own arguments."""
@@ -44,6 +48,7 @@ LAYERS = {
     "max_pool_dropout": "MaxPoolDropout",
     "stochastic_max_pool": "StochasticMaxPool",
     "stochastic_pool": "StochasticPool",
+    "soft_pool": "SoftPool",
     "rank_pool": "RankPool",
 }
 """Every function's layer, without the number of dimensions."""
@@ -62,6 +67,7 @@ class Case:
     ceil_mode: bool = False
     layout: str = "contiguous"  # A key of LAYOUTS.
     values: str = "normal"  # A key of VALUES.
+    output_size: tuple[int, ...] = ()  # Adaptive windows of so many; the sizes above are then derived.
 
     @property
     def dims(self) -> int:
@@ -69,12 +75,24 @@ class Case:
 
     @property
     def geometry(self) -> Geometry:
-        sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
-        return Geometry(*([s] * self.dims if isinstance(s, int) else list(s) for s in sizes), self.ceil_mode)
+        sizes: tuple[Any, ...] = (self.kernel_size, self.stride, self.padding, self.dilation)
+        if self.output_size:
+            bounds = [
+                [_window.adaptive_bounds(i, size, out) for i in range(out)]
+                for size, out in zip(self.shape[2:], self.output_size, strict=True)
+            ]
+            sizes = ([max(end - start for start, end in each) for each in bounds], 1, 0, 1)
+        numbers = [[s] * self.dims if isinstance(s, int) else list(s) for s in sizes]
+        return Geometry(*numbers, list(self.output_size), self.ceil_mode)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What `torch.nn.functional.max_pool2d` takes after the input."""
+        return (*self.geometry[:4], self.ceil_mode)
 
     @property
     def counts(self) -> list[int]:
-        return list(self.geometry.possible_counts())
+        return list(self.geometry.possible_counts(self.shape[2:]))
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -83,7 +101,8 @@ class Case:
     @property
     def has_empty_windows(self) -> bool:
         """Whether a window holds padding only: PyTorch's indices then point outside the input."""
-        return not bool(_window.valid(torch.empty(1, 1, *self.shape[2:]), self.geometry).any(-1).all())
+        where = _window.positions(self.geometry, self.shape[2:], self.output_shape[2:], torch.device("cpu"))
+        return not bool(where[1].any(-1).all())
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype, values: str, salt: str = "") -> Tensor:
         """Return a tensor in the case's layout, always the same one."""
@@ -263,6 +282,22 @@ GEOMETRIES = (
 )
 """Every kind of window, layout and value, small."""
 
+ADAPTIVE = (
+    Case("adaptive 1d 3", (2, 3, 10), 0, 0, output_size=(3,)),
+    Case("adaptive 1d 7 of 3", (2, 3, 3), 0, 0, output_size=(7,)),
+    Case("adaptive 3x2", (2, 3, 7, 9), 0, 0, output_size=(3, 2)),
+    Case("adaptive 3x2, channels last", (2, 5, 7, 9), 0, 0, output_size=(3, 2), layout="channels last"),
+    Case("adaptive 5x7 of 3x10", (2, 3, 3, 10), 0, 0, output_size=(5, 7)),
+    Case("adaptive 1x1", (2, 3, 7, 7), 0, 0, output_size=(1, 1)),
+    Case("adaptive 2x2 of 5x5, special", (3, 4, 5, 5), 0, 0, output_size=(2, 2), values="special"),
+    Case("adaptive 2x2 of 5x5, ties", (3, 4, 5, 5), 0, 0, output_size=(2, 2), values="ties", layout="channels last"),
+    Case("adaptive 2x3 of 35x35", (1, 2, 35, 35), 0, 0, output_size=(2, 3)),
+    Case("adaptive 7x7 of 17x18, strided", (2, 3, 17, 18), 0, 0, output_size=(7, 7), layout="strided"),
+    Case("adaptive 3d", (2, 3, 4, 5, 7), 0, 0, output_size=(2, 3, 3)),
+    Case("adaptive no images", (0, 3, 5, 5), 0, 0, output_size=(2, 2)),
+)
+"""Adaptive windows: uneven, more than the input has positions, one, and beyond 255 positions."""
+
 ROW_ENDS = (
     *(Case(f"2x2/2, {w} wide", (1, 2, 4, 2 * w + w % 2), 2, 2) for w in range(1, 34)),
     *(Case(f"3x3/2 padded, {w} wide", (1, 2, 5, w), 3, 2, 1) for w in range(1, 34)),
@@ -287,7 +322,9 @@ ROW_ENDS = (
 )
 """Sizes around the widths of vectors and blocks, which fakes and derivatives know nothing of."""
 
-CASES = GEOMETRIES + ROW_ENDS
+REGULAR = GEOMETRIES + ROW_ENDS
+"""The cases that `torch.nn.functional.max_pool2d` knows."""
+CASES = GEOMETRIES + ADAPTIVE + ROW_ENDS
 
 SMALL = tuple(case for case in GEOMETRIES if case.values == "normal" and math.prod(case.geometry.kernel_size) < 30)
 """Those that a derivative is checked on, by differences."""
@@ -321,21 +358,55 @@ Call = tuple[str, str, tuple[Any, ...]]
 """An operator's name, what is special about the call, and its arguments."""
 
 
+BETAS: dict[str, tuple[float, ...]] = {"soft": (0.7,), "soft, negative": (-3.0,), "soft, average": (0.0,)}
+
+
+def thresholds(distribution: empool.RankDistribution, counts: Sequence[int]) -> Tensor:
+    """Return a distribution's table for draws."""
+    return torch.tensor([distribution.threshold_table(counts)], dtype=torch.int64).reshape(1, len(counts), -1)
+
+
+def weights(distribution: empool.RankDistribution, counts: Sequence[int]) -> Tensor:
+    """Return a distribution's table for expectations."""
+    return torch.tensor([distribution.weight_table(counts)], dtype=torch.float64)
+
+
 def calls(case: Case, dtype: torch.dtype, distributions: Sequence[str] = tuple(DISTRIBUTIONS)) -> list[Call]:
     """List a call of every operator on the case, the draws and the means with each of the rank distributions."""
-    input, grad_output, geometry = case.input(dtype), case.grad_output(dtype), case.geometry
+    input, grad_output, geometry, counts = case.input(dtype), case.grad_output(dtype), case.geometry, case.counts
     seed = torch.tensor(zlib.crc32(case.name.encode()) * 7919 - 2**40)
-    *window, _ = geometry
-    found: list[Call] = [("value_draw", "", (input, seed, *geometry))]
-    for name in distributions:
-        thresholds = list(DISTRIBUTIONS[name].threshold_table(case.counts))
-        weights = list(DISTRIBUTIONS[name].weight_table(case.counts))
-        drawn = reference.rank_draw(input, seed, case.counts, thresholds, *geometry)[1]
+    window = geometry[:5]
+    found: list[Call] = []
+    channels = torch.linspace(-2, 2, case.shape[1])
+    for name, beta in {
+        "": None,
+        **{name: torch.tensor(b) for name, b in BETAS.items()},
+        "by channel": channels,
+    }.items():
         found += [
-            ("rank_draw", name, (input, seed, case.counts, thresholds, *geometry)),
-            ("rank_mean", name, (input, case.counts, weights, *geometry)),
-            ("rank_mean_backward", name, (grad_output, input, case.counts, weights, *geometry)),
-            ("rank_mean_jvp", name, (input, input, case.counts, weights, *geometry)),
+            ("value_draw", name, (input, seed, beta, *geometry, 0)),
+            ("value_mean", name, (input, beta, *geometry)),
+            ("value_mean_backward", name, (grad_output, input, beta, *geometry)),
+        ]
+    tables = {
+        name: (thresholds(d, counts), weights(d, counts)) for name in distributions for d in [DISTRIBUTIONS[name]]
+    }
+    each = [empool.EnsembleMax(c / case.shape[1]) for c in range(case.shape[1])]
+    tables["by channel"] = (
+        torch.cat([thresholds(d, counts) for d in each]),
+        torch.cat([weights(d, counts) for d in each]),
+    )
+    for index, (name, (passed, weight)) in enumerate(tables.items()):
+        drawn = reference.rank_draw(input, seed, passed, counts, *geometry, 0)[1]
+        mean = (weight, counts, *geometry)
+        found += [
+            ("rank_draw", name, (input, seed, passed, counts, *geometry, 0)),
+            ("rank_draw", f"{name}, tied", (input, seed, passed, counts, *geometry, index % 4, index)),
+            ("rank_mean", name, (input, *mean)),
+            ("rank_mean_backward", name, (grad_output, input, *mean)),
+            ("rank_mean_jvp", name, (input, input, *mean)),
+            ("rank_mean_weight_grad", name, (grad_output, input, *mean)),
+            ("rank_mean_weight_grad_jvp", name, (grad_output, input, input, *mean)),
             ("drawn_scatter", name, (grad_output, drawn, list(case.shape[2:]), *window)),
             ("drawn_gather", name, (input, drawn, *window)),
         ]

@@ -65,6 +65,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _adaptive(size: int, output: int) -> list[tuple[int, int]]:
+    """List where the windows of adaptive pooling along one dimension begin and end."""
+    return [(math.floor(i * size / output), math.ceil((i + 1) * size / output)) for i in range(output)]
+
+
 def _starts(size: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> list[int]:
     """List where the windows along one dimension begin."""
     span, starts = d * (k - 1) + 1, [-p]
@@ -83,9 +88,15 @@ def windows(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    output_size: Sequence[int] = (),
     ceil_mode: bool = False,
 ) -> tuple[list[int], list[Window]]:
     """Return the output's spatial sizes, and every window in order."""
+    if output_size:
+        return list(output_size), [
+            sorted((offset, flat) for offset, flat in where.items())
+            for where in _numbered(output_size, spatial, kernel_size, stride, padding, dilation, output_size)
+        ]
     starts = [_starts(*each, ceil_mode) for each in zip(spatial, kernel_size, stride, padding, dilation, strict=True)]
     found = []
     for start in itertools.product(*starts):
@@ -128,19 +139,23 @@ def _tensors(
     )
 
 
-def rank_draw(
-    input: Tensor, seed: int, counts: Sequence[int], thresholds: Sequence[int], *geometry
-) -> tuple[Tensor, Tensor]:
+def _number(seed: int, n: int, c: int, row: int, column: int, tied: int = 0, first_image: int = 0) -> int:
+    if tied in (2, 3):
+        row = column = 0
+    return number(seed, n + first_image, 0 if tied in (1, 3) else c, row, column)
+
+
+def rank_draw(input: Tensor, seed: int, thresholds: Tensor, counts: Sequence[int], *rest) -> tuple[Tensor, Tensor]:
+    geometry, how = rest[:6], rest[6:]
     sizes, places = windows(input.shape[2:], *geometry)
-    columns = len(thresholds) // len(counts)
+    sets, columns = thresholds.tolist(), thresholds.size(-1)
     output, drawn = [], []
     for n, c, values in _images(input):
         for index, window in enumerate(places):
             rank = 0
             if columns and window:
-                row = counts.index(len(window)) * columns
-                u = number(seed, n, c, index // sizes[-1], index % sizes[-1])
-                rank = sum(u >= t for t in thresholds[row : row + columns])
+                u = _number(seed, n, c, index // sizes[-1], index % sizes[-1], *how)
+                rank = sum(u >= t for t in sets[c % len(sets)][counts.index(len(window))])
             nan = _last_nan(window, values)
             if nan is None and rank >= len(window):
                 output.append(0.0 if window else -math.inf)
@@ -152,18 +167,49 @@ def rank_draw(
     return _tensors(input, sizes, output, drawn, math.prod(geometry[0]))
 
 
-def value_draw(input: Tensor, seed: int, *geometry) -> tuple[Tensor, Tensor]:
+def _power_of_two(x: float, rounded: Callable[[float], float]) -> float:
+    """Return 2^x for x <= 0 by the polynomial that every backend has, rounding after each product and sum."""
+    if not x >= -126:
+        return 0.0
+    whole = math.floor(x)
+    fraction, power = rounded(x - whole), 0.0
+    for c in (
+        "0x1.cacdf6p-13",
+        "0x1.44bd44p-10",
+        "0x1.3d5826p-7",
+        "0x1.c67ee4p-5",
+        "0x1.ebfdf8p-3",
+        "0x1.62e428p-1",
+        "1",
+    ):
+        power = rounded(rounded(power * fraction) + float.fromhex(c))
+    return power * 2.0**whole
+
+
+def _value_weights(values: Sequence[float], beta: float | None, rounded: Callable[[float], float]) -> list[float]:
+    if beta is None:
+        return [max(value, 0.0) for value in values]
+    scores = [rounded(beta * value) if beta else 0.0 for value in values]
+    largest, log2e = max(scores), rounded(1.4426950408889634)
+    powers = [0.0 if s == largest else rounded(rounded(s - largest) * log2e) for s in scores]
+    return [_power_of_two(power, rounded) for power in powers]
+
+
+def value_draw(input: Tensor, seed: int, beta: Tensor | None, *rest) -> tuple[Tensor, Tensor]:
+    geometry, how = rest[:6], rest[6:]
+    betas = [None] if beta is None else beta.flatten().tolist()
     sizes, places = windows(input.shape[2:], *geometry)
     rounded = rounding(wide(input.dtype))
     output, drawn = [], []
     for n, c, values in _images(input):
         for index, window in enumerate(places):
             place = _last_nan(window, values)
-            if place is None:
-                sums = [0.0]
-                for _, position in window:
-                    sums.append(rounded(sums[-1] + max(values[position], 0.0)))
-                share = rounded(number(seed, n, c, index // sizes[-1], index % sizes[-1])) * 2.0**-32
+            if place is None and window:
+                sums, b = [0.0], betas[c % len(betas)]
+                b = b if b is None else rounded(b)
+                for weight in _value_weights([values[position] for _, position in window], b, rounded):
+                    sums.append(rounded(sums[-1] + weight))
+                share = rounded(_number(seed, n, c, index // sizes[-1], index % sizes[-1], *how)) * 2.0**-32
                 target = rounded(share * sums[-1]) if sums[-1] > 0 else math.inf
                 reached = [s > target or (s >= sums[-1] > 0) for s in sums[1:]]
                 place = next((p for p, r in zip(window, reached, strict=True) if r), None)
@@ -206,6 +252,7 @@ def _numbered(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    output_size: Sequence[int] = (),
 ) -> list[dict[int, int]]:
     """Return, for so many windows, the flat position at every offset."""
     found = []
@@ -213,9 +260,12 @@ def _numbered(
         where = {}
         for offset, index in enumerate(itertools.product(*map(range, kernel_size))):
             flat, inside = 0, True
-            for o, i, size, s, p, d in zip(window, index, spatial, stride, padding, dilation, strict=True):
-                at = o * s - p + i * d
-                flat, inside = flat * size + at, inside and 0 <= at < size
+            for dim, (o, i, size) in enumerate(zip(window, index, spatial, strict=True)):
+                at, end = o * stride[dim] - padding[dim] + i * dilation[dim], size
+                if output_size:
+                    start, end = _adaptive(size, output_size[dim])[o]
+                    at = start + i
+                flat, inside = flat * size + at, inside and 0 <= at < end
             if inside:
                 where[offset] = flat
         found.append(where)
@@ -223,34 +273,37 @@ def _numbered(
 
 
 def _weighted(
-    window: Window, values: Sequence[float], counts: Sequence[int], weights: Sequence[float], rounded
+    window: Window, values: Sequence[float], counts: Sequence[int], weights: Sequence[Sequence[float]], rounded
 ) -> list[tuple[float, int]]:
     """Return weight and flat position of the activations that take part, in rank order."""
     nan = _last_nan(window, values)
     if nan is not None:
         return [(1.0, nan[1])]
-    columns = len(weights) // len(counts)
-    row = counts.index(len(window)) * columns
     ranked = _ranked(window, values)
     return [
         (rounded(weight), position)
-        for weight, (_, position) in zip(weights[row : row + columns], ranked, strict=False)
-        if weight > 0
+        for weight, (_, position) in zip(weights[counts.index(len(window))], ranked, strict=False)
+        if weight != 0
     ]
 
 
-def rank_mean(input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry) -> Tensor:
+def _is_maximum(row: Sequence[float]) -> bool:
+    return row[0] == 1 and not any(row[1:])
+
+
+def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry) -> Tensor:
     sizes, places = windows(input.shape[2:], *geometry)
     to_wide, to_dtype = rounding(wide(input.dtype)), rounding(input.dtype)
-    maximum = len(weights) == len(counts) and set(weights) == {1.0}
+    sets = weights.tolist()
     output = []
-    for _, _, values in _images(input):
+    for _, c, values in _images(input):
+        table = sets[c % len(sets)]
         for window in places:
             if not window:
                 output.append(-math.inf)
                 continue
-            terms = _weighted(window, values, counts, weights, to_wide)
-            if maximum:
+            terms = _weighted(window, values, counts, table, to_wide)
+            if _is_maximum(table[counts.index(len(window))]):
                 output.append(values[terms[0][1]])
                 continue
             total = 0.0
@@ -260,11 +313,10 @@ def rank_mean(input: Tensor, counts: Sequence[int], weights: Sequence[float], *g
     return torch.tensor(output, dtype=torch.float64).to(input.dtype).reshape(*input.shape[:2], *sizes)
 
 
-def rank_mean_backward(
-    grad_output: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry
-) -> Tensor:
+def rank_mean_backward(grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry) -> Tensor:
     _, places = windows(input.shape[2:], *geometry)
-    maximum = len(weights) == len(counts) and set(weights) == {1.0}
+    sets = weights.tolist()
+    maximum = all(_is_maximum(row) for table in sets for row in table)
     to_sum, to_dtype = rounding(input.dtype if maximum else wide(input.dtype)), rounding(input.dtype)
     gradients = grad_output.to(torch.float64).flatten(2).tolist()
     rows = []
@@ -272,17 +324,22 @@ def rank_mean_backward(
         row = [0.0] * len(values)
         for window, gradient in zip(places, gradients[n][c], strict=True):
             if window:
-                for weight, position in _weighted(window, values, counts, weights, rounding(wide(input.dtype))):
+                for weight, position in _weighted(
+                    window, values, counts, sets[c % len(sets)], rounding(wide(input.dtype))
+                ):
                     row[position] = to_sum(row[position] + to_sum(weight * gradient))
         rows.append([to_dtype(value) for value in row])
     return torch.tensor(rows, dtype=torch.float64).to(input.dtype).reshape(input.shape)
 
 
-def rank_mean_jvp(tangent: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry) -> Tensor:
+def rank_mean_jvp(tangent: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry) -> Tensor:
     sizes, places = windows(input.shape[2:], *geometry)
-    tangents = tangent.to(torch.float64).flatten(2).tolist()
+    tangents, sets = tangent.to(torch.float64).flatten(2).tolist(), weights.tolist()
     output = [
-        sum(weight * tangents[n][c][position] for weight, position in _weighted(window, values, counts, weights, float))
+        sum(
+            weight * tangents[n][c][position]
+            for weight, position in _weighted(window, values, counts, sets[c % len(sets)], float)
+        )
         if window
         else 0.0
         for n, c, values in _images(input)
@@ -291,13 +348,37 @@ def rank_mean_jvp(tangent: Tensor, input: Tensor, counts: Sequence[int], weights
     return torch.tensor(output, dtype=torch.float64).to(tangent.dtype).reshape(*input.shape[:2], *sizes)
 
 
-def value_mean(input: Tensor, *geometry) -> Tensor:
+def rank_mean_weight_grad(
+    grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry
+) -> Tensor:
+    _, places = windows(input.shape[2:], *geometry)
+    gradients = grad_output.to(torch.float64).flatten(2).tolist()
+    total = torch.zeros(weights.shape, dtype=torch.float64).tolist()
+    for n, c, values in _images(input):
+        for window, gradient in zip(places, gradients[n][c], strict=True):
+            if window and _last_nan(window, values) is None:
+                row = total[c % len(total)][counts.index(len(window))]
+                for rank, (_, position) in enumerate(_ranked(window, values)[: len(row)]):
+                    row[rank] += gradient * values[position]
+    return torch.tensor(total, dtype=torch.float64).to(weights.dtype).reshape(weights.shape)
+
+
+def value_mean(input: Tensor, beta: Tensor | None, *geometry) -> Tensor:
     sizes, places = windows(input.shape[2:], *geometry)
+    betas = [None] if beta is None else beta.double().flatten().tolist()
     output = []
-    for _, _, values in _images(input):
+    for _, c, values in _images(input):
         for window in places:
-            positive = [value if math.isnan(value) else max(value, 0.0) for value in (values[at] for _, at in window)]
-            total = math.fsum(positive)
-            mean = math.fsum(value * value for value in positive) / total if total else 0.0
-            output.append(math.inf if math.inf in positive and not math.isnan(total) else mean)
+            held, b = [values[at] for _, at in window], betas[c % len(betas)]
+            if b is None:
+                weights = held = [value if math.isnan(value) else max(value, 0.0) for value in held]
+            else:
+                scores = [b * value if b else 0.0 for value in held]
+                largest = max(scores, default=0.0)
+                weights = [1.0 if score == largest else math.exp(score - largest) for score in scores]
+            total = math.fsum(weights)
+            infinite = b is None and math.inf in held and not math.isnan(total)
+            terms = [w * value for w, value in zip(weights, held, strict=True) if w != 0]
+            mean = sum(terms) / total if total else 0.0
+            output.append(math.inf if infinite else mean)
     return torch.tensor(output, dtype=torch.float64).to(input.dtype).reshape(*input.shape[:2], *sizes)

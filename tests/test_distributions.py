@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pickle
 from fractions import Fraction
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -54,29 +55,31 @@ def test_probabilities(pooling: empool.RankDistribution, n: int, probabilities: 
 @pytest.mark.parametrize(
     ("pooling", "counts", "thresholds", "weights"),
     [
-        (empool.Max(), (1, 2), (), (1.0, 1.0)),
-        (empool.EnsembleMax(0), (4,), (), (1.0,)),
-        (empool.EnsembleMax(0.5), (4,), (HALF,), (0.5, 0.5)),
-        (empool.EnsembleMax(1), (4,), (0,), (0.0, 1.0)),
-        (empool.EnsembleMax(0.5), (1, 4), (NEVER, HALF), (1.0, 0.0, 0.5, 0.5)),
-        (empool.EnsembleMax(0.5), (1,), (), (1.0,)),
-        (empool.EnsembleMax(2.0**-40), (2,), (TOP,), (1 - 2.0**-40, 2.0**-40)),
-        (empool.Average(), (4,), (2**30, 2**31, 3 * 2**30), (0.25, 0.25, 0.25, 0.25)),
-        (empool.Average(), (3,), (1431655765, 2863311531), (1 / 3, 1 / 3, 1 / 3)),
-        (empool.MaxDropout(0.5), (1, 2), (HALF, NEVER, HALF, 3 * 2**30), (0.5, 0.0, 0.5, 0.25)),
-        (empool.MaxDropout(1), (2,), (0, 0), (0.0,)),
-        (empool.MaxDropout(0), (1, 2), (), (1.0, 1.0)),
-        (empool.MaxDropout(1e-20), (2,), (TOP, TOP), (1.0, 1e-20)),
-        (empool.Ordinal((0.5, 0.5, 0.0)), (4,), (HALF,), (0.5, 0.5)),
-        (empool.Ordinal((0.0, 1.0)), (1, 2), (NEVER, 0), (1.0, 0.0, 0.0, 1.0)),
-        (empool.Ordinal((1.0,)), (1, 2), (), (1.0, 1.0)),
+        (empool.Max(), (1, 2), ((), ()), ((1.0,), (1.0,))),
+        (empool.EnsembleMax(0), (4,), ((NEVER,),), ((1.0, 0.0),)),
+        (empool.EnsembleMax(0.5), (4,), ((HALF,),), ((0.5, 0.5),)),
+        (empool.EnsembleMax(1), (4,), ((0,),), ((0.0, 1.0),)),
+        (empool.EnsembleMax(0.5), (1, 4), ((NEVER,), (HALF,)), ((1.0, 0.0), (0.5, 0.5))),
+        (empool.EnsembleMax(0.5), (1,), ((),), ((1.0,),)),
+        (empool.EnsembleMax(2.0**-40), (2,), ((TOP,),), ((1 - 2.0**-40, 2.0**-40),)),
+        (empool.Average(), (4,), ((2**30, 2**31, 3 * 2**30),), ((0.25, 0.25, 0.25, 0.25),)),
+        (empool.Average(), (3,), ((1431655765, 2863311531),), ((1 / 3, 1 / 3, 1 / 3),)),
+        (empool.MaxDropout(0.5), (1, 2), ((HALF, NEVER), (HALF, 3 * 2**30)), ((0.5, 0.0), (0.5, 0.25))),
+        (empool.MaxDropout(1), (2,), ((0, 0),), ((0.0, 0.0),)),
+        (empool.MaxDropout(0), (1, 2), ((NEVER, NEVER), (NEVER, NEVER)), ((1.0, 0.0), (1.0, 0.0))),
+        (empool.MaxDropout(1e-20), (2,), ((TOP, TOP),), ((1.0, 1e-20),)),
+        (empool.StochasticMax(0.5), (2,), ((HALF,),), ((0.5, 0.5),)),
+        (empool.StochasticMax(0.4), (2,), ((NEVER,),), ((1.0, 0.0),)),
+        (empool.Ordinal((0.5, 0.5, 0.0)), (4,), ((HALF, NEVER),), ((0.5, 0.5, 0.0),)),
+        (empool.Ordinal((0.0, 1.0)), (1, 2), ((NEVER,), (0,)), ((1.0, 0.0), (0.0, 1.0))),
+        (empool.Ordinal((1.0,)), (1, 2), ((), ()), ((1.0,), (1.0,))),
     ],
 )
 def test_tables(
     pooling: empool.RankDistribution,
     counts: tuple[int, ...],
-    thresholds: tuple[int, ...],
-    weights: tuple[float, ...],
+    thresholds: tuple[tuple[int, ...], ...],
+    weights: tuple[tuple[float, ...], ...],
 ) -> None:
     assert pooling.threshold_table(counts) == thresholds
     assert pooling.weight_table(counts) == weights
@@ -90,13 +93,28 @@ def test_invariants(name: str, n: int) -> None:
     assert len(probabilities) <= n
     assert all(0 <= p <= 1 for p in (*probabilities, zero))
     assert math.fsum((*probabilities, zero)) == pytest.approx(1, abs=1e-12)
-    thresholds = pooling.threshold_table((n,))
+    (thresholds,) = pooling.threshold_table((n,))
     assert list(thresholds) == sorted(thresholds)
-    assert all(0 <= t < NEVER for t in thresholds)
+    assert all(0 <= t <= NEVER for t in thresholds)
     # Rank n, one beyond the last, is the zero; without one it cannot be reached.
     assert len(thresholds) <= (n if zero else n - 1)
-    weights = pooling.weight_table((n,))
-    assert len(weights) == 1 or weights[-1] > 0
+    (weights,) = pooling.weight_table((n,))
+    assert weights[: len(probabilities)] == tuple(probabilities)
+    assert not any(weights[len(probabilities) :])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("counts", [(1,), (4,), (1, 2, 3, 4, 6, 9)], ids=str)
+@pytest.mark.parametrize("kind", [empool.EnsembleMax, empool.MaxDropout, empool.StochasticMax])
+def test_tables_of_numbers_in_memory_are_those_of_numbers(kind: Any, counts: tuple[int, ...], training: bool) -> None:
+    """Same shape whatever the number is, same entries but for the last bit of float64."""
+    numbers = [0.0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, *([1.0] if kind is not empool.StochasticMax else [])]
+    each = [kind(number) for number in numbers]
+    tables = [d.threshold_table(counts) if training else d.weight_table(counts) for d in each]
+    made = (kind.threshold_tensor if training else kind.weight_tensor)(
+        torch.tensor(numbers, dtype=torch.float64), counts
+    )
+    torch.testing.assert_close(made, torch.tensor(tables, dtype=made.dtype).reshape(made.shape), rtol=0, atol=1e-15)
 
 
 @given(drop=st.integers(0, 99), n=st.integers(1, 30))
@@ -190,7 +208,7 @@ def test_the_rest_of_a_distribution_with_a_zero_is_the_zeros() -> None:
         def zero_probability(self, n: int) -> float:
             return 0.5
 
-    assert HalfOrNothing().threshold_table((1, 4)) == (HALF, NEVER, NEVER, NEVER, HALF, HALF, HALF, HALF)
+    assert HalfOrNothing().threshold_table((1, 4)) == ((HALF, NEVER, NEVER, NEVER), (HALF,) * 4)
     image = torch.tensor([[[7.0, 5.0, 3.0, 2.0]]]).repeat(1, 1, 500)
     output = empool.functional.rank_pool1d(image, 4, distribution=HalfOrNothing(), seed=1)
     assert {*output.flatten().tolist()} == {0.0, 7.0}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import empool
-from cases import CASES, DISTRIBUTIONS, DTYPES, METHODS, Case, function, layer
+from cases import CASES, DISTRIBUTIONS, DTYPES, METHODS, Case, function, layer, thresholds
 from empool import reference
 from tolerances import assert_frequencies, assert_same_bits
 
@@ -72,7 +72,7 @@ def test_value_frequencies(window: list[float], dtype: torch.dtype) -> None:
     input = torch.tensor(window, dtype=dtype)
     images = 500 if window == [1e-3, 1e3] else SAMPLES[0]
     output, drawn = torch.ops.empool.value_draw(
-        input.expand(images, SAMPLES[1], n), torch.tensor(11), [n], [n], [0], [1], False
+        input.expand(images, SAMPLES[1], n), torch.tensor(11), None, [n], [n], [0], [1], [], False, 0
     )
     positive = input.double().clamp(min=0)
     total = positive.sum()
@@ -150,9 +150,9 @@ def test_half_precision_draws_as_float32_does(name: str, dtype: torch.dtype) -> 
     for case in CASES:
         if case.name in ("2x2/2 large", "3x3/2 padded large", "ceil 3x3/2 padded", "3x3/2 padded, ties, contiguous"):
             half = case.input(dtype)
-            thresholds = DISTRIBUTIONS[name].threshold_table(case.counts)
+            table = thresholds(DISTRIBUTIONS[name], case.counts)
             results = [
-                torch.ops.empool.rank_draw(input, torch.tensor(5), case.counts, thresholds, *case.geometry)
+                torch.ops.empool.rank_draw(input, torch.tensor(5), table, case.counts, *case.geometry, 0)
                 for input in (half, half.float(), half.double())
             ]
             for output, drawn in results[1:]:
@@ -249,8 +249,10 @@ def test_the_testing_output_of_stochastic_pooling_is_the_mean_of_the_training_ou
 def test_a_seed_of_its_own_for_each_share_of_the_images() -> None:
     case = Case("shares", (6, 2, 5, 7), 2, 1)
     seeds = torch.tensor([3, 4, 5])
-    together = torch.ops.empool.rank_draw(case.input(torch.float32), seeds, [4], [2**31], *case.geometry)
+    together = torch.ops.empool.rank_draw(
+        case.input(torch.float32), seeds, torch.tensor([[[2**31]]]), [4], *case.geometry, 0
+    )
     for share, seed in enumerate(seeds):
         part = case.input(torch.float32)[2 * share : 2 * share + 2]
-        expected = reference.rank_draw(part, seed, [4], [2**31], *case.geometry)
+        expected = reference.rank_draw(part, seed, torch.tensor([[[2**31]]]), [4], *case.geometry, 0)
         assert_same_bits(tuple(each[2 * share : 2 * share + 2] for each in together), expected)

@@ -15,7 +15,10 @@ from empool import functional
 INPUT = torch.zeros(1, 2, 4, 4)
 INTEGERS = INPUT.long()
 NO_FLOATS = "expected a floating-point input (float32, float64, float16 or bfloat16)"
-SPELLINGS = "max, average, ensemble:P, max-dropout:P, stochastic-max:DROP, stochastic, ordinal:W1,W2,..."
+SPELLINGS = (
+    "max, average, ensemble:P, max-dropout:P, stochastic-max:DROP, stochastic, soft:BETA, top-mean:T, geometric:A, "
+    "mixed:A, ordinal:W1,W2,..."
+)
 
 
 class _Strange(empool.Pooling):

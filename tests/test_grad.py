@@ -29,7 +29,7 @@ def _call(stem: str, case: Case, training: bool) -> Callable[[Tensor], Tensor]:
 
     def call(input: Tensor) -> Tensor:
         output: Tensor = function(stem, case.dims)(
-            input, *case.geometry, training=training, seed=20171124, **METHODS[stem]
+            input, *case.arguments, training=training, seed=20171124, **METHODS[stem]
         )
         # A window of padding only is -inf, whose differences are NaN.
         return torch.where(output.isinf(), 0, output)
@@ -150,7 +150,7 @@ def test_indices_and_draws_have_no_gradient(stem: str) -> None:
     output, indices = function(stem, 2)(input, 3, 2, 1, return_indices=True, **METHODS[stem])
     assert output.requires_grad
     assert not indices.requires_grad
-    drawn = torch.ops.empool.value_draw(input, torch.tensor(0), [2, 2], [2, 2], [0, 0], [1, 1], False)[1]
+    drawn = torch.ops.empool.value_draw(input, torch.tensor(0), None, [2, 2], [2, 2], [0, 0], [1, 1], [], False, 0)[1]
     assert not drawn.requires_grad
 
 

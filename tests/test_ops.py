@@ -6,25 +6,31 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cases import GEOMETRIES, Case, calls
+from cases import ADAPTIVE, GEOMETRIES, Case, calls
 from empool import _ops
 from tolerances import strides
 
 ops = torch.ops.empool
-LAYOUTS = tuple(case for case in GEOMETRIES if case.values == "normal")
+LAYOUTS = tuple(case for case in GEOMETRIES + ADAPTIVE if case.values == "normal")
 """Fakes and schemas do not depend on values."""
 
 
 @pytest.mark.parametrize("case", LAYOUTS, ids=str)
 def test_opcheck(case: Case) -> None:
-    for name, _, args in calls(case, torch.float32, ("ensemble",)):
-        differentiable = 2 if name in ("rank_mean_backward", "rank_mean_jvp") else 1
-        tensors = [arg.detach().requires_grad_() for arg in args[:differentiable]]
-        if case.layout.startswith("expanded"):  # opcheck copies its arguments, which an overlapping one cannot be.
-            tensors = [tensor.detach().contiguous().requires_grad_() for tensor in tensors]
-        torch.library.opcheck(
-            getattr(ops, name).default, (*tensors, *args[differentiable:]), test_utils=_utilities(case)
-        )
+    # One call of each, by turns one of its kinds.
+    turn, every = LAYOUTS.index(case), calls(case, torch.float32, ("ensemble",))
+    for name in _ops.SCHEMAS:
+        each = [args for called, _, args in every if called == name]
+        args = each[turn % len(each)]
+        # opcheck copies its arguments, which an overlapping one cannot be.
+        apart = case.layout.startswith("expanded")
+        given = [
+            (arg.contiguous() if apart else arg).detach().requires_grad_(arg.dtype.is_floating_point)
+            if isinstance(arg, torch.Tensor)
+            else arg
+            for arg in args
+        ]
+        torch.library.opcheck(getattr(ops, name).default, tuple(given), test_utils=_utilities(case))
 
 
 TRACED = (
@@ -51,6 +57,8 @@ TRACED = (
     "3x3/2 padded, channels last",
     "3x3/2 padded, permuted",
     "3x3/2 padded, expanded images",
+    "adaptive 1d 7 of 3",
+    "adaptive 3x2, channels last",
 )
 """The cases that differ for a tracer: opcheck compiles these, which takes long, and not the rest."""
 assert set(TRACED) <= {case.name for case in LAYOUTS}

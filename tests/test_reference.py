@@ -9,14 +9,19 @@ import torch
 
 import empool
 import naive
-from cases import CASES, DISTRIBUTIONS, DTYPES, GEOMETRIES, SEEDS, Case
+from cases import CASES, DISTRIBUTIONS, DTYPES, GEOMETRIES, SEEDS, Case, thresholds, weights
 from empool import reference
 from tolerances import MEANS, assert_same_bits, assert_same_numbers, strides
 
 INF, NAN = math.inf, math.nan
-TWO_BY_TWO = ([2, 2], [2, 2], [0, 0], [1, 1])
+TWO_BY_TWO = ([2, 2], [2, 2], [0, 0], [1, 1], [])
 # Seed 0 gives output 0 of image 0 the number 0x5F6FB709 (see test_philox.py), 0.3728 of 2^32.
 NUMBER = 0x5F6FB709
+
+
+def _table(*rows: list[float]) -> torch.Tensor:
+    """Return one set of rows, of thresholds where they are whole."""
+    return torch.tensor([rows], dtype=None if rows[0] else torch.int64).reshape(1, len(rows), -1)
 
 
 def _image(*rows: list[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -40,7 +45,7 @@ def _image(*rows: list[float], dtype: torch.dtype = torch.float32) -> torch.Tens
 )
 def test_rank_draw_counts_the_thresholds_reached(thresholds: list[int], output: float, drawn: int) -> None:
     image = _image([5, -1], [2, 7])
-    result = reference.rank_draw(image, torch.tensor(0), [4], thresholds, *TWO_BY_TWO, False)
+    result = reference.rank_draw(image, torch.tensor(0), _table(thresholds), [4], *TWO_BY_TWO, False, 0)
     assert_same_bits(result, (_image([output]), torch.tensor([[[[drawn]]]], dtype=torch.uint8)))
 
 
@@ -64,14 +69,14 @@ def test_rank_draw_counts_the_thresholds_reached(thresholds: list[int], output: 
 )
 def test_rank_draw_of_ties_and_special_values(window: list[float], rank: int, output: float, drawn: int) -> None:
     image = _image(window[:2], window[2:])
-    result = reference.rank_draw(image, torch.tensor(0), [4], [0] * rank, *TWO_BY_TWO, False)
+    result = reference.rank_draw(image, torch.tensor(0), _table([0] * rank), [4], *TWO_BY_TWO, False, 0)
     assert_same_bits(result, (_image([output]), torch.tensor([[[[drawn]]]], dtype=torch.uint8)))
 
 
 def test_rank_draw_at_the_border_ranks_valid_activations_only() -> None:
     """3x3/2 pad 1 on 2x3: windows of 4 activations, all negative, so that a padding zero would win."""
     image = _image([-4, -1, -3], [-2, -5, -6])
-    geometry = ([3, 3], [2, 2], [1, 1], [1, 1], False)
+    geometry = ([3, 3], [2, 2], [1, 1], [1, 1], [], False, 0)
     counts = [1, 2, 3, 4, 6, 9]
     for rank, outputs, drawn in (
         (0, [-1, -1], [5, 3]),
@@ -79,7 +84,7 @@ def test_rank_draw_at_the_border_ranks_valid_activations_only() -> None:
         (3, [-5, -6], [8, 7]),
         (4, [0, 0], [255, 255]),
     ):
-        result = reference.rank_draw(image, torch.tensor(0), counts, [0] * rank * 6, *geometry)
+        result = reference.rank_draw(image, torch.tensor(0), _table(*[[0] * rank] * 6), counts, *geometry)
         assert_same_bits(result, (_image(outputs), torch.tensor([[[drawn]]], dtype=torch.uint8)))
 
 
@@ -87,7 +92,11 @@ def test_rank_draw_takes_the_row_for_the_windows_own_count() -> None:
     """Three positions in a row, padded by one: windows of 2, 3 and 2 activations."""
     image = torch.tensor([[[1.0, 2.0, 3.0]]])
     output, drawn = reference.rank_draw(
-        image, torch.tensor(0), [1, 2, 3], [1 << 32, 1 << 32, 0, 1 << 32, 0, 0], [3], [1], [1], [1], False
+        image,
+        torch.tensor(0),
+        _table([1 << 32, 1 << 32], [0, 1 << 32], [0, 0]),
+        [1, 2, 3],
+        *([3], [1], [1], [1], [], False, 0),
     )
     assert_same_bits(output, torch.tensor([[[1.0, 1.0, 2.0]]]))
     assert_same_bits(drawn, torch.tensor([[[1, 0, 0]]], dtype=torch.uint8))
@@ -95,17 +104,19 @@ def test_rank_draw_takes_the_row_for_the_windows_own_count() -> None:
 
 def test_a_window_of_padding_only() -> None:
     """Kernel 2, dilation 4, padding 1 on 3 positions: the only window holds positions -1 and 3."""
-    image, window = torch.tensor([[[1.0, 2.0, 3.0]]]), ([2], [1], [1], [4])
+    image, window = torch.tensor([[[1.0, 2.0, 3.0]]]), ([2], [1], [1], [4], [])
+    weights = _table([1.0, 0.0], [0.5, 0.5]), [1, 2]
     nothing = torch.tensor([[[255]]], dtype=torch.uint8)
-    drawn = reference.rank_draw(image, torch.tensor(0), [1, 2], [0, 0], *window, False)
+    drawn = reference.rank_draw(image, torch.tensor(0), _table([0], [0]), [1, 2], *window, False, 0)
     assert_same_bits(drawn, (torch.tensor([[[-INF]]]), nothing))
-    assert_same_bits(reference.value_draw(image, torch.tensor(0), *window, False), (torch.tensor([[[0.0]]]), nothing))
-    assert_same_bits(reference.rank_mean(image, [1, 2], [1.0, 0.0, 0.5, 0.5], *window, False), torch.tensor([[[-INF]]]))
-    assert_same_bits(reference.value_mean(image, *window, False), torch.tensor([[[0.0]]]))
+    for beta in (None, torch.tensor(1.0)):
+        value = reference.value_draw(image, torch.tensor(0), beta, *window, False, 0)
+        assert_same_bits(value, (torch.tensor([[[0.0]]]), nothing))
+        assert_same_bits(reference.value_mean(image, beta, *window, False), torch.tensor([[[0.0]]]))
+    assert_same_bits(reference.rank_mean(image, *weights, *window, False), torch.tensor([[[-INF]]]))
     grad = torch.tensor([[[9.0]]])
-    assert_same_bits(
-        reference.rank_mean_backward(grad, image, [1, 2], [1.0, 0.0, 0.5, 0.5], *window, False), torch.zeros(1, 1, 3)
-    )
+    assert_same_bits(reference.rank_mean_backward(grad, image, *weights, *window, False), torch.zeros(1, 1, 3))
+    assert_same_bits(reference.rank_mean_weight_grad(grad, image, *weights, *window, False), torch.zeros(1, 2, 2))
     assert_same_bits(reference.drawn_scatter(grad, nothing, [3], *window), torch.zeros(1, 1, 3))
     assert_same_bits(reference.drawn_gather(image, nothing, *window), torch.zeros(1, 1, 1))
 
@@ -129,7 +140,7 @@ def test_a_window_of_padding_only() -> None:
 )
 def test_value_draw(window: list[float], output: float, drawn: int) -> None:
     image = _image(window[:2], window[2:])
-    result = reference.value_draw(image, torch.tensor(0), *TWO_BY_TWO, False)
+    result = reference.value_draw(image, torch.tensor(0), None, *TWO_BY_TWO, False, 0)
     assert_same_bits(result, (_image([output]), torch.tensor([[[[drawn]]]], dtype=torch.uint8)))
 
 
@@ -139,7 +150,8 @@ def test_value_draw_where_the_number_rounds_to_one(seed: int, column: int) -> No
     assert naive.number(seed, 0, 0, 0, column) >= 2**32 - 128
     image = torch.tensor([[[[1.0, 2.0, 0.0] * 4]]])
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        _, drawn = reference.value_draw(image.to(dtype), torch.tensor(seed), [1, 3], [1, 3], [0, 0], [1, 1], False)
+        geometry = ([1, 3], [1, 3], [0, 0], [1, 1], [], False, 0)
+        _, drawn = reference.value_draw(image.to(dtype), torch.tensor(seed), None, *geometry)
         assert drawn[0, 0, 0, column] == 1
 
 
@@ -164,7 +176,7 @@ def test_drawn_scatter_rounds_after_every_addition_first_window_first() -> None:
     drawn = torch.tensor([[[2, 1, 0]]], dtype=torch.uint8)
     for grad, total in (([256.0, 1.0, 1.0], 256.0), ([1.0, 1.0, 256.0], 258.0)):
         scattered = reference.drawn_scatter(
-            torch.tensor([[grad]], dtype=torch.bfloat16), drawn, [5], [3], [1], [0], [1]
+            torch.tensor([[grad]], dtype=torch.bfloat16), drawn, [5], [3], [1], [0], [1], []
         )
         assert_same_bits(scattered, torch.tensor([[[0, 0, total, 0, 0]]], dtype=torch.bfloat16))
 
@@ -188,14 +200,14 @@ def test_drawn_scatter_rounds_after_every_addition_first_window_first() -> None:
 )
 def test_rank_mean(window: list[float], weights: list[float], mean: float) -> None:
     image = _image(window[:2], window[2:])
-    assert_same_bits(reference.rank_mean(image, [4], weights, *TWO_BY_TWO, False), _image([mean]))
+    assert_same_bits(reference.rank_mean(image, _table(weights), [4], *TWO_BY_TWO, False), _image([mean]))
 
 
 def test_rank_mean_backward() -> None:
     image = _image([1, 8], [4, 8])
 
     def backward(*weights: float) -> torch.Tensor:
-        return reference.rank_mean_backward(_image([16]), image, [4], weights, *TWO_BY_TWO, False)
+        return reference.rank_mean_backward(_image([16]), image, _table(list(weights)), [4], *TWO_BY_TWO, False)
 
     assert_same_bits(backward(1.0), _image([0, 16], [0, 0]))
     assert_same_bits(backward(0.75, 0.25), _image([0, 12], [0, 4]))
@@ -207,7 +219,7 @@ def test_rank_mean_backward() -> None:
 def test_rank_mean_sums_half_precision_in_float32() -> None:
     """The mean of 2048 and three ones is 512.75; in float16 the sum alone would stay at 2048."""
     image = _image([2048, 1], [1, 1], dtype=torch.float16)
-    mean = reference.rank_mean(image, [4], [0.25] * 4, *TWO_BY_TWO, False)
+    mean = reference.rank_mean(image, _table([0.25] * 4), [4], *TWO_BY_TWO, False)
     assert_same_bits(mean, _image([512.75], dtype=torch.float16))
 
 
@@ -232,7 +244,7 @@ def test_rank_mean_sums_half_precision_in_float32() -> None:
 def test_value_mean(window: list[float], mean: float) -> None:
     image = _image(window[:2], window[2:])
     torch.testing.assert_close(
-        reference.value_mean(image, *TWO_BY_TWO, False), _image([mean]), rtol=0, atol=0, equal_nan=True
+        reference.value_mean(image, None, *TWO_BY_TWO, False), _image([mean]), rtol=0, atol=0, equal_nan=True
     )
 
 
@@ -243,22 +255,22 @@ def test_value_mean_scales_no_window_that_does_not_need_it(factor: float) -> Non
     plain = (window * window).sum() / window.sum()
     scaled = window / window.max()
     assert (scaled * scaled).sum() / scaled.sum() * window.max() != plain
-    mean = reference.value_mean(window.reshape(1, 1, 2, 2), *TWO_BY_TWO, False)
+    mean = reference.value_mean(window.reshape(1, 1, 2, 2), None, *TWO_BY_TWO, False)
     assert_same_bits(mean, plain.reshape(1, 1, 1, 1))
 
 
 def test_value_mean_sums_half_precision_in_float32() -> None:
     """The square of 300 is beyond float16."""
     image = _image([300, 0], [100, -5], dtype=torch.float16)
-    assert_same_bits(reference.value_mean(image, *TWO_BY_TWO, False), _image([250], dtype=torch.float16))
+    assert_same_bits(reference.value_mean(image, None, *TWO_BY_TWO, False), _image([250], dtype=torch.float16))
 
 
 def test_the_derivative_of_value_mean_does_not_depend_on_the_scale() -> None:
     """Of (1 + 4 + 1) / 4 by each activation: (2 a - 1.5) / 4."""
     for scale in (1.0, 2.0**100, 2.0**-100):
-        image = (_image([1, 2], [1, 0]) * scale).requires_grad_()
-        reference.value_mean(image, *TWO_BY_TWO, False).sum().backward()
-        torch.testing.assert_close(image.grad, _image([0.125, 0.625], [0.125, 0]), rtol=0, atol=0)
+        image = _image([1, 2], [1, 0]) * scale
+        gradient = reference.value_mean_backward(_image([1]), image, None, *TWO_BY_TWO, False)
+        torch.testing.assert_close(gradient, _image([0.125, 0.625], [0.125, 0]), rtol=0, atol=0)
 
 
 def _some_distributions(case: Case) -> list[tuple[int, str, empool.RankDistribution]]:
@@ -270,43 +282,65 @@ def _some_distributions(case: Case) -> list[tuple[int, str, empool.RankDistribut
     return [chosen[(start + shift) % len(chosen)] for shift in (0, 4)]
 
 
+def _tables(index: int, name: str, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return thresholds and weights; every third time a set for each channel."""
+    sets = case.shape[1] if index % 3 == 2 else 1
+    each = [DISTRIBUTIONS[name], *([empool.EnsembleMax(0.2)] * (sets - 1))]
+    columns = (
+        max(thresholds(d, case.counts).size(-1) for d in each),
+        max(weights(d, case.counts).size(-1) for d in each),
+    )
+    pad = torch.nn.functional.pad
+    passed = [thresholds(d, case.counts) for d in each]
+    shares = [weights(d, case.counts) for d in each]
+    return (
+        torch.cat([pad(t, (0, columns[0] - t.size(-1)), value=reference.NEVER) for t in passed]),
+        torch.cat([pad(w, (0, columns[1] - w.size(-1))) for w in shares]),
+    )
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_draws_and_their_backward_agree_with_naive_loops(case: Case) -> None:
-    *window, _ = case.geometry
-    for index, name, distribution in _some_distributions(case):
+    window = case.geometry[:5]
+    betas = [None, torch.tensor(0.7), torch.tensor([-3.0]), torch.linspace(-2, 2, case.shape[1])]
+    for index, name, _ in _some_distributions(case):
         dtype = DTYPES[index % 4]
         seed = SEEDS[index % len(SEEDS)]
-        thresholds = distribution.threshold_table(case.counts)
+        tied = (index % 4, index % 3)
+        passed, _ = _tables(index, name, case)
         input, key = case.input(dtype), torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
-        output, drawn = reference.rank_draw(input, key, case.counts, thresholds, *case.geometry)
-        expected = naive.rank_draw(input, seed, case.counts, thresholds, *case.geometry)
+        output, drawn = reference.rank_draw(input, key, passed, case.counts, *case.geometry, *tied)
+        expected = naive.rank_draw(input, seed, passed, case.counts, *case.geometry, *tied)
         assert_same_numbers((output, drawn), expected, name)
         grad = case.grad_output(DTYPES[(index + 2) % 4])
         scattered = reference.drawn_scatter(grad, drawn, case.shape[2:], *window)
         assert_same_numbers(scattered, naive.drawn_scatter(grad, drawn, case.shape[2:], *window), name)
         gathered = reference.drawn_gather(input, drawn, *window)
         assert_same_numbers(gathered, naive.drawn_gather(input, drawn, *window), name)
-        result = reference.value_draw(input, key, *case.geometry)
-        assert_same_numbers(result, naive.value_draw(input, seed, *case.geometry), str(dtype))
+        beta = betas[index % len(betas)]
+        result = reference.value_draw(input, key, beta, *case.geometry, *tied)
+        assert_same_numbers(result, naive.value_draw(input, seed, beta, *case.geometry, *tied), f"{dtype} {beta}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_means_agree_with_naive_loops(case: Case) -> None:
-    for index, name, distribution in _some_distributions(case):
-        dtype, weights = DTYPES[(index + 1) % 4], distribution.weight_table(case.counts)
+    betas = [None, torch.tensor(0.7), torch.tensor([-3.0]), torch.linspace(-2, 2, case.shape[1])]
+    for index, name, _ in _some_distributions(case):
+        dtype, weight = DTYPES[(index + 1) % 4], _tables(index, name, case)[1]
+        by = (weight, case.counts, *case.geometry)
         input, grad = case.input(dtype), case.grad_output(dtype)
-        mean = reference.rank_mean(input, case.counts, weights, *case.geometry)
-        assert_same_numbers(mean, naive.rank_mean(input, case.counts, weights, *case.geometry), name)
-        gradient = reference.rank_mean_backward(grad, input, case.counts, weights, *case.geometry)
-        expected = naive.rank_mean_backward(grad, input, case.counts, weights, *case.geometry)
-        assert_same_numbers(gradient, expected, name)
+        assert_same_numbers(reference.rank_mean(input, *by), naive.rank_mean(input, *by), name)
+        gradient = reference.rank_mean_backward(grad, input, *by)
+        assert_same_numbers(gradient, naive.rank_mean_backward(grad, input, *by), name)
         # Not in the order of the ranks, so equal but for rounding.
         tangent = case.tensor(case.shape, dtype, "normal", "tangent")
-        along = reference.rank_mean_jvp(tangent, input, case.counts, weights, *case.geometry)
-        expected = naive.rank_mean_jvp(tangent, input, case.counts, weights, *case.geometry)
-        torch.testing.assert_close(along, expected, **MEANS[dtype], equal_nan=True)
-        mean = reference.value_mean(input, *case.geometry)
-        expected = naive.value_mean(input, *case.geometry)
+        along = reference.rank_mean_jvp(tangent, input, *by)
+        torch.testing.assert_close(along, naive.rank_mean_jvp(tangent, input, *by), **MEANS[dtype], equal_nan=True)
+        of_weights = reference.rank_mean_weight_grad(grad, input, *by)
+        torch.testing.assert_close(of_weights, naive.rank_mean_weight_grad(grad, input, *by), equal_nan=True)
+        beta = betas[index % len(betas)]
+        mean = reference.value_mean(input, beta, *case.geometry)
+        expected = naive.value_mean(input, beta, *case.geometry)
         torch.testing.assert_close(mean, expected, **MEANS[dtype], equal_nan=True)
 
 
@@ -314,10 +348,11 @@ def test_means_agree_with_naive_loops(case: Case) -> None:
 def test_results_are_dense_in_the_inputs_layout(case: Case) -> None:
     input = case.input(torch.float32)
     channels_last = input.stride(1) == 1 and input.size(1) > 1 and math.prod(input.shape[2:]) > 1
-    output, drawn = reference.rank_draw(input, torch.tensor(3), case.counts, [], *case.geometry)
-    mean = reference.rank_mean(input, case.counts, [1.0] * len(case.counts), *case.geometry)
-    value = reference.value_draw(input, torch.tensor(3), *case.geometry)
-    for result in (output, drawn, mean, *value, reference.value_mean(input, *case.geometry)):
+    nothing = torch.zeros(1, len(case.counts), 0, dtype=torch.int64)
+    output, drawn = reference.rank_draw(input, torch.tensor(3), nothing, case.counts, *case.geometry, 0)
+    mean = reference.rank_mean(input, weights(empool.Max(), case.counts), case.counts, *case.geometry)
+    value = reference.value_draw(input, torch.tensor(3), None, *case.geometry, 0)
+    for result in (output, drawn, mean, *value, reference.value_mean(input, None, *case.geometry)):
         expected = torch.empty(case.output_shape)
         if channels_last:
             expected = expected.movedim(1, -1).contiguous().movedim(-1, 1)

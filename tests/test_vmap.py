@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -75,16 +76,32 @@ def test_the_rule_of_every_operator(case: Case) -> None:
     """Every tensor argument batched, the dimension last."""
     for name, what, args in calls(case, torch.float32, ("ensemble", "max-dropout")):
         operator = getattr(torch.ops.empool, name)
-        tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        rest = args[len(tensors) :]
-        batches = [[t, t + 3 if name.endswith("draw") and t.dim() == 0 else t.flip(0)] for t in tensors]
-        expected = [operator(*(batch[i] for batch in batches), *rest) for i in range(2)]
-        stacked = [torch.stack(batch, dim=-1) for batch in batches]
-        result = vmap(lambda *ts, operator=operator, rest=rest: operator(*ts, *rest), in_dims=-1)(*stacked)
-        if isinstance(result, Tensor):
-            assert_same_numbers(result, torch.stack(expected), f"{name} {what}")
-        else:
-            assert_same_numbers(result, tuple(map(torch.stack, zip(*expected, strict=True))), f"{name} {what}")
+        at = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+        # A seed, a table of integers, and what has dimensions to turn around.
+        other = {i: args[i] + 3 if args[i].dtype == torch.int64 else args[i].flip(0) for i in at}
+        # All tensors, and all but the tables.
+        for batched in (at, at[:2] if "draw" in name else at[:1]):
+
+            def call(*tensors: Tensor, batched: list[int] = batched, operator: Any = operator, args: Any = args) -> Any:
+                given = dict(zip(batched, tensors, strict=True))
+                return operator(*(given.get(i, arg) for i, arg in enumerate(args)))
+
+            batches = [[args[i], other[i]] for i in batched]
+            expected = [call(*(batch[i] for batch in batches)) for i in range(2)]
+            result = vmap(call, in_dims=-1)(*(torch.stack(batch, dim=-1) for batch in batches))
+            if "weight_grad" in name:  # A sum over the windows, in another order.
+                torch.testing.assert_close(result, torch.stack(expected))
+            elif isinstance(result, Tensor):
+                assert_same_numbers(result, torch.stack(expected), f"{name} {what}")
+            else:
+                assert_same_numbers(result, tuple(map(torch.stack, zip(*expected, strict=True))), f"{name} {what}")
+            empty = vmap(call, in_dims=-1)(*(torch.stack(batch, dim=-1)[..., :0] for batch in batches))
+            for part, one in zip(_parts(empty), _parts(expected[0]), strict=True):
+                assert part.shape == (0, *one.shape)
+
+
+def _parts(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 @stems
@@ -100,7 +117,7 @@ def test_jacobians(stem: str, training: bool) -> None:
     output, pull = vjp(call, input)
     (row,) = pull(torch.ones_like(output))
     torch.testing.assert_close(row, reverse.sum((0, 1, 2, 3)))
-    if stem != "stochastic_pool" or training:
+    if stem not in ("stochastic_pool", "soft_pool") or training:
         assert not hessian(lambda x: call(x).sum())(input).any()
 
 

@@ -20,20 +20,22 @@ LINES = [
 
 
 def geometry(kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Geometry:
-    return Geometry((kernel,), (stride,), (padding,), (dilation,), ceil_mode)
+    return Geometry((kernel,), (stride,), (padding,), (dilation,), (), ceil_mode)
 
 
 def positions(size: int, where: Geometry) -> list[list[int]]:
     """List for every window where its activations lie; what is outside the input is padding."""
-    (kernel,), (stride,), (padding,), (dilation,), _ = where
-    starts = [window * stride - padding for window in range(where.output_size(size, 0))]
+    (kernel,), (stride,), (padding,), (dilation,), *_ = where
+    starts = [window * stride - padding for window in range(where.output_sizes([size])[0])]
     return [[start + step * dilation for step in range(kernel)] for start in starts]
 
 
 def test_as_many_windows_as_max_pooling_has() -> None:
     for size, *line in LINES:
         where = geometry(*line)
-        assert (where.output_size(size, 0),) == F.max_pool1d(torch.zeros(1, size), *where).shape[1:], (size, where)
+        arguments = (*where[:4], where.ceil_mode)
+        expected = F.max_pool1d(torch.zeros(1, size), *arguments).shape[1:]
+        assert tuple(where.output_sizes([size])) == expected, (size, where)
 
 
 def test_counts_of_valid_activations_are_foreseen() -> None:
@@ -58,7 +60,7 @@ def test_counts_of_valid_activations_are_foreseen() -> None:
 def test_no_more_is_foreseen_than_can_be(
     padding: int, dilation: int, ceil_mode: bool, counts: tuple[int, ...], nothing: bool
 ) -> None:
-    where = Geometry((3, 2), (2, 2), (padding, padding), (dilation, dilation), ceil_mode)
+    where = Geometry((3, 2), (2, 2), (padding, padding), (dilation, dilation), (), ceil_mode)
     assert (where.possible_counts(), where.may_hold_nothing()) == (counts, nothing)
 
 
@@ -66,25 +68,52 @@ def test_only_the_padded_side_of_a_window_varies() -> None:
     assert Geometry((3, 2), (2, 2), (1, 0), (1, 1)).possible_counts() == (2, 4, 6)
 
 
-def test_padding_is_as_wide_as_the_windows_reach() -> None:
-    for size, *line in LINES:
-        where = geometry(*line)
-        reach = max(place for window in positions(size, where) for place in window) + 1 + where.padding[0]
-        padded = _window.pad(torch.ones(1, 1, size), where, [where.output_size(size, 0)], -5.0)
-        assert where.reach([where.output_size(size, 0)]) == [reach] == list(padded.shape[2:]), (size, where)
-
-
 def test_windows_and_which_of_their_positions_are_valid() -> None:
     where = Geometry((2, 3), (2, 2), (1, 0), (1, 1), ceil_mode=True)
     input = torch.arange(1.0, 9).reshape(1, 1, 2, 4)  # Windows reach one row above, one below, and past the right.
-    held = _window.windows(input, where, fill=0.0)[0, 0].tolist()
-    assert held == [
+    held, valid = _window.windows(input, where, fill=0.0)
+    assert held[0, 0].tolist() == [
         [[0, 0, 0, 1, 2, 3], [0, 0, 0, 3, 4, 0]],
         [[5, 6, 7, 0, 0, 0], [7, 8, 0, 0, 0, 0]],
     ]
-    valid = _window.valid(input, where)
-    assert valid.shape == (1, 1, 2, 2, 6)
-    assert valid[0, 0].tolist() == [[[value > 0 for value in window] for window in row] for row in held]
+    assert valid.shape == (2, 2, 6)
+    assert valid.tolist() == (held[0, 0] > 0).tolist()
+
+
+def test_adaptive_windows_are_those_of_pytorch() -> None:
+    for size, output in itertools.product(range(1, 12), range(1, 14)):
+        bounds = [_window.adaptive_bounds(i, size, output) for i in range(output)]
+        image = torch.arange(1.0, size + 1).reshape(1, 1, size)
+        means = [sum(range(start + 1, end + 1)) / (end - start) for start, end in bounds]
+        torch.testing.assert_close(F.adaptive_avg_pool1d(image, output), torch.tensor([[means]]))
+
+
+def test_every_position_knows_the_windows_over_it() -> None:
+    """`covering` is `positions` the other way round: the windows of each position, first window first."""
+    for size, *line in LINES:
+        where = geometry(*line)
+        _check_covering(where, size)
+    for size, output in itertools.product(range(1, 8), range(1, 10)):
+        kernel = max(end - start for start, end in (_window.adaptive_bounds(i, size, output) for i in range(output)))
+        _check_covering(Geometry((kernel,), (1,), (0,), (1,), (output,)), size)
+
+
+def _check_covering(where: Geometry, size: int) -> None:
+    output, cpu = where.output_sizes([size]), torch.device("cpu")
+    index, valid = _window.positions(where, [size], output, cpu)
+    expected: list[list[tuple[int, int]]] = [[] for _ in range(size)]
+    for window, (places, inside) in enumerate(zip(index.tolist(), valid.tolist(), strict=True)):
+        for offset, (place, within) in enumerate(zip(places, inside, strict=True)):
+            if within:
+                expected[place].append((window, offset))
+    found: list[list[tuple[int, int]]] = [[] for _ in range(size)]
+    for windows, offsets, covers in _window.covering(where, [size], output, cpu):
+        for place, (window, offset, holds) in enumerate(
+            zip(windows.tolist(), offsets.tolist(), covers.tolist(), strict=True)
+        ):
+            if holds:
+                found[place].append((window, offset))
+    assert found == expected, (size, where)
 
 
 @pytest.mark.parametrize(

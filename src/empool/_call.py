@@ -3,283 +3,190 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
-from empool import _ops, reference
-from empool._window import Geometry
-from empool.distributions import RankDistribution
+from empool import _ops, _tables, reference
+from empool._tables import Learned, Numbers, Tables
+from empool._window import Geometry, adaptive_bounds
+from empool.distributions import RankDistribution, finite
 
 Size = int | Sequence[int]
+OutputSize = int | None | Sequence[int | None]
 Seed = SupportsIndex | Tensor | None
-Arguments = tuple[Size, Size | None, Size, Size, bool]
-"""A geometry as the user gave it: kernel_size, stride, padding, dilation, ceil_mode."""
+Tied = Literal["channel", "position", "image"] | None
+Number = float | Tensor | Tables
+"""A method's own number, such as p: a number, a tensor of one a channel, or what a layer keeps of it."""
 
+_TIED = {None: 0, "channel": 1, "position": 2, "image": 3}
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-
+_ADAPTIVE: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """What every kernel takes."""
 
 
-class _Plan(NamedTuple):
-    """What a call comes to.
+class Windows(NamedTuple):
+    """The windows as the user gave them: max-pooling's arguments, or adaptive pooling's output size."""
+
+    kernel_size: Any = None
+    stride: Any = None
+    padding: Any = 0
+    dilation: Any = 1
+    ceil_mode: Any = False
+    output_size: Any = None
+    adaptive: bool = False
+
+    def max_pool(self, input: Any, dims: int, return_indices: bool) -> Any:
+        """Call PyTorch's own pooling, for its result or its error."""
+        if self.adaptive:
+            return _ADAPTIVE[dims](input, self.output_size, return_indices)
+        return _MAX_POOL[dims](input, *self[:5], return_indices=return_indices)
+
+
+class Method(NamedTuple):
+    """What a function does with each window.
 
     Attributes:
-        geometry: where the windows are.
-        arguments: the operator's, after its tensors.
-        draws: whether it needs random numbers.
-        zeros: whether an output may be no activation's.
+        tables: pools by rank with these.
+        beta: where there are no tables, the weight of the softmax; None weighs by positive part.
+        training, seed, generator, tied: as every function takes them.
     """
 
-    geometry: Geometry
-    arguments: tuple[Any, ...]
-    draws: bool
-    zeros: bool
+    tables: Tables | Numbers | Learned | None
+    beta: float | Tensor | None
+    training: bool
+    seed: Seed
+    generator: torch.Generator | None
+    tied: Tied
+
+    @property
+    def learns(self) -> bool:
+        """Whether a gradient of the probabilities is asked for."""
+        number = self.beta if self.tables is None else getattr(self.tables, "number", None)
+        return isinstance(number, Tensor) and number.requires_grad and torch.is_grad_enabled()
 
 
-def pool(
-    function: str,
-    dims: int,
-    input: Any,
-    arguments: Arguments,
-    return_indices: bool,
-    distribution: RankDistribution | None,
-    training: bool,
-    seed: Seed,
-) -> Any:
-    """Pool by rank, or by value where there is no distribution."""
+def pool(function: str, dims: int, input: Any, windows: Windows, return_indices: bool, method: Method) -> Any:
+    """Pool by rank, or by value where there are no tables."""
     if not isinstance(input, Tensor):
-        _MAX_POOL[dims](input, *arguments, return_indices=return_indices)  # Raises PyTorch's own error.
-    if seed is not None:
-        _check_seed(function, input, seed)
+        windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error.
+    if method.seed is not None or method.generator is not None or method.tied is not None:
+        _check_draw(function, input, method)
     if input.dtype not in DTYPES:
-        return _pool_others(function, dims, input, arguments, return_indices, distribution)
-    plan = _plan(function, dims, input, arguments, return_indices, distribution, training)
+        return _pool_others(function, dims, input, windows, return_indices, method)
+    plan = _plan_of(function, dims, input, windows, return_indices)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
-    if training:
-        output, drawn = _draw(batched, plan, distribution, seed)
-        indices = _drawn_indices(drawn, batched, plan) if return_indices else None
+    if method.training:
+        output, drawn, zeros = _draw(function, batched, plan, method)
+        indices = _drawn_indices(drawn, batched, plan.geometry, zeros) if return_indices else None
     else:
-        output = _mean(batched, plan, distribution)
+        output = _mean(function, batched, plan, method)
         indices = _max_indices(batched, plan.geometry) if return_indices else None
     if batched is not input:
         output, indices = output.squeeze(0), None if indices is None else indices.squeeze(0)
     return output if indices is None else (output, indices)
 
 
-def _draw(input: Tensor, plan: _Plan, distribution: RankDistribution | None, seed: Seed) -> tuple[Tensor, Tensor]:
-    # The plain maximum needs no random numbers, so it takes none from the generator.
-    key = _key(input, seed) if plan.draws else input.new_empty((), dtype=torch.int64)
-    output, drawn = _ops.call("value_draw" if distribution is None else "rank_draw", input, key, *plan.arguments)
-    return output, drawn
+def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Tensor, Tensor, bool]:
+    """Return the output, the offsets drawn, and whether an output may be no activation's."""
+    tied = _TIED[method.tied]
+    if method.tables is None:
+        zeros, beta = True, _beta(function, input, method.beta)
+        output, drawn = _ops.call("value_draw", input, _key(input, method), beta, *plan.geometry, tied)
+    else:
+        entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
+        _check_channels(function, input, entries.size(0))
+        # What needs no random numbers takes none from the generator.
+        key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
+        output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, tied)
+    if method.learns:  # A draw has no derivative in its probabilities, so it has the expectation's.
+        expected = _mean(function, input.detach(), plan, method)
+        output = output + torch.where(expected.isfinite(), expected - expected.detach(), 0)
+    return output, drawn, zeros or plan.geometry.may_hold_nothing()
 
 
-def _mean(input: Tensor, plan: _Plan, distribution: RankDistribution | None) -> Tensor:
-    if distribution is None:
-        return reference.value_mean(input, *plan.geometry)
-    output: Tensor = _ops.call("rank_mean", input, *plan.arguments)
-    return output
+def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
+    mean: Tensor
+    if method.tables is None:
+        mean = _ops.call("value_mean", input, _beta(function, input, method.beta), *plan.geometry)
+        return mean
+    entries = method.tables.get(plan.counts, False, input.device).entries
+    _check_channels(function, input, entries.size(0))
+    mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
+    return mean
 
 
-def _pool_others(
-    function: str,
-    dims: int,
-    input: Tensor,
-    arguments: Arguments,
-    return_indices: bool,
-    distribution: RankDistribution | None,
-) -> Any:
-    """Take the maximum of what PyTorch takes it of, such as integers, in either phase; there is no expectation."""
-    max_pool = functools.partial(_MAX_POOL[dims], input, *arguments, return_indices=return_indices)
-    if input.dim() not in (dims + 1, dims + 2) or not _sound_geometry(dims, input.shape[-dims - 1 :], *arguments):
-        max_pool()  # Raises PyTorch's own error, if it has one.
-    geometry = _normalised(dims, *arguments)
-    if geometry is None or distribution is None or distribution.threshold_table(geometry.possible_counts()):
-        remedy = "" if input.is_complex() else "; convert it with .float()"
-        raise TypeError(
-            f"{function}: expected a floating-point input (float32, float64, float16 or bfloat16), got {input.dtype}"
-            f"{remedy}"
-        )
-    return max_pool()
+def _is_captured(input: Tensor) -> bool:
+    """Tell whether a CUDA graph will replay the call, perhaps with another p, which needs random numbers."""
+    return input.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _plan(
-    function: str,
-    dims: int,
-    input: Tensor,
-    arguments: Arguments,
-    return_indices: bool,
-    distribution: RankDistribution | None,
-    training: bool,
-) -> _Plan:
-    """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error."""
-    sizes = input.shape
-    if len(sizes) in (dims + 1, dims + 2):
-        plan = _sound_plan(distribution, training, dims, sizes[-dims - 1 :], *arguments)
-        if plan is not None:
-            return plan
-    _MAX_POOL[dims](input, *arguments, return_indices=return_indices)
-    geometry = _normalised(dims, *arguments)
-    if geometry is None:
-        raise TypeError(f"{function}: expected whole numbers for the geometry, got {arguments}")
-    return _planned(distribution, training, geometry)
+def _check_channels(function: str, input: Tensor, sets: int) -> None:
+    if sets != 1 and sets != input.size(1):
+        raise ValueError(f"{function}: expected one number or one for each of {input.size(1)} channels, got {sets}")
 
 
-def _sound_plan(*args: Any) -> _Plan | None:
-    """Make the plan, or take it from an earlier call: the checks cost more than a small pooling.
+def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
+    if isinstance(beta, Tensor):
+        _check_channels(function, input, beta.numel())
+        return beta.to(input.device)
+    if beta is None:
+        return None
+    if torch.compiler.is_compiling():
+        return torch.full((1,), beta, dtype=torch.float64, device=input.device)
+    return _remembered_beta(beta, input.device)
 
-    A tracer makes it anew, so that its guards see the arguments.
+
+@functools.lru_cache(maxsize=256)
+def _remembered_beta(beta: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full((1,), beta, dtype=torch.float64, device=device)
+
+
+def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:
+    """Return what pools by a kind of distribution.
+
+    Args:
+        function: whose argument the number is.
+        kind: the distribution.
+        name: the argument's.
+        number: its value.
+        check: `empool.distributions.probability` or `share`.
     """
-    if not torch.compiler.is_compiling():
-        try:
-            return _remembered_plan(*args)
-        except TypeError:
-            pass
-    return _new_plan(*args)
+    if isinstance(number, Tables):
+        return number
+    if isinstance(number, Tensor):
+        if number.dim() > 1 or not number.dtype.is_floating_point:
+            raise ValueError(
+                f"{function}: expected {name} as one floating-point number or one a channel, "
+                f"got {tuple(number.shape)} of {number.dtype}"
+            )
+        return Numbers(kind, number)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return Numbers(kind, torch.full((1,), check(function, name, number), dtype=torch.float64))
+    if type(number) is float or type(number) is int:
+        return _remembered_tables(kind, check, function, name, number)
+    return _tables.of_kind(kind, check(function, name, number))
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
-def _remembered_plan(distribution: RankDistribution | None, *args: Any) -> _Plan | None:
-    """Make the plan of arguments that are known by their value, which alone come here twice.
-
-    Raises:
-        TypeError: if one is not: a list, a tensor, or a distribution that may change or be like another.
-    """
-    numbers = [number for arg in args for number in (arg if isinstance(arg, tuple) else (arg,))]
-    if not _is_value(distribution) or any(isinstance(number, Tensor) for number in numbers):
-        raise TypeError
-    return _new_plan(distribution, *args, table=_remembered_table)
+def _remembered_tables(kind: Any, check: Any, *argument: Any) -> Tables:
+    return _tables.of_kind(kind, check(*argument))
 
 
-def _is_value(distribution: RankDistribution | None) -> bool:
-    """Tell whether a distribution's own class, not one that it inherits from, is compared by what cannot change."""
-    if distribution is None:
-        return True
-    parameters = vars(type(distribution)).get("__dataclass_params__")
-    return parameters is not None and parameters.eq and parameters.frozen
-
-
-def _table(distribution: RankDistribution, training: bool, counts: tuple[int, ...]) -> tuple[float, ...]:
-    return distribution.threshold_table(counts) if training else distribution.weight_table(counts)
-
-
-_remembered_table = functools.lru_cache(maxsize=256)(_table)
-
-
-def _new_plan(
-    distribution: RankDistribution | None,
-    training: bool,
-    dims: int,
-    sizes: Sequence[int],
-    *arguments: Any,
-    table: Callable[..., Any] = _table,
-) -> _Plan | None:
-    geometry = _sound_geometry(dims, sizes, *arguments)
-    return None if geometry is None else _planned(distribution, training, geometry, table)
-
-
-def _planned(
-    distribution: RankDistribution | None, training: bool, geometry: Geometry, table: Callable[..., Any] = _table
-) -> _Plan:
-    if distribution is None:
-        return _Plan(geometry, tuple(geometry), draws=True, zeros=True)
-    counts = geometry.possible_counts()
-    entries = table(distribution, training, counts)
-    zeros = geometry.may_hold_nothing() or any(distribution.zero_probability(n) > 0 for n in counts)
-    return _Plan(geometry, (counts, entries, *geometry), draws=len(entries) > 0, zeros=zeros)
-
-
-def _sound_geometry(dims: int, sizes: Sequence[int], *arguments: Any) -> Geometry | None:
-    """Return the geometry if PyTorch surely accepts it for an input of these sizes, channels first."""
-    geometry = _normalised(dims, *arguments)
-    if geometry is None or not all(size > 0 for size in sizes):
-        return None
-    windows = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
-    if not all(k > 0 and s > 0 and 0 <= 2 * p <= k and d > 0 for k, s, p, d in windows):
-        return None
-    output = geometry.output_sizes(sizes[1:])
-    if geometry.ceil_mode and not any(geometry.padding) and not torch.compiler.is_compiling():
-        floor = geometry._replace(ceil_mode=False)
-        if floor.output_sizes(sizes[1:]) == output:
-            geometry = floor  # Every window is whole: one count, and the kernels' fast paths.
-    return geometry if all(size > 0 for size in output) else None
-
-
-def _normalised(
-    dims: int, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size, ceil_mode: Any
-) -> Geometry | None:
-    """Return one number for each dimension, or nothing where they cannot be made out."""
-    if not isinstance(ceil_mode, bool):
-        return None
-    if stride is None or (isinstance(stride, (tuple, list)) and not stride):
-        stride = kernel_size
-    sizes: list[tuple[int, ...]] = []
-    for size in (kernel_size, stride, padding, dilation):
-        numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-        if len(numbers) not in (1, dims) or any(isinstance(number, bool) for number in numbers):
-            return None
-        try:
-            # NumPy's whole numbers and tensors of one too, as PyTorch does.
-            numbers = tuple(number if isinstance(number, int) else operator.index(number) for number in numbers)
-        except TypeError:
-            return None
-        sizes.append(numbers if len(numbers) == dims else numbers * dims)
-    return Geometry(sizes[0], sizes[1], sizes[2], sizes[3], ceil_mode)
-
-
-def _check_seed(function: str, input: Tensor, seed: SupportsIndex | Tensor) -> None:
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != input.device:
-            raise ValueError(
-                f"{function}: expected seed as one int64 on {input.device}, "
-                f"got {tuple(seed.shape)} of {seed.dtype} on {seed.device}"
-            )
-        return
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"{function}: expected seed to be an int, a tensor or None, got {type(seed).__name__}")
-    if not -(2**63) <= operator.index(seed) < 2**64:
-        raise ValueError(f"{function}: expected a seed of 64 bits, got {seed}")
-
-
-def _key(input: Tensor, seed: Seed) -> Tensor:
-    """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=input.device)
-    if isinstance(seed, Tensor):
-        return seed.reshape(())
-    number = operator.index(seed)
-    signed = number - 2**64 if number >= 2**63 else number
-    return torch.full((), signed, dtype=torch.int64, device=input.device)
-
-
-def distribution_of(kind: Callable[[float], Any], check: Callable[..., float], *argument: Any) -> Any:
-    """Make a distribution of a checked argument, or take it from an earlier call.
-
-    Args:
-        kind: the distribution.
-        check: `probability` or `share`.
-        argument: whose it is, its name and its value.
-    """
-    if not torch.compiler.is_compiling():
-        try:
-            return _remembered_distribution(kind, check, *argument)
-        except TypeError:  # No number, which the check says better than a dictionary.
-            pass
-    return kind(check(*argument))
-
-
-@functools.lru_cache(maxsize=256, typed=True)
-def _remembered_distribution(
-    kind: Callable[[float], RankDistribution], check: Callable[..., float], *argument: Any
-) -> Any:
-    return kind(check(*argument))
+def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Learned:
+    """Return what pools by a distribution, or say under the function's name that it is none."""
+    if isinstance(distribution, (Tables, Learned)):
+        return distribution
+    return _tables.of(distribution_argument(function, distribution))
 
 
 def distribution_argument(function: str, distribution: RankDistribution) -> RankDistribution:
@@ -291,22 +198,200 @@ def distribution_argument(function: str, distribution: RankDistribution) -> Rank
     return distribution
 
 
+def by_value(function: str, beta: float | Tensor) -> float | Tensor:
+    """Return the weight of a softmax, checked."""
+    if not isinstance(beta, Tensor):
+        return finite(function, "beta", beta)
+    if beta.dim() > 1 or not beta.dtype.is_floating_point:
+        raise ValueError(
+            f"{function}: expected beta as one floating-point number or one a channel, "
+            f"got {tuple(beta.shape)} of {beta.dtype}"
+        )
+    return beta
+
+
+class Plan(NamedTuple):
+    """What a call's plain numbers come to: where the windows are, and how many valid activations they can hold."""
+
+    geometry: Geometry
+    counts: tuple[int, ...]
+
+
+def _pool_others(
+    function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool, method: Method
+) -> Any:
+    """Take the maximum of what PyTorch takes it of, such as integers, in either phase; there is no expectation."""
+    plan = _plan(dims, input.shape[-dims - 1 :], windows) if input.dim() in (dims + 1, dims + 2) else None
+    if plan is None:
+        windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error, if it has one.
+    elif isinstance(method.tables, Tables) and not method.tables.get(plan.counts, True, torch.device("cpu")).draws:
+        return windows.max_pool(input, dims, return_indices)
+    remedy = "" if input.is_complex() else "; convert it with .float()"
+    raise TypeError(
+        f"{function}: expected a floating-point input (float32, float64, float16 or bfloat16), got {input.dtype}"
+        f"{remedy}"
+    )
+
+
+def _plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Plan:
+    """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error."""
+    sizes = input.shape
+    if len(sizes) == dims + 2 or len(sizes) == dims + 1:
+        plan = _plan(dims, sizes[-dims - 1 :], windows)
+        if plan is not None:
+            return plan
+    windows.max_pool(input, dims, return_indices)
+    raise TypeError(f"{function}: expected whole numbers for the geometry, got {tuple(windows[:5])}")
+
+
+def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
+    """Return the plan if PyTorch surely accepts the windows for an input of these sizes, channels first.
+
+    The user's arguments become plain numbers first; what those come to is remembered.
+    """
+    kernel_size, stride, padding, dilation, ceil_mode, output_size, adaptive = windows
+    if adaptive:
+        output = _numbers(output_size, dims, none=True)
+        make = _adaptive if torch.compiler.is_compiling() else _remembered_adaptive
+        return None if output is None else make(sizes, output)
+    kernel, pads, steps = _numbers(kernel_size, dims), _numbers(padding, dims), _numbers(dilation, dims)
+    if stride is None or (isinstance(stride, (tuple, list)) and not stride):
+        strides = kernel
+    else:
+        strides = _numbers(stride, dims)
+    if kernel is None or strides is None or pads is None or steps is None or type(ceil_mode) is not bool:
+        return None
+    make = _regular if torch.compiler.is_compiling() else _remembered_regular
+    return make(sizes, kernel, strides, pads, steps, ceil_mode)
+
+
+def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None:
+    """Return one whole number for each dimension, or nothing where they cannot be made out."""
+    if type(size) is int or (none and size is None):
+        return (size,) * dims
+    numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    if len(numbers) not in (1, dims):
+        return None
+    found: list[int | None] = []
+    for number in numbers:
+        if type(number) is int or (none and number is None):
+            found.append(number)
+        elif isinstance(number, bool) or not hasattr(number, "__index__"):
+            return None
+        else:
+            try:  # NumPy's whole numbers and tensors of one too, as PyTorch does.
+                found.append(operator.index(number))
+            except TypeError:  # What has the method without being a whole number: an array, a tensor of several.
+                return None
+    return tuple(found) if len(found) == dims else tuple(found) * dims
+
+
+def _regular(sizes: Sequence[int], *arguments: Any) -> Plan | None:
+    kernel_size, stride, padding, dilation, ceil_mode = arguments
+    geometry = Geometry(kernel_size, stride, padding, dilation, (), ceil_mode)
+    if not all(size > 0 for size in sizes):
+        return None
+    windows = zip(kernel_size, stride, padding, dilation, strict=True)
+    if not all(k > 0 and s > 0 and 0 <= 2 * p <= k and d > 0 for k, s, p, d in windows):
+        return None
+    output = geometry.output_sizes(sizes[1:])
+    if ceil_mode and not any(padding) and not torch.compiler.is_compiling():
+        floor = geometry._replace(ceil_mode=False)
+        if floor.output_sizes(sizes[1:]) == output:
+            geometry = floor  # Every window is whole: one count, and the kernels' fast paths.
+    return Plan(geometry, geometry.possible_counts()) if all(size > 0 for size in output) else None
+
+
+def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan | None:
+    """Plan adaptive windows; where they are all alike and meet, as the regular ones that they are."""
+    spatial = [int(size) for size in sizes[1:]]  # The windows' extents are numbers, not symbols.
+    output = [size if out is None else out for size, out in zip(spatial, output_size, strict=True)]
+    if not all(size > 0 for size in (*sizes, *output)):
+        return None
+    ones, zeros = (1,) * len(spatial), (0,) * len(spatial)
+    if all(size % out == 0 for size, out in zip(spatial, output, strict=True)):
+        kernel = tuple([size // out for size, out in zip(spatial, output, strict=True)])
+        return Plan(Geometry(kernel, kernel, zeros, ones), (math.prod(kernel),))
+    bounds = [[adaptive_bounds(i, size, out) for i in range(out)] for size, out in zip(spatial, output, strict=True)]
+    kernel = tuple([max([end - start for start, end in each]) for each in bounds])
+    geometry = Geometry(kernel, ones, zeros, ones, tuple(output))
+    return Plan(geometry, geometry.possible_counts(spatial))
+
+
+# The checks cost more than a small pooling. Only plain numbers come here.
+_remembered_regular = functools.lru_cache(maxsize=1024)(_regular)
+_remembered_adaptive = functools.lru_cache(maxsize=1024)(_adaptive)
+
+
+def _check_draw(function: str, input: Tensor, method: Method) -> None:
+    seed, generator = method.seed, method.generator
+    if method.tied is not None and method.tied not in _TIED:
+        raise ValueError(f"{function}: expected tied to be 'channel', 'position', 'image' or None, got {method.tied!r}")
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"{function}: expected a torch.Generator, got {type(generator).__name__}")
+        if seed is not None:
+            raise ValueError(f"{function}: expected a seed or a generator, got both")
+        if generator.device.type != input.device.type:
+            raise ValueError(f"{function}: expected a generator on {input.device}, got one on {generator.device}")
+    if seed is None:
+        return
+    if isinstance(seed, Tensor):
+        sound = (seed.dtype == torch.int64 and seed.numel() == 1) or _is_key(seed)
+        if not sound or seed.device != input.device:
+            raise ValueError(
+                f"{function}: expected seed as one int64 on {input.device}, "
+                f"got {tuple(seed.shape)} of {seed.dtype} on {seed.device}"
+            )
+        return
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"{function}: expected seed to be an int, a tensor or None, got {type(seed).__name__}")
+    if not -(2**63) <= operator.index(seed) < 2**64:
+        raise ValueError(f"{function}: expected a seed of 64 bits, got {seed}")
+
+
+def _is_key(seed: Tensor) -> bool:
+    """Tell whether it is one of `torch.func._random`'s keys: its seed, and how far the stream has come."""
+    return seed.dtype == torch.uint64 and seed.shape == (2,)
+
+
+def _key(input: Tensor, method: Method) -> Tensor:
+    """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
+    seed = method.seed
+    if seed is None:
+        return torch.randint(
+            -(2**63), 2**63 - 1, (), dtype=torch.int64, device=input.device, generator=method.generator
+        )
+    if isinstance(seed, Tensor):
+        if _is_key(seed):
+            words = seed.view(torch.int64)
+            return words[0] + words[1] * 0x1E3779B97F4A7C15  # An odd number: no two offsets meet.
+        return seed.reshape(())
+    number = operator.index(seed)
+    signed = number - 2**64 if number >= 2**63 else number
+    return torch.full((), signed, dtype=torch.int64, device=input.device)
+
+
 def _max_indices(input: Tensor, geometry: Geometry) -> Tensor:
-    max_pool = _MAX_POOL[len(geometry.kernel_size)]
-    indices: Tensor = max_pool(input.detach(), *geometry, return_indices=True)[1]
+    dims = input.dim() - 2
+    if geometry.output_size:
+        adaptive: Tensor = _ADAPTIVE[dims](input.detach(), geometry.output_size, True)[1]
+        return adaptive
+    windows = (*geometry[:4], geometry.ceil_mode)
+    indices: Tensor = _MAX_POOL[dims](input.detach(), *windows, return_indices=True)[1]
     return indices
 
 
-def _drawn_indices(drawn: Tensor, input: Tensor, plan: _Plan) -> Tensor:
+def _drawn_indices(drawn: Tensor, input: Tensor, geometry: Geometry, zeros: bool) -> Tensor:
     """Turn offsets in windows into flat indices; where no activation was drawn, the maximum's."""
-    geometry, sizes = plan.geometry, input.shape[2:]
+    sizes = input.shape[2:]
     index = _flat_offsets(geometry, sizes, drawn)[drawn.to(torch.int64)]
     step = 1
     for dim in reversed(range(len(sizes))):
-        start = torch.arange(drawn.size(dim + 2), device=drawn.device) * geometry.stride[dim] - geometry.padding[dim]
+        start = geometry.starts(dim, sizes[dim], drawn.size(dim + 2), drawn.device)
         index += (start * step).reshape(-1, *[1] * (len(sizes) - 1 - dim))
         step *= sizes[dim]
-    if not plan.zeros:
+    if not zeros:
         return index
     return torch.where(drawn == reference.zero_drawn(drawn.dtype), _max_indices(input, geometry), index)
 

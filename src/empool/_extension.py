@@ -8,7 +8,17 @@ import os
 
 import torch
 
-OPERATORS = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
+OPERATORS = (
+    "rank_draw",
+    "value_draw",
+    "drawn_scatter",
+    "drawn_gather",
+    "rank_mean",
+    "rank_mean_backward",
+    "rank_mean_weight_grad",
+    "value_mean",
+    "value_mean_backward",
+)
 """The operators that the compiled part implements."""
 
 _NOT_BUILT = (

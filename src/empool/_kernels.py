@@ -8,7 +8,17 @@ from typing import Any
 
 from empool import _extension, _ops, _traced
 
-TRITON = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
+TRITON = (
+    "rank_draw",
+    "value_draw",
+    "drawn_scatter",
+    "drawn_gather",
+    "rank_mean",
+    "rank_mean_backward",
+    "rank_mean_weight_grad",
+    "value_mean",
+    "value_mean_backward",
+)
 """The operators that have a Triton kernel."""
 
 

@@ -36,24 +36,35 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def uniform32(seed: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the 32-bit number of every output, as int64, for outputs of shape ``(N, C, *output)``.
+def uniform32(seed: Tensor, shape: Sequence[int], tied: int = 0, first_image: int = 0) -> Tensor:
+    """Return the 32-bit number of every output, as int64; broadcast to outputs of shape ``(N, C, *output)``.
 
     The number of output (n, c, od, oh, ow) is lane ``ow & 3`` of the block with counter
     ``(ow >> 2, od * OH + oh, c, n)`` under the seed's low and high words. Where `seed` holds several seeds,
-    each one serves an equal share of the images, and n counts within the share.
+    each one serves an equal share of the images, and n counts within the share, from `first_image`.
+
+    Args:
+        seed: one or several.
+        shape: that of the outputs.
+        tied: what shares a number: 0 nothing, 1 all channels (c is 0), 2 all positions of a map (the first two words
+            and the lane are 0), 3 both.
+        first_image: the number of images before these.
     """
     images, channels, *output = shape
+    if tied & 1:
+        channels = 1
+    if tied & 2:
+        output = [1] * len(output)
     width, height = output[-1], (1 if len(output) == 1 else output[-2])
     rows = height * (output[0] if len(output) == 3 else 1)
     seeds = seed.reshape(-1)
     share = images // max(seeds.numel(), 1)
 
-    def along(size: int, dim: int) -> Tensor:
-        return torch.arange(size, device=seed.device).reshape([-1 if i == dim else 1 for i in range(5)])
+    def along(size: int, dim: int, first: int = 0) -> Tensor:
+        return torch.arange(first, first + size, device=seed.device).reshape([-1 if i == dim else 1 for i in range(5)])
 
-    counter = (along(-(-width // 4), 4), along(rows, 3), along(channels, 2), along(share, 1))
+    counter = (along(-(-width // 4), 4), along(rows, 3), along(channels, 2), along(share, 1, first_image))
     key = (seeds & MASK, (seeds >> 32) & MASK)
     lanes = philox4x32(counter, (key[0].reshape(-1, 1, 1, 1, 1), key[1].reshape(-1, 1, 1, 1, 1)))
     numbers = torch.stack(torch.broadcast_tensors(*lanes), dim=-1)  # (S, N/S, C, rows, blocks, 4)
-    return numbers.flatten(-2)[..., :width].reshape(shape)
+    return numbers.flatten(-2)[..., :width].reshape(images, channels, *output)

@@ -52,12 +52,7 @@ def _is_visible(name: str, args: tuple[Any, ...]) -> bool:
     sizes += [size for arg in args if isinstance(arg, list | tuple) for size in arg]
     if any(isinstance(size, torch.SymInt) for size in sizes):
         return False
-    if name == "rank_draw":
-        from empool._triton import is_by_table
-
-        _, _, counts, thresholds, kernel_size = args[:5]
-        return not is_by_table(counts, thresholds, kernel_size)  # A table is uploaded, which no graph could do.
-    return True
+    return name != "value_draw" or args[2] is None  # With beta, it multiplies and adds.
 
 
 class _Kernels:

@@ -1,24 +1,29 @@
-"""Window arithmetic: sizes, padding, ceil_mode, and which activations a window holds."""
+"""Window arithmetic: sizes, padding, ceil_mode, adaptive windows, and which activations a window holds."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 class Geometry(NamedTuple):
-    """Where the windows lie; each sequence has one entry for every spatial dimension."""
+    """Where the windows lie; each sequence has one entry for every spatial dimension.
+
+    With an `output_size` the windows are those of adaptive pooling: window i of a dimension holds the positions from
+    ``floor(i * size / output)`` up to ``ceil((i + 1) * size / output)``. `kernel_size` then is the largest extent, the
+    strides and dilations are 1, the padding is 0.
+    """
 
     kernel_size: Sequence[int]
     stride: Sequence[int]
     padding: Sequence[int]
     dilation: Sequence[int]
+    output_size: Sequence[int] = ()
     ceil_mode: bool = False
 
     @property
@@ -26,8 +31,11 @@ class Geometry(NamedTuple):
         """The number of positions in a window."""
         return math.prod(self.kernel_size)
 
-    def output_size(self, size: int, dim: int) -> int:
-        """Return the number of windows along a spatial dimension, as `torch.nn.functional.max_pool2d` counts them."""
+    def output_sizes(self, spatial: Sequence[int]) -> list[int]:
+        """Return the number of windows along every spatial dimension, as PyTorch's max-pooling counts them."""
+        return list(self.output_size) or [self._output_size(size, dim) for dim, size in enumerate(spatial)]
+
+    def _output_size(self, size: int, dim: int) -> int:
         stride, padding = self.stride[dim], self.padding[dim]
         span = size + 2 * padding - self.dilation[dim] * (self.kernel_size[dim] - 1) - 1
         if not self.ceil_mode:
@@ -36,35 +44,35 @@ class Geometry(NamedTuple):
         # The last window must start inside the input or its left padding.
         return count - 1 if (count - 1) * stride >= size + padding else count
 
-    def output_sizes(self, spatial: Sequence[int]) -> list[int]:
-        """Return the number of windows along every spatial dimension."""
-        return [self.output_size(size, dim) for dim, size in enumerate(spatial)]
-
-    def possible_counts(self) -> tuple[int, ...]:
+    def possible_counts(self, spatial: Sequence[int] = ()) -> tuple[int, ...]:
         """Return, ascending, the numbers of valid activations (at least one) that a window can hold.
 
-        Known without the input's size, so that tables made from it serve every input.
+        Known without the input's size but for adaptive windows, so that tables made from it serve every input.
         """
-        sides = (
-            range(1, kernel + 1) if padding or self.ceil_mode else (kernel,)
-            for kernel, padding in zip(self.kernel_size, self.padding, strict=True)
-        )
+        sides: list[set[int] | range] = []
+        for dim, kernel in enumerate(self.kernel_size):
+            if self.output_size:
+                bounds = [adaptive_bounds(i, spatial[dim], self.output_size[dim]) for i in range(self.output_size[dim])]
+                sides.append({end - start for start, end in bounds})
+            elif self.padding[dim] or self.ceil_mode:
+                sides.append(range(1, kernel + 1))
+            else:
+                sides.append({kernel})
         return tuple(sorted({math.prod(side) for side in itertools.product(*sides)}))
 
     def may_hold_nothing(self) -> bool:
         """Tell whether a window may hold padding alone: its positions lie far enough apart to be on both sides."""
         return any(d > 1 and (p > 0 or self.ceil_mode) for d, p in zip(self.dilation, self.padding, strict=True))
 
-    def offsets(self) -> Iterator[tuple[int, ...]]:
-        """Yield the positions of a window in window order."""
-        return itertools.product(*map(range, self.kernel_size))
+    def starts(self, dim: int, size: int, output: int, device: torch.device) -> Tensor:
+        """Return where every window of a dimension begins."""
+        window = torch.arange(output, device=device)
+        return window * size // output if self.output_size else window * self.stride[dim] - self.padding[dim]
 
-    def reach(self, output: Sequence[int]) -> list[int]:
-        """Return how far so many windows reach along every dimension, from the start of the left padding."""
-        return [
-            (o - 1) * s + (k - 1) * d + 1
-            for o, k, s, d in zip(output, self.kernel_size, self.stride, self.dilation, strict=True)
-        ]
+
+def adaptive_bounds(index: int, size: int, output: int) -> tuple[int, int]:
+    """Return where a window of adaptive pooling begins and ends."""
+    return index * size // output, -((-(index + 1) * size) // output)
 
 
 def is_channels_last(input: Tensor) -> bool:
@@ -77,51 +85,96 @@ def dense(input: Tensor, channels_last: bool) -> Tensor:
     return input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
 
 
-def pad(input: Tensor, geometry: Geometry, output: Sequence[int], value: float) -> Tensor:
-    """Pad the spatial dimensions, or crop them on the right, to just what the windows reach."""
-    widths: list[int] = []
-    sizes = zip(input.shape[2:], geometry.reach(output), geometry.padding, strict=True)
-    for size, reach, left in reversed(list(sizes)):
-        widths += [left, reach - left - size]
-    return F.pad(input, widths, value=value)
+def positions(
+    geometry: Geometry, spatial: Sequence[int], output: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the flat position that each window holds at each offset, and whether it lies in the input, not in padding.
+
+    Both are ``(*output, K)``; a position outside stands for some position inside.
+    """
+    dims = len(spatial)
+    flat, inside = torch.zeros((), dtype=torch.int64, device=device), torch.ones((), dtype=torch.bool, device=device)
+    for dim, (size, windows, kernel) in enumerate(zip(spatial, output, geometry.kernel_size, strict=True)):
+        start = geometry.starts(dim, size, windows, device)
+        end = -(-(torch.arange(windows, device=device) + 1) * size // windows) if geometry.output_size else size
+        at = start.unsqueeze(-1) + torch.arange(kernel, device=device) * geometry.dilation[dim]  # (output, kernel)
+        valid = (at >= 0) & (at < (end.unsqueeze(-1) if isinstance(end, Tensor) else end))
+        shape = [1] * (2 * dims)
+        shape[dim], shape[dims + dim] = windows, kernel
+        flat = flat * size + at.clamp(0, size - 1).reshape(shape)
+        inside = inside & valid.reshape(shape)
+    return flat.flatten(dims), inside.flatten(dims)
 
 
-def at_offset(padded: Tensor, offset: Sequence[int], geometry: Geometry, output: Sequence[int]) -> Tensor:
-    """View the activation that every window holds at one of its positions: ``(N, C, *output)``."""
-    steps: list[Any] = [
-        slice(o * d, o * d + (n - 1) * s + 1, s)
-        for o, n, s, d in zip(offset, output, geometry.stride, geometry.dilation, strict=True)
+def windows(
+    input: Tensor, geometry: Geometry, fill: float = -math.inf, output: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gather every window along a last dimension, ``(N, C, *output, K)``, padding as `fill`; and what is no padding."""
+    output = geometry.output_sizes(input.shape[2:]) if output is None else output
+    index, valid = positions(geometry, input.shape[2:], output, input.device)
+    gathered = input.flatten(2).index_select(2, index.flatten()).unflatten(2, index.shape)
+    return torch.where(valid, gathered, fill), valid
+
+
+def covering(
+    geometry: Geometry, spatial: Sequence[int], output: Sequence[int], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield, first window first, a window over every position of an image: its index, the offset in it, if there is one.
+
+    All are flat, ``(positions,)``.
+    """
+    sides = [
+        list(_covering(geometry, dim, *sizes, device)) for dim, sizes in enumerate(zip(spatial, output, strict=True))
     ]
-    return padded[(..., *steps)]
+    for side in itertools.product(*sides):
+        window, offset = torch.zeros((), dtype=torch.int64, device=device), 0
+        valid = torch.ones((), dtype=torch.bool, device=device)
+        for dim, (windows, offsets, covers) in enumerate(side):
+            shape = [-1 if i == dim else 1 for i in range(len(side))]
+            window = window * output[dim] + windows.reshape(shape)
+            offset = offset * geometry.kernel_size[dim] + offsets.reshape(shape)
+            valid = valid & covers.reshape(shape)
+        yield window.flatten(), offset.flatten(), valid.flatten()
 
 
-def windows(input: Tensor, geometry: Geometry, fill: float = -math.inf) -> Tensor:
-    """Gather every window along a last dimension: ``(N, C, *output, K)``, padding as `fill`."""
-    output = geometry.output_sizes(input.shape[2:])
-    padded = pad(input, geometry, output, fill)
-    return torch.stack([at_offset(padded, offset, geometry, output) for offset in geometry.offsets()], dim=-1)
+def _covering(
+    geometry: Geometry, dim: int, size: int, output: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the windows over every position of a dimension, the j-th of each at once."""
+    at = torch.arange(size, device=device)
+    stride, dilation, kernel = geometry.stride[dim], geometry.dilation[dim], geometry.kernel_size[dim]
+    if geometry.output_size:
+        first, last = at * output // size, -(-(at + 1) * output // size) - 1
+        most = max(-(-(i + 1) * output // size) - i * output // size for i in range(size))
+    else:
+        reach = at + geometry.padding[dim]
+        first, last = -((dilation * (kernel - 1) - reach) // stride), reach // stride
+        first, most = first.clamp(min=0), min(output, dilation * (kernel - 1) // stride + 1)
+    starts = geometry.starts(dim, size, output, device)
+    for j in range(most):
+        window = first + j
+        covers = (window <= last) & (window < output)
+        window = window.clamp(max=output - 1)
+        offset = at - starts[window]
+        covers = covers & (offset % dilation == 0)
+        yield window, torch.where(covers, offset // dilation, 0), covers
 
 
-def valid(input: Tensor, geometry: Geometry) -> Tensor:
-    """Tell which positions of every window lie inside the input: boolean, ``(1, 1, *output, K)``."""
-    inside = torch.ones((1, 1, *input.shape[2:]), device=input.device)
-    return windows(inside, geometry, fill=0.0) > 0
-
-
-def overlap_add(portions: Iterator[Tensor], like: Tensor, geometry: Geometry, output: Sequence[int]) -> Tensor:
-    """Add to every activation what the windows that hold it send there.
+def gather_from_windows(
+    portion: Callable[[Tensor, Tensor], Tensor],
+    geometry: Geometry,
+    spatial: Sequence[int],
+    like: Tensor,
+) -> Tensor:
+    """Add to every position of an image what the windows over it send there, first window first.
 
     Args:
-        portions: for every position of a window, *the last position first*, what each window sends to it:
-            ``(N, C, *output)``. In that order the windows over one activation come first window first.
-        like: gives the result's spatial sizes; ``(N, C, *spatial)``.
+        portion: what a window, by its index, sends to an offset in it: flat, ``(N, C, positions)``.
+        geometry: where the windows are.
+        spatial: the image's sizes.
+        like: one number for each window, ``(N, C, *output)``; gives the sum's type too.
     """
-    extent = [max(r, p + n) for r, p, n in zip(geometry.reach(output), geometry.padding, like.shape[2:], strict=True)]
-    total: Tensor | None = None
-    for offset, portion in zip(reversed(list(geometry.offsets())), portions, strict=True):
-        if total is None:
-            total = portion.new_zeros((*portion.shape[:2], *extent))
-        at_offset(total, offset, geometry, output).add_(portion)
-    assert total is not None
-    inside: list[Any] = [slice(p, p + n) for p, n in zip(geometry.padding, like.shape[2:], strict=True)]
-    return total[(..., *inside)].clone()  # An operator's result owns its memory, even where a crop is dense already.
+    total = like.new_zeros((*like.shape[:2], math.prod(spatial)))
+    for window, offset, valid in covering(geometry, spatial, like.shape[2:], like.device):
+        total = total + torch.where(valid, portion(window, offset), 0)
+    return total.unflatten(2, list(spatial))

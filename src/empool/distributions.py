@@ -9,6 +9,9 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from empool.reference import NEVER
 
 
@@ -25,6 +28,14 @@ def share(owner: str, name: str, value: Any) -> float:
     number = _number(owner, name, value, "[0, 1)")
     if not 0 <= number < 1:
         raise ValueError(f"{owner}: expected {name} in [0, 1), got {value}: an activation must be left")
+    return number
+
+
+def finite(owner: str, name: str, value: Any) -> float:
+    """Return the value as a float, or say that it is no finite number."""
+    number = _number(owner, name, value, "(-inf, inf)")
+    if not math.isfinite(number):
+        raise ValueError(f"{owner}: expected {name} to be finite, got {value}")
     return number
 
 
@@ -51,13 +62,16 @@ class RankDistribution(Pooling, abc.ABC):
     """How likely each rank is to be the output of a window.
 
     To add a pooling, subclass it and give `probabilities`; `empool.RankPool2d(2, distribution=...)` and its 1d and 3d
-    twins do the rest.
+    twins do the rest. A class whose instances never change, and are equal only if they always give the same, may say
+    ``unchanging = True``: its tables are then kept from call to call.
 
     Example:
         >>> from empool import EnsembleMax
         >>> EnsembleMax(0.25).probabilities(4)
         (0.75, 0.25)
     """
+
+    unchanging: ClassVar[bool] = False
 
     @abc.abstractmethod
     def probabilities(self, n: int) -> tuple[float, ...]:
@@ -70,7 +84,7 @@ class RankDistribution(Pooling, abc.ABC):
         """Return the probability that a window of n valid activations gives 0 and none of them."""
         return 0.0
 
-    def threshold_table(self, counts: Sequence[int]) -> tuple[int, ...]:
+    def threshold_table(self, counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Return, for each count of valid activations, what a 32-bit number must reach to pass each rank.
 
         One row of equal length for each count; a rank that is always enough has no threshold after it, written as
@@ -78,13 +92,17 @@ class RankDistribution(Pooling, abc.ABC):
         """
         rows = [self._threshold_row(n) for n in counts]
         columns = max([len(row) for row in rows])  # Of lists, which torch.compile understands.
-        return tuple(t for row in rows for t in (row + [NEVER] * columns)[:columns])
+        return tuple([tuple((row + [NEVER] * columns)[:columns]) for row in rows])
 
-    def weight_table(self, counts: Sequence[int]) -> tuple[float, ...]:
+    def weight_table(self, counts: Sequence[int]) -> tuple[tuple[float, ...], ...]:
         """Return, for each count of valid activations, the probabilities of the ranks; one row of equal length each."""
         rows = [list(self._checked(n)) for n in counts]
-        columns = max([1, *(rank for row in rows for rank, p in enumerate(row, 1) if p > 0)])
-        return tuple(p for row in rows for p in (row + [0.0] * columns)[:columns])
+        columns = max([self._ranks(n, row) for n, row in zip(counts, rows, strict=True)])
+        return tuple([tuple((row + [0.0] * columns)[:columns]) for row in rows])
+
+    def _ranks(self, n: int, probabilities: Sequence[float]) -> int:
+        """Return how many ranks a table has for windows of n: as many whatever the probabilities are."""
+        return max(len(probabilities), 1)
 
     def _checked(self, n: int) -> tuple[float, ...]:
         """Return the probabilities of the ranks, or say what is wrong with them: they may be a user's own."""
@@ -98,14 +116,70 @@ class RankDistribution(Pooling, abc.ABC):
         return probabilities
 
     def _threshold_row(self, n: int) -> list[int]:
-        probabilities = self._checked(n)
-        if self.zero_probability(n) == 0:
-            last = max(rank for rank, p in enumerate(probabilities) if p > 0)
-            probabilities = probabilities[:last]  # The last rank is never passed, whatever rounding makes of the sum.
-        elif len(probabilities) < n:
-            probabilities += (0.0,) * (n - len(probabilities))
-        cumulative = (math.fsum(probabilities[: r + 1]) for r in range(len(probabilities)))
-        return [min(round(c * 2**32), 2**32 - 1) for c in cumulative]
+        probabilities, zero = list(self._checked(n)), self.zero_probability(n)
+        may_be_zero = type(self).zero_probability is not RankDistribution.zero_probability
+        passed = n if may_be_zero else self._ranks(n, probabilities) - 1
+        # The last rank is never passed, whatever rounding makes of the sum.
+        last = n if zero > 0 else max([rank for rank, p in enumerate(probabilities) if p > 0])
+        sums = _running_sums(probabilities + [0.0] * (n - len(probabilities)))
+        return [min(round(c * 2**32), 2**32 - 1) if rank < last else NEVER for rank, c in enumerate(sums[:passed])]
+
+
+def _running_sums(values: Sequence[float]) -> list[float]:
+    """Return `math.fsum` of every beginning of the values, each exact but for one rounding."""
+    parts: list[float] = []  # Numbers whose bits do not overlap and whose sum is exact (Shewchuk 1997).
+    sums = []
+    for value in values:
+        kept = []
+        for part in parts:
+            larger, smaller = (value, part) if abs(value) >= abs(part) else (part, value)
+            value = larger + smaller
+            lost = smaller - (value - larger)
+            if lost:
+                kept.append(lost)
+        parts = [*kept, value]
+        sums.append(math.fsum(parts))
+    return sums
+
+
+class Tunable(RankDistribution):
+    """A distribution of one number that may be a tensor's: then the probabilities are worked out on its device."""
+
+    parameter: ClassVar[str]
+    may_be_zero: ClassVar[bool] = False
+
+    @classmethod
+    @abc.abstractmethod
+    def weights_of(cls, number: Tensor, n: int) -> Tensor:
+        """Return the probabilities of ranks, ``(S, ranks)``, for S numbers, ``(S,)``."""
+
+    @classmethod
+    def zero_of(cls, number: Tensor, n: int) -> Tensor | None:
+        """Return the probability of a 0, ``(S,)``, if there can be one."""
+        return None
+
+    @classmethod
+    def weight_tensor(cls, number: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return `weight_table` for each of the numbers: ``(S, K, columns)``."""
+        rows = [cls.weights_of(number, n) for n in counts]
+        columns = max([row.size(-1) for row in rows])
+        return torch.stack([torch.nn.functional.pad(row, (0, columns - row.size(-1))) for row in rows], 1)
+
+    @classmethod
+    def threshold_tensor(cls, number: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return `threshold_table` for each of the numbers: ``(S, K, columns)``."""
+        rows = []
+        for n in counts:
+            weights, zero = cls.weights_of(number, n), cls.zero_of(number, n)
+            passed = weights.cumsum(-1)
+            left = weights.flip(-1).cumsum(-1).flip(-1)[:, 1:]  # What is left beyond each rank but the last.
+            left = torch.nn.functional.pad(left, (0, 1)) if zero is None else torch.cat([left, zero[:, None]], -1)
+            if zero is not None:
+                left = left + zero[:, None]
+            row = torch.where(left > 0, (passed * 2.0**32).round().clamp(max=2.0**32 - 1), NEVER).to(torch.int64)
+            rows.append(row[:, :-1] if zero is None else row)
+        columns = max([row.size(-1) for row in rows])
+        return torch.stack([torch.nn.functional.pad(row, (0, columns - row.size(-1)), value=NEVER) for row in rows], 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +187,7 @@ class Max(RankDistribution):
     """Max-pooling: always the largest activation."""
 
     name: ClassVar[str] = "max"
+    unchanging: ClassVar[bool] = True
 
     def probabilities(self, n: int) -> tuple[float, ...]:
         return (1.0,)
@@ -123,19 +198,22 @@ class Average(RankDistribution):
     """Average pooling: every activation is as likely as any other."""
 
     name: ClassVar[str] = "average"
+    unchanging: ClassVar[bool] = True
 
     def probabilities(self, n: int) -> tuple[float, ...]:
         return (1 / n,) * n
 
 
 @dataclasses.dataclass(frozen=True)
-class EnsembleMax(RankDistribution):
+class EnsembleMax(Tunable):
     """Ensemble max-pooling: the second largest activation with probability p, the largest otherwise.
 
     Source: Zhang and Wu, J. USTC 47(10), 2017.
     """
 
     name: ClassVar[str] = "ensemble"
+    unchanging: ClassVar[bool] = True
+    parameter: ClassVar[str] = "p"
     p: float
 
     def __post_init__(self) -> None:
@@ -144,15 +222,22 @@ class EnsembleMax(RankDistribution):
     def probabilities(self, n: int) -> tuple[float, ...]:
         return (1.0,) if n == 1 else (1 - self.p, self.p)
 
+    @classmethod
+    def weights_of(cls, number: Tensor, n: int) -> Tensor:
+        return torch.ones_like(number)[:, None] if n == 1 else torch.stack([1 - number, number], -1)
+
 
 @dataclasses.dataclass(frozen=True)
-class MaxDropout(RankDistribution):
+class MaxDropout(Tunable):
     """Max-pooling dropout: every activation is dropped with probability p, then the largest that is left wins.
 
     Source: Wu and Gu, "Towards dropout training for convolutional neural networks", 2015 (their p retains, ours drops).
     """
 
     name: ClassVar[str] = "max-dropout"
+    may_be_zero: ClassVar[bool] = True
+    unchanging: ClassVar[bool] = True
+    parameter: ClassVar[str] = "p"
     p: float
 
     def __post_init__(self) -> None:
@@ -164,15 +249,25 @@ class MaxDropout(RankDistribution):
     def zero_probability(self, n: int) -> float:
         return self.p**n
 
+    @classmethod
+    def weights_of(cls, number: Tensor, n: int) -> Tensor:
+        return (1 - number)[:, None] * number[:, None] ** torch.arange(n, device=number.device)
+
+    @classmethod
+    def zero_of(cls, number: Tensor, n: int) -> Tensor | None:
+        return number**n
+
 
 @dataclasses.dataclass(frozen=True)
-class StochasticMax(RankDistribution):
+class StochasticMax(Tunable):
     """Stochastic max-pooling: ``floor(drop * n)`` of the n activations are dropped, then the largest that is left wins.
 
     Source: Huang et al., "Channel-max, channel-drop and stochastic max-pooling", CVPRW 2015.
     """
 
     name: ClassVar[str] = "stochastic-max"
+    unchanging: ClassVar[bool] = True
+    parameter: ClassVar[str] = "drop"
     drop: float
 
     def __post_init__(self) -> None:
@@ -180,7 +275,21 @@ class StochasticMax(RankDistribution):
 
     def probabilities(self, n: int) -> tuple[float, ...]:
         kept = n - math.floor(self.drop * n)
-        return tuple(math.comb(n - r, kept - 1) / math.comb(n, kept) for r in range(1, n - kept + 2))
+        ways, all_ways, found = math.comb(n - 1, kept - 1), math.comb(n, kept), []
+        for rank in range(1, n - kept + 2):
+            found.append(ways / all_ways)
+            ways = ways * (n - rank - kept + 1) // max(n - rank, 1)  # C(n - rank - 1, kept - 1)
+        return tuple(found)
+
+    def _ranks(self, n: int, probabilities: Sequence[float]) -> int:
+        return n
+
+    @classmethod
+    def weights_of(cls, number: Tensor, n: int) -> Tensor:
+        dropped = (number * n).floor()[:, None]
+        rank = torch.arange(1, n, device=number.device)
+        factors = torch.cat([(n - dropped) / n, (dropped - rank + 1).clamp(min=0) / (n - rank)], -1)
+        return factors.cumprod(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +297,7 @@ class Ordinal(RankDistribution):
     """Ordinal pooling: rank r has weight r; in a window with fewer activations the first weights are renormalised."""
 
     name: ClassVar[str] = "ordinal"
+    unchanging: ClassVar[bool] = True
     weights: tuple[float, ...]
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -207,6 +317,69 @@ class Ordinal(RankDistribution):
 
 
 @dataclasses.dataclass(frozen=True)
+class TopMean(RankDistribution):
+    """Rank-based average pooling: the t largest activations are equally likely; all of them where there are fewer.
+
+    Source: Shi, Ye and Wu, "Rank-based pooling for deep convolutional neural networks", Neural Networks 83, 2016.
+    """
+
+    name: ClassVar[str] = "top-mean"
+    unchanging: ClassVar[bool] = True
+    t: int
+
+    def __post_init__(self) -> None:
+        whole = self.t if isinstance(self.t, numbers.Real) and not isinstance(self.t, bool) else None
+        if whole is None or whole != int(whole) or whole < 1:
+            raise ValueError(f"TopMean: expected t to be a whole number of at least 1, got {self.t}")
+        object.__setattr__(self, "t", int(whole))
+
+    def probabilities(self, n: int) -> tuple[float, ...]:
+        return (1 / min(self.t, n),) * min(self.t, n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometric(RankDistribution):
+    """Rank-based weighted and stochastic pooling: each rank is 1 - a times as likely as the one before.
+
+    Source: Shi, Ye and Wu, "Rank-based pooling for deep convolutional neural networks", Neural Networks 83, 2016.
+    """
+
+    name: ClassVar[str] = "geometric"
+    unchanging: ClassVar[bool] = True
+    a: float
+
+    def __post_init__(self) -> None:
+        a = probability("Geometric", "a", self.a)
+        if a == 0:
+            raise ValueError("Geometric: expected a in (0, 1], got 0: that is average pooling, empool.Average()")
+        object.__setattr__(self, "a", a)
+
+    def probabilities(self, n: int) -> tuple[float, ...]:
+        weights = [self.a * (1 - self.a) ** rank for rank in range(n)]
+        total = math.fsum(weights)
+        return tuple([weight / total for weight in weights])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(RankDistribution):
+    """Mixed pooling: the largest activation with probability a, any of them alike otherwise.
+
+    Source: Lee, Gallagher and Tu, "Generalizing pooling functions in convolutional neural networks", AISTATS 2016.
+    """
+
+    name: ClassVar[str] = "mixed"
+    unchanging: ClassVar[bool] = True
+    a: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "a", probability("Mixed", "a", self.a))
+
+    def probabilities(self, n: int) -> tuple[float, ...]:
+        rest = (1 - self.a) / n
+        return (self.a + rest, *[rest] * (n - 1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Stochastic(Pooling):
     """Stochastic pooling: an activation is drawn with a probability proportional to its positive part.
 
@@ -215,3 +388,18 @@ class Stochastic(Pooling):
     """
 
     name: ClassVar[str] = "stochastic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft(Pooling):
+    """Soft pooling: an activation is drawn with its probability under the softmax of beta times the activations.
+
+    Not a rank distribution: it draws by value.
+    Source: Stergiou, Poppe and Kalliatakis, "Refining activation downsampling with SoftPool", ICCV 2021.
+    """
+
+    name: ClassVar[str] = "soft"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beta", finite("Soft", "beta", self.beta))

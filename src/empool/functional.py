@@ -2,540 +2,324 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, overload
 
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from empool._call import Seed, Size, distribution_argument, distribution_of, pool
+from empool._call import (
+    Method,
+    Number,
+    OutputSize,
+    Seed,
+    Size,
+    Tied,
+    Windows,
+    by_distribution,
+    by_rank,
+    by_value,
+    pool,
+)
+from empool._tables import Learned, Tables
 from empool.distributions import EnsembleMax, MaxDropout, RankDistribution, StochasticMax, probability, share
 
-__all__ = [
-    "ensemble_max_pool1d",
-    "ensemble_max_pool2d",
-    "ensemble_max_pool3d",
-    "max_pool_dropout1d",
-    "max_pool_dropout2d",
-    "max_pool_dropout3d",
-    "rank_pool1d",
-    "rank_pool2d",
-    "rank_pool3d",
-    "stochastic_max_pool1d",
-    "stochastic_max_pool2d",
-    "stochastic_max_pool3d",
-    "stochastic_pool1d",
-    "stochastic_pool2d",
-    "stochastic_pool3d",
-]
+P = ParamSpec("P")
+Pair = tuple[Tensor, Tensor]
 
-
-def _overridable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what stands for a tensor, as in a symbolic trace, say what a call means, as PyTorch's own functions do."""
-
-    @functools.wraps(function)
-    def call(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(input, Tensor) and has_torch_function_unary(input):
-            return handle_torch_function(call, (input,), input, *args, **kwargs)
-        return function(input, *args, **kwargs)
-
-    return call
-
-
-@_overridable
-def ensemble_max_pool2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    p: float = 0.1,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    r"""Output the runner-up of each window with probability p in training, the expectation in testing.
-
-    Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; any floating dtype, any memory format, kept.
-        kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.max_pool2d` takes them. Padding is
-            no activation: it is never drawn and counts in no mean.
+_SHAPES = {1: ("L", "OL"), 2: ("H, W", "OH, OW"), 3: ("D, H, W", "OD, OH, OW")}
+_WINDOWS = {
+    False: """kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them. Padding is
+            not an activation: it is never drawn and counts in no mean.""",
+    True: "output_size: as `torch.nn.functional.{twin}` takes it.",
+}
+_INPUT = """input: ``(N, C, {spatial})`` or ``(C, {spatial})``; any floating dtype, any memory format, kept.
+        {windows}
         return_indices: also return where each output comes from, as flat indices into the input's spatial
-            dimensions: the maximum's in testing and for a 0 that no activation gave.
-        p: probability of dropping the largest activation, in [0, 1].
-        training: draw if true; the exact expectation over the draws if false.
+            dimensions: the maximum's in the expectation and for a 0 that no activation gave."""
+_DRAW = """training: draw if true; the exact expectation over the draws if false.
         seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
             is drawn from PyTorch's default generator of that device.
+        generator: draws the seed in place of the default generator.
+        tied: which outputs share a random number: ``"channel"`` all channels at a position, ``"position"`` all
+            positions of a channel, ``"image"`` all of an image. By default none do."""
+_RETURNS = """``(N, C, {output})``, sizes as `torch.nn.functional.{twin}` gives; with `return_indices` a pair
+        with int64 indices."""
+_RAISES = "RuntimeError: for a geometry that `torch.nn.functional.{twin}` refuses, in its words."
+
+
+class _Pooling(Generic[P]):
+    """A pooling function as a type checker sees it; P are its own arguments."""
+
+    @overload
+    def __call__(
+        self, input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+        ceil_mode: bool = False, return_indices: Literal[False] = False, *args: P.args, **own: P.kwargs,
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+        ceil_mode: bool = False, return_indices: Literal[True] = True, *args: P.args, **own: P.kwargs,
+    ) -> Pair: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+        ceil_mode: bool = False, return_indices: bool = False, *args: P.args, **own: P.kwargs,
+    ) -> Any: ...  # fmt: skip
+    def __call__(self, *args: Any, **own: Any) -> Any: ...
+
+
+class _Adaptive(Generic[P]):
+    """A function for adaptive pooling as a type checker sees it."""
+
+    @overload
+    def __call__(
+        self, input: Tensor, output_size: OutputSize, return_indices: Literal[False] = False,
+        *args: P.args, **own: P.kwargs,
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, input: Tensor, output_size: OutputSize, return_indices: Literal[True] = True,
+        *args: P.args, **own: P.kwargs,
+    ) -> Pair: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, input: Tensor, output_size: OutputSize, return_indices: bool = False, *args: P.args, **own: P.kwargs
+    ) -> Any: ...
+    def __call__(self, *args: Any, **own: Any) -> Any: ...
+
+
+_Six = tuple[_Pooling[P], _Pooling[P], _Pooling[P], _Adaptive[P], _Adaptive[P], _Adaptive[P]]
+
+
+def _functions(method: Callable[Concatenate[str, P], Method]) -> _Six[P]:
+    """Make a method's functions: 1d, 2d and 3d with max-pooling's arguments, then with adaptive pooling's."""
+    made: Any = tuple(_function(method, dims, adaptive) for adaptive in (False, True) for dims in (1, 2, 3))
+    return made  # type: ignore[no-any-return]
+
+
+def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Callable[..., Any]:
+    name = f"{'adaptive_' if adaptive else ''}{method.__name__.lstrip('_')}{dims}d"
+
+    def pooling(
+        input: Tensor,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+        **own: Any,
+    ) -> Any:
+        # What overrides functions, such as a tensor's subclass or a symbolic trace, says what a call means.
+        if has_torch_function_unary(input):
+            rest = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+            return handle_torch_function(pooling, (input,), input, *rest, **own)
+        windows = Windows(kernel_size, stride, padding, dilation, ceil_mode)
+        return pool(name, dims, input, windows, return_indices, method(name, **own))
+
+    def adaptive_pooling(input: Tensor, output_size: OutputSize, return_indices: bool = False, **own: Any) -> Any:
+        if has_torch_function_unary(input):
+            return handle_torch_function(adaptive_pooling, (input,), input, output_size, return_indices, **own)
+        windows = Windows(output_size=output_size, adaptive=True)
+        return pool(name, dims, input, windows, return_indices, method(name, **own))
+
+    call: Any = adaptive_pooling if adaptive else pooling
+    twin = f"{'adaptive_' if adaptive else ''}max_pool{dims}d"
+    spatial, output = _SHAPES[dims]
+    fields = {"twin": twin, "spatial": spatial, "output": output, "windows": _WINDOWS[adaptive].format(twin=twin)}
+    parts = {"input": _INPUT, "draw": _DRAW, "returns": _RETURNS, "raises": _RAISES}
+    doc = inspect.getdoc(method) or ""
+    if dims != 2 or adaptive:
+        doc = doc.partition("Example:")[0].rstrip()
+    indented = {key: part.replace("\n    ", "\n").format(**fields) for key, part in parts.items()}
+    call.__doc__ = doc.format(**indented)
+    own = list(inspect.signature(method).parameters.values())[1:]
+    shared = [p for p in inspect.signature(call).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    call.__signature__ = inspect.Signature([*shared, *own], return_annotation=Tensor | Pair)
+    call.__name__ = call.__qualname__ = name
+    return call  # type: ignore[no-any-return]
+
+
+@_functions
+def _ensemble_max_pool(
+    function: str, *, p: Number = 0.1, training: bool = True, seed: Seed = None, generator: Generator | None = None,
+    tied: Tied = None,
+) -> Method:  # fmt: skip
+    """Output the runner-up of each window with probability p, the largest activation otherwise.
+
+    Args:
+        {input}
+        p: probability of dropping the largest activation, in [0, 1]: a number, or a tensor of one for each channel.
+        {draw}
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
-        with int64 indices.
+        {returns}
     Raises:
         ValueError: if p is outside [0, 1].
-        RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
+        {raises}
     Source: Zhang and Wu, J. USTC 47(10), 2017.
     Example:
         >>> ensemble_max_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, p=0.25, training=False)
         tensor([[[6.]]])
     """
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "ensemble_max_pool2d",
-        2,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(EnsembleMax, probability, "ensemble_max_pool2d", "p", p),
-        training,
-        seed,
-    )
+    return Method(by_rank(function, EnsembleMax, "p", p, probability), None, training, seed, generator, tied)
 
 
-@_overridable
-def ensemble_max_pool1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    p: float = 0.1,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `ensemble_max_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "ensemble_max_pool1d",
-        1,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(EnsembleMax, probability, "ensemble_max_pool1d", "p", p),
-        training,
-        seed,
-    )
+(
+    ensemble_max_pool1d, ensemble_max_pool2d, ensemble_max_pool3d,
+    adaptive_ensemble_max_pool1d, adaptive_ensemble_max_pool2d, adaptive_ensemble_max_pool3d,
+) = _ensemble_max_pool  # fmt: skip
 
 
-@_overridable
-def ensemble_max_pool3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    p: float = 0.1,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `ensemble_max_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "ensemble_max_pool3d",
-        3,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(EnsembleMax, probability, "ensemble_max_pool3d", "p", p),
-        training,
-        seed,
-    )
-
-
-@_overridable
-def max_pool_dropout2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    p: float = 0.2,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    r"""Drop every activation with probability p and output the largest left (0 if none is), in testing the expectation.
+@_functions
+def _max_pool_dropout(
+    function: str, *, p: Number = 0.2, training: bool = True, seed: Seed = None, generator: Generator | None = None,
+    tied: Tied = None,
+) -> Method:  # fmt: skip
+    """Drop every activation with probability p and output the largest left, 0 if none is.
 
     Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; any floating dtype, any memory format, kept.
-        kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.max_pool2d` takes them. Padding is
-            no activation: it is never drawn and counts in no mean.
-        return_indices: also return where each output comes from, as flat indices into the input's spatial
-            dimensions: the maximum's in testing and for a 0 that no activation gave.
-        p: probability of dropping an activation, in [0, 1].
-        training: draw if true; the exact expectation over the draws if false.
-        seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
-            is drawn from PyTorch's default generator of that device.
+        {input}
+        p: probability of dropping an activation, in [0, 1]: a number, or a tensor of one for each channel.
+        {draw}
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
-        with int64 indices.
+        {returns}
     Raises:
         ValueError: if p is outside [0, 1].
-        RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
+        {raises}
     Source: Wu and Gu, arXiv 1512.01400, 2015; their p is the probability of retaining.
     Example:
         >>> max_pool_dropout2d(torch.tensor([[[1.0, 2.0], [3.0, 8.0]]]), 2, p=0.5, training=False)
         tensor([[[5.0625]]])
     """
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "max_pool_dropout2d",
-        2,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(MaxDropout, probability, "max_pool_dropout2d", "p", p),
-        training,
-        seed,
-    )
+    return Method(by_rank(function, MaxDropout, "p", p, probability), None, training, seed, generator, tied)
 
 
-@_overridable
-def max_pool_dropout1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    p: float = 0.2,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `max_pool_dropout2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "max_pool_dropout1d",
-        1,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(MaxDropout, probability, "max_pool_dropout1d", "p", p),
-        training,
-        seed,
-    )
+(
+    max_pool_dropout1d, max_pool_dropout2d, max_pool_dropout3d,
+    adaptive_max_pool_dropout1d, adaptive_max_pool_dropout2d, adaptive_max_pool_dropout3d,
+) = _max_pool_dropout  # fmt: skip
 
 
-@_overridable
-def max_pool_dropout3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    p: float = 0.2,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `max_pool_dropout2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "max_pool_dropout3d",
-        3,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(MaxDropout, probability, "max_pool_dropout3d", "p", p),
-        training,
-        seed,
-    )
-
-
-@_overridable
-def stochastic_max_pool2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    drop: float = 0.5,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    r"""Drop a fixed share of each window at random and output the largest left, in testing the expectation.
+@_functions
+def _stochastic_max_pool(
+    function: str, *, drop: Number = 0.5, training: bool = True, seed: Seed = None, generator: Generator | None = None,
+    tied: Tied = None,
+) -> Method:  # fmt: skip
+    """Drop a fixed share of each window at random and output the largest left.
 
     Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; any floating dtype, any memory format, kept.
-        kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.max_pool2d` takes them. Padding is
-            no activation: it is never drawn and counts in no mean.
-        return_indices: also return where each output comes from, as flat indices into the input's spatial
-            dimensions: the maximum's in testing and for a 0 that no activation gave.
-        drop: share of a window's activations that is dropped, in [0, 1); ``floor(drop * n)`` of n.
-        training: draw if true; the exact expectation over the draws if false.
-        seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
-            is drawn from PyTorch's default generator of that device.
+        {input}
+        drop: share of each window to drop, in [0, 1), rounded down to whole activations: a number, or a tensor of one
+            for each channel.
+        {draw}
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
-        with int64 indices.
+        {returns}
     Raises:
         ValueError: if drop is outside [0, 1).
-        RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
+        {raises}
     Source: Huang et al., Channel-max, channel-drop and stochastic max-pooling, CVPRW 2015.
     Example:
-        >>> stochastic_max_pool2d(torch.tensor([[[0.0, 3.0], [6.0, 12.0]]]), 2, training=False)
-        tensor([[[8.5000]]])
+        >>> stochastic_max_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, drop=0.25, training=False)
+        tensor([[[6.]]])
     """
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "stochastic_max_pool2d",
-        2,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(StochasticMax, share, "stochastic_max_pool2d", "drop", drop),
-        training,
-        seed,
-    )
+    return Method(by_rank(function, StochasticMax, "drop", drop, share), None, training, seed, generator, tied)
 
 
-@_overridable
-def stochastic_max_pool1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    drop: float = 0.5,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `stochastic_max_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "stochastic_max_pool1d",
-        1,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(StochasticMax, share, "stochastic_max_pool1d", "drop", drop),
-        training,
-        seed,
-    )
+(
+    stochastic_max_pool1d, stochastic_max_pool2d, stochastic_max_pool3d,
+    adaptive_stochastic_max_pool1d, adaptive_stochastic_max_pool2d, adaptive_stochastic_max_pool3d,
+) = _stochastic_max_pool  # fmt: skip
 
 
-@_overridable
-def stochastic_max_pool3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    drop: float = 0.5,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `stochastic_max_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "stochastic_max_pool3d",
-        3,
-        input,
-        geometry,
-        return_indices,
-        distribution_of(StochasticMax, share, "stochastic_max_pool3d", "drop", drop),
-        training,
-        seed,
-    )
-
-
-@_overridable
-def stochastic_pool2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    r"""Draw an activation in proportion to its positive part, in testing the sum of squares over the sum.
+@_functions
+def _rank_pool(
+    function: str, *, distribution: RankDistribution | Tables | Learned, training: bool = True, seed: Seed = None, generator: Generator | None = None,
+    tied: Tied = None,
+) -> Method:  # fmt: skip
+    """Output an activation whose rank is drawn from a distribution: ordered weighted averaging.
 
     Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; any floating dtype, any memory format, kept.
-        kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.max_pool2d` takes them. Padding is
-            no activation: it is never drawn and counts in no mean.
-        return_indices: also return where each output comes from, as flat indices into the input's spatial
-            dimensions: the maximum's in testing and for a 0 that no activation gave.
-        training: draw if true; the exact expectation over the draws if false.
-        seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
-            is drawn from PyTorch's default generator of that device.
+        {input}
+        distribution: how likely each rank is, such as `empool.Ordinal` or one of your own.
+        {draw}
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
-        with int64 indices.
+        {returns}
     Raises:
-        RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
+        TypeError: if `distribution` is not a rank distribution.
+        {raises}
+    Source: the common form of the methods above; Yager, IEEE Transactions on SMC 18(1), 1988.
+    Example:
+        >>> ordinal = empool.Ordinal((0.5, 0.25, 0.25))
+        >>> rank_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, distribution=ordinal, training=False)
+        tensor([[[4.7500]]])
+    """
+    return Method(by_distribution(function, distribution), None, training, seed, generator, tied)
+
+
+(
+    rank_pool1d, rank_pool2d, rank_pool3d,
+    adaptive_rank_pool1d, adaptive_rank_pool2d, adaptive_rank_pool3d,
+) = _rank_pool  # fmt: skip
+
+
+@_functions
+def _stochastic_pool(
+    function: str, *, training: bool = True, seed: Seed = None, generator: Generator | None = None,
+    tied: Tied = None,
+) -> Method:  # fmt: skip
+    """Draw an activation in proportion to its positive part; the expectation is the sum of squares over the sum.
+
+    Args:
+        {input}
+        {draw}
+    Returns:
+        {returns}
+    Raises:
+        {raises}
     Source: Zeiler and Fergus, arXiv 1301.3557, 2013. Negative activations count as 0.
     Example:
-        >>> stochastic_pool2d(torch.tensor([[[1.0, 2.0], [-1.0, 1.0]]]), 2, training=False)
-        tensor([[[1.5000]]])
+        >>> stochastic_pool2d(torch.tensor([[[1.0, 0.0], [0.0, 3.0]]]), 2, training=False)
+        tensor([[[2.5000]]])
     """
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("stochastic_pool2d", 2, input, geometry, return_indices, None, training, seed)
+    return Method(None, None, training, seed, generator, tied)
 
 
-@_overridable
-def stochastic_pool1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `stochastic_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("stochastic_pool1d", 1, input, geometry, return_indices, None, training, seed)
+(
+    stochastic_pool1d, stochastic_pool2d, stochastic_pool3d,
+    adaptive_stochastic_pool1d, adaptive_stochastic_pool2d, adaptive_stochastic_pool3d,
+) = _stochastic_pool  # fmt: skip
 
 
-@_overridable
-def stochastic_pool3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `stochastic_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool("stochastic_pool3d", 3, input, geometry, return_indices, None, training, seed)
-
-
-@_overridable
-def rank_pool2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    distribution: RankDistribution,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    r"""Output an activation whose rank is drawn from a distribution in training, the expectation in testing.
+@_functions
+def _soft_pool(
+    function: str, *, beta: float | Tensor = 1.0, training: bool = True, seed: Seed = None, generator: Generator | None = None,
+    tied: Tied = None,
+) -> Method:  # fmt: skip
+    """Draw an activation with its probability under the softmax of beta times the activations; the expectation is SoftPool.
 
     Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; any floating dtype, any memory format, kept.
-        kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.max_pool2d` takes them. Padding is
-            no activation: it is never drawn and counts in no mean.
-        return_indices: also return where each output comes from, as flat indices into the input's spatial
-            dimensions: the maximum's in testing and for a 0 that no activation gave.
-        distribution: how likely each rank is, such as `empool.Ordinal((0.7, 0.2, 0.1))`.
-        training: draw if true; the exact expectation over the draws if false.
-        seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
-            is drawn from PyTorch's default generator of that device.
+        {input}
+        beta: a finite number, or a tensor of one for each channel, which may require grad: 0 is average pooling, large
+            is max-pooling.
+        {draw}
     Returns:
-        ``(N, C, OH, OW)``, sizes as `torch.nn.functional.max_pool2d` gives; with `return_indices` a pair
-        with int64 indices.
+        {returns}
     Raises:
-        TypeError: if distribution is no `empool.RankDistribution`.
-        RuntimeError: for a geometry that `torch.nn.functional.max_pool2d` refuses, in its words.
-    Source: the common form of the methods above; Ordinal pooling is one more.
+        ValueError: if beta is not finite.
+        {raises}
+    Source: Stergiou, Poppe and Kalliatakis, Refining activation downsampling with SoftPool, ICCV 2021.
     Example:
-        >>> rank_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]), 2, distribution=empool.Average(), training=False)
-        tensor([[[3.]]])
+        >>> soft_pool2d(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]), 2, beta=2.0, training=False)
+        tensor([[[0.]]])
     """
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "rank_pool2d",
-        2,
-        input,
-        geometry,
-        return_indices,
-        distribution_argument("rank_pool2d", distribution),
-        training,
-        seed,
-    )
+    return Method(None, by_value(function, beta), training, seed, generator, tied)
 
 
-@_overridable
-def rank_pool1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    distribution: RankDistribution,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `rank_pool2d` does, over one dimension: ``(N, C, L)`` or ``(C, L)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "rank_pool1d",
-        1,
-        input,
-        geometry,
-        return_indices,
-        distribution_argument("rank_pool1d", distribution),
-        training,
-        seed,
-    )
+(
+    soft_pool1d, soft_pool2d, soft_pool3d,
+    adaptive_soft_pool1d, adaptive_soft_pool2d, adaptive_soft_pool3d,
+) = _soft_pool  # fmt: skip
 
-
-@_overridable
-def rank_pool3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    distribution: RankDistribution,
-    training: bool = True,
-    seed: Seed = None,
-) -> Any:
-    """Pool as `rank_pool2d` does, over three dimensions: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` in."""
-    geometry = (kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(
-        "rank_pool3d",
-        3,
-        input,
-        geometry,
-        return_indices,
-        distribution_argument("rank_pool3d", distribution),
-        training,
-        seed,
-    )
+__all__ = [name for name in dir() if name[-2:] in ("1d", "2d", "3d")]  # noqa: PLE0605

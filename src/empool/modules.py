@@ -1,39 +1,71 @@
-"""The pooling layers: they hold arguments and call `empool.functional` once; no parameters, no buffers."""
+"""The pooling layers: they hold arguments and call `empool.functional` once; no buffers, and no parameters but learned ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor, nn
 from torch.fx import Proxy
-from torch.nn.modules.pooling import _MaxPoolNd
+from torch.nn.modules.pooling import _AdaptiveMaxPoolNd, _MaxPoolNd
 
 from empool import functional
-from empool._call import Size, distribution_argument
-from empool.distributions import RankDistribution, probability, share
+from empool._call import OutputSize, Seed, Size, Tied, distribution_argument
+from empool._tables import Learned, Tables
+from empool.distributions import (
+    EnsembleMax,
+    Max,
+    MaxDropout,
+    RankDistribution,
+    StochasticMax,
+    Tunable,
+    finite,
+    probability,
+    share,
+)
+
+Number = float | Iterable[float] | Tensor
+"""A method's own number: one, or one for each channel."""
 
 
-class _Pool(_MaxPoolNd):
-    """The arguments of `torch.nn.MaxPool2d`, and a method's own by name."""
+class _Pool(nn.Module):
+    """A layer that draws: its method's own arguments by name, and where its random numbers come from."""
 
     _function: ClassVar[Callable[..., Any]]
     _own: ClassVar[tuple[str, ...]] = ()
+    _geometry: ClassVar[tuple[str, ...]]
+    seed: Seed = None
+    generator: Generator | None = None
+    tied: Tied = None
+
+    def _draw_by(self, seed: Seed, generator: Generator | None, tied: Tied) -> None:
+        # Only what is given: a layer that was pickled before there were these has none.
+        for name, value in (("seed", seed), ("generator", generator), ("tied", tied)):
+            if value is not None:
+                setattr(self, name, value)
 
     def forward(self, input: Tensor | Proxy) -> Any:
-        if isinstance(input, Proxy) and self._is_leaf(input.tracer):
-            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
+        """Pool."""
+        if isinstance(input, Proxy):
+            if self._is_leaf(input.tracer):
+                return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
+            own = {name: getattr(self, name) for name in self._own}
+        else:
+            own = self._arguments()
         return type(self)._function(
             input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.ceil_mode,
-            self.return_indices,
+            *[getattr(self, name) for name in self._geometry],
             training=self.training,
-            **{name: getattr(self, name) for name in self._own},
+            seed=self.seed,
+            generator=self.generator,
+            tied=self.tied,
+            **own,
         )
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the method's own arguments, as the layer keeps them."""
+        return {name: getattr(self, name) for name in self._own}
 
     def _is_leaf(self, tracer: Any) -> bool:
         """Tell whether a symbolic trace can record a call of the layer, as of torch.nn's own, so its phase stays open.
@@ -44,12 +76,68 @@ class _Pool(_MaxPoolNd):
         return type(self).forward is _Pool.forward and not hooks and tracer.root is not self
 
     def extra_repr(self) -> str:
-        return ", ".join([super().extra_repr(), *(f"{name}={getattr(self, name)}" for name in self._own)])
+        given = [name for name in ("seed", "generator", "tied") if getattr(self, name) is not None]
+        own = [f"{name}={_spelled(getattr(self, name))}" for name in (*self._own, *given)]
+        return ", ".join([super().extra_repr(), *own])
 
 
-class _EnsembleMaxPool(_Pool):
+def _spelled(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+class _WindowPool(_Pool, _MaxPoolNd):
+    _geometry = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+
+
+class _AdaptivePool(_Pool, _AdaptiveMaxPoolNd):
+    _geometry = ("output_size", "return_indices")
+
+
+class _Tabled(_Pool):
+    """A layer of a rank distribution, whose tables it keeps: not among its buffers, which `half` rounds and others save."""
+
+    _tables: Tables
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if self._tables.number is not None:
+            self._tables.to(fn(torch.empty(0, device=self._tables.number.device)).device)
+        return self
+
+
+class _Numbered(_Tabled):
+    """A layer of a distribution with one number, which may differ by channel."""
+
+    _kind: ClassVar[type[Tunable]]
+    _check: ClassVar[Callable[..., float]] = staticmethod(probability)
+
+    def _read(self) -> Any:
+        values = [getattr(distribution, self._own[0]) for distribution in self._tables.each]
+        return values[0] if len(values) == 1 else torch.tensor(values, dtype=torch.float64)
+
+    def _write(self, number: Number) -> None:
+        name = self._own[0]
+        values: Any = number.detach().tolist() if isinstance(number, Tensor) else number
+        values = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+        each = [self._kind(type(self)._check(type(self).__name__, name, value)) for value in values]  # type: ignore[call-arg]
+        if not each:
+            raise ValueError(f"{type(self).__name__}: expected {name} as a number or one for each channel, got none")
+        if "_tables" in vars(self):
+            self._tables.set(each)
+        else:
+            self._tables = Tables(each)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {self._own[0]: self._tables}
+
+
+class _EnsembleMaxPoolMethod(_Numbered):
     _own = ("p",)
+    _kind = EnsembleMax
+    p = property(_Numbered._read, _Numbered._write)
 
+
+class _EnsembleMaxPool(_EnsembleMaxPoolMethod, _WindowPool):
     def __init__(
         self,
         kernel_size: Size,
@@ -59,16 +147,20 @@ class _EnsembleMaxPool(_Pool):
         return_indices: bool = False,
         ceil_mode: bool = False,
         *,
-        p: float = 0.1,
+        p: Number = 0.1,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
-        self.p = probability(type(self).__name__, "p", p)
+        self.p = p
+        self._draw_by(seed, generator, tied)
 
 
 class EnsembleMaxPool1d(_EnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In testing the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.ensemble_max_pool1d`.
     """
@@ -79,7 +171,7 @@ class EnsembleMaxPool1d(_EnsembleMaxPool):
 class EnsembleMaxPool2d(_EnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In testing the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.ensemble_max_pool2d`.
     """
@@ -90,7 +182,7 @@ class EnsembleMaxPool2d(_EnsembleMaxPool):
 class EnsembleMaxPool3d(_EnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In testing the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.ensemble_max_pool3d`.
     """
@@ -98,9 +190,62 @@ class EnsembleMaxPool3d(_EnsembleMaxPool):
     _function = functional.ensemble_max_pool3d
 
 
-class _MaxPoolDropout(_Pool):
-    _own = ("p",)
+class _AdaptiveEnsembleMaxPool(_EnsembleMaxPoolMethod, _AdaptivePool):
+    def __init__(
+        self,
+        output_size: OutputSize,
+        return_indices: bool = False,
+        *,
+        p: Number = 0.1,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[arg-type]
+        self.p = p
+        self._draw_by(seed, generator, tied)
 
+
+class AdaptiveEnsembleMaxPool1d(_AdaptiveEnsembleMaxPool):
+    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
+
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_ensemble_max_pool1d`.
+    """
+
+    _function = functional.adaptive_ensemble_max_pool1d
+
+
+class AdaptiveEnsembleMaxPool2d(_AdaptiveEnsembleMaxPool):
+    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
+
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_ensemble_max_pool2d`.
+    """
+
+    _function = functional.adaptive_ensemble_max_pool2d
+
+
+class AdaptiveEnsembleMaxPool3d(_AdaptiveEnsembleMaxPool):
+    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
+
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_ensemble_max_pool3d`.
+    """
+
+    _function = functional.adaptive_ensemble_max_pool3d
+
+
+class _MaxPoolDropoutMethod(_Numbered):
+    _own = ("p",)
+    _kind = MaxDropout
+    p = property(_Numbered._read, _Numbered._write)
+
+
+class _MaxPoolDropout(_MaxPoolDropoutMethod, _WindowPool):
     def __init__(
         self,
         kernel_size: Size,
@@ -110,16 +255,20 @@ class _MaxPoolDropout(_Pool):
         return_indices: bool = False,
         ceil_mode: bool = False,
         *,
-        p: float = 0.2,
+        p: Number = 0.2,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
-        self.p = probability(type(self).__name__, "p", p)
+        self.p = p
+        self._draw_by(seed, generator, tied)
 
 
 class MaxPoolDropout1d(_MaxPoolDropout):
     """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
 
-    In testing the output is the exact expectation, called probabilistic weighted pooling.
+    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.max_pool_dropout1d`.
     """
@@ -130,7 +279,7 @@ class MaxPoolDropout1d(_MaxPoolDropout):
 class MaxPoolDropout2d(_MaxPoolDropout):
     """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
 
-    In testing the output is the exact expectation, called probabilistic weighted pooling.
+    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.max_pool_dropout2d`.
     """
@@ -141,7 +290,7 @@ class MaxPoolDropout2d(_MaxPoolDropout):
 class MaxPoolDropout3d(_MaxPoolDropout):
     """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
 
-    In testing the output is the exact expectation, called probabilistic weighted pooling.
+    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.max_pool_dropout3d`.
     """
@@ -149,9 +298,63 @@ class MaxPoolDropout3d(_MaxPoolDropout):
     _function = functional.max_pool_dropout3d
 
 
-class _StochasticMaxPool(_Pool):
-    _own = ("drop",)
+class _AdaptiveMaxPoolDropout(_MaxPoolDropoutMethod, _AdaptivePool):
+    def __init__(
+        self,
+        output_size: OutputSize,
+        return_indices: bool = False,
+        *,
+        p: Number = 0.2,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[arg-type]
+        self.p = p
+        self._draw_by(seed, generator, tied)
 
+
+class AdaptiveMaxPoolDropout1d(_AdaptiveMaxPoolDropout):
+    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
+
+    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_max_pool_dropout1d`.
+    """
+
+    _function = functional.adaptive_max_pool_dropout1d
+
+
+class AdaptiveMaxPoolDropout2d(_AdaptiveMaxPoolDropout):
+    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
+
+    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_max_pool_dropout2d`.
+    """
+
+    _function = functional.adaptive_max_pool_dropout2d
+
+
+class AdaptiveMaxPoolDropout3d(_AdaptiveMaxPoolDropout):
+    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
+
+    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_max_pool_dropout3d`.
+    """
+
+    _function = functional.adaptive_max_pool_dropout3d
+
+
+class _StochasticMaxPoolMethod(_Numbered):
+    _own = ("drop",)
+    _kind = StochasticMax
+    _check = staticmethod(share)
+    drop = property(_Numbered._read, _Numbered._write)
+
+
+class _StochasticMaxPool(_StochasticMaxPoolMethod, _WindowPool):
     def __init__(
         self,
         kernel_size: Size,
@@ -161,16 +364,20 @@ class _StochasticMaxPool(_Pool):
         return_indices: bool = False,
         ceil_mode: bool = False,
         *,
-        drop: float = 0.5,
+        drop: Number = 0.5,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
-        self.drop = share(type(self).__name__, "drop", drop)
+        self.drop = drop
+        self._draw_by(seed, generator, tied)
 
 
 class StochasticMaxPool1d(_StochasticMaxPool):
     """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
 
-    In testing the output is the exact expectation.
+    In eval mode the output is the exact expectation.
 
     Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.stochastic_max_pool1d`.
     """
@@ -181,7 +388,7 @@ class StochasticMaxPool1d(_StochasticMaxPool):
 class StochasticMaxPool2d(_StochasticMaxPool):
     """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
 
-    In testing the output is the exact expectation.
+    In eval mode the output is the exact expectation.
 
     Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.stochastic_max_pool2d`.
     """
@@ -192,7 +399,7 @@ class StochasticMaxPool2d(_StochasticMaxPool):
 class StochasticMaxPool3d(_StochasticMaxPool):
     """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
 
-    In testing the output is the exact expectation.
+    In eval mode the output is the exact expectation.
 
     Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.stochastic_max_pool3d`.
     """
@@ -200,10 +407,81 @@ class StochasticMaxPool3d(_StochasticMaxPool):
     _function = functional.stochastic_max_pool3d
 
 
-class StochasticPool1d(_Pool):
+class _AdaptiveStochasticMaxPool(_StochasticMaxPoolMethod, _AdaptivePool):
+    def __init__(
+        self,
+        output_size: OutputSize,
+        return_indices: bool = False,
+        *,
+        drop: Number = 0.5,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[arg-type]
+        self.drop = drop
+        self._draw_by(seed, generator, tied)
+
+
+class AdaptiveStochasticMaxPool1d(_AdaptiveStochasticMaxPool):
+    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
+
+    In eval mode the output is the exact expectation.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_stochastic_max_pool1d`.
+    """
+
+    _function = functional.adaptive_stochastic_max_pool1d
+
+
+class AdaptiveStochasticMaxPool2d(_AdaptiveStochasticMaxPool):
+    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
+
+    In eval mode the output is the exact expectation.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_stochastic_max_pool2d`.
+    """
+
+    _function = functional.adaptive_stochastic_max_pool2d
+
+
+class AdaptiveStochasticMaxPool3d(_AdaptiveStochasticMaxPool):
+    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
+
+    In eval mode the output is the exact expectation.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_stochastic_max_pool3d`.
+    """
+
+    _function = functional.adaptive_stochastic_max_pool3d
+
+
+class _StochasticPoolMethod(_Pool):
+    _own = ()
+
+
+class _StochasticPool(_StochasticPoolMethod, _WindowPool):
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
+        self._draw_by(seed, generator, tied)
+
+
+class StochasticPool1d(_StochasticPool):
     """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
 
-    In testing the output is the sum of squares over the sum.
+    In eval mode the output is the sum of squares over the sum.
 
     Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.stochastic_pool1d`.
     """
@@ -211,10 +489,10 @@ class StochasticPool1d(_Pool):
     _function = functional.stochastic_pool1d
 
 
-class StochasticPool2d(_Pool):
+class StochasticPool2d(_StochasticPool):
     """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
 
-    In testing the output is the sum of squares over the sum.
+    In eval mode the output is the sum of squares over the sum.
 
     Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.stochastic_pool2d`.
     """
@@ -222,10 +500,10 @@ class StochasticPool2d(_Pool):
     _function = functional.stochastic_pool2d
 
 
-class StochasticPool3d(_Pool):
+class StochasticPool3d(_StochasticPool):
     """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
 
-    In testing the output is the sum of squares over the sum.
+    In eval mode the output is the sum of squares over the sum.
 
     Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.stochastic_pool3d`.
     """
@@ -233,9 +511,199 @@ class StochasticPool3d(_Pool):
     _function = functional.stochastic_pool3d
 
 
-class _RankPool(_Pool):
+class _AdaptiveStochasticPool(_StochasticPoolMethod, _AdaptivePool):
+    def __init__(
+        self,
+        output_size: OutputSize,
+        return_indices: bool = False,
+        *,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[arg-type]
+        self._draw_by(seed, generator, tied)
+
+
+class AdaptiveStochasticPool1d(_AdaptiveStochasticPool):
+    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
+
+    In eval mode the output is the sum of squares over the sum.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_stochastic_pool1d`.
+    """
+
+    _function = functional.adaptive_stochastic_pool1d
+
+
+class AdaptiveStochasticPool2d(_AdaptiveStochasticPool):
+    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
+
+    In eval mode the output is the sum of squares over the sum.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_stochastic_pool2d`.
+    """
+
+    _function = functional.adaptive_stochastic_pool2d
+
+
+class AdaptiveStochasticPool3d(_AdaptiveStochasticPool):
+    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
+
+    In eval mode the output is the sum of squares over the sum.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_stochastic_pool3d`.
+    """
+
+    _function = functional.adaptive_stochastic_pool3d
+
+
+class _SoftPoolMethod(_Pool):
+    _own = ("beta",)
+
+    def _set_beta(self, beta: Number, trainable: bool) -> None:
+        owner = type(self).__name__
+        values: Any = beta.detach().tolist() if isinstance(beta, Tensor) else beta
+        several = isinstance(values, Iterable) and not isinstance(values, str)
+        checked = [finite(owner, "beta", value) for value in (values if several else [values])]
+        if trainable:
+            self.beta = nn.Parameter(torch.tensor(checked))
+        else:
+            self.beta = torch.tensor(checked, dtype=torch.float64) if several else checked[0]
+
+
+class _SoftPool(_SoftPoolMethod, _WindowPool):
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        beta: Number = 1.0,
+        trainable: bool = False,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
+        self._set_beta(beta, trainable)
+        self._draw_by(seed, generator, tied)
+
+
+class SoftPool1d(_SoftPool):
+    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+
+    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
+    draw sends it is the expectation's gradient.
+
+    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.soft_pool1d`.
+    """
+
+    _function = functional.soft_pool1d
+
+
+class SoftPool2d(_SoftPool):
+    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+
+    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
+    draw sends it is the expectation's gradient.
+
+    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.soft_pool2d`.
+    """
+
+    _function = functional.soft_pool2d
+
+
+class SoftPool3d(_SoftPool):
+    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+
+    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
+    draw sends it is the expectation's gradient.
+
+    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.soft_pool3d`.
+    """
+
+    _function = functional.soft_pool3d
+
+
+class _AdaptiveSoftPool(_SoftPoolMethod, _AdaptivePool):
+    def __init__(
+        self,
+        output_size: OutputSize,
+        return_indices: bool = False,
+        *,
+        beta: Number = 1.0,
+        trainable: bool = False,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[arg-type]
+        self._set_beta(beta, trainable)
+        self._draw_by(seed, generator, tied)
+
+
+class AdaptiveSoftPool1d(_AdaptiveSoftPool):
+    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+
+    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
+    draw sends it is the expectation's gradient.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_soft_pool1d`.
+    """
+
+    _function = functional.adaptive_soft_pool1d
+
+
+class AdaptiveSoftPool2d(_AdaptiveSoftPool):
+    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+
+    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
+    draw sends it is the expectation's gradient.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_soft_pool2d`.
+    """
+
+    _function = functional.adaptive_soft_pool2d
+
+
+class AdaptiveSoftPool3d(_AdaptiveSoftPool):
+    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+
+    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
+    draw sends it is the expectation's gradient.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_soft_pool3d`.
+    """
+
+    _function = functional.adaptive_soft_pool3d
+
+
+class _RankPoolMethod(_Tabled):
     _own = ("distribution",)
 
+    @property
+    def distribution(self) -> RankDistribution:
+        """How likely each rank is."""
+        return self._tables.each[0]
+
+    @distribution.setter
+    def distribution(self, distribution: RankDistribution) -> None:
+        each = [distribution_argument(type(self).__name__, distribution)]
+        if "_tables" in vars(self):
+            self._tables.set(each)
+        else:
+            self._tables = Tables(each)
+
+    def _arguments(self) -> dict[str, Any]:
+        # What says that it cannot change has its tables kept; what may have changed is asked at every call.
+        return {"distribution": self._tables if self._tables.is_unchanging else self.distribution}
+
+
+class _RankPool(_RankPoolMethod, _WindowPool):
     def __init__(
         self,
         kernel_size: Size,
@@ -246,13 +714,17 @@ class _RankPool(_Pool):
         ceil_mode: bool = False,
         *,
         distribution: RankDistribution,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
-        self.distribution = distribution_argument(type(self).__name__, distribution)
+        self.distribution = distribution
+        self._draw_by(seed, generator, tied)
 
 
 class RankPool1d(_RankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in testing the expectation is taken.
+    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
 
     Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.rank_pool1d`.
     """
@@ -261,7 +733,7 @@ class RankPool1d(_RankPool):
 
 
 class RankPool2d(_RankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in testing the expectation is taken.
+    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
 
     Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.rank_pool2d`.
     """
@@ -270,9 +742,173 @@ class RankPool2d(_RankPool):
 
 
 class RankPool3d(_RankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in testing the expectation is taken.
+    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
 
     Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.rank_pool3d`.
     """
 
+    _function = functional.rank_pool3d
+
+
+class _AdaptiveRankPool(_RankPoolMethod, _AdaptivePool):
+    def __init__(
+        self,
+        output_size: OutputSize,
+        return_indices: bool = False,
+        *,
+        distribution: RankDistribution,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[arg-type]
+        self.distribution = distribution
+        self._draw_by(seed, generator, tied)
+
+
+class AdaptiveRankPool1d(_AdaptiveRankPool):
+    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_rank_pool1d`.
+    """
+
+    _function = functional.adaptive_rank_pool1d
+
+
+class AdaptiveRankPool2d(_AdaptiveRankPool):
+    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_rank_pool2d`.
+    """
+
+    _function = functional.adaptive_rank_pool2d
+
+
+class AdaptiveRankPool3d(_AdaptiveRankPool):
+    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
+
+    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_rank_pool3d`.
+    """
+
+    _function = functional.adaptive_rank_pool3d
+
+
+class _LearnedRankPool(_WindowPool):
+    _own = ("ranks", "channels", "sample")
+    _start: RankDistribution
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        ranks: int | None = None,
+        channels: int | None = None,
+        start: RankDistribution | None = None,
+        sample: bool = False,
+        seed: Seed = None,
+        generator: Generator | None = None,
+        tied: Tied = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
+        self._draw_by(seed, generator, tied)
+        dims = int(type(self).__name__[-2]) if type(self).__name__[-2:-1].isdigit() else self._dims
+        size = kernel_size if isinstance(kernel_size, Iterable) else [kernel_size] * dims
+        volume = int(torch.Size(size).numel())
+        for name, number in (("ranks", ranks), ("channels", channels)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ValueError(f"{type(self).__name__}: expected {name} to be an int of at least 1, got {number}")
+        self.ranks, self.channels, self.sample = min(ranks or volume, volume), channels, sample
+        self._start = distribution_argument(type(self).__name__, Max() if start is None else start)
+        self.logits = nn.Parameter(torch.empty(channels or 1, self.ranks))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start from the distribution given; what has no probability starts from `LEAST`, for it could not grow from 0."""
+        weights = torch.zeros(self.ranks)
+        start = self._start.probabilities(self.ranks)
+        weights[: len(start)] = torch.tensor(start)
+        with torch.no_grad():
+            self.logits.copy_(weights.clamp(min=LEAST).log().expand_as(self.logits))
+
+    @property
+    def weights(self) -> Tensor:
+        """The probabilities of ranks in a full window: ``(1 or channels, ranks)``."""
+        return self.logits.softmax(-1)
+
+    def forward(self, input: Tensor | Proxy) -> Any:
+        """Pool."""
+        return type(self)._function(
+            input,
+            *[getattr(self, name) for name in self._geometry],
+            distribution=Learned(self.logits),
+            training=self.training and self.sample,
+            seed=self.seed,
+            generator=self.generator,
+            tied=self.tied,
+        )
+
+
+LEAST = 1e-4
+"""The probability that a learned rank starts from at least."""
+
+
+class LearnedRankPool1d(_LearnedRankPool):
+    """Pooling by learned weights of ranks, the softmax of trainable logits: ordered weighted averaging.
+
+    The output is the expectation in both phases; with ``sample=True`` training draws, and sends the logits the
+    expectation's gradient. A window with fewer activations than ranks renormalises the weights of those it has.
+
+    Args:
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as `torch.nn.MaxPool1d` takes them.
+        ranks: the number of ranks with a weight, the largest activations; all of the window by default.
+        channels: the number of channels, each with weights of its own; by default all share one set.
+        start: the distribution to start from, max-pooling by default.
+        sample: draw in training.
+    Source: Forcen et al., "Learning ordered pooling weights in image classification", Neurocomputing 411, 2020.
+    """
+
+    _dims = 1
+    _function = functional.rank_pool1d
+
+
+class LearnedRankPool2d(_LearnedRankPool):
+    """Pooling by learned weights of ranks, the softmax of trainable logits: ordered weighted averaging.
+
+    The output is the expectation in both phases; with ``sample=True`` training draws, and sends the logits the
+    expectation's gradient. A window with fewer activations than ranks renormalises the weights of those it has.
+
+    Args:
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as `torch.nn.MaxPool2d` takes them.
+        ranks: the number of ranks with a weight, the largest activations; all of the window by default.
+        channels: the number of channels, each with weights of its own; by default all share one set.
+        start: the distribution to start from, max-pooling by default.
+        sample: draw in training.
+    Source: Forcen et al., "Learning ordered pooling weights in image classification", Neurocomputing 411, 2020.
+    """
+
+    _dims = 2
+    _function = functional.rank_pool2d
+
+
+class LearnedRankPool3d(_LearnedRankPool):
+    """Pooling by learned weights of ranks, the softmax of trainable logits: ordered weighted averaging.
+
+    The output is the expectation in both phases; with ``sample=True`` training draws, and sends the logits the
+    expectation's gradient. A window with fewer activations than ranks renormalises the weights of those it has.
+
+    Args:
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as `torch.nn.MaxPool3d` takes them.
+        ranks: the number of ranks with a weight, the largest activations; all of the window by default.
+        channels: the number of channels, each with weights of its own; by default all share one set.
+        start: the distribution to start from, max-pooling by default.
+        sample: draw in training.
+    Source: Forcen et al., "Learning ordered pooling weights in image classification", Neurocomputing 411, 2020.
+    """
+
+    _dims = 3
     _function = functional.rank_pool3d

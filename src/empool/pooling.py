@@ -12,13 +12,17 @@ from empool import modules
 from empool.distributions import (
     Average,
     EnsembleMax,
+    Geometric,
     Max,
     MaxDropout,
+    Mixed,
     Ordinal,
     Pooling,
     RankDistribution,
+    Soft,
     Stochastic,
     StochasticMax,
+    TopMean,
 )
 
 SPELLINGS: dict[str, Callable[..., Pooling]] = {
@@ -28,6 +32,10 @@ SPELLINGS: dict[str, Callable[..., Pooling]] = {
     "max-dropout:P": MaxDropout,
     "stochastic-max:DROP": StochasticMax,
     "stochastic": Stochastic,
+    "soft:BETA": Soft,
+    "top-mean:T": TopMean,
+    "geometric:A": Geometric,
+    "mixed:A": Mixed,
     "ordinal:W1,W2,...": Ordinal,
 }
 """How each pooling is spelled, and its class."""
@@ -37,6 +45,7 @@ _LAYERS: dict[type[Pooling], str] = {
     MaxDropout: "MaxPoolDropout",
     StochasticMax: "StochasticMaxPool",
     Stochastic: "StochasticPool",
+    Soft: "SoftPool",
 }
 
 

@@ -4,8 +4,9 @@ The valid activations of a window are ranked: largest first, equal values by pos
 of them (`rank_draw`, `value_draw`) and keeps only where it was (`drawn`); testing takes the expectation (`rank_mean`).
 Padding is not an activation, and a NaN in a window always wins (the last one, as in `torch.nn.functional.max_pool2d`).
 
-The last arguments of every operator are those of `empool._window.Geometry`. Tables have one row for every number of
-valid activations in `counts`.
+The arguments from `kernel_size` to `ceil_mode` are those of `empool._window.Geometry`. A table of thresholds or weights
+is ``(S, K, columns)``: one row for each of the K numbers of valid activations in `counts`, and S sets of rows, one for
+all channels or one for each.
 """
 
 from __future__ import annotations
@@ -25,39 +26,55 @@ NEVER = 1 << 32
 """A threshold that no 32-bit number reaches."""
 _SQUARABLE = 2.0**50
 """The squares of numbers up to here, and of those down to its inverse, are far from float32's limits."""
+LOG2E = 1.4426950408889634
+EXP2 = (
+    1.0,
+    *map(float.fromhex, ("0x1.62e428p-1", "0x1.ebfdf8p-3", "0x1.c67ee4p-5", "0x1.3d5826p-7", "0x1.44bd44p-10")),
+)
+EXP2 = (*EXP2, float.fromhex("0x1.cacdf6p-13"))
+"""The polynomial for 2^x on [0, 1), lowest power first: float32 numbers, right to 1e-8."""
+LEAST = -126
+"""Below 2 to this power a weight is 0."""
 
 
 def rank_draw(
-    input: Tensor, seed: Tensor, counts: Sequence[int], thresholds: Sequence[int], *geometry: Any
+    input: Tensor,
+    seed: Tensor,
+    thresholds: Tensor,
+    counts: Sequence[int],
+    *rest: Any,
 ) -> tuple[Tensor, Tensor]:
     """Draw one rank for every window, and output the activation of that rank, or 0 for the rank after the last.
 
     The rank is the number of thresholds, out of the row for the window's count of valid activations, that the
     output's random number reaches.
     """
-    windows, valid = _windows(input, Geometry(*geometry))  # (N, C, *output, K) and (1, 1, *output, K)
+    geometry, numbers = Geometry(*rest[:6]), rest[6:]  # How `_philox.uniform32` counts is last.
+    windows, valid = _window.windows(input, geometry)  # (N, C, *output, K) and (*output, K)
     count = valid.sum(-1)
     rank = torch.zeros_like(windows[..., 0], dtype=torch.int64)
-    if thresholds:
-        number = _philox.uniform32(seed, windows.shape[:-1])
-        rank = (number.unsqueeze(-1) >= _rows(thresholds, counts, count, torch.int64)).sum(-1)
+    if thresholds.size(-1):
+        number = _philox.uniform32(seed, windows.shape[:-1], *numbers)
+        rank = rank + (number.unsqueeze(-1) >= _rows(thresholds, counts, count)).sum(-1)
     order = _order(windows, valid)
     position = order.gather(-1, rank.clamp(max=windows.size(-1) - 1).unsqueeze(-1)).squeeze(-1)
     output, drawn = _draw(windows, valid, position, zero=rank >= count)
     return _laid_out(torch.where(count == 0, -math.inf, output), drawn, input)
 
 
-def value_draw(input: Tensor, seed: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
-    """Draw each activation with a probability proportional to its positive part; 0 where nothing is positive.
+def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Draw each activation with a probability proportional to its weight; 0 where there is none.
 
-    The draw is the first activation whose running sum exceeds the random share of the total. Where rounding or an
-    infinite total leaves none, it is the first at which the running sum reaches the total.
+    The weight is the positive part, or with beta ``exp(beta * activation)``. The draw is the first activation whose
+    running sum exceeds the random share of the total. Where rounding or an infinite total leaves none, it is the first
+    at which the running sum reaches the total.
     """
-    windows, valid = _windows(input, Geometry(*geometry))
+    geometry, numbers = Geometry(*rest[:6]), rest[6:]  # How `_philox.uniform32` counts is last.
+    windows, valid = _window.windows(input, geometry)
     wide = torch.promote_types(input.dtype, torch.float32)
-    running = _running_sum(torch.where(valid, windows, 0).to(wide).relu())
+    running = _running_sum(_value_weights(windows.to(wide), valid, beta))
     total = running[..., -1:]
-    number = _philox.uniform32(seed, windows.shape[:-1])
+    number = _philox.uniform32(seed, windows.shape[:-1], *numbers)
     target = (number.to(wide) * 2.0**-32).unsqueeze(-1) * total
     position = ((running > target) | (running >= total)).to(torch.uint8).argmax(-1)  # The first that holds.
     output, drawn = _draw(windows, valid, position, zero=total.squeeze(-1) == 0)
@@ -70,90 +87,211 @@ def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int],
     An activation drawn by several windows receives their gradients one after another, first window first, added in
     the tensor's own type, as PyTorch's max-pooling does on a CPU.
     """
-    where = Geometry(*geometry)
-    portions = (torch.where(drawn == index, grad_output, 0) for index in reversed(range(where.volume)))
-    like = drawn.new_empty(()).expand((*drawn.shape[:2], *input_size))
-    grad_input = _window.overlap_add(portions, like, where, drawn.shape[2:])
+    flat, gradient = drawn.flatten(2), grad_output.flatten(2)
+
+    def portion(window: Tensor, offset: Tensor) -> Tensor:
+        return torch.where(flat.index_select(2, window) == offset, gradient.index_select(2, window), 0)
+
+    grad_input = _window.gather_from_windows(portion, Geometry(*geometry), input_size, grad_output)
     return _window.dense(grad_input, _window.is_channels_last(drawn))
 
 
 def drawn_gather(input: Tensor, drawn: Tensor, *geometry: Any) -> Tensor:
     """Read the input where the draw was, 0 where nothing was drawn: the adjoint of `drawn_scatter`."""
-    where, output = Geometry(*geometry), drawn.shape[2:]
-    padded = _window.pad(input, where, output, 0.0)
-    result = input.new_zeros(drawn.shape)
-    for index, offset in enumerate(where.offsets()):
-        result = torch.where(drawn == index, _window.at_offset(padded, offset, where, output), result)
+    windows, _ = _window.windows(input, Geometry(*geometry), 0.0, drawn.shape[2:])
+    at = drawn.to(torch.int64).clamp(0, windows.size(-1) - 1)
+    result = torch.where(drawn == zero_drawn(drawn.dtype), 0, windows.gather(-1, at.unsqueeze(-1)).squeeze(-1))
     return _window.dense(result, _window.is_channels_last(drawn))
 
 
-def rank_mean(input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any) -> Tensor:
+def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any) -> Tensor:
     """Average the ranked activations of every window with the probabilities of their ranks.
 
-    Summed in float32 at least, in rank order, and rounded once. A rank of probability 0 takes no part, so that an
-    infinity there does no harm.
+    Summed in float32 at least, in rank order, and rounded once. A rank of weight 0 takes no part, so that an
+    infinity there does no harm. Weights may be negative, as tangents are.
     """
     where = Geometry(*geometry)
-    if is_maximum(counts, weights):
-        max_pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[input.dim() - 3]
-        return _window.dense(max_pool(input, *where), _window.is_channels_last(input))
-    windows, valid = _windows(input, where)
-    count = valid.sum(-1)
-    ranked = windows.topk(len(weights) // len(counts), dim=-1).values  # (N, C, *output, R); NaN counts as largest.
     wide = torch.promote_types(input.dtype, torch.float32)
-    mean = _weighted_sum(ranked.to(wide), _rows(weights, counts, count, wide)).to(input.dtype)
-    largest = ranked[..., 0]
+    if weights.size(-1) == 1:
+        ranked = _max_pool(input, where).unsqueeze(-1)  # (N, C, *output, R)
+        valid = _window.positions(where, input.shape[2:], ranked.shape[2:-1], input.device)[1]
+    else:
+        windows, valid = _window.windows(input, where)
+        ranked = windows.topk(weights.size(-1), dim=-1).values  # NaN counts as largest.
+        # Among zeros of both signs the first.
+        first = windows.gather(-1, (windows == ranked[..., :1]).to(torch.uint8).argmax(-1, keepdim=True))
+        ranked = torch.cat([torch.where(ranked[..., :1].isnan(), ranked[..., :1], first), ranked[..., 1:]], -1)
+    count, largest = valid.sum(-1), ranked[..., 0]
+    mean = _weighted_sum(ranked.to(wide), _rows(weights.to(wide), counts, count)).to(input.dtype)
     mean = torch.where(largest.isnan(), largest, torch.where(count == 0, -math.inf, mean))
     return _window.dense(mean, _window.is_channels_last(input))
 
 
+def _max_pool(input: Tensor, geometry: Geometry) -> Tensor:
+    dims = input.dim() - 3
+    if geometry.output_size:
+        adaptive: Any = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[dims]
+        return adaptive(input, geometry.output_size)  # type: ignore[no-any-return]
+    max_pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims]
+    return max_pool(input, *geometry[:4], geometry.ceil_mode)  # type: ignore[no-any-return]
+
+
 def rank_mean_backward(
-    grad_output: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any
+    grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
 ) -> Tensor:
     """Share the gradient of every output among the ranked activations, by the probabilities of their ranks.
 
-    Summed in float32 at least and rounded once, but for the maximum, whose backward is that of a draw.
+    Summed in float32 at least and rounded once, but for the maximum on a CPU, whose backward is that of a draw.
     """
     where = Geometry(*geometry)
-    share = _shares(input, counts, weights, where)  # (N, C, *output, K)
-    wide = grad_output.dtype if is_maximum(counts, weights) else share.dtype
-    gradient, share = grad_output.to(wide), share.to(wide)
-    portions = (torch.where(s > 0, gradient * s, 0) for s in reversed(share.unbind(-1)))
-    grad_input = _window.overlap_add(portions, input, where, grad_output.shape[2:])
+    share = _shares(input, weights, counts, where)  # (N, C, *output, K)
+    wide = grad_output.dtype if input.device.type == "cpu" and is_maximum(weights) else share.dtype
+    volume, share, gradient = where.volume, share.to(wide).flatten(2), grad_output.to(wide).flatten(2)
+
+    def portion(window: Tensor, offset: Tensor) -> Tensor:
+        part = share.index_select(2, window * volume + offset)
+        return torch.where(part != 0, gradient.index_select(2, window) * part, 0)
+
+    grad_input = _window.gather_from_windows(portion, where, input.shape[2:], grad_output.to(wide))
     return _window.dense(grad_input.to(input.dtype), _window.is_channels_last(input))
 
 
-def rank_mean_jvp(
-    tangent: Tensor, input: Tensor, counts: Sequence[int], weights: Sequence[float], *geometry: Any
-) -> Tensor:
+def rank_mean_jvp(tangent: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any) -> Tensor:
     """Average the tangents of the ranked activations: forward-mode derivative, and adjoint of the backward."""
     where = Geometry(*geometry)
-    share = _shares(input, counts, weights, where)
-    tangents = _window.windows(tangent, where, fill=0.0).to(share.dtype)
-    mean = torch.where(share > 0, tangents * share, 0).sum(-1).to(tangent.dtype)
+    share = _shares(input, weights, counts, where)
+    tangents = _window.windows(tangent, where, fill=0.0)[0].to(share.dtype)
+    mean = torch.where(share != 0, tangents * share, 0).sum(-1).to(tangent.dtype)
     return _window.dense(mean, _window.is_channels_last(input))
 
 
-def value_mean(input: Tensor, *geometry: Any) -> Tensor:
-    """Average the positive activations of every window, weighted by themselves; 0 where nothing is positive.
+def rank_mean_weight_grad(
+    grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
+) -> Tensor:
+    """Return the gradient of the weights: for each, the sum of gradient times activation over the windows it serves.
 
-    Not an operator: PyTorch differentiates it. Summed in float32 at least and rounded once. A window whose squares
-    would leave the type's range is scaled by its largest activation; an infinite one has all the weight.
+    Summed in float64. Windows with a NaN, whose output no weight changes, take no part.
     """
-    positive = _window.windows(input, Geometry(*geometry), fill=0.0)
-    positive = positive.to(torch.promote_types(input.dtype, torch.float32)).relu()
-    largest = positive.amax(-1).detach()  # The mean does not depend on the scale, so neither does its derivative.
-    scale = torch.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1)
-    scaled = positive / scale.unsqueeze(-1)
-    total = scaled.sum(-1)
-    mean = (scaled * scaled).sum(-1) / torch.where(total == 0, 1, total) * scale
-    mean = torch.where(largest == math.inf, largest, mean)
+    return rank_mean_weight_grad_jvp(grad_output, input, input, weights, counts, *geometry)
+
+
+def rank_mean_weight_grad_jvp(
+    grad_output: Tensor, tangent: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
+) -> Tensor:
+    """Return the gradient of the weights in `rank_mean_jvp`: as `rank_mean_weight_grad`, with tangents for values."""
+    where = Geometry(*geometry)
+    windows, valid = _window.windows(input, where)
+    count = valid.sum(-1)
+    ranked = _order(windows, valid)[..., : weights.size(-1)]
+    values = _window.windows(tangent, where, fill=0.0)[0].gather(-1, ranked)  # (N, C, *output, R)
+    taken = valid.expand_as(windows).gather(-1, ranked) & ~_last_nan(windows, valid)[0].unsqueeze(-1)
+    terms = torch.where(taken, values.double() * grad_output.double().unsqueeze(-1), 0)
+    rows = [torch.where((count == n).unsqueeze(-1), terms, 0).flatten(2, -2).sum((0, 2)) for n in counts]  # (C, R)
+    total = torch.stack(rows, 1)
+    return (total.sum(0, keepdim=True) if weights.size(0) == 1 else total).to(weights.dtype)
+
+
+def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
+    """Average the activations of every window, weighted by their positive parts or, with beta, by their softmax.
+
+    Summed in float32 at least and rounded once; 0 where nothing has a weight. A window whose squares would leave the
+    type's range is scaled by its largest activation; an infinite one has all the weight.
+    """
+    *_, mean = _value_terms(input, beta, Geometry(*geometry))
     return _window.dense(mean.to(input.dtype), _window.is_channels_last(input))
 
 
-def is_maximum(counts: Sequence[int], weights: Sequence[float]) -> bool:
-    """Tell whether the weights are those of the plain maximum, which is copied and never multiplied."""
-    return len(weights) == len(counts) and all(weight == 1 for weight in weights)
+def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
+    """Send the gradient of every output to the activations that it is the weighted average of.
+
+    With p the softmax and y the output, activation a has the share ``p * (1 + beta * (a - y))``; by value it is
+    ``(2 * a - y) / total`` of what is positive.
+    """
+    where = Geometry(*geometry)
+    share = value_slopes(input, beta, *geometry).flatten(2)
+    gradient, volume = grad_output.to(share.dtype).flatten(2), where.volume
+
+    def portion(window: Tensor, offset: Tensor) -> Tensor:
+        part = share.index_select(2, window * volume + offset)
+        return torch.where(part != 0, gradient.index_select(2, window) * part, 0)
+
+    grad_input = _window.gather_from_windows(portion, where, input.shape[2:], grad_output.to(share.dtype))
+    return _window.dense(grad_input.to(input.dtype), _window.is_channels_last(input))
+
+
+def value_slopes(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
+    """Return how much each activation changes `value_mean`: ``(N, C, *output, K)``, float32 at least."""
+    values, share, mean = _value_terms(input, beta, Geometry(*geometry))
+    mean = mean.unsqueeze(-1)
+    if beta is None:
+        slope = share * 2 - torch.where(mean == 0, 0, mean * (share / torch.where(values == 0, 1, values)))
+        slope = torch.where(values > 0, slope, torch.where(values.isnan(), values, 0))
+    else:
+        slope = share * (1 + _per_channel(beta, values) * (values - mean))
+    return torch.where((share == 0) | mean.isinf(), 0, slope)
+
+
+def value_mean_beta_slope(input: Tensor, beta: Tensor, *geometry: Any) -> Tensor:
+    """Return how much beta changes `value_mean`: the variance under the softmax, ``(N, C, *output)``."""
+    values, share, mean = _value_terms(input, beta, Geometry(*geometry))
+    apart = values - mean.unsqueeze(-1)
+    return torch.where((share == 0) | mean.isinf().unsqueeze(-1), 0, share * apart * apart).sum(-1)
+
+
+def _value_terms(input: Tensor, beta: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the activations of every window, their weights' shares of the sum, and the weighted average."""
+    windows, valid = _window.windows(input, geometry, fill=0.0)
+    values = windows.to(torch.promote_types(input.dtype, torch.float32))
+    if beta is None:
+        values = values.relu()
+        largest = values.amax(-1, keepdim=True).detach()  # The mean does not depend on the scale; nor do derivatives.
+        scale = torch.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1)
+        weight = torch.where(largest == math.inf, (values == math.inf).to(values.dtype), values / scale)
+    else:
+        score = _scores(values, valid, beta)
+        largest = score.amax(-1, keepdim=True).detach()
+        weight = torch.where((score == largest) & score.isinf(), 1, (score - largest).exp())
+        weight = torch.where(valid, weight, 0)
+    total = weight.sum(-1, keepdim=True)
+    share = weight / torch.where(total == 0, 1, total)
+    if beta is None:
+        mean = (weight * weight).sum(-1) / torch.where(total == 0, 1, total).squeeze(-1) * scale.squeeze(-1)
+        return values, share, torch.where(largest.squeeze(-1) == math.inf, math.inf, mean)
+    return values, share, torch.where(share == 0, 0, share * values).sum(-1)
+
+
+def _scores(values: Tensor, valid: Tensor, beta: Tensor) -> Tensor:
+    """Return beta times every activation, -inf for padding."""
+    factor = _per_channel(beta, values)
+    return torch.where(valid, torch.where(factor == 0, 0, factor * values), -math.inf)
+
+
+def _per_channel(beta: Tensor, values: Tensor) -> Tensor:
+    """View beta, one number or one a channel, as what multiplies the values of windows."""
+    return beta.to(values.dtype).reshape(-1, *[1] * (values.dim() - 2))
+
+
+def _value_weights(values: Tensor, valid: Tensor, beta: Tensor | None) -> Tensor:
+    """Return what each activation is drawn in proportion to, computed alike on every device, bit for bit."""
+    if beta is None:
+        return torch.where(valid, values, 0).relu()
+    score = _scores(values, valid, beta)
+    largest = score.amax(-1, keepdim=True)
+    power = torch.where(score == largest, 0, (score - largest) * LOG2E)
+    whole = power.floor()
+    fraction = power - whole
+    mantissa = torch.full_like(power, EXP2[-1])
+    for coefficient in reversed(EXP2[:-1]):
+        mantissa = mantissa * fraction + coefficient
+    # 2^whole as the bits of its exponent: exact, as no library's power need be.
+    integer, bits, bias = (torch.int64, 52, 1023) if power.dtype == torch.float64 else (torch.int32, 23, 127)
+    scale = ((whole.clamp(LEAST, 0).to(integer) + bias) << bits).view(power.dtype)
+    return torch.where(valid & (power >= LEAST), mantissa * scale, 0)
+
+
+def is_maximum(weights: Tensor) -> bool:
+    """Tell whether the weights are those of the plain maximum in every row: 1, 0, 0, ..."""
+    return bool((weights[..., 0] == 1).all()) and not bool(weights[..., 1:].any())
 
 
 def drawn_dtype(volume: int) -> torch.dtype:
@@ -164,10 +302,6 @@ def drawn_dtype(volume: int) -> torch.dtype:
 def zero_drawn(dtype: torch.dtype) -> int:
     """Return the value of `drawn` that says: no activation was drawn."""
     return 255 if dtype == torch.uint8 else -1
-
-
-def _windows(input: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    return _window.windows(input, geometry), _window.valid(input, geometry)
 
 
 def _order(windows: Tensor, valid: Tensor) -> Tensor:
@@ -198,24 +332,19 @@ def _laid_out(output: Tensor, drawn: Tensor, input: Tensor) -> tuple[Tensor, Ten
     return _window.dense(output, channels_last), _window.dense(drawn, channels_last)
 
 
-def _rows(table: Sequence[float], counts: Sequence[int], count: Tensor, dtype: torch.dtype) -> Tensor:
-    """Look up the table's row for every window's count of valid activations: ``(*count.shape, columns)``."""
-    width = len(table) // len(counts)
-    rows = [table[start : start + width] for start in range(0, len(table), width)]
-    columns = []
-    for column in zip(*rows, strict=True):
-        entry = torch.full(count.shape, column[0], dtype=dtype, device=count.device)
-        for n, value in zip(counts[1:], column[1:], strict=True):
-            entry = torch.where(count == n, value, entry)
-        columns.append(entry)
-    return torch.stack(columns, dim=-1)
+def _rows(table: Tensor, counts: Sequence[int], count: Tensor) -> Tensor:
+    """Look up the table's row for every window's count of valid activations: ``(S, *output, columns)``."""
+    row = torch.zeros_like(count)
+    for index, n in enumerate(counts[1:], 1):
+        row = torch.where(count == n, index, row)
+    return table.index_select(1, row.flatten()).unflatten(1, row.shape)
 
 
-def _shares(input: Tensor, counts: Sequence[int], weights: Sequence[float], geometry: Geometry) -> Tensor:
+def _shares(input: Tensor, weights: Tensor, counts: Sequence[int], geometry: Geometry) -> Tensor:
     """Return the weight of every activation in every window's mean: ``(N, C, *output, K)``, float32 at least."""
-    windows, valid = _windows(input, geometry)
+    windows, valid = _window.windows(input, geometry)
     wide = torch.promote_types(input.dtype, torch.float32)
-    weight = _rows(weights, counts, valid.sum(-1), wide).expand(*windows.shape[:-1], -1)
+    weight = _rows(weights.to(wide), counts, valid.sum(-1)).expand(*windows.shape[:-1], -1)
     ranked = _order(windows, valid)[..., : weight.size(-1)]
     share = torch.zeros_like(windows, dtype=wide).scatter(-1, ranked, weight)
     has_nan, last_nan = _last_nan(windows, valid)
@@ -224,12 +353,13 @@ def _shares(input: Tensor, counts: Sequence[int], weights: Sequence[float], geom
 
 
 def _weighted_sum(ranked: Tensor, weight: Tensor) -> Tensor:
-    """Add up ``weight * ranked`` over the last dimension, in rank order."""
-    terms = torch.where(weight > 0, weight * ranked, 0)
+    """Add up ``weight * ranked`` over the last dimension, in rank order; the maximum alone keeps a zero's sign."""
+    terms = torch.where(weight != 0, weight * ranked, 0)
     total = torch.zeros_like(terms[..., 0])
     for term in terms.unbind(-1):
         total = total + term
-    return total
+    maximum = (weight[..., 0] == 1) & ~weight[..., 1:].any(-1)
+    return torch.where(maximum, ranked[..., 0], total)
 
 
 def _running_sum(values: Tensor) -> Tensor:

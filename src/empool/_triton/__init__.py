@@ -4,20 +4,24 @@ from empool._triton._operators import (
     KERNELS,
     drawn_gather,
     drawn_scatter,
-    is_by_table,
     rank_draw,
     rank_mean,
     rank_mean_backward,
+    rank_mean_weight_grad,
     value_draw,
+    value_mean,
+    value_mean_backward,
 )
 
 __all__ = [
     "KERNELS",
     "drawn_gather",
     "drawn_scatter",
-    "is_by_table",
     "rank_draw",
     "rank_mean",
     "rank_mean_backward",
+    "rank_mean_weight_grad",
     "value_draw",
+    "value_mean",
+    "value_mean_backward",
 ]

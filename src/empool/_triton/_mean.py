@@ -1,4 +1,4 @@
-"""`rank_mean` and its backward for CUDA."""
+"""`rank_mean`, its backward and the gradient of its weights for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -7,14 +7,16 @@
 import triton
 import triton.language as tl
 
-from empool._triton._rank import largest, ranked_after, two_largest
-from empool._triton._scatter import first_window
+from empool._triton._load import activation, corner_of, load_window
+from empool._triton._rank import descending, largest, ranked_after, two_largest, valid_positions
+from empool._triton._table import entry, own_row, set_of, start_of_mean
 from empool._triton._tile import (
     DIVISORS,
     LANES,
-    activation,
+    bounds,
+    first_window,
     index_sizes,
-    load_window,
+    offset_in,
     outputs_of_lane,
     rows_and_channels,
 )
@@ -22,13 +24,17 @@ from empool._triton._tile import (
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 
 
-@triton.jit(do_not_specialize=["columns", *SIZES, *DIVISORS])
+@triton.jit
+def _plus(total, weight, value):
+    """Add a weighted activation; one of weight 0 takes no part, so that an infinity there does no harm."""
+    return tl.where(weight != 0, total + weight * value, total)
+
+
+@triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
 def _rank_mean_kernel(
     input,
     weights,
-    table_rows,
     output,
-    columns,
     rows,
     C,
     D,
@@ -47,6 +53,14 @@ def _rank_mean_kernel(
     channels_magic,
     channels_shift,
     METHOD: tl.constexpr,
+    NETWORK: tl.constexpr,
+    EXCHANGES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TABLE_ROWS: tl.constexpr,
+    SETS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COUNTS: tl.constexpr,
+    LEAST: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHECKED: tl.constexpr,
@@ -60,116 +74,103 @@ def _rank_mean_kernel(
 ):
     """Average the ranked activations of every window with the weights of the table's row.
 
-    METHOD "first": the maximum, copied. "second": two weights, both activations found in one pass.
-    "any": the activations are selected one after another, each in a pass over the window.
+    METHOD "first" and "second": one weight or two, for activations found in one pass over registers. "sorted": the
+    window is in registers, and sorted there by a network. "any": the activations are selected one after another, each
+    in a pass over the window (the first from memory, the others from the cache).
     """
+    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
         channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
     dtype = input.dtype.element_ty
-    wide = tl.float64 if dtype == tl.float64 else tl.float32
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     step = C if CHANNELS_LAST else 1
     plane_start = plane * (D * H * W) * step + (channel if CHANNELS_LAST else 0)
     line_start = (plane * (OD * OH) + place) * OW
-    d = od * WINDOW[3] - WINDOW[6]
-    h = oh * WINDOW[4] - WINDOW[7]
-    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+    d, d_end = bounds(od, D, OD, WINDOW, 0)
+    h, h_end = bounds(oh, H, OH, WINDOW, 1)
+    size = (D, H, W)
+    table = set_of(weights, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
     for lane in tl.static_range(4 if CHANNELS_LAST else 1):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
-        w = ow * WINDOW[5] - WINDOW[8]
+        w, w_end = bounds(ow, W, OW, WINDOW, 2)
+        start = (d, h, w)
+        ends = (d_end, h_end, w_end)
         like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
         if METHOD == "any":
-            corner = input + (plane_start + ((d * H + h) * W + w) * step)
-            value, position, count, nan_at = largest(corner, d, h, w, D, H, W, step, live, WINDOW, HIGH, like)
-            table_row = weights + tl.load(table_rows + count) * columns
-            weight = tl.load(table_row)
-            mean = like + tl.where(weight > 0, weight * value, 0.0)
+            corner = corner_of(input, plane_start, start, size, step)
+            value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
+            row = own_row(table, count, ROWS, COUNTS, COLUMNS)
+            mean = start_of_mean(table, count, ROWS, COUNTS, COLUMNS, wide)
+            mean = _plus(mean, tl.load(row).to(wide), value)
             column = 1
-            while column < columns:  # Not a range: with a NumPy of today the interpreter cannot take its end.
+            while column < COLUMNS:  # Not a range: with a NumPy of today the interpreter cannot take its end.
                 value, position = ranked_after(
-                    corner, d, h, w, D, H, W, step, live, value, position, WINDOW, HIGH, like
+                    corner, start, ends, size, step, live, value, position, WINDOW, HIGH, like
                 )
-                weight = tl.load(table_row + column)
-                mean += tl.where(weight > 0, weight * value, 0.0)
+                mean = _plus(mean, tl.load(row + column).to(wide), value)
                 column += 1
             mean = tl.where(count > 0, mean, -float("inf"))
+            mean = tl.where(nan_at >= 0, float("nan"), mean)
         else:
             values, valids = load_window(
-                input, plane_start, d, h, w, block, D, H, W, step, row_live, live, WINDOW, HIGH, PAIRS, wide
+                input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
             )
-            mean, first_at, second, second_at, nan_at = two_largest(
-                values, valids, K, METHOD == "second", CHECKED, like
+            if CHECKED:
+                first_at, second_at, count = valid_positions(start, ends, WINDOW, HIGH, like)
+            else:
+                first_at = like.to(tl.int32)
+                second_at = first_at + (1 if K > 1 else -1)
+                count = first_at + K
+            first, first_at, second, second_at = two_largest(
+                values, first_at, second_at, K, METHOD == "second", CHECKED, like
             )
+            mean = start_of_mean(table, count, ROWS, COUNTS, COLUMNS, wide)
+            mean = _plus(mean, entry(table, count, 0, ROWS, COUNTS, COLUMNS, wide), first)
             if METHOD == "second":
-                if CHECKED:
-                    count = like.to(tl.int32)
-                    for k in tl.static_range(K):
-                        count += valids[k].to(tl.int32)
-                    table_row = weights + tl.load(table_rows + count) * columns
-                else:
-                    table_row = weights
-                weight = tl.load(table_row)
-                first = mean
-                mean = like + tl.where(weight > 0, weight * first, 0.0)
-                weight = tl.load(table_row + 1)
-                mean += tl.where(weight > 0, weight * second, 0.0)
-                mean = tl.where(first_at >= 0, mean, -float("inf"))
-        nan = tl.full([1, 1], float("nan"), tl.float32).to(dtype)
-        tl.store(output + at, tl.where(nan_at >= 0, nan, mean.to(dtype)), mask=live)
+                mean = _plus(mean, entry(table, count, 1, ROWS, COUNTS, COLUMNS, wide), second)
+            if METHOD == "sorted":
+                ranked = descending(values, K, NETWORK, EXCHANGES)
+                for column in tl.static_range(1, COLUMNS):
+                    mean = _plus(mean, entry(table, count, column, ROWS, COUNTS, COLUMNS, wide), ranked[column])
+            if LEAST == 0:
+                mean = tl.where(count > 0, mean, -float("inf"))
+            mean = tl.where(first == first, mean, first)
+        tl.store(output + at, mean.to(dtype), mask=live)
 
 
 @triton.jit
 def _share(
-    corner,
-    d,
-    h,
-    w,
-    D,
-    H,
-    W,
-    step,
-    live,
-    value,
-    k,
-    weights,
-    table_rows,
-    columns,
-    WINDOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    like,
-):
+    corner, start, ends, size, step, live, value, k, table, ROWS: tl.constexpr, COUNTS: tl.constexpr,
+    COLUMNS: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, like,
+):  # fmt: skip
     """Return the weight that the activation at position k of every window has in the window's mean."""
-    KD: tl.constexpr = WINDOW[0]
-    KH: tl.constexpr = WINDOW[1]
-    KW: tl.constexpr = WINDOW[2]
     rank = like.to(tl.int32)
     count = rank
     nan_at = rank - 1
-    for kd in range(KD):
-        for kh in range(KH):
-            for kw in range(KW):
-                other, valid = activation(corner, d, h, w, kd, kh, kw, D, H, W, step, live, WINDOW, HIGH)
+    for kd in range(WINDOW[0]):
+        for kh in range(WINDOW[1]):
+            for kw in range(WINDOW[2]):
+                other, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
                 other = other.to(like.dtype)
-                other_at = (kd * KH + kh) * KW + kw
-                before = valid & ((other > value) | ((other == value) & (other_at < k)))
-                rank += before.to(tl.int32)
+                other_at = (kd * WINDOW[1] + kh) * WINDOW[2] + kw
+                ahead = valid & ((other > value) | ((other == value) & (other_at < k)))
+                rank += ahead.to(tl.int32)
                 count += valid.to(tl.int32)
                 nan_at = tl.where(other != other, other_at, nan_at)
-    row = tl.load(table_rows + count)
-    weight = tl.load(weights + row * columns + rank, mask=rank < columns, other=0.0)
+    row = own_row(table, count, ROWS, COUNTS, COLUMNS)
+    weight = tl.load(row + rank, mask=rank < COLUMNS, other=0.0).to(like.dtype)
     return tl.where(nan_at < 0, weight, tl.where(nan_at == k, 1.0, 0.0).to(like.dtype))
 
 
-@triton.jit(do_not_specialize=["columns", *SIZES, *DIVISORS, "depths", "heights"])
+@triton.jit(do_not_specialize=[*SIZES, *DIVISORS, "depths", "heights"])
 def _rank_mean_backward_kernel(
     grad_output,
     input,
     weights,
-    table_rows,
     grad_input,
-    columns,
     rows,
     C,
     D,
@@ -189,7 +190,12 @@ def _rank_mean_backward_kernel(
     height_shift,
     channels_magic,
     channels_shift,
-    MAXIMUM: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TABLE_ROWS: tl.constexpr,
+    SETS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COUNTS: tl.constexpr,
+    COVER: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -200,8 +206,7 @@ def _rank_mean_backward_kernel(
 ):
     """Share gradients among the ranked activations; each program collects them for the inputs that it writes.
 
-    Every input looks up its rank in each of the windows over it by counting what comes before it. For the MAXIMUM
-    the sum is rounded to the tensor's type after every addition.
+    Every input looks up its rank in each of the windows over it by counting what comes before it.
     """
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
@@ -217,30 +222,34 @@ def _rank_mean_backward_kernel(
     live = row_live & (iw < W)
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
     total = like
+    size = (D, H, W)
     plane_start = plane * (D * H * W) * step + inner
+    source = plane * (OD * OH * OW) * step + inner
     here = plane_start + ((id * H + ih) * W + iw) * step
+    table = set_of(weights, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
     value = tl.load(input + here, mask=live, other=0.0).to(wide)
-    for i in range((WINDOW[0] - 1) * WINDOW[9] // WINDOW[3] + 1):
-        od = first_window(id, WINDOW[0], WINDOW[3], WINDOW[6], WINDOW[9]) + i
-        d = od * WINDOW[3] - WINDOW[6]
-        over_d = (id >= d) & ((id - d) % WINDOW[9] == 0) & (od < OD)
-        for j in range((WINDOW[1] - 1) * WINDOW[10] // WINDOW[4] + 1):
-            oh = first_window(ih, WINDOW[1], WINDOW[4], WINDOW[7], WINDOW[10]) + j
-            h = oh * WINDOW[4] - WINDOW[7]
-            over_h = (ih >= h) & ((ih - h) % WINDOW[10] == 0) & (oh < OH) & over_d
-            for m in range((WINDOW[2] - 1) * WINDOW[11] // WINDOW[5] + 1):
-                ow = first_window(iw, WINDOW[2], WINDOW[5], WINDOW[8], WINDOW[11]) + m
-                w = ow * WINDOW[5] - WINDOW[8]
-                over = live & (iw >= w) & ((iw - w) % WINDOW[11] == 0) & (ow < OW) & over_h
-                k = ((id - d) // WINDOW[9] * WINDOW[1] + (ih - h) // WINDOW[10]) * WINDOW[2] + (iw - w) // WINDOW[11]
-                corner = input + (plane_start + ((d * H + h) * W + w) * step)
+    for i in range(COVER[0]):
+        od = first_window(id, D, OD, WINDOW, 0) + i
+        kd, over_d = offset_in(od, id, D, OD, WINDOW, 0)
+        d, d_end = bounds(od, D, OD, WINDOW, 0)
+        for j in range(COVER[1]):
+            oh = first_window(ih, H, OH, WINDOW, 1) + j
+            kh, over_h = offset_in(oh, ih, H, OH, WINDOW, 1)
+            h, h_end = bounds(oh, H, OH, WINDOW, 1)
+            for m in range(COVER[2]):
+                ow = first_window(iw, W, OW, WINDOW, 2) + m
+                kw, over_w = offset_in(ow, iw, W, OW, WINDOW, 2)
+                w, w_end = bounds(ow, W, OW, WINDOW, 2)
+                start = (d, h, w)
+                ends = (d_end, h_end, w_end)
+                over = live & over_d & over_h & over_w
+                k = (kd * WINDOW[1] + kh) * WINDOW[2] + kw
+                corner = corner_of(input, plane_start, start, size, step)
                 share = _share(
-                    corner, d, h, w, D, H, W, step, over, value, k, weights, table_rows, columns, WINDOW, HIGH, like
+                    corner, start, ends, size, step, over, value, k, table, ROWS, COUNTS, COLUMNS, WINDOW, HIGH, like
                 )
-                at = (((plane * OD + od) * OH + oh) * OW + ow) * step + inner
-                takes = over & (share > 0)
+                takes = over & (share != 0)
+                at = source + ((od * OH + oh) * OW + ow) * step
                 gradient = tl.load(grad_output + at, mask=takes, other=0.0).to(wide)
                 total += tl.where(takes, gradient * share, 0.0)
-                if MAXIMUM:
-                    total = total.to(dtype).to(wide)
     tl.store(grad_input + here, total.to(dtype), mask=live)

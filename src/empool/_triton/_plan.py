@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
 from empool._triton._tile import LANES
+from empool._window import Geometry, adaptive_bounds
 
 INDEX_LIMIT = 1 << 31
 """Tensors with so many elements need 64-bit indices."""
@@ -20,6 +23,8 @@ UNROLLED_WINDOW = 32
 """The most positions of a window that a program keeps in registers."""
 UNROLLED_CELL = 16
 """The most positions of a cell of stride by stride inputs that the backward unrolls."""
+SORTED_WINDOW = 9
+"""The most positions of a window that a program sorts, or ranks by pairs, in registers."""
 
 
 class Windows(NamedTuple):
@@ -29,7 +34,8 @@ class Windows(NamedTuple):
     channels: int
     size: tuple[int, int, int]
     output: tuple[int, int, int]
-    window: tuple[int, ...]  # Kernel size, stride, padding and dilation, three each.
+    window: tuple[int, ...]  # Kernel size, stride, padding and dilation, three each; whether windows are adaptive.
+    counts: tuple[int, ...]  # Of the table's rows; empty where there is no table.
     channels_last: bool
     itemsize: int
 
@@ -38,34 +44,87 @@ class Windows(NamedTuple):
         cls,
         input: Sequence[int],
         output: Sequence[int],
-        geometry: Sequence[Sequence[int]],
+        geometry: Geometry,
         channels_last: bool,
         itemsize: int,
+        counts: Sequence[int] = (),
     ) -> Windows:
-        """Describe a call from both tensors' sizes and its kernel size, stride, padding and dilation."""
+        """Describe a call from both tensors' sizes and where its windows lie."""
         missing = 5 - len(input)
         window = [
             value
-            for numbers, default in zip(geometry, (1, 1, 0, 1), strict=True)
+            for numbers, default in zip(geometry[:4], (1, 1, 0, 1), strict=True)
             for value in [default] * missing + [*numbers]
         ]
         ones = (1,) * missing
-        size, out = (*ones, *input[2:]), (*ones, *output[2:])
-        return cls(input[0], input[1], size, out, tuple(window), channels_last, itemsize)  # type: ignore[arg-type]
+        return cls(
+            input[0],
+            input[1],
+            (*ones, *input[2:]),  # type: ignore[arg-type]
+            (*ones, *output[2:]),  # type: ignore[arg-type]
+            (*window, int(len(geometry.output_size) > 0)),
+            tuple(counts),
+            channels_last,
+            itemsize,
+        )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether windows are those of adaptive pooling."""
+        return bool(self.window[12])
 
     @property
     def volume(self) -> int:
         """The number of positions in a window."""
         return math.prod(self.window[:3])
 
+    def bounds(self, dim: int, index: int) -> tuple[int, int]:
+        """Return where a window begins along a dimension, and before which position it ends."""
+        if self.adaptive:
+            return adaptive_bounds(index, self.size[dim], self.output[dim])
+        return index * self.window[3 + dim] - self.window[6 + dim], self.size[dim]
+
     @property
     def high(self) -> tuple[bool, ...]:
-        """Whether the last window reaches past the input's end, for every dimension."""
-        kernel, stride, padding, dilation = (self.window[i : i + 3] for i in (0, 3, 6, 9))
+        """Whether a window has positions behind its end, for every dimension."""
+        kernel, dilation = self.window[:3], self.window[9:12]
+        last = (self.bounds(dim, self.output[dim] - 1) for dim in range(3))
         return tuple(
-            (self.output[i] - 1) * stride[i] - padding[i] + (kernel[i] - 1) * dilation[i] >= self.size[i]
-            for i in range(3)
+            self.adaptive or start + (k - 1) * d >= end
+            for (start, end), k, d in zip(last, kernel, dilation, strict=True)
         )
+
+    @property
+    def occurring(self) -> tuple[int, ...]:
+        """The numbers of valid activations that the windows of this call hold, ascending, 0 among them."""
+        sides = []
+        for dim in range(3):
+            kernel, dilation = self.window[dim], self.window[9 + dim]
+            side = set()
+            for index in range(self.output[dim]):
+                start, end = self.bounds(dim, index)
+                low = max(0, -(start // dilation))
+                side.add(max(0, min(kernel, -(-(end - start) // dilation)) - low))
+            sides.append(side)
+        return tuple(sorted({math.prod(side) for side in itertools.product(*sides)}))
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Those numbers, but 0, each with its row in the table behind it."""
+        last = len(self.counts) - 1
+        return tuple(
+            n for count in self.occurring if count for n in (count, min(bisect_left(self.counts, count), last))
+        )
+
+    @property
+    def cover(self) -> tuple[int, ...]:
+        """How many windows can hold one position, for every dimension."""
+        if self.adaptive:
+            return tuple(
+                max(-(-(i + 1) * out // size) - i * out // size for i in range(size))
+                for size, out in zip(self.size, self.output, strict=True)
+            )
+        return tuple((self.window[i] - 1) * self.window[9 + i] // self.window[3 + i] + 1 for i in range(3))
 
 
 class Plan(NamedTuple):
@@ -73,6 +132,8 @@ class Plan(NamedTuple):
 
     programs: int
     arguments: dict[str, Any]
+    parts: int = 1
+    """Among how many programs a channel's windows are split, where no program serves two channels."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -86,14 +147,29 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
     depths, heights, width = windows.output
     blocks = -(-width // LANES.value) if lanes or not windows.channels_last else width
     pairs = windows.window[5] == 2 and windows.window[11] == 1
+    rows = windows.rows
     return _plan(
         kernel,
         windows,
         (depths, heights, blocks),
         CHECKED=any(windows.high) or any(windows.window[6:9]),
         PAIRS=_pairs(windows) if pairs else 0,
-        ALIGNED=math.gcd(width, LANES.value),
+        ALIGNED=_aligned(windows, width),
+        ROWS=rows or (0, 0),
+        COUNTS=max(len(rows) // 2, 1),
+        LEAST=min(windows.occurring, default=0),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def channel_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover the output, each for one channel, or channels last for as many as fit."""
+    programs, arguments, _ = output_plan(kernel, windows, lanes=False)
+    if windows.channels_last:
+        return Plan(programs, arguments, programs // -(-windows.channels // arguments["CHANNELS"]))
+    rows = arguments["rows"] // max(windows.channels, 1)
+    parts = -(-rows // arguments["BLOCK"])
+    return Plan(parts * windows.channels, arguments | {"rows": rows}, parts)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -110,9 +186,17 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
         heights=heights,
         COVERED=tuple(n <= o for n, o in zip((depths, heights, width), windows.output, strict=True)),
         PAIRS=_pairs(windows) if cells and stride[2] == 2 else 0,
-        ALIGNED=math.gcd(windows.size[2], LANES.value),
-        OUT_ALIGNED=math.gcd(windows.output[2], LANES.value),
+        ALIGNED=_aligned(windows, windows.size[2]),
+        OUT_ALIGNED=_aligned(windows, windows.output[2]),
+        COVER=windows.cover,
+        ROWS=windows.rows or (0, 0),
+        COUNTS=max(len(windows.rows) // 2, 1),
     )
+
+
+def _aligned(windows: Windows, width: int) -> int:
+    """Return which power of two, up to a block, divides a width; channels last, no kernel asks."""
+    return 1 if windows.channels_last else math.gcd(width, LANES.value)
 
 
 def _pairs(windows: Windows) -> int:
@@ -135,6 +219,7 @@ def _plan(kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], **
         C=windows.channels,
         blocks=blocks,
         WINDOW=windows.window,
+        TABLE_ROWS=len(windows.counts),
         HIGH=windows.high,
         CHANNELS_LAST=windows.channels_last,
         DEEP=depths > 1,
@@ -154,9 +239,33 @@ def _tile(windows: Windows) -> tuple[int, int, int]:
     """Choose rows and channels of a tile, and warps: 16 bytes (of a half type, 8 of float32) for a thread's access."""
     if not windows.channels_last:
         return 128, 1, 4
-    channels = min((256, 128, 64, 32, 16, 8, 4, 2), key=lambda width: -(-windows.channels // width) * width)
+    # The widest that wastes a quarter at most.
+    channels = next(
+        width
+        for width in (256, 128, 64, 32, 16, 8, 4, 2, 1)
+        if -(-windows.channels // width) * width * 4 <= windows.channels * 5
+    )
     elements = 128 * max(16 // windows.itemsize, 2)
     return max(elements // channels, 1), channels, 4
+
+
+@functools.lru_cache
+def sorting_network(size: int) -> tuple[int, ...]:
+    """Return Batcher's merge exchange (Knuth, 5.2.2, algorithm M) for so many values: pairs, one after another."""
+    pairs: list[int] = []
+    top = 1 << max(size - 1, 0).bit_length() >> 1
+    step = top
+    while step:
+        other, rest, distance = top, 0, step
+        while True:
+            for i in range(size - distance):
+                if i & step == rest:
+                    pairs += [i, i + distance]
+            if other == step:
+                break
+            distance, other, rest = other - step, other >> 1, step
+        step >>= 1
+    return tuple(pairs)
 
 
 def _magic(divisor: int) -> tuple[int, int]:

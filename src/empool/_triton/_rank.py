@@ -2,67 +2,123 @@
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
-# ruff: noqa: RUF059
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
 
-from empool._triton._tile import activation
+from empool._triton._load import activation
 
 
 @triton.jit
-def two_largest(values, valids, K: tl.constexpr, SECOND: tl.constexpr, CHECKED: tl.constexpr, like):
-    """Find the largest and, if asked, the second largest of every window, and the last NaN.
+def _span(start, end, WINDOW: tl.constexpr, HIGH: tl.constexpr, DIM: tl.constexpr):
+    """Tell which offset along a dimension is a window's first valid one, and how many are valid."""
+    low = 0
+    high = WINDOW[DIM]
+    if WINDOW[6 + DIM] > 0:
+        low = (tl.maximum(-start, 0) + (WINDOW[9 + DIM] - 1)) // WINDOW[9 + DIM]
+    if HIGH[DIM]:
+        high = tl.minimum((end - start + (WINDOW[9 + DIM] - 1)) // WINDOW[9 + DIM], WINDOW[DIM])
+    return low, high - low
 
-    Backwards through the window, so that an equal value before it wins, a -inf included; a NaN never wins here.
+
+@triton.jit
+def valid_positions(start, ends, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
+    """Return every window's first and second valid position, -1 where there is none, and how many are valid."""
+    low_d, deep = _span(start[0], ends[0], WINDOW, HIGH, 0)
+    low_h, tall = _span(start[1], ends[1], WINDOW, HIGH, 1)
+    low_w, wide = _span(start[2], ends[2], WINDOW, HIGH, 2)
+    zero = like.to(tl.int32)
+    deep, tall, wide = zero + deep, zero + tall, zero + wide
+    first = zero + ((low_d * WINDOW[1] + low_h) * WINDOW[2] + low_w)
+    second = tl.where(deep > 1, first + WINDOW[1] * WINDOW[2], -1)
+    second = tl.where(tall > 1, first + WINDOW[2], second)
+    second = tl.where(wide > 1, first + 1, second)
+    none = (deep <= 0) | (tall <= 0) | (wide <= 0)
+    return tl.where(none, -1, first), tl.where(none, -1, second), tl.where(none, 0, deep * tall * wide)
+
+
+@triton.jit
+def two_largest(values, first_at, second_at, K: tl.constexpr, SECOND: tl.constexpr, CHECKED: tl.constexpr, like):
+    """Find the largest and, if asked, the second largest of every window; the last NaN is larger than all.
+
+    Backwards through the window, so that an equal value before another wins, and the last NaN stays.
 
     Args:
-        values, valids: as `load_window` gives.
+        values: as `load_window` gives, -inf where there is padding, which never wins here.
+        first_at, second_at: the first two valid positions, which are the largest where all are -inf.
         CHECKED: whether a window can hold padding.
         like: a tile of zeros in the values' type.
     Returns:
-        The largest, its position, the second, its position, the last NaN's position; -1 for a position where
-        there is none.
+        The largest, its position, the second, its position; -1 for a position where there is none.
     """
     first = like - float("inf")
     second = first
-    none = like.to(tl.int32) - 1
-    first_at = none
-    second_at = none
-    nan_at = none
+    top = like.to(tl.int32) - 1
+    next = top
     for k in tl.static_range(K - 1, -1, -1):
-        leads = values[k] >= first
-        if CHECKED:
-            leads = leads & valids[k]
+        stays = (values[k] < first) | (first != first)
         if SECOND:
-            follows = values[k] >= second
-            if CHECKED:
-                follows = follows & valids[k]
-            second = tl.where(leads, first, tl.where(follows, values[k], second))
-            second_at = tl.where(leads, first_at, tl.where(follows, k, second_at))
-        first = tl.where(leads, values[k], first)
-        first_at = tl.where(leads, k, first_at)
+            below = values[k] < second
+            second = tl.where(stays, tl.where(below, second, values[k]), first)
+            next = tl.where(stays, tl.where(below, next, k), top)
+        first = tl.where(stays, first, values[k])
+        top = tl.where(stays, top, k)
+    if CHECKED:
+        low = first == -float("inf")
+        if SECOND:
+            next = tl.where(second == -float("inf"), tl.where(low | (top == first_at), second_at, first_at), next)
+        top = tl.where(low, first_at, top)
+    return first, top, second, next
+
+
+@triton.jit
+def ranks(values, valids, K: tl.constexpr, like):
+    """Return the rank of every position of every window, as a tuple, padding's behind all; by comparing pairs."""
+    found = ()
     for k in tl.static_range(K):
-        nan_at = tl.where(values[k] != values[k], k, nan_at)
-    return first, first_at, second, second_at, nan_at
+        rank = like.to(tl.int32)
+        for j in tl.static_range(K):
+            if j < k:
+                rank += (valids[j] & (values[j] >= values[k])).to(tl.int32)
+            elif j > k:
+                rank += 1 - (valids[k] & (values[k] >= values[j])).to(tl.int32)
+        found = found + (rank,)
+    return found
+
+
+@triton.jit
+def last_nan(values, K: tl.constexpr, like):
+    """Return the position of the last NaN of every window, -1 where there is none."""
+    at = like.to(tl.int32) - 1
+    for k in tl.static_range(K):
+        at = tl.where(values[k] != values[k], k, at)
+    return at
+
+
+@triton.jit
+def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr):
+    """Sort the values of every window, as a tuple, largest first; of equal ones, any is first. NaN is not sorted.
+
+    Args:
+        NETWORK: a sorting network, pairs of places, one pair after another; as `_plan.sorting_network` gives.
+    """
+    for e in tl.static_range(EXCHANGES):
+        exchanged = ()
+        for k in tl.static_range(K):
+            if k == NETWORK[2 * e]:
+                exchanged = exchanged + (tl.maximum(values[k], values[NETWORK[2 * e + 1]]),)
+            elif k == NETWORK[2 * e + 1]:
+                exchanged = exchanged + (tl.minimum(values[NETWORK[2 * e]], values[k]),)
+            else:
+                exchanged = exchanged + (values[k],)
+        values = exchanged
+    return values
 
 
 @triton.jit
 def next_largest(
-    corner,
-    d,
-    h,
-    w,
-    D,
-    H,
-    W,
-    step,
-    live,
-    after,
-    after_at,
-    WINDOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    like,
+    corner, start, ends, size, step, live, after, after_at, WINDOW: tl.constexpr, HIGH: tl.constexpr, like
 ):
     """Find the activation that is ranked right after a given one, reading all of the window.
 
@@ -70,18 +126,15 @@ def next_largest(
         Its value and position, the number of valid activations, and the last NaN's position; value -inf and
         position -1 if there is none.
     """
-    KD: tl.constexpr = WINDOW[0]
-    KH: tl.constexpr = WINDOW[1]
-    KW: tl.constexpr = WINDOW[2]
     best = like - float("inf")
     best_at = like.to(tl.int32) - 1
     nan_at = best_at
     count = like.to(tl.int32)
-    for kd in range(KD):
-        for kh in range(KH):
-            for kw in range(KW):
-                k = (kd * KH + kh) * KW + kw
-                value, valid = activation(corner, d, h, w, kd, kh, kw, D, H, W, step, live, WINDOW, HIGH)
+    for kd in range(WINDOW[0]):
+        for kh in range(WINDOW[1]):
+            for kw in range(WINDOW[2]):
+                k = (kd * WINDOW[1] + kh) * WINDOW[2] + kw
+                value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
                 value = value.to(like.dtype)
                 later = (value < after) | ((value == after) & (k > after_at))
                 better = valid & later & ((value > best) | (best_at < 0))
@@ -93,14 +146,16 @@ def next_largest(
 
 
 @triton.jit
-def largest(corner, d, h, w, D, H, W, step, live, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
+def largest(corner, start, ends, size, step, live, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
     """Do as `next_largest` for the first rank."""
     none = like.to(tl.int32) - 1
-    return next_largest(corner, d, h, w, D, H, W, step, live, like + float("inf"), none, WINDOW, HIGH, like)
+    return next_largest(corner, start, ends, size, step, live, like + float("inf"), none, WINDOW, HIGH, like)
 
 
 @triton.jit
-def ranked_after(corner, d, h, w, D, H, W, step, live, after, after_at, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
+def ranked_after(
+    corner, start, ends, size, step, live, after, after_at, WINDOW: tl.constexpr, HIGH: tl.constexpr, like
+):
     """Return the value and position that `next_largest` finds."""
-    value, at, count, nan_at = next_largest(corner, d, h, w, D, H, W, step, live, after, after_at, WINDOW, HIGH, like)
+    value, at, count, nan_at = next_largest(corner, start, ends, size, step, live, after, after_at, WINDOW, HIGH, like)
     return value, at

@@ -7,7 +7,18 @@
 import triton
 import triton.language as tl
 
-from empool._triton._tile import DIVISORS, LANES, index_sizes, lane_exists, rows_and_channels
+from empool._triton._tile import (
+    DIVISORS,
+    LANES,
+    after,
+    before,
+    bounds,
+    first_window,
+    index_sizes,
+    lane_exists,
+    offset_in,
+    rows_and_channels,
+)
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
 
@@ -16,6 +27,36 @@ SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
 def _rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
     """Round to the tensor's type, as a sum kept in it would be."""
     return value if dtype == wide else value.to(dtype).to(wide)
+
+
+@triton.jit
+def _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: tl.constexpr, OUT_ALIGNED: tl.constexpr):
+    """Load the draws and gradients of the windows `back` places before every lane's; 255, and 0, where there is none.
+
+    The window next to a lane's is taken from the lane beside.
+    """
+    if back == 1 or back == -1:
+        where, gradient = _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, 0, OUT_ALIGNED)
+        ow = block * LANES - 1 if back == 1 else (block + 1) * LANES
+        there = exists & (ow >= 0) & (ow < OW)
+        other_where = tl.load(drawn + (line + ow), mask=there, other=255).to(tl.int32)
+        other_gradient = tl.load(grad_output + (line + ow), mask=there, other=0.0).to(like.dtype)
+        if back == 1:
+            where, gradient = before(where, other_where), before(gradient, other_gradient)
+        else:
+            where, gradient = after(where, other_where), after(gradient, other_gradient)
+    else:
+        lanes = tl.arange(0, LANES)[None, :]
+        if back == 0:
+            there = exists & lane_exists(block, OW, OUT_ALIGNED)
+            at = tl.multiple_of(line + block * LANES, [OUT_ALIGNED, OUT_ALIGNED]) + lanes
+        else:
+            ow = block * LANES + lanes - back
+            there = exists & (ow >= 0) & (ow < OW)
+            at = line + ow
+        where = tl.load(drawn + at, mask=there, other=255).to(tl.int32)
+        gradient = tl.load(grad_output + at, mask=there, other=0.0).to(like.dtype)
+    return where, gradient
 
 
 @triton.jit
@@ -75,21 +116,16 @@ def _cell_gradient(
                         at = (line + ow) * C + channel
                         if kw * WINDOW[11] - WINDOW[8] - rw < 0 or not COVERED[2]:
                             exists = exists & (ow < OW)
+                        if kw * WINDOW[11] - WINDOW[8] - rw > 0:
+                            exists = exists & (ow >= 0)
+                        where = tl.load(drawn + at, mask=exists, other=255).to(tl.int32)
+                        gradient = tl.load(grad_output + at, mask=exists, other=0.0).to(like.dtype)
                     else:
-                        start = tl.multiple_of(line + block * LANES, [OUT_ALIGNED, OUT_ALIGNED])
-                        ow = block * LANES + tl.arange(0, LANES)[None, :]
-                        if (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5] == 0:
-                            exists = exists & lane_exists(block, OW, OUT_ALIGNED)
-                            at = start + tl.arange(0, LANES)[None, :]
-                        else:
-                            ow -= (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5]
-                            exists = exists & (ow < OW)
-                            at = line + ow
-                    if kw * WINDOW[11] - WINDOW[8] - rw > 0:
-                        exists = exists & (ow >= 0)
-                    where = tl.load(drawn + at, mask=exists, other=0).to(tl.int32)
-                    gradient = tl.load(grad_output + at, mask=exists, other=0.0).to(like.dtype)
-                    hit = exists & (where == (kd * KH + kh) * KW + kw)
+                        where, gradient = _windows_of_lanes(
+                            grad_output, drawn, line, block, OW, exists, like,
+                            (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], OUT_ALIGNED,
+                        )  # fmt: skip
+                    hit = where == (kd * KH + kh) * KW + kw
                     total = _rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
     return total
 
@@ -147,6 +183,7 @@ def _drawn_scatter_kernel(
     SD: tl.constexpr = WINDOW[3]
     SH: tl.constexpr = WINDOW[4]
     SW: tl.constexpr = WINDOW[5]
+    WHOLE: tl.constexpr = 4 if PAIRS > 4 else PAIRS
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
     totals = ()
     for rd in tl.static_range(SD):
@@ -168,11 +205,20 @@ def _drawn_scatter_kernel(
                 row = row & (ih < H)
             line = ((plane * D + id) * H + ih) * W  # `plane` counts images, channels last.
             if PAIRS > 0:
-                both = tl.interleave(totals[(rd * SH + rh) * SW], totals[(rd * SH + rh) * SW + 1])
-                columns = tl.arange(0, 2 * LANES)[None, :]
                 start = tl.multiple_of(line + block * (2 * LANES), [PAIRS, PAIRS])
-                within = row & (block * (2 * LANES) + columns // PAIRS * PAIRS < W)
-                tl.store(grad_input + (start + columns), both, mask=within)
+                left, right = totals[(rd * SH + rh) * SW], totals[(rd * SH + rh) * SW + 1]
+                if dtype.primitive_bitwidth > 16:  # In halves: 16 bytes an access, no exchange between threads.
+                    lefts = tl.split(tl.permute(tl.reshape(left, [BLOCK, 2, LANES // 2]), [0, 2, 1]))
+                    rights = tl.split(tl.permute(tl.reshape(right, [BLOCK, 2, LANES // 2]), [0, 2, 1]))
+                    columns = tl.arange(0, LANES)[None, :]
+                    for half in tl.static_range(2):
+                        within = row & (block * (2 * LANES) + half * LANES + columns // WHOLE * WHOLE < W)
+                        four = tl.interleave(lefts[half], rights[half])
+                        tl.store(grad_input + (start + half * LANES + columns), four, mask=within)
+                else:
+                    columns = tl.arange(0, 2 * LANES)[None, :]
+                    within = row & (block * (2 * LANES) + columns // PAIRS * PAIRS < W)
+                    tl.store(grad_input + (start + columns), tl.interleave(left, right), mask=within)
             else:
                 for rw in tl.static_range(SW):
                     if CHANNELS_LAST:
@@ -187,13 +233,6 @@ def _drawn_scatter_kernel(
                         at = line + iw
                         within = row & (iw < W)
                     tl.store(grad_input + at, totals[(rd * SH + rh) * SW + rw], mask=within)
-
-
-@triton.jit
-def first_window(position, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr):
-    """Return the first window that can reach a position."""
-    start = position + PADDING - (KERNEL - 1) * DILATION
-    return (tl.maximum(start, 0) + STRIDE - 1) // STRIDE
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -220,6 +259,7 @@ def _drawn_scatter_any_kernel(
     height_shift,
     channels_magic,
     channels_shift,
+    COVER: tl.constexpr,
     WINDOW: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
@@ -227,7 +267,7 @@ def _drawn_scatter_any_kernel(
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Do as `_drawn_scatter_kernel`, with loops over the windows: for windows and strides too large to unroll."""
+    """Do as `_drawn_scatter_kernel`, with loops over the windows: for those too large to unroll, and adaptive ones."""
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
         rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
@@ -242,19 +282,17 @@ def _drawn_scatter_any_kernel(
     live = row_live & (iw < W)
     total = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
     source = plane * (OD * OH * OW) * step + inner
-    for i in range((WINDOW[0] - 1) * WINDOW[9] // WINDOW[3] + 1):
-        od = first_window(id, WINDOW[0], WINDOW[3], WINDOW[6], WINDOW[9]) + i
-        kd = id + WINDOW[6] - od * WINDOW[3]
-        over_d = (kd >= 0) & (kd % WINDOW[9] == 0) & (od < OD)
-        for j in range((WINDOW[1] - 1) * WINDOW[10] // WINDOW[4] + 1):
-            oh = first_window(ih, WINDOW[1], WINDOW[4], WINDOW[7], WINDOW[10]) + j
-            kh = ih + WINDOW[7] - oh * WINDOW[4]
-            over_h = (kh >= 0) & (kh % WINDOW[10] == 0) & (oh < OH) & over_d
-            for m in range((WINDOW[2] - 1) * WINDOW[11] // WINDOW[5] + 1):
-                ow = first_window(iw, WINDOW[2], WINDOW[5], WINDOW[8], WINDOW[11]) + m
-                kw = iw + WINDOW[8] - ow * WINDOW[5]
-                over = live & (kw >= 0) & (kw % WINDOW[11] == 0) & (ow < OW) & over_h
-                k = (kd // WINDOW[9] * WINDOW[1] + kh // WINDOW[10]) * WINDOW[2] + kw // WINDOW[11]
+    for i in range(COVER[0]):
+        od = first_window(id, D, OD, WINDOW, 0) + i
+        kd, over_d = offset_in(od, id, D, OD, WINDOW, 0)
+        for j in range(COVER[1]):
+            oh = first_window(ih, H, OH, WINDOW, 1) + j
+            kh, over_h = offset_in(oh, ih, H, OH, WINDOW, 1)
+            for m in range(COVER[2]):
+                ow = first_window(iw, W, OW, WINDOW, 2) + m
+                kw, over_w = offset_in(ow, iw, W, OW, WINDOW, 2)
+                over = live & over_d & over_h & over_w
+                k = (kd * WINDOW[1] + kh) * WINDOW[2] + kw
                 at = source + ((od * OH + oh) * OW + ow) * step
                 hit = over & (tl.load(drawn + at, mask=over, other=0).to(tl.int32) == k)
                 gradient = tl.load(grad_output + at, mask=hit, other=0.0).to(wide)
@@ -311,9 +349,12 @@ def _drawn_gather_kernel(
     kd = k // (WINDOW[1] * WINDOW[2])
     kh = k // WINDOW[2] % WINDOW[1]
     kw = k % WINDOW[2]
-    id = od * WINDOW[3] - WINDOW[6] + kd * WINDOW[9]
-    ih = oh * WINDOW[4] - WINDOW[7] + kh * WINDOW[10]
-    iw = ow * WINDOW[5] - WINDOW[8] + kw * WINDOW[11]
+    d, d_end = bounds(od, D, OD, WINDOW, 0)
+    h, h_end = bounds(oh, H, OH, WINDOW, 1)
+    w, w_end = bounds(ow, W, OW, WINDOW, 2)
+    id = d + kd * WINDOW[9]
+    ih = h + kh * WINDOW[10]
+    iw = w + kw * WINDOW[11]
     hit = live & (k >= 0) & (k < WINDOW[0] * WINDOW[1] * WINDOW[2])
     hit = hit & (id >= 0) & (id < D) & (ih >= 0) & (ih < H) & (iw >= 0) & (iw < W)
     source = (((plane * D + id) * H + ih) * W + iw) * step + inner

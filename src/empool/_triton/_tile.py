@@ -1,4 +1,4 @@
-"""How every kernel splits its work: which images, channels and windows a program serves; and reading a window.
+"""How every kernel splits its work: which images, channels and windows a program serves.
 
 A tile has two dimensions. Contiguous, a row of it is a block of `LANES` neighbouring positions along the width of one
 plane (an image's channel). Channels last, a row is one place and the tile's second dimension runs over channels.
@@ -6,12 +6,14 @@ Rows are numbered (plane, depth, height, block), the last fastest, so that small
 
 Numbers are cast by `tl.cast`: Inductor makes a constant, which has no `to`, of an argument that is 1.
 
-`WINDOW` is the geometry as twelve numbers: kernel size, stride, padding and dilation, (depth, height, width) each.
+`WINDOW` is the geometry: kernel size, stride, padding and dilation, (depth, height, width) each, and whether windows
+are those of adaptive pooling. Of a window, `start` is where it begins along each dimension, negative in the padding,
+and `ends` is before which position it ends; `size` are the input's sizes.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
-# ruff: noqa: RUF005
+# ruff: noqa: RUF059
 
 import triton
 import triton.language as tl
@@ -84,6 +86,7 @@ def rows_and_channels(
         program = program.to(tl.int64)
     row = program * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
     live = row < rows
+    row = tl.minimum(row, rows - 1)  # Beyond the last, no image has a seed.
     line, block = divide(row, blocks, blocks_magic, blocks_shift, WIDE)
     plane, place = divide(line, depth * height, plane_magic, plane_shift, WIDE)
     if DEEP:
@@ -134,7 +137,49 @@ def outputs_of_lane(
 
 
 @triton.jit
-def uniform32(seed, image, channel, place, block, share, SEEDS: tl.constexpr):
+def bounds(window, size, count, WINDOW: tl.constexpr, DIM: tl.constexpr):
+    """Return where windows of a dimension begin, and before which position they end."""
+    if WINDOW[12]:
+        wide = window.to(tl.int64)
+        start = (wide * size // count).to(window.dtype)
+        end = (((wide + 1) * size + (count - 1)) // count).to(window.dtype)
+    else:
+        start = window * WINDOW[3 + DIM] - WINDOW[6 + DIM]
+        end = size
+    return start, end
+
+
+@triton.jit
+def first_window(position, size, count, WINDOW: tl.constexpr, DIM: tl.constexpr):
+    """Return the first window that can reach a position of a dimension."""
+    if WINDOW[12]:
+        first = (position.to(tl.int64) * count // size).to(position.dtype)
+    else:
+        reach = position + WINDOW[6 + DIM] - (WINDOW[DIM] - 1) * WINDOW[9 + DIM]
+        first = (tl.maximum(reach, 0) + (WINDOW[3 + DIM] - 1)) // WINDOW[3 + DIM]
+    return first
+
+
+@triton.jit
+def offset_in(window, position, size, count, WINDOW: tl.constexpr, DIM: tl.constexpr):
+    """Return at which offset a window of a dimension holds a position, and whether it does."""
+    start, end = bounds(window, size, count, WINDOW, DIM)
+    distance = position - start
+    holds = (distance >= 0) & (window < count)
+    if WINDOW[12]:
+        holds = holds & (position < end)
+        offset = distance
+    elif WINDOW[9 + DIM] == 1:
+        holds = holds & (distance < WINDOW[DIM])
+        offset = distance
+    else:
+        offset = distance // WINDOW[9 + DIM]
+        holds = holds & (distance % WINDOW[9 + DIM] == 0) & (offset < WINDOW[DIM])
+    return offset, holds
+
+
+@triton.jit
+def uniform32(seed, image, channel, place, block, share, first_image, SEEDS: tl.constexpr, TIED: tl.constexpr):
     """Return the 32-bit numbers of the four outputs of every block: Philox4x32-7 (see `empool._philox`)."""
     if SEEDS:
         example = image // share
@@ -142,117 +187,53 @@ def uniform32(seed, image, channel, place, block, share, SEEDS: tl.constexpr):
         image = image - example * share
     else:
         key = tl.load(seed)
+    if TIED % 2 == 1:
+        channel = tl.zeros([1, 1], tl.int32)
+    if TIED >= 2:
+        place = tl.zeros([1, 1], tl.int32)
+        block = place
+    image = image + first_image
     return tl.philox(
         key, block.to(tl.uint32), place.to(tl.uint32), channel.to(tl.uint32), image.to(tl.uint32), n_rounds=7
     )
 
 
 @triton.jit
-def inside(position, size, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Tell whether a position is no padding, as far as a window can reach over the low and the high border."""
-    if LOW and HIGH:
-        answer = (position >= 0) & (position < size)
-    elif LOW:
-        answer = position >= 0
-    elif HIGH:
-        answer = position < size
+def number_of_lane(numbers, lane: tl.constexpr, CHANNELS_LAST: tl.constexpr, TIED: tl.constexpr):
+    """Take one lane's numbers, or, contiguous, lay the four lanes along the tile's second dimension."""
+    if TIED >= 2:
+        number = numbers[0]
+    elif CHANNELS_LAST:
+        number = numbers[lane]
     else:
-        answer = position == position
-    return answer
+        number = of_lanes(numbers[0], numbers[1], numbers[2], numbers[3])
+    return number
 
 
 @triton.jit
-def activation(corner, d, h, w, kd, kh, kw, D, H, W, step, live, WINDOW: tl.constexpr, HIGH: tl.constexpr):
-    """Load the activation at one position of every window, and tell which are valid; -inf where none is."""
-    id = d + kd * WINDOW[9]
-    ih = h + kh * WINDOW[10]
-    iw = w + kw * WINDOW[11]
-    valid = live
-    if WINDOW[6] > 0 or HIGH[0]:
-        valid = valid & inside(id, D, WINDOW[6] > 0, HIGH[0])
-    if WINDOW[7] > 0 or HIGH[1]:
-        valid = valid & inside(ih, H, WINDOW[7] > 0, HIGH[1])
-    if WINDOW[8] > 0 or HIGH[2]:
-        valid = valid & inside(iw, W, WINDOW[8] > 0, HIGH[2])
-    offset = ((kd * WINDOW[9] * H + kh * WINDOW[10]) * W + kw * WINDOW[11]) * step
-    return tl.load(corner + offset, mask=valid, other=-float("inf")), valid
+def lanes_of(tile):
+    """Take the four columns of a tile apart: four vectors."""
+    even, odd = tl.split(tl.reshape(tile, [tile.shape[0], LANES // 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit
-def load_window(
-    input,
-    plane_start,
-    d,
-    h,
-    w,
-    block,
-    D,
-    H,
-    W,
-    step,
-    row_live,
-    live,
-    WINDOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    PAIRS: tl.constexpr,
-    wide: tl.constexpr,
-):
-    """Load all of every window, in window order, as a tuple of tiles, and a tuple that tells which are valid.
-
-    Args:
-        plane_start: index of the plane's (or image's and channel's) first element.
-        d, h, w: where the window starts; negative in the padding.
-        row_live, live: which rows, and which windows of them, exist.
-        PAIRS: 0, or, for stride 2, the power of two that divides the width: neighbouring columns are then read
-            together, as vectors, and split.
-    """
-    KD: tl.constexpr = WINDOW[0]
-    KH: tl.constexpr = WINDOW[1]
-    KW: tl.constexpr = WINDOW[2]
-    values = ()
-    valids = ()
-    corner = input + (plane_start + ((d * H + h) * W + w) * step)
-    for kd in tl.static_range(KD):
-        for kh in tl.static_range(KH):
-            for kw in tl.static_range(KW):
-                if PAIRS > 0:
-                    id = d + kd * WINDOW[9]
-                    ih = h + kh * WINDOW[10]
-                    row = row_live
-                    if WINDOW[6] > 0 or HIGH[0]:
-                        row = row & inside(id, D, WINDOW[6] > 0, HIGH[0])
-                    if WINDOW[7] > 0 or HIGH[1]:
-                        row = row & inside(ih, H, WINDOW[7] > 0, HIGH[1])
-                    left, right = _pair_of_columns(
-                        input, plane_start + (id * H + ih) * W, block, W, row, (kw - WINDOW[8]) // 2 * 2, PAIRS
-                    )
-                    value = left if (kw - WINDOW[8]) % 2 == 0 else right
-                    valid = live & row
-                    if WINDOW[8] > 0 or HIGH[2]:
-                        valid = valid & inside(w + kw, W, WINDOW[8] > 0, HIGH[2])
-                else:
-                    value, valid = activation(corner, d, h, w, kd, kh, kw, D, H, W, step, live, WINDOW, HIGH)
-                values = values + (value.to(wide),)
-                valids = valids + (valid,)
-    return values, valids
+def of_lanes(first, second, third, fourth):
+    """Put four vectors side by side."""
+    return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [first.shape[0], LANES])
 
 
 @triton.jit
-def _pair_of_columns(input, line, block, W, row, shift: tl.constexpr, PAIRS: tl.constexpr):
-    """Load columns ``2 * ow + shift`` and the next one, of every lane, as vectors of a line.
+def after(tile, last):
+    """Shift a tile by one lane to the left; `last` comes in on the right."""
+    first, second, third, fourth = lanes_of(tile)
+    return of_lanes(second, third, fourth, tl.reshape(last, [tile.shape[0]]))
 
-    (For two positions of a window in the same columns the compiler keeps one of the two equal loads.)
-    """
-    columns = tl.arange(0, 2 * LANES)[None, :]
-    start = tl.multiple_of(line + block * (2 * LANES), [PAIRS, PAIRS])
-    first = block * (2 * LANES) + shift
-    if shift % PAIRS == 0:
-        within = row & (first + columns // PAIRS * PAIRS < W)
-        if shift < 0:
-            within = within & (first + columns // PAIRS * PAIRS >= 0)
-    else:
-        within = row & (first + columns // 2 * 2 < W)
-        if shift < 0:
-            within = within & (first + columns // 2 * 2 >= 0)
-    both = tl.load(input + (start + (columns + shift)), mask=within, other=-float("inf"))
-    return tl.split(tl.reshape(both, [both.shape[0], LANES, 2]))
+
+@triton.jit
+def before(tile, new):
+    """Shift a tile by one lane to the right; `new` comes in on the left."""
+    first, second, third, fourth = lanes_of(tile)
+    return of_lanes(tl.reshape(new, [tile.shape[0]]), first, second, third)

@@ -42,9 +42,14 @@ void drawn_gather_as(const DrawnGather& a, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void drawn_gather(const DrawnGather& a, int64_t begin, int64_t end) {
+void drawn_gather_lookups(const DrawnGather& a, int64_t begin, int64_t end) {
     a.wide ? drawn_gather_as<T, int32_t>(a, begin, end) : drawn_gather_as<T, uint8_t>(a, begin, end);
 }
+
+template <class T>
+constexpr Strategy<DrawnGather> drawn_gather[] = {
+    {[](const DrawnGather&) { return true; }, drawn_gather_units<T>, drawn_gather_lookups<T>},
+};
 
 }  // namespace EMPOOL_CAPABILITY
 }  // namespace empool

@@ -6,9 +6,9 @@
 // nothing. A unit is a row of input positions of one image, or a tile of a block of planes (tile.h).
 #pragma once
 
-#include "halving_scatter.h"
-#include "halving_scatter_channels.h"
-#include "narrow_scatter.h"
+#include "small_planes_scatter.h"
+#include "stride2_scatter.h"
+#include "stride2_scatter_channels.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -19,14 +19,14 @@ class RowCover {
     RowCover(const Geometry& g, const Box& outputs, int64_t first, int64_t size)
         : axis_(g.axis), outputs_(outputs), first_(first) {
         const Axis& W = axis_[2];
-        begin_ = scratch<int64_t, 7>(size + 1);
+        begin_ = scratch<int64_t, Buffer::cover_first>(size + 1);
         int64_t entries = 0;
         for (int64_t i = 0; i < size; ++i) {
             int64_t o, last;
             W.outputs(first + i, o, last);
             entries += last - o;
         }
-        w_ = scratch<Entry, 8>(entries);
+        w_ = scratch<Entry, Buffer::cover_columns>(entries);
         entries = 0;
         int64_t widest = 0;
         for (int64_t i = 0; i < size; ++i) {
@@ -39,10 +39,10 @@ class RowCover {
             if (entries - begin_[i] > widest) widest = entries - begin_[i];
         }
         begin_[size] = entries;
-        const int64_t rows = axis_[0].kernel * axis_[1].kernel;
-        row_ = scratch<Entry, 9>(rows);
-        offset_ = scratch<int64_t, 10>(rows * widest);
-        code_ = scratch<int32_t, 11>(rows * widest);
+        const int64_t rows = axis_[0].most_outputs() * axis_[1].most_outputs();
+        row_ = scratch<Entry, Buffer::cover_rows>(rows);
+        offset_ = scratch<int64_t, Buffer::cover_offsets>(rows * widest);
+        code_ = scratch<int32_t, Buffer::cover_codes>(rows * widest);
     }
 
     void set_row(int64_t id, int64_t ih) {
@@ -125,12 +125,6 @@ EMPOOL_INLINE Tiling input_tiling(const Geometry& g) {
 template <class T>
 Units drawn_scatter_units(const DrawnScatter& a) {
     const Geometry& g = a.geometry;
-    if (halving_side(g) && in_place(g, lanes<T>)) return block_units(g);
-    if (narrow_scatters<T>(g)) return plane_units(g);
-    if (halving_side(g) && !g.channels_last) {
-        const Strips strips = halving_scatter_strips(g);
-        return {g.planes() * strips.count, 2 * strips.strip * g.axis[2].in};
-    }
     if (in_place(g, lanes<T>)) return {g.N * g.axis[0].in * g.axis[1].in, 2 * g.C * g.axis[2].in};
     const Tiling tiling = input_tiling<T>(g);
     return {plane_blocks(g, lanes<T>) * tiling.tiles(),
@@ -159,9 +153,9 @@ void drawn_scatter_as(const DrawnScatter& a, int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
         const PlaneBlock block(g, unit / tiling.tiles(), lanes<T>);
         const Box inputs = tiling.box(unit % tiling.tiles()), outputs = outputs_of(g, inputs);
-        T* grad = scratch<T, 3>(outputs.positions() * lanes<T>);
-        I* codes = scratch<I, 5>(outputs.positions() * lanes<T>);
-        T* sums = scratch<T, 4>(inputs.positions() * lanes<T>);
+        T* grad = scratch<T, Buffer::gradient>(outputs.positions() * lanes<T>);
+        I* codes = scratch<I, Buffer::drawn>(outputs.positions() * lanes<T>);
+        T* sums = scratch<T, Buffer::output>(inputs.positions() * lanes<T>);
         interleave<lanes<T>>(g, grad_output, whole_output(g, 1), block, outputs, grad);
         interleave<lanes<T>>(g, drawn, whole_output(g, 1), block, outputs, codes);
         RowCover cover(g, outputs, inputs.origin[2], inputs.size[2]);
@@ -178,16 +172,20 @@ void drawn_scatter_as(const DrawnScatter& a, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
-    const Geometry& g = a.geometry;
-    const int side = halving_side(g);
-    if (side && in_place(g, lanes<T>)) {
-        return side == 2 ? scatter_blocks<T, 2>(a, begin, end) : scatter_blocks<T, 3>(a, begin, end);
-    }
-    if (narrow_scatters<T>(g)) return narrow_drawn_scatter<T>(a, begin, end);
-    if (side && !g.channels_last) return halving_drawn_scatter<T>(a, begin, end);
+void drawn_scatter_positions(const DrawnScatter& a, int64_t begin, int64_t end) {
     a.wide ? drawn_scatter_as<T, int32_t>(a, begin, end) : drawn_scatter_as<T, uint8_t>(a, begin, end);
 }
+
+template <class T>
+constexpr Strategy<DrawnScatter> drawn_scatter[] = {
+    {[](const DrawnScatter& a) { return stride2_side(a.geometry) && in_place(a.geometry, lanes<T>); },
+     [](const DrawnScatter& a) { return block_units(a.geometry); }, scatter_blocks<T>},
+    {[](const DrawnScatter& a) { return small_planes_scatters<T>(a.geometry); },
+     [](const DrawnScatter& a) { return plane_units(a.geometry); }, small_planes_drawn_scatter<T>},
+    {[](const DrawnScatter& a) { return stride2_side(a.geometry) && !a.geometry.channels_last; },
+     [](const DrawnScatter& a) { return stride2_scatter_units(a.geometry); }, stride2_drawn_scatter<T>},
+    {[](const DrawnScatter&) { return true; }, drawn_scatter_units<T>, drawn_scatter_positions<T>},
+};
 
 }  // namespace EMPOOL_CAPABILITY
 }  // namespace empool

@@ -3,18 +3,14 @@
 
 #include "drawn_gather.h"
 #include "drawn_scatter.h"
+#include "mean_backward.h"
 #include "rank_draw.h"
 #include "rank_mean.h"
 #include "value_draw.h"
+#include "value_mean.h"
 
 // In the order of DType.
-#define EMPOOL_DTYPES(stem)                       \
-    {                                             \
-        {stem##_units<float>, stem<float>},       \
-        {stem##_units<double>, stem<double>},     \
-        {stem##_units<BFloat16>, stem<BFloat16>}, \
-        {stem##_units<Float16>, stem<Float16>},   \
-    }
+#define EMPOOL_DTYPES(stem) {stem<float>, stem<double>, stem<BFloat16>, stem<Float16>}
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -28,6 +24,9 @@ const Kernels kernels = {
     EMPOOL_DTYPES(drawn_gather),
     EMPOOL_DTYPES(rank_mean),
     EMPOOL_DTYPES(rank_mean_backward),
+    EMPOOL_DTYPES(rank_mean_weight_grad),
+    EMPOOL_DTYPES(value_mean),
+    EMPOOL_DTYPES(value_mean_backward),
 };
 
 }  // namespace EMPOOL_CAPABILITY

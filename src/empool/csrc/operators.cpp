@@ -1,7 +1,7 @@
 // The operators on the CPU: arguments are checked, tensors made dense, and the kernels of the processor's instruction
 // set run on all threads. Schemas live in Python (_ops.py).
 #include <cstdlib>
-#include <cstring>
+#include <optional>
 #include <string>
 
 #include "tensors.h"
@@ -56,12 +56,13 @@ const Kernels& kernels() {
 constexpr int64_t grain = 1 << 15;
 
 template <class Arguments>
-void run(const Kernel<Arguments> (&kernel)[dtypes], DType dtype, const Arguments& arguments) {
-    const auto [units, run] = kernel[static_cast<int>(dtype)];
-    const Units u = units(arguments);
+void run(const Strategies<Arguments> (&strategies)[dtypes], DType dtype, const Arguments& arguments) {
+    const Strategy<Arguments>* strategy = strategies[static_cast<int>(dtype)];
+    while (!strategy->serves(arguments)) ++strategy;
+    const Units u = strategy->units(arguments);
     const int64_t work = u.work > 0 ? u.work : 1;
     torch::stable::parallel_for(0, u.count, work < grain ? grain / work : 1,
-                                [&, run = run](int64_t begin, int64_t end) { run(arguments, begin, end); });
+                                [&](int64_t begin, int64_t end) { strategy->run(arguments, begin, end); });
 }
 
 Ints with_spatial(const Tensor& tensor, const Geometry& g, bool out) {
@@ -101,13 +102,6 @@ void check_drawn(const Tensor& drawn, const Geometry& g) {
                     "255 positions, int32 for larger ones");
 }
 
-// Returns the columns of a table that has a row for each count.
-int64_t columns_of(const Ints& counts, size_t entries) {
-    STD_TORCH_CHECK(!counts.empty() && entries % counts.size() == 0,
-                    "empool: expected counts, and a table with a row of equal length for each of them");
-    return static_cast<int64_t>(entries / counts.size());
-}
-
 Tensor seeds_of(const Tensor& seed, int64_t N) {
     STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.dim() <= 1, "empool: expected an int64 seed");
     STD_TORCH_CHECK(seed.numel() > 0 && N % seed.numel() == 0,
@@ -115,47 +109,56 @@ Tensor seeds_of(const Tensor& seed, int64_t N) {
     return seed.dim() == 1 ? dense(seed, false) : seed;
 }
 
-std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Ints counts, Ints thresholds, Ints kernel_size,
-                                         Ints stride, Ints padding, Ints dilation, bool ceil_mode) {
+Seeds numbers_of(const Tensor& seed, int64_t tied, int64_t first_image) {
+    STD_TORCH_CHECK(tied >= 0 && tied <= 3, "empool: expected tied to be 0, 1, 2 or 3");
+    return {static_cast<const int64_t*>(seed.const_data_ptr()), seed.numel(), static_cast<Tied>(tied), first_image};
+}
+
+std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thresholds, Ints counts, Ints kernel_size,
+                                         Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode,
+                                         int64_t tied, int64_t first_image) {
     const bool channels_last = is_channels_last(input);
-    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last);
+    const Geometry g =
+        geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
     input = dense(input, channels_last);
     const Ints sizes = with_spatial(input, g, true);
     Tensor output = empty(sizes, input.scalar_type(), channels_last),
            drawn = empty(sizes, drawn_dtype(g), channels_last);
-    const int64_t T = thresholds.empty() ? 0 : columns_of(counts, thresholds.size());
+    const Limits limits(thresholds, counts, g);
     if (output.numel() > 0) {
-        if (T > 0) seed = seeds_of(seed, g.N);
-        const auto rows = rows_of(counts, g.window());
+        if (limits.columns > 0) seed = seeds_of(seed, g.N);
         run(kernels().rank_draw, dtype_of(input),
             {g, input.const_data_ptr(), output.mutable_data_ptr(), drawn.mutable_data_ptr(), g.window() > 255,
-             T > 0 ? static_cast<const int64_t*>(seed.const_data_ptr()) : nullptr, T > 0 ? seed.numel() : 0,
-             thresholds.data(), T, rows.data()});
+             limits.columns > 0 ? numbers_of(seed, tied, first_image) : Seeds{}, limits.table(), limits.bases(),
+             limits.based});
     }
     return {output, drawn};
 }
 
-std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, Ints kernel_size, Ints stride, Ints padding,
-                                          Ints dilation, bool ceil_mode) {
+std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta, Ints kernel_size,
+                                          Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode,
+                                          int64_t tied, int64_t first_image) {
     const bool channels_last = is_channels_last(input);
-    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last);
+    const Geometry g =
+        geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
     input = dense(input, channels_last);
     const Ints sizes = with_spatial(input, g, true);
     Tensor output = empty(sizes, input.scalar_type(), channels_last),
            drawn = empty(sizes, drawn_dtype(g), channels_last);
     if (output.numel() > 0) {
         seed = seeds_of(seed, g.N);
+        const Factors factors(beta, g);
         run(kernels().value_draw, dtype_of(input),
             {g, input.const_data_ptr(), output.mutable_data_ptr(), drawn.mutable_data_ptr(), g.window() > 255,
-             static_cast<const int64_t*>(seed.const_data_ptr()), seed.numel()});
+             numbers_of(seed, tied, first_image), factors.table()});
     }
     return {output, drawn};
 }
 
 Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, Ints input_size, Ints kernel_size, Ints stride, Ints padding,
-                         Ints dilation) {
+                         Ints dilation, Ints output_size) {
     const bool channels_last = is_channels_last(drawn);
-    const WindowArguments window{kernel_size, stride, padding, dilation};
+    const WindowArguments window{kernel_size, stride, padding, dilation, output_size};
     check_dims(grad_output, window);
     check_dims(drawn, window);
     const Ints out = sizes_of(drawn);
@@ -173,9 +176,11 @@ Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, Ints input_size, Ints
     return grad_input;
 }
 
-Tensor drawn_gather_cpu(Tensor input, Tensor drawn, Ints kernel_size, Ints stride, Ints padding, Ints dilation) {
+Tensor drawn_gather_cpu(Tensor input, Tensor drawn, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+                        Ints output_size) {
     const bool channels_last = is_channels_last(drawn);
-    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, false, channels_last, &drawn);
+    const Geometry g =
+        geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, false, channels_last, &drawn);
     check_drawn(drawn, g);
     input = dense(input, channels_last);
     drawn = dense(drawn, channels_last);
@@ -187,57 +192,124 @@ Tensor drawn_gather_cpu(Tensor input, Tensor drawn, Ints kernel_size, Ints strid
     return output;
 }
 
-bool is_maximum(const Ints& counts, const std::vector<double>& weights) {
-    for (double weight : weights) {
-        if (weight != 1) return false;
-    }
-    return weights.size() == counts.size();
-}
-
-Tensor rank_mean_cpu(Tensor input, Ints counts, std::vector<double> weights, Ints kernel_size, Ints stride,
-                     Ints padding, Ints dilation, bool ceil_mode) {
+Tensor rank_mean_cpu(Tensor input, Tensor weights, Ints counts, Ints kernel_size, Ints stride, Ints padding,
+                     Ints dilation, Ints output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
-    const Geometry g = geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last);
+    const Geometry g =
+        geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
     input = dense(input, channels_last);
     Tensor output = empty(with_spatial(input, g, true), input.scalar_type(), channels_last);
+    const Weights table(weights, counts, g);
     if (output.numel() > 0) {
-        const auto rows = rows_of(counts, g.window());
         run(kernels().rank_mean, dtype_of(input),
-            {g, input.const_data_ptr(), nullptr, output.mutable_data_ptr(), weights.data(),
-             columns_of(counts, weights.size()), is_maximum(counts, weights), rows.data()});
+            {g, input.const_data_ptr(), nullptr, output.mutable_data_ptr(), table.table(), table.starts()});
     }
     return output;
 }
 
-Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Ints counts, std::vector<double> weights,
-                              Ints kernel_size, Ints stride, Ints padding, Ints dilation, bool ceil_mode) {
+// The windows of an input and of its output's gradient, both made dense.
+Geometry geometry_of_backward(Tensor& grad_output, Tensor& input, const WindowArguments& window, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
-    const Geometry g =
-        geometry_of_input(input, {kernel_size, stride, padding, dilation}, ceil_mode, channels_last, &grad_output);
+    const Geometry g = geometry_of_input(input, window, ceil_mode, channels_last, &grad_output);
     STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(),
-                    "rank_mean_backward: expected grad_output of the input's dtype");
+                    "empool: expected grad_output of the input's dtype");
     input = dense(input, channels_last);
     grad_output = dense(grad_output, channels_last);
-    Tensor grad_input = empty(sizes_of(input), input.scalar_type(), channels_last);
+    return g;
+}
+
+Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, Ints counts, Ints kernel_size,
+                              Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode) {
+    const Geometry g =
+        geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
+    Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
+    const Weights table(weights, counts, g);
     if (grad_input.numel() == 0) return grad_input;
     const DType dtype = dtype_of(input);
-    const auto rows = rows_of(counts, g.window());
-    if (is_maximum(counts, weights)) {
+    if (table.maximum) {
         // The gradient of a draw that always draws the maximum, summed in the dtype.
         const bool wide = g.window() > 255;
         const Ints sizes = sizes_of(grad_output);
-        const Tensor drawn = empty(sizes, drawn_dtype(g), channels_last);
-        const Tensor maximum = empty(sizes, input.scalar_type(), channels_last);
+        const Tensor drawn = empty(sizes, drawn_dtype(g), g.channels_last);
+        const Tensor maximum = empty(sizes, input.scalar_type(), g.channels_last);
+        const Limits none(counts, g);
         run(kernels().rank_draw, dtype,
-            {g, input.const_data_ptr(), maximum.mutable_data_ptr(), drawn.mutable_data_ptr(), wide, nullptr, 0, nullptr,
-             0, rows.data()});
+            {g,
+             input.const_data_ptr(),
+             maximum.mutable_data_ptr(),
+             drawn.mutable_data_ptr(),
+             wide,
+             {},
+             none.table(),
+             none.bases(),
+             false});
         run(kernels().drawn_scatter, dtype,
             {g, grad_output.const_data_ptr(), drawn.const_data_ptr(), grad_input.mutable_data_ptr(), wide});
         return grad_input;
     }
     run(kernels().rank_mean_backward, dtype,
-        {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), weights.data(),
-         columns_of(counts, weights.size()), false, rows.data()});
+        {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), table.table(),
+         table.starts()});
+    return grad_input;
+}
+
+Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, Ints counts, Ints kernel_size,
+                                 Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode) {
+    const Geometry g =
+        geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
+    const int64_t sets = check_table(weights, counts, g.C), rows = static_cast<int64_t>(counts.size()),
+                  R = weights.size(2);
+    STD_TORCH_CHECK(weights.scalar_type() == ScalarType::Double || weights.scalar_type() == ScalarType::Float,
+                    "empool: expected weights of dtype float64 or float32");
+    Tensor grad_weights = empty(sizes_of(weights), weights.scalar_type(), false);
+    const auto row = rows_of(counts, g.window());
+    std::vector<double> sums(static_cast<size_t>(g.planes() * rows * R), 0.0);
+    if (grad_output.numel() > 0) {
+        run(kernels().rank_mean_weight_grad, dtype_of(input),
+            {g, input.const_data_ptr(), grad_output.const_data_ptr(), R, rows, row.data(), sums.data()});
+    }
+    // Planes are added in their order, whatever the number of threads.
+    std::vector<double> total(static_cast<size_t>(sets * rows * R), 0.0);
+    for (int64_t plane = 0; plane < g.planes(); ++plane) {
+        const int64_t to = (sets > 1 ? plane % g.C : 0) * rows * R, from = plane * rows * R;
+        for (int64_t i = 0; i < rows * R; ++i)
+            total[static_cast<size_t>(to + i)] += sums[static_cast<size_t>(from + i)];
+    }
+    for (size_t i = 0; i < total.size(); ++i) {
+        if (weights.scalar_type() == ScalarType::Double) {
+            static_cast<double*>(grad_weights.mutable_data_ptr())[i] = total[i];
+        } else {
+            static_cast<float*>(grad_weights.mutable_data_ptr())[i] = static_cast<float>(total[i]);
+        }
+    }
+    return grad_weights;
+}
+
+Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, Ints kernel_size, Ints stride, Ints padding,
+                      Ints dilation, Ints output_size, bool ceil_mode) {
+    const bool channels_last = is_channels_last(input);
+    const Geometry g =
+        geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
+    input = dense(input, channels_last);
+    Tensor output = empty(with_spatial(input, g, true), input.scalar_type(), channels_last);
+    if (output.numel() > 0) {
+        const Factors factors(beta, g);
+        run(kernels().value_mean, dtype_of(input),
+            {g, input.const_data_ptr(), nullptr, output.mutable_data_ptr(), factors.table()});
+    }
+    return output;
+}
+
+Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<Tensor> beta, Ints kernel_size,
+                               Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode) {
+    const Geometry g =
+        geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
+    Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
+    if (grad_input.numel() > 0) {
+        const Factors factors(beta, g);
+        run(kernels().value_mean_backward, dtype_of(input),
+            {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), factors.table()});
+    }
     return grad_input;
 }
 
@@ -254,4 +326,7 @@ STABLE_TORCH_LIBRARY_IMPL(empool, CPU, m) {
     m.impl("drawn_gather", TORCH_BOX(&empool::drawn_gather_cpu));
     m.impl("rank_mean", TORCH_BOX(&empool::rank_mean_cpu));
     m.impl("rank_mean_backward", TORCH_BOX(&empool::rank_mean_backward_cpu));
+    m.impl("rank_mean_weight_grad", TORCH_BOX(&empool::rank_mean_weight_grad_cpu));
+    m.impl("value_mean", TORCH_BOX(&empool::value_mean_cpu));
+    m.impl("value_mean_backward", TORCH_BOX(&empool::value_mean_backward_cpu));
 }

@@ -1,35 +1,20 @@
 // rank_draw: output the activation of a drawn rank, and its offset in the window.
 //
 // The rank of an output is the number of thresholds that its Philox word reaches, counted from 0; n, the number of
-// valid activations, stands for "zero". With one threshold (ensemble max-pooling) the two largest are tracked
-// (two_largest.h). With more, the M largest are kept by insertion, M - 1 being the largest rank drawn in the vector at
-// hand, and a NaN is found by summing the window (inf - inf is a false alarm). A window with a NaN is put right one
-// lane at a time.
+// valid activations, stands for "zero". Where ranks are 0 and 1 only, the two largest are tracked (ranks.h). Else a
+// window of 4 or 9 compares every pair, and of another the M largest are kept by insertion, M - 1 being the largest
+// rank drawn in the vector at hand; a NaN is found by summing the window (inf - inf is a false alarm). A window with a
+// NaN is put right one lane at a time.
 //
 // A unit is a row of outputs of one image, or a tile of a block of planes (tile.h).
 #pragma once
 
 #include "arguments.h"
-#include "narrow_draw.h"
+#include "small_planes_draw.h"
 #include "windows.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
-
-// The thresholds of windows with n activations that can be reached at all.
-struct Thresholds {
-    const int64_t* value;
-    int64_t count;
-    int n = -1;
-
-    void set(const RankDraw& a, int taps) {
-        if (taps == n) return;
-        n = taps;
-        value = a.thresholds + a.row[taps] * a.T;
-        count = a.T;
-        while (count > 0 && value[count - 1] > 0xffffffffll) --count;
-    }
-};
 
 // max_pool2d's rule: a window with NaN gives its last one.
 template <class T, class I>
@@ -80,20 +65,28 @@ void draw_maximum(const Window<T, I>& w) {
     if (any(nan)) draw_nan(w);
 }
 
-// The two largest of n >= 2 activations; the second where the number reaches the threshold, which is greater than 0.
-template <int N, class T, class I>
-void draw_of_two(const Window<T, I>& w, uint32_t threshold) {
+// The limits of a window with n activations.
+struct WindowLimits {
+    const uint32_t *base, *limit;
+    int64_t columns, step;
+    bool based;
+};
+
+// The two largest of n >= 2 activations; the second where the number passes the limit.
+template <int N, bool by_lane, class T, class I>
+void draw_of_two(const Window<T, I>& w, const uint32_t* limits) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
     using U = Vec<uint32_t, L>;
-    const auto limit = fill<U>(threshold - 1);
+    const auto limit = fill<U>(*limits);
     const TapPointers<N, T> tap(w.in, w.taps);
     Mask<C, L> nan{};
     for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+        const auto drop = passes<C, L>(load_raw<U>(w.u + c), by_lane ? load_raw<U>(limits + c) : limit);
         const auto drawn = draw_lanes<C, L, I, N, true, true>(
             w.taps.n, [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); },
-            [&](int k) EMPOOL_LAMBDA { return tap.code(k); }, passes<C, L>(load_raw<U>(w.u + c), limit));
+            [&](int k) EMPOOL_LAMBDA { return tap.code(k); }, drop);
         nan = nan | drawn.nan;
         store_exact<L>(w.out + c, drawn.value);
         store_codes<I, L>(w.drawn + c, drawn.code);
@@ -101,23 +94,49 @@ void draw_of_two(const Window<T, I>& w, uint32_t threshold) {
     if (any(nan)) draw_nan(w);
 }
 
-// Any thresholds. `held` has room for 2 * min(n, thresholds + 1) vectors.
-template <class T, class I>
-void draw_ranked(const Window<T, I>& w, const Thresholds& thresholds, void* held) {
+// The ranks of a window's numbers; without numbers all are the base.
+template <bool by_lane, class T, class I>
+EMPOOL_INLINE Vec<Int<Compute<T>>, lanes<T>> window_ranks(const Window<T, I>& w, const WindowLimits& limits,
+                                                          int64_t c) {
+    constexpr int L = lanes<T>;
+    using U = Vec<uint32_t, L>;
+    const int64_t lane = by_lane ? c : 0;
+    const U u = w.u ? load_raw<U>(w.u + c) : U{};
+    const U rank = ranks_of<L, by_lane>(u, limits.base + lane, limits.limit + lane, limits.columns, limits.step);
+    return __builtin_convertvector(bits<Vec<int32_t, L>>(rank), Vec<Int<Compute<T>>, L>);
+}
+
+// Any limits, windows of N activations.
+template <int N, bool by_lane, class T, class I>
+void draw_of_few(const Window<T, I>& w, const WindowLimits& limits) {
+    using C = Compute<T>;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    const TapPointers<N, T> tap(w.in, w.taps);
+    Mask<C, L> nan{};
+    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+        const auto rank = window_ranks<by_lane>(w, limits, c);
+        const auto in = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); };
+        const auto code = [&](int k) EMPOOL_LAMBDA { return tap.code(k); };
+        const auto drawn = any(rank > 1) ? draw_rank<C, L, I, N>(in, code, rank)
+                                         : draw_lanes<C, L, I, N, true, true>(N, in, code, equal<C>(rank, 1));
+        nan = nan | drawn.nan;
+        store_exact<L>(w.out + c, drawn.value);
+        store_codes<I, L>(w.drawn + c, drawn.code);
+    });
+    if (any(nan)) draw_nan(w);
+}
+
+// Any limits. `held` has room for two vectors for each rank that may be drawn.
+template <bool by_lane, class T, class I>
+void draw_of_many(const Window<T, I>& w, const WindowLimits& limits, void* held) {
     using C = Compute<T>;
     using V = Vec<C, lanes<T>>;
     using O = Vec<Int<C>, lanes<T>>;
     const int n = w.taps.n;
     O nan{};
     for_lanes<lanes<T>>(w.count, [&](int64_t c) {
-        const auto u = load_raw<Vec<uint32_t, lanes<T>>>(w.u + c);
-        Vec<int32_t, lanes<T>> reached{};
-        for (int64_t t = 0; t < thresholds.count; ++t) {
-            const auto passes = u >= static_cast<uint32_t>(thresholds.value[t]);
-            if (!any(passes)) break;
-            reached -= passes;
-        }
-        const O rank = __builtin_convertvector(reached, O);
+        const O rank = window_ranks<by_lane>(w, limits, c);
         const O zero = rank >= n;
         int M = 1;
         while (any(~zero & (rank >= M))) ++M;
@@ -159,50 +178,70 @@ void draw_ranked(const Window<T, I>& w, const Thresholds& thresholds, void* held
     if (any(nan)) draw_nan(w);
 }
 
-template <class T, class I>
-EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const Thresholds& thresholds, void* held) {
-    if (w.taps.n == 0) return draw_empty(w, -__builtin_inf());
+template <bool by_lane, class T, class I>
+EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const WindowLimits& limits, void* held) {
     constexpr bool common = sizeof(I) == 1;
-    if (thresholds.count == 0) {
-        if (common && w.taps.n == 4) return draw_maximum<4>(w);
-        if (common && w.taps.n == 9) return draw_maximum<9>(w);
-        return draw_maximum<0>(w);
+    const int n = w.taps.n;
+    if (n == 0) return draw_empty(w, -__builtin_inf());
+    if (limits.columns == 1 && !limits.based && n > 1) {
+        if (common && n == 4) return draw_of_two<4, by_lane>(w, limits.limit);
+        if (common && n == 6) return draw_of_two<6, by_lane>(w, limits.limit);
+        if (common && n == 9) return draw_of_two<9, by_lane>(w, limits.limit);
+        return draw_of_two<0, by_lane>(w, limits.limit);
     }
-    if (thresholds.count == 1 && thresholds.value[0] > 0 && w.taps.n > 1) {
-        const uint32_t threshold = static_cast<uint32_t>(thresholds.value[0]);
-        if (common && w.taps.n == 4) return draw_of_two<4>(w, threshold);
-        if (common && w.taps.n == 6) return draw_of_two<6>(w, threshold);
-        if (common && w.taps.n == 9) return draw_of_two<9>(w, threshold);
-        return draw_of_two<0>(w, threshold);
-    }
-    draw_ranked(w, thresholds, held);
+    if (common && n == 4) return draw_of_few<4, by_lane>(w, limits);
+    if (common && n == 9) return draw_of_few<9, by_lane>(w, limits);
+    draw_of_many<by_lane>(w, limits, held);
 }
 
-template <class T>
-Units rank_draw_units(const RankDraw& a) {
-    if (narrow_draws<T>(a)) return plane_units(a.geometry);
-    return halving_draws(a) ? halving_units(a.geometry) : lane_units<T>(a.geometry);
+template <class T, class I>
+EMPOOL_NOINLINE void maximum_window(const Window<T, I>& w) {
+    constexpr bool common = sizeof(I) == 1;
+    if (w.taps.n == 0) return draw_empty(w, -__builtin_inf());
+    if (common && w.taps.n == 4) return draw_maximum<4>(w);
+    if (common && w.taps.n == 9) return draw_maximum<9>(w);
+    draw_maximum<0>(w);
 }
 
 template <class T, class I>
 void rank_draw_as(const RankDraw& a, int64_t begin, int64_t end) {
-    using V = Vec<Compute<T>, lanes<T>>;
-    const int64_t most = a.geometry.window() < a.T + 1 ? a.geometry.window() : a.T + 1;
-    void* held = scratch<V, 6>(2 * most);
-    Thresholds thresholds{};
-    for_windows<T, I>(a.geometry, a.seed, a.seeds, static_cast<const T*>(a.input), static_cast<T*>(a.output),
-                      static_cast<I*>(a.drawn), begin, end, [&](const Window<T, I>& w) {
-                          thresholds.set(a, w.taps.n);
-                          draw_window(w, thresholds, held);
-                      });
+    const Geometry& g = a.geometry;
+    const auto visit_all = [&](const auto& set_block, const auto& visit) {
+        for_windows<T, I>(g, a.seeds, static_cast<const T*>(a.input), static_cast<T*>(a.output),
+                          static_cast<I*>(a.drawn), begin, end, set_block, visit);
+    };
+    if (a.limits.columns == 0 && !a.based) {
+        return visit_all([](const PlaneBlock&) {}, [](const Window<T, I>& w) { maximum_window(w); });
+    }
+    LaneTable<uint32_t, Buffer::table> limits(a.limits, in_place(g, lanes<T>), lanes<T>);
+    LaneTable<uint32_t, Buffer::bases> bases(a.base, in_place(g, lanes<T>), lanes<T>);
+    const int64_t all = g.window(), most = a.based || a.limits.columns + 1 > all ? all : a.limits.columns + 1;
+    void* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * most);
+    visit_all(
+        [&](const PlaneBlock& block) {
+            limits.set_block(g, block);
+            bases.set_block(g, block);
+        },
+        [&](const Window<T, I>& w) {
+            const WindowLimits row{bases.row(w.taps.n) + w.channel * limits.by_lane(),
+                                   limits.row(w.taps.n) + w.channel * limits.by_lane(), limits.columns(), limits.step(),
+                                   a.based};
+            limits.by_lane() ? draw_window<true>(w, row, held) : draw_window<false>(w, row, held);
+        });
 }
 
 template <class T>
-void rank_draw(const RankDraw& a, int64_t begin, int64_t end) {
-    if (narrow_draws<T>(a)) return narrow_rank_draw<T>(a, begin, end);
-    if (halving_draws(a)) return halving_rank_draw<T>(a, begin, end);
+void rank_draw_windows(const RankDraw& a, int64_t begin, int64_t end) {
     a.wide ? rank_draw_as<T, int32_t>(a, begin, end) : rank_draw_as<T, uint8_t>(a, begin, end);
 }
+
+template <class T>
+constexpr Strategy<RankDraw> rank_draw[] = {
+    {small_planes_draws<T>, [](const RankDraw& a) { return plane_units(a.geometry); }, small_planes_rank_draw<T>},
+    {stride2_draws, [](const RankDraw& a) { return stride2_units(a.geometry); }, stride2_rank_draw<T>},
+    {[](const RankDraw&) { return true; }, [](const RankDraw& a) { return lane_units<T>(a.geometry); },
+     rank_draw_windows<T>},
+};
 
 }  // namespace EMPOOL_CAPABILITY
 }  // namespace empool

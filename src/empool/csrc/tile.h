@@ -12,8 +12,35 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-// Memory that a thread keeps from call to call.
-template <class T, int slot>
+// What a thread keeps memory for, from call to call. Two buffers that are in use at once have different names.
+enum class Buffer {
+    tap_offsets,
+    sum_offsets,
+    tap_codes,
+    numbers,
+    input,  // a tile of it, or its rows
+    input_odd_rows,
+    input_odd_columns,
+    input_odd_both,
+    output,  // likewise; of gradients, the one that is written
+    drawn,
+    gradient,  // a tile or rows of the output's gradient
+    sums,
+    ranked,  // values by rank
+    table,   // thresholds or weights as the kernel wants them
+    bases,
+    counts,
+    counters,  // Philox's
+    nan,
+    cover_first,
+    cover_columns,
+    cover_rows,
+    cover_offsets,
+    cover_codes,
+    spare,
+};
+
+template <class T, Buffer name>
 EMPOOL_INLINE T* scratch(int64_t count) {
     struct Block {
         void* memory = nullptr;
@@ -56,7 +83,7 @@ EMPOOL_INLINE Box inputs_of(const Geometry& g, const Box& outputs) {
     for (int i = 0; i < 3; ++i) {
         const Axis& a = g.axis[i];
         int64_t first = a.start(outputs.origin[i]);
-        int64_t last = a.start(outputs.origin[i] + outputs.size[i] - 1) + (a.kernel - 1) * a.dilation + 1;
+        int64_t last = a.end(outputs.origin[i] + outputs.size[i] - 1);
         first = first < 0 ? 0 : first;
         last = last > a.in ? a.in : last;
         box.origin[i] = first;
@@ -140,24 +167,29 @@ struct Transpose {
     static constexpr int width = L * sizeof(E) >= 16 ? L : 16 / sizeof(E);
     using V = Vec<E, width>;
 
+    // Unrolled, so that the vectors stay in registers.
+    template <int round = 1>
     static EMPOOL_INLINE void to_lanes(V (&v)[L]) {
-        for (int round = 1; round < L; round *= 2) {
+        if constexpr (round < L) {
             V next[L];
-            for (int i = 0; i < L / 2; ++i) {
+            repeat<L / 2, 0>(0, [&](int i) EMPOOL_LAMBDA {
                 next[2 * i] = zip<0>(v[i], v[i + L / 2]);
                 next[2 * i + 1] = zip<1>(v[i], v[i + L / 2]);
-            }
-            for (int i = 0; i < L; ++i) v[i] = next[i];
+            });
+            to_lanes<2 * round>(next);
+            repeat<L, 0>(0, [&](int i) EMPOOL_LAMBDA { v[i] = next[i]; });
         }
     }
+    template <int round = 1>
     static EMPOOL_INLINE void to_rows(V (&v)[L]) {
-        for (int round = 1; round < L; round *= 2) {
+        if constexpr (round < L) {
             V next[L];
-            for (int i = 0; i < L / 2; ++i) {
+            repeat<L / 2, 0>(0, [&](int i) EMPOOL_LAMBDA {
                 next[i] = unzip<0>(v[2 * i], v[2 * i + 1]);
                 next[i + L / 2] = unzip<1>(v[2 * i], v[2 * i + 1]);
-            }
-            for (int i = 0; i < L; ++i) v[i] = next[i];
+            });
+            to_rows<2 * round>(next);
+            repeat<L, 0>(0, [&](int i) EMPOOL_LAMBDA { v[i] = next[i]; });
         }
     }
 };
@@ -174,9 +206,9 @@ EMPOOL_NOINLINE void interleave_row(const T* const (&plane)[L], int64_t from, in
     int64_t w = 0;
     for (; step == 1 && w + Block::width <= size; w += Block::width) {
         typename Block::V v[L];
-        for (int l = 0; l < L; ++l) v[l] = load_raw<typename Block::V>(plane[l] + from + w);
+        repeat<L, 0>(0, [&](int l) EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(plane[l] + from + w); });
         Block::to_lanes(v);
-        for (int l = 0; l < L; ++l) store_raw(tile + w * L + l * Block::width, v[l]);
+        repeat<L, 0>(0, [&](int l) EMPOOL_LAMBDA { store_raw(tile + w * L + l * Block::width, v[l]); });
     }
     for (; w < size; ++w) {
         for (int l = 0; l < L; ++l) tile[w * L + l] = plane[l][from + w * step];
@@ -190,7 +222,8 @@ EMPOOL_NOINLINE void deinterleave_row(T* const (&plane)[L], int used, int64_t to
     int64_t w = 0;
     for (; step == 1 && w + Block::width <= size; w += Block::width) {
         typename Block::V v[L];
-        for (int l = 0; l < L; ++l) v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width);
+        repeat<L, 0>(0, [&](int l)
+                            EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width); });
         Block::to_rows(v);
         for (int l = 0; l < used; ++l) store_raw(plane[l] + to + w, v[l]);
     }
@@ -251,13 +284,14 @@ struct Taps {
 
 // The taps of the windows of one row of outputs. Windows that lie inside the row share one list and differ in their
 // base.
+template <Buffer offsets = Buffer::tap_offsets>
 class RowWindows {
   public:
     RowWindows(const Geometry& g, const Box& box)
         : axis_(g.axis),
           box_(box),
-          offset_(scratch<int64_t, 0>(2 * g.window())),
-          code_(scratch<int32_t, 1>(2 * g.window())),
+          offset_(scratch<int64_t, offsets>(2 * g.window())),
+          code_(scratch<int32_t, Buffer::tap_codes>(2 * g.window())),
           window_(g.window()) {}
 
     void set_row(int64_t od, int64_t oh) {
@@ -274,6 +308,21 @@ class RowWindows {
                     offset_[n] = box_.offset(id, ih, box_.origin[2] + kw * W.dilation);
                     code_[n] = static_cast<int32_t>((kd * H.kernel + kh) * W.kernel + kw);
                 }
+            }
+        }
+    }
+
+    // Asks for what the windows of `count` outputs from ow on read, before they do: where channels are neighbours in
+    // memory, the rows of a window are too many short streams for the processor to foresee.
+    template <class T>
+    EMPOOL_INLINE void prefetch(const T* in, int64_t ow, int64_t count) const {
+        const Axis& W = axis_[2];
+        const int64_t first = W.start(ow) < 0 ? 0 : W.start(ow), end = W.start(ow + count);
+        const int64_t last = end < W.in ? end : W.in;
+        for (int64_t row = 0; row < rows_; ++row) {
+            const T* p = in + offset_[row * W.kernel] + (first - box_.origin[2]) * box_.step;
+            for (int64_t i = 0; i < (last - first) * box_.step; i += 64 / static_cast<int64_t>(sizeof(T))) {
+                __builtin_prefetch(p + i);
             }
         }
     }

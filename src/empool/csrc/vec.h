@@ -141,6 +141,54 @@ EMPOOL_INLINE MaskOf<V> greater(V a, V b) {
         return {a > b};
 }
 
+template <class V>
+EMPOOL_INLINE MaskOf<V> unequal(V a, V b) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (MaskOf<V>::selects_bytes) {
+        return {_mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_NEQ_UQ)};
+    } else
+#endif
+        return {a != b};
+}
+
+// Of two equal ones, `a` is the smaller and `b` the larger: where a is the later of the two, order is kept. That is what
+// the processor's maximum and minimum do of their own, but compilers take comparisons for two instructions.
+template <class V>
+EMPOOL_INLINE V larger(V a, V b) {
+    using C = std::remove_cvref_t<decltype(a[0])>;
+#if defined(__x86_64__)
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 16) return bits<V>(_mm_max_ps(bits<__m128>(a), bits<__m128>(b)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 16) return bits<V>(_mm_max_pd(bits<__m128d>(a), bits<__m128d>(b)));
+#if EMPOOL_LANES >= 8
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 32) return bits<V>(_mm256_max_ps(bits<__m256>(a), bits<__m256>(b)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 32) return bits<V>(_mm256_max_pd(bits<__m256d>(a), bits<__m256d>(b)));
+#endif
+#if EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 64) return bits<V>(_mm512_max_ps(bits<__m512>(a), bits<__m512>(b)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 64) return bits<V>(_mm512_max_pd(bits<__m512d>(a), bits<__m512d>(b)));
+#endif
+#endif
+    return a > b ? a : b;
+}
+
+template <class V>
+EMPOOL_INLINE V smaller(V a, V b) {
+    using C = std::remove_cvref_t<decltype(a[0])>;
+#if defined(__x86_64__)
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 16) return bits<V>(_mm_min_ps(bits<__m128>(b), bits<__m128>(a)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 16) return bits<V>(_mm_min_pd(bits<__m128d>(b), bits<__m128d>(a)));
+#if EMPOOL_LANES >= 8
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 32) return bits<V>(_mm256_min_ps(bits<__m256>(b), bits<__m256>(a)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 32) return bits<V>(_mm256_min_pd(bits<__m256d>(b), bits<__m256d>(a)));
+#endif
+#if EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && sizeof(V) == 64) return bits<V>(_mm512_min_ps(bits<__m512>(b), bits<__m512>(a)));
+    if constexpr (sizeof(C) == 8 && sizeof(V) == 64) return bits<V>(_mm512_min_pd(bits<__m512d>(b), bits<__m512d>(a)));
+#endif
+#endif
+    return b < a ? b : a;
+}
+
 // Where one of the two is a NaN.
 template <class V>
 EMPOOL_INLINE MaskOf<V> unordered(V a, V b) {
@@ -169,6 +217,8 @@ EMPOOL_INLINE Mask<C, sizeof(K) / sizeof(K{}[0])> equal(K codes, int k) {
 #if defined(__x86_64__) && EMPOOL_LANES >= 16
     if constexpr (sizeof(K) == 16 && sizeof(K{}[0]) == 1) {
         return {_mm_cmpeq_epi8_mask(bits<__m128i>(codes), _mm_set1_epi8(static_cast<char>(k)))};
+    } else if constexpr (sizeof(K) == 64 && Mask<C, sizeof(K) / sizeof(K{}[0])>::selects_bytes) {
+        return {_mm512_cmpeq_epi32_mask(bits<__m512i>(codes), _mm512_set1_epi32(k))};
     } else
 #endif
         return {codes == k};
@@ -184,6 +234,18 @@ EMPOOL_INLINE Vec<C, L> add_where(Mask<C, L> mask, Vec<C, L> sum, Vec<C, L> term
     } else
 #endif
         return sum + (mask.lanes ? term : Vec<C, L>{});
+}
+
+// Integers of a lane's size, likewise.
+template <class C, int L>
+EMPOOL_INLINE Vec<Int<C>, L> add_where(Mask<C, L> mask, Vec<Int<C>, L> sum, Vec<Int<C>, L> term) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (Mask<C, L>::selects_bytes) {
+        const auto s = bits<__m512i>(sum);
+        return bits<Vec<Int<C>, L>>(_mm512_mask_add_epi32(s, mask.lanes, s, bits<__m512i>(term)));
+    } else
+#endif
+        return sum + (mask.lanes & term);
 }
 
 // a where the mask is set, else b: activations or offsets.
@@ -347,6 +409,32 @@ EMPOOL_INLINE Vec<Compute<T>, L> round_to(Vec<Compute<T>, L> v) {
     } else {
         return v;
     }
+}
+
+// How many entries a table has for `look_up`.
+constexpr int table_size = 16;
+
+// table[index] in every lane, of which the first `count` entries are asked for.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> look_up(const C* table, Vec<Int<C>, L> index, int count) {
+    using V = Vec<C, L>;
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && L == 16) {
+        return bits<V>(_mm512_permutexvar_ps(bits<__m512i>(index), _mm512_loadu_ps(table)));
+    }
+    if constexpr (sizeof(C) == 8 && L == 8) {
+        return bits<V>(_mm512_permutex2var_pd(_mm512_loadu_pd(table), bits<__m512i>(index), _mm512_loadu_pd(table + 8)));
+    }
+#elif defined(__x86_64__) && EMPOOL_LANES >= 8
+    if constexpr (sizeof(C) == 4 && L == 8) {
+        const auto low = bits<V>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), bits<__m256i>(index)));
+        if (count <= 8) return low;
+        return index > 7 ? bits<V>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), bits<__m256i>(index))) : low;
+    }
+#endif
+    V found{};
+    for (int i = 0; i < count; ++i) found = index == i ? fill<V>(table[i]) : found;
+    return found;
 }
 
 template <class T>

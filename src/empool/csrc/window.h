@@ -2,6 +2,9 @@
 //
 // Every tensor is (N, C, D, H, W); a missing spatial dimension has size 1, kernel 1, stride 1, padding 0, dilation 1.
 // Tap k of the window of output o reads input position o * stride - padding + k * dilation, if that lies inside.
+//
+// Along an adaptive axis the window of output o is [floor(o * in / out), ceil((o + 1) * in / out)), and the kernel is
+// the extent of the largest window.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +13,25 @@ namespace empool {
 
 struct Axis {
     int64_t in = 1, out = 1, kernel = 1, stride = 1, padding = 0, dilation = 1;
+    bool adaptive = false;
 
-    __attribute__((always_inline)) int64_t start(int64_t o) const { return o * stride - padding; }
+    __attribute__((always_inline)) int64_t start(int64_t o) const {
+        return adaptive ? o * in / out : o * stride - padding;
+    }
+
+    // One past the last position that output o may read.
+    __attribute__((always_inline)) int64_t end(int64_t o) const {
+        return adaptive ? ((o + 1) * in + out - 1) / out : start(o) + (kernel - 1) * dilation + 1;
+    }
 
     // The taps [first, last) of output o that read inside the input.
     __attribute__((always_inline)) void taps(int64_t o, int64_t& first, int64_t& last) const {
         const int64_t s = start(o);
+        if (adaptive) {
+            first = 0;
+            last = end(o) - s;
+            return;
+        }
         first = s >= 0 ? 0 : (-s + dilation - 1) / dilation;
         if (s + (kernel - 1) * dilation < in) {
             last = kernel;
@@ -27,6 +43,11 @@ struct Axis {
 
     // The first output whose window may cover position i, and one past the last.
     __attribute__((always_inline)) void outputs(int64_t i, int64_t& first, int64_t& last) const {
+        if (adaptive) {
+            first = i * out / in;
+            last = ((i + 1) * out + in - 1) / in;
+            return;
+        }
         const int64_t low = i + padding - (kernel - 1) * dilation;
         first = low <= 0 ? 0 : (low + stride - 1) / stride;
         last = (i + padding) / stride + 1;
@@ -34,9 +55,13 @@ struct Axis {
         if (first > last) first = last;
     }
 
+    // How many windows may cover a position, at most.
+    int64_t most_outputs() const { return adaptive ? (out + in - 1) / in + 1 : kernel; }
+
     // The tap with which output o reads position i, or -1.
     __attribute__((always_inline)) int64_t tap(int64_t o, int64_t i) const {
         const int64_t distance = i - start(o);
+        if (adaptive) return distance >= 0 && i < end(o) ? distance : -1;
         if (dilation == 1) return distance >= 0 && distance < kernel ? distance : -1;
         if (distance < 0 || distance % dilation != 0) return -1;
         return distance / dilation < kernel ? distance / dilation : -1;
@@ -58,6 +83,7 @@ struct Geometry {
     int64_t window() const { return axis[0].kernel * axis[1].kernel * axis[2].kernel; }
     int64_t in_size() const { return axis[0].in * axis[1].in * axis[2].in; }
     int64_t out_size() const { return axis[0].out * axis[1].out * axis[2].out; }
+    bool adaptive() const { return axis[0].adaptive || axis[1].adaptive || axis[2].adaptive; }
     int64_t planes() const { return N * C; }
     // Elements between neighbouring positions of one channel.
     int64_t step() const { return channels_last ? C : 1; }

@@ -1,21 +1,21 @@
-// drawn_scatter in small planes (narrow.h).
+// drawn_scatter in small planes (small_planes.h).
 #pragma once
 
-#include "halving_scatter.h"
-#include "narrow.h"
+#include "small_planes.h"
+#include "stride2_scatter.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
 template <class T>
-EMPOOL_INLINE bool narrow_scatters(const Geometry& g) {
-    return halving_side(g) && !g.channels_last && narrow_pitch<T>(g) > 0;
+EMPOOL_INLINE bool small_planes_scatters(const Geometry& g) {
+    return stride2_side(g) && !g.channels_last && small_planes_pitch<T>(g) > 0;
 }
 
 // Counted from the padding, the positions (2i, 2j), (2i, 2j + 1), (2i + 1, 2j) and (2i + 1, 2j + 1) form a block, as in
-// halving_scatter_channels.h: outputs (i - 1 .. i, j - 1 .. j) give to it, here f - P - 1, f - P, f - 1 and f.
+// stride2_scatter_channels.h: outputs (i - 1 .. i, j - 1 .. j) give to it, here f - P - 1, f - P, f - 1 and f.
 template <class T, int side>
-void narrow_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+void small_planes_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
@@ -25,9 +25,10 @@ void narrow_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
     const int64_t OH = H.out, OW = W.out, rows = (H.in + H.padding + 1) / 2, columns = (W.in + W.padding + 1) / 2;
     const int64_t reach = OW + side - 2 > columns ? OW + side - 2 : columns, pitch = (reach + 3) / 4 * 4;
     // Two rows that nobody drew come first, and between rows nobody has drawn.
-    C* const grad = narrow_scratch<C, 3>(rows + 2, pitch, C{}) + 2 * pitch;
-    Int<C>* const code = narrow_scratch<Int<C>, 4>(rows + 2, pitch, -1) + 2 * pitch;
-    T* const sums[2] = {narrow_scratch<T, 5>(rows, 2 * pitch, T{}), narrow_scratch<T, 6>(rows, 2 * pitch, T{})};
+    C* const grad = small_planes_scratch<C, Buffer::gradient>(rows + 2, pitch, C{}) + 2 * pitch;
+    Int<C>* const code = small_planes_scratch<Int<C>, Buffer::drawn>(rows + 2, pitch, -1) + 2 * pitch;
+    T* const sums[2] = {small_planes_scratch<T, Buffer::output>(rows, 2 * pitch, T{}),
+                        small_planes_scratch<T, Buffer::spare>(rows, 2 * pitch, T{})};
     T* const to_end = static_cast<T*>(a.grad_input) + end * g.in_size();
     for (int64_t plane = begin; plane < end; ++plane) {
         const T* from = static_cast<const T*>(a.grad_output) + plane * g.out_size();
@@ -59,8 +60,9 @@ void narrow_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void narrow_drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
-    halving_side(a.geometry) == 2 ? narrow_scatter<T, 2>(a, begin, end) : narrow_scatter<T, 3>(a, begin, end);
+void small_planes_drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+    stride2_side(a.geometry) == 2 ? small_planes_scatter<T, 2>(a, begin, end)
+                                  : small_planes_scatter<T, 3>(a, begin, end);
 }
 
 }  // namespace EMPOOL_CAPABILITY

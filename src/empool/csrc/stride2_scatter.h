@@ -1,4 +1,4 @@
-// drawn_scatter for 2x2 and 3x3 windows with stride 2 in contiguous planes (halving.h).
+// drawn_scatter for 2x2 and 3x3 windows with stride 2 in contiguous planes (stride2.h).
 //
 // Counted from the padding, position 2j of a row is tap 0 of output j and (3x3) tap 2 of output j - 1, position 2j + 1
 // is tap 1 of output j; rows likewise. The gradients and offsets of an output row are laid out once, in the compute
@@ -6,14 +6,19 @@
 // zipped.
 #pragma once
 
-#include "halving.h"
+#include "stride2.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-EMPOOL_INLINE Strips halving_scatter_strips(const Geometry& g) {
+EMPOOL_INLINE Strips stride2_scatter_strips(const Geometry& g) {
     // An even number of rows, so that most windows lie in one strip.
     return Strips(g.axis[1].in, 4096 / (g.axis[2].in > 0 ? g.axis[2].in : 1) / 2 * 2 + 2);
+}
+
+EMPOOL_INLINE Units stride2_scatter_units(const Geometry& g) {
+    const Strips strips = stride2_scatter_strips(g);
+    return {g.planes() * strips.count, 2 * strips.strip * g.axis[2].in};
 }
 
 // Copies a row of gradients and offsets in the types that lanes compute in. The last vector overlaps the one before;
@@ -48,8 +53,8 @@ class DrawnRows {
     DrawnRows(const Geometry& g, int64_t strip) : H_(g.axis[1]), OW_(g.axis[2].out) {
         const int64_t slots = strip / 2 + 3;
         length_ = 1 + (g.axis[2].in / 2 + 2 > OW_ ? g.axis[2].in / 2 + 2 : OW_) + 2 * L;
-        grad_ = scratch<C, 3>(slots * length_);
-        code_ = scratch<O, 4>(slots * length_);
+        grad_ = scratch<C, Buffer::gradient>(slots * length_);
+        code_ = scratch<O, Buffer::drawn>(slots * length_);
         for (int64_t i = 0; i < slots * length_; ++i) {
             grad_[i] = 0;
             code_[i] = -1;
@@ -94,7 +99,7 @@ EMPOOL_INLINE Vec<Compute<T>, lanes<T>> given(const DrawnRow<T>& row, int64_t j,
 }
 
 template <class T, int side, int padding, int rows>
-EMPOOL_INLINE void halving_scatter_row(const DrawnRow<T> (&row)[2], int64_t W, T* to, T* end) {
+EMPOOL_INLINE void stride2_scatter_row(const DrawnRow<T> (&row)[2], int64_t W, T* to, T* end) {
     constexpr int L = lanes<T>;
     using V = Vec<Compute<T>, L>;
     for (int64_t j = 0; j < (W + 1) / 2; j += L) {
@@ -124,10 +129,10 @@ EMPOOL_INLINE void halving_scatter_row(const DrawnRow<T> (&row)[2], int64_t W, T
 }
 
 template <class T, int side, int padding>
-void halving_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+void stride2_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
     const Axis &H = g.axis[1], &W = g.axis[2];
-    const Strips strips = halving_scatter_strips(g);
+    const Strips strips = stride2_scatter_strips(g);
     T* grad_input = static_cast<T*>(a.grad_input);
     T* const to_end = grad_input + strips.before(end) * W.in;
     DrawnRows<T> rows(g, strips.strip);
@@ -147,17 +152,17 @@ void halving_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
                 row[count++].first_code = static_cast<int>(kh) * side;
             }
             T* to = grad_input + (plane * H.in + ih) * W.in;
-            if (count == 0) halving_scatter_row<T, side, padding, 0>(row, W.in, to, to_end);
-            if (count == 1) halving_scatter_row<T, side, padding, 1>(row, W.in, to, to_end);
-            if (count == 2) halving_scatter_row<T, side, padding, 2>(row, W.in, to, to_end);
+            if (count == 0) stride2_scatter_row<T, side, padding, 0>(row, W.in, to, to_end);
+            if (count == 1) stride2_scatter_row<T, side, padding, 1>(row, W.in, to, to_end);
+            if (count == 2) stride2_scatter_row<T, side, padding, 2>(row, W.in, to, to_end);
         }
     }
 }
 
 template <class T>
-void halving_drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
-    if (halving_side(a.geometry) == 2) return halving_scatter<T, 2, 0>(a, begin, end);
-    a.geometry.axis[2].padding ? halving_scatter<T, 3, 1>(a, begin, end) : halving_scatter<T, 3, 0>(a, begin, end);
+void stride2_drawn_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
+    if (stride2_side(a.geometry) == 2) return stride2_scatter<T, 2, 0>(a, begin, end);
+    a.geometry.axis[2].padding ? stride2_scatter<T, 3, 1>(a, begin, end) : stride2_scatter<T, 3, 0>(a, begin, end);
 }
 
 }  // namespace EMPOOL_CAPABILITY

@@ -6,8 +6,8 @@
 // that nobody drew, or by a row that nobody reads. A unit is a row of blocks of one image.
 #pragma once
 
-#include "halving.h"
-#include "two_largest.h"
+#include "ranks.h"
+#include "stride2.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -61,13 +61,13 @@ EMPOOL_NOINLINE void scatter_block(const DrawnAt<T> (&from)[4], T* const (&to)[4
 }
 
 template <class T, int side>
-void scatter_blocks(const DrawnScatter& a, int64_t begin, int64_t end) {
+void scatter_blocks_of(const DrawnScatter& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
     const Axis &H = g.axis[1], &W = g.axis[2];
     const int64_t C = g.C, rows = block_rows(H), columns = block_rows(W);
-    T* zero = scratch<T, 3>(C);
-    T* sink = scratch<T, 4>(C);
-    uint8_t* nobody = scratch<uint8_t, 5>(C);
+    T* zero = scratch<T, Buffer::gradient>(C);
+    T* sink = scratch<T, Buffer::output>(C);
+    uint8_t* nobody = scratch<uint8_t, Buffer::drawn>(C);
     for (int64_t c = 0; c < C; ++c) {
         zero[c] = T{};
         nobody[c] = 255;
@@ -96,6 +96,11 @@ void scatter_blocks(const DrawnScatter& a, int64_t begin, int64_t end) {
             from[3] = output(i, j + 1);
         }
     }
+}
+
+template <class T>
+void scatter_blocks(const DrawnScatter& a, int64_t begin, int64_t end) {
+    stride2_side(a.geometry) == 2 ? scatter_blocks_of<T, 2>(a, begin, end) : scatter_blocks_of<T, 3>(a, begin, end);
 }
 
 }  // namespace EMPOOL_CAPABILITY

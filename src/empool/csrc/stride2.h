@@ -71,9 +71,9 @@ EMPOOL_INLINE bool split_row(const T* row, int64_t size, Compute<T>* even, Compu
 }
 
 // The side of a window that these kernels serve, else 0.
-EMPOOL_INLINE int halving_side(const Geometry& g) {
+EMPOOL_INLINE int stride2_side(const Geometry& g) {
     const Axis &D = g.axis[0], &H = g.axis[1], &W = g.axis[2];
-    if (D.in != 1 || D.kernel != 1 || D.padding != 0 || D.out != 1) return 0;
+    if (g.adaptive() || D.in != 1 || D.kernel != 1 || D.padding != 0 || D.out != 1) return 0;
     if (H.kernel != W.kernel || H.stride != 2 || W.stride != 2) return 0;
     if (W.kernel == 2) return H.padding == 0 && W.padding == 0 && H.dilation == 1 && W.dilation == 1 ? 2 : 0;
     if (W.kernel == 3) return H.padding <= 1 && W.padding <= 1 && H.dilation == 1 && W.dilation == 1 ? 3 : 0;
@@ -102,6 +102,53 @@ EMPOOL_INLINE bool for_counts(const Geometry& g, const Holds& holds) {
     return true;
 }
 
+// What a table says of every output of a row, laid out as lanes are, neighbouring outputs side by side; a row of
+// outputs depends on the number of its valid rows of input. Rows are `pitch` elements long; past a row's end lies
+// `rest`.
+template <class E, Buffer name>
+class OutputTable {
+  public:
+    OutputTable(const Geometry& g, int64_t rows, int64_t columns, int64_t pitch)
+        : W_(g.axis[2]), rows_(rows), columns_(columns), pitch_(pitch), step_(rows * pitch + 2 * EMPOOL_LANES) {
+        value_ = scratch<E, name>(columns * step_);
+    }
+
+    // entry(column, n) for the outputs of row `row`, whose windows have `valid` rows.
+    template <class Entry>
+    void set_row(int64_t row, int64_t valid, E rest, const Entry& entry) {
+        for (int64_t column = 0; column < columns_; ++column) {
+            E* to = value_ + column * step_ + row * pitch_;
+            const E inner = entry(column, valid * W_.kernel);
+            for (int64_t ow = 0; ow < W_.out; ++ow) to[ow] = inner;
+            for (int64_t ow = W_.out; ow < pitch_; ++ow) to[ow] = rest;
+            if (row + 1 == rows_) {
+                for (int64_t ow = pitch_; ow < pitch_ + 2 * EMPOOL_LANES; ++ow) to[ow] = rest;
+            }
+            // Only the first and the last window of a row may hang over a border.
+            for (const int64_t ow : {int64_t(0), W_.out - 1}) {
+                int64_t first, last;
+                W_.taps(ow, first, last);
+                to[ow] = entry(column, valid * (last - first));
+            }
+        }
+    }
+
+    EMPOOL_INLINE const E* row(int64_t row) const { return value_ + row * pitch_; }
+    int64_t step() const { return step_; }  // between columns
+    int64_t columns() const { return columns_; }
+
+  private:
+    const Axis& W_;
+    int64_t rows_, columns_, pitch_, step_;
+    E* value_;
+};
+
+EMPOOL_INLINE int64_t valid_rows(const Axis& H, int64_t oh) {
+    int64_t first, last;
+    H.taps(oh, first, last);
+    return last - first;
+}
+
 // Strips of rows of a plane.
 struct Strips {
     int64_t rows, strip, count;
@@ -116,6 +163,15 @@ struct Strips {
     int64_t before(int64_t unit) const { return unit / count * rows + first(unit); }
 };
 
+EMPOOL_INLINE Strips stride2_strips(const Geometry& g) {
+    return Strips(g.axis[1].out, 1024 / (g.axis[2].out > 0 ? g.axis[2].out : 1));
+}
+
+EMPOOL_INLINE Units stride2_units(const Geometry& g) {
+    const Strips strips = stride2_strips(g);
+    return {g.planes() * strips.count, strips.strip * g.axis[2].out * g.window()};
+}
+
 // The split rows that a strip of outputs reads. They are all split before the first is used: a vector that is read
 // right after its parts were written waits for them.
 template <class T, int side>
@@ -126,8 +182,8 @@ class SplitRows {
     SplitRows(const Geometry& g, int64_t strip) : H_(g.axis[1]), W_(g.axis[2]), slots_(2 * strip + side) {
         constexpr int L = lanes<T>;
         length_ = (W_.out + L) / L * L + 2 * L;
-        rows_ = scratch<C, 3>((2 * slots_ + 1) * length_);
-        nan_ = scratch<bool, 4>(slots_);
+        rows_ = scratch<C, Buffer::input>((2 * slots_ + 1) * length_);
+        nan_ = scratch<bool, Buffer::nan>(slots_);
         for (int64_t i = 0; i < (2 * slots_ + 1) * length_; ++i) rows_[i] = -static_cast<C>(__builtin_inf());
     }
 

@@ -1,4 +1,4 @@
-// The two largest activations of a window, in lanes, and which of them is drawn.
+// The activations of a window by rank, in lanes, and which of them is drawn.
 //
 // Ranks go by value, equal values by position: a later activation passes an earlier one only if it is greater. So a
 // maximum `b > a ? b : a` of an earlier a and a later b keeps the earlier of two zeros that differ in sign.
@@ -98,6 +98,76 @@ EMPOOL_INLINE Drawn<C, L, I> draw_lanes(int n, const Tap& tap, const Code& code,
         if constexpr (!draws) return {first, first_code, nan};
         return {select(drop, second, first), select(drop, second_code, first_code), nan};
     }
+}
+
+// The ranks of numbers, counted from 0; tables are those of one window, by lane or one for all lanes.
+template <int L, bool by_lane>
+EMPOOL_INLINE Vec<uint32_t, L> ranks_of(Vec<uint32_t, L> u, const uint32_t* base, const uint32_t* limit,
+                                        int64_t columns, int64_t step) {
+    using U = Vec<uint32_t, L>;
+    U rank = by_lane ? load_raw<U>(base) : fill<U>(*base);
+    for (int64_t t = 0; t < columns; ++t) {
+        const auto passes = u > (by_lane ? load_raw<U>(limit + t * step) : fill<U>(limit[t * step]));
+        if (!any(passes)) break;
+        rank -= bits<U>(passes);
+    }
+    return rank;
+}
+
+// The activation of a rank among N, 0 where there is none. Every pair is compared once: the later one comes before the
+// earlier one if it is greater.
+template <class C, int L, class I, int N, class Tap, class Code>
+EMPOOL_INLINE Drawn<C, L, I> draw_rank(const Tap& tap, const Code& code, Vec<Int<C>, L> rank) {
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    using K = Codes<C, L, I>;
+    V v[N];
+    O place[N];
+    V sum{};
+    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
+        v[k] = tap(k);
+        place[k] = rank - static_cast<Int<C>>(k);
+        sum += v[k];
+    });
+    repeat<N, 1>(N, [&](int k) EMPOOL_LAMBDA {
+        for (int j = 0; j < k; ++j) {
+            const auto later = greater(v[k], v[j]);
+            place[k] = add_where(later, place[k], fill<O>(1));
+            place[j] = add_where(later, place[j], fill<O>(-1));
+        }
+    });
+    V value{};
+    K drawn = fill_code<K>(255);
+    if constexpr (sizeof(K{}[0]) > 1 && sizeof(I) > 1) drawn = fill_code<K>(-1);
+    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
+        const auto here = equal<C>(place[k], 0);
+        value = select(here, v[k], value);
+        drawn = select(here, fill_code<K>(code(k)), drawn);
+    });
+    return {value, drawn, unordered(sum, sum)};
+}
+
+// The weighted sum of the M largest of n activations, in rank order; N is n if it is known, or 0. A later activation
+// passes an earlier one only if it is greater, so that equal zeros keep their signs.
+template <class C, int L, int N, int M, class Tap, class Weight>
+EMPOOL_INLINE Vec<C, L> mean_of_ranks(int n, const Tap& tap, const Weight& weight, Vec<C, L> mean, Vec<C, L>& sum) {
+    using V = Vec<C, L>;
+    const int count = N ? N : n;
+    V held[M];
+    held[0] = sum = tap(0);
+    repeat<M, 1>(M, [&](int m) EMPOOL_LAMBDA { held[m] = fill<V>(-static_cast<C>(__builtin_inf())); });
+    repeat<N, 1>(count, [&](int k) EMPOOL_LAMBDA {
+        V v = tap(k);
+        sum += v;
+        repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA {
+            if (N > 0 && m > k) return;
+            const V value = held[m];
+            held[m] = larger(v, value);
+            if (m + 1 < M) v = smaller(v, value);
+        });
+    });
+    repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA { mean = weight(m, mean, held[m]); });
+    return mean;
 }
 
 }  // namespace EMPOOL_CAPABILITY

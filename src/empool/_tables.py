@@ -1,0 +1,172 @@
+"""Tables of thresholds and weights: made once, kept where they are used, and changed there in place."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from empool import _private
+from empool.distributions import RankDistribution, Tunable
+from empool.reference import NEVER
+
+
+class Table(NamedTuple):
+    """A table, and what its numbers come to.
+
+    Attributes:
+        entries: thresholds or weights, ``(S, K, columns)``.
+        draws: whether a draw by it needs random numbers.
+        zeros: whether a draw by it may be no activation.
+    """
+
+    entries: Tensor
+    draws: bool
+    zeros: bool
+
+
+class Tables:
+    """The tables of a rank distribution; or of one for each channel, of a kind.
+
+    Attributes:
+        each: the distributions, one or one a channel.
+        number: where there is a kind that has one, their numbers, in memory: ``(S,)``.
+    """
+
+    def __init__(self, each: Sequence[RankDistribution]) -> None:
+        self.each = tuple(each)
+        kind = type(each[0])
+        self.kind: type[Tunable] | None = kind if "weights_of" in vars(kind) else None  # Not a subclass's own.
+        self.kept: dict[Any, Table] = {}
+        self.number = None if self.kind is None else _numbers(self.each, torch.device("cpu"))
+
+    @property
+    def is_unchanging(self) -> bool:
+        """Whether the distributions say that they cannot change; what a class inherits, it may have broken."""
+        return all(vars(type(distribution)).get("unchanging", False) for distribution in self.each)
+
+    def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
+        """Return a table on a device, made at the first call.
+
+        A tracer makes it of the numbers in memory, so that its graph serves every number.
+        """
+        if torch.compiler.is_compiling():
+            if self.kind is not None and self.number is not None and not torch.compiler.is_exporting():
+                return Numbers(self.kind, self.number).get(counts, training, device)
+            return _table(self.each, counts, training, device, trim=torch.compiler.is_exporting())
+        if _private.has_dispatch_mode():  # Its tensors, such as fake ones, are no one else's.
+            return _table(self.each, counts, training, device)
+        key = counts, training, device
+        found = self.kept.get(key)
+        if found is None:
+            found = self.kept[key] = _table(self.each, counts, training, device)
+        return found
+
+    def set(self, each: Sequence[RankDistribution]) -> None:
+        """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
+        before, self.each = self.each, tuple(each)
+        if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
+            self.__init__(each)  # type: ignore[misc]
+            return
+        with torch.no_grad():
+            if self.number is not None and not self.number.is_meta:
+                self.number.copy_(_numbers(self.each, self.number.device))
+            for (counts, training, device), table in self.kept.items():
+                fresh = _table(self.each, counts, training, torch.device("cpu"))
+                table.entries.copy_(fresh.entries)
+                self.kept[counts, training, device] = fresh._replace(entries=table.entries)
+
+    def to(self, device: torch.device) -> None:
+        """Move what is in memory; from the meta device it is made anew."""
+        if self.number is not None and self.number.device != device:
+            self.number = _numbers(self.each, device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"each": self.each}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["each"])  # type: ignore[misc]
+
+
+class Numbers:
+    """The tables of a kind of distribution with numbers that only their device knows, which may have gradients."""
+
+    def __init__(self, kind: type[Tunable], number: Tensor) -> None:
+        self.kind, self.number = kind, number
+
+    def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
+        """Work a table out."""
+        number = self.number.to(device, torch.float64).reshape(-1)
+        make = self.kind.threshold_tensor if training else self.kind.weight_tensor
+        return Table(make(number, counts), draws=True, zeros=self.kind.may_be_zero)
+
+
+class Learned:
+    """Tables of logits, ``(S, ranks)``: the softmax of as many as a window has activations."""
+
+    def __init__(self, number: Tensor) -> None:
+        self.number = number
+
+    def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
+        """Work a table out."""
+        logits = self.number[:, : max(counts)]
+        rank = torch.arange(logits.size(-1), device=device)
+        rows = [logits.masked_fill(rank >= n, -math.inf) if n < logits.size(-1) else logits for n in counts]
+        weights = torch.stack(rows, 1).softmax(-1)
+        if not training:
+            return Table(weights, draws=False, zeros=False)
+        with torch.no_grad():
+            passed = (weights.double().cumsum(-1) * 2.0**32).round().clamp(max=2.0**32 - 1).to(torch.int64)
+            last = torch.stack([torch.where(rank >= n - 1, NEVER, 0) for n in counts])
+            return Table(torch.maximum(passed, last)[..., :-1], draws=True, zeros=False)
+
+
+def _numbers(each: Sequence[RankDistribution], device: torch.device) -> Tensor:
+    values = [getattr(distribution, distribution.parameter) for distribution in each]  # type: ignore[attr-defined]
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+def _table(
+    each: Sequence[RankDistribution], counts: tuple[int, ...], training: bool, device: torch.device, trim: bool = False
+) -> Table:
+    made: dict[int, Any] = {}  # Channels may share a distribution.
+    for distribution in each:
+        if id(distribution) not in made:
+            made[id(distribution)] = (distribution.threshold_table if training else distribution.weight_table)(counts)
+    sets = [made[id(distribution)] for distribution in each]
+    if trim:  # What no table will change again: columns that do nothing.
+        empty, least = (NEVER, 0) if training else (0, 1)
+        width = max(
+            [least] + [i + 1 for table in sets for row in table for i, entry in enumerate(row) if entry != empty]
+        )
+        sets = [[row[:width] for row in table] for table in sets]
+    zeros = any([distribution.zero_probability(n) > 0 for distribution in each for n in counts])
+    draws = training and any([entry != NEVER for table in made.values() for row in table for entry in row])
+    dtype = torch.int64 if training else torch.float64
+    if torch.compiler.is_compiling():
+        return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)
+    with torch.inference_mode(False):
+        entries = torch.tensor(sets, dtype=dtype, device=device)
+    return Table(_private.unwrapped(entries), draws, zeros)
+
+
+def of(distribution: RankDistribution) -> Tables:
+    """Return the tables of a distribution: those of an earlier call where it says that it cannot change."""
+    fresh = Tables([distribution])
+    return _remembered(distribution) if fresh.is_unchanging and not torch.compiler.is_compiling() else fresh
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(distribution: RankDistribution) -> Tables:
+    return Tables([distribution])
+
+
+@functools.lru_cache(maxsize=1024)
+def of_kind(kind: Any, number: float) -> Tables:
+    """Return the tables of a kind of distribution with its number, made once."""
+    return Tables([kind(number)])

@@ -1,0 +1,217 @@
+"""`value_mean` and its backward for CUDA."""
+
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF059
+
+import triton
+import triton.language as tl
+
+from empool._triton._load import activation, corner_of
+from empool._triton._tile import (
+    DIVISORS,
+    LANES,
+    bounds,
+    first_window,
+    index_sizes,
+    offset_in,
+    outputs_of_lane,
+    rows_and_channels,
+)
+from empool._triton._value import beta_of, largest_score, score_of
+
+SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
+_SQUARABLE = tl.constexpr(2.0**50)
+
+
+@triton.jit
+def _scale_of(largest, BETA: tl.constexpr):
+    """Return what positive parts are divided by, so that no square leaves the type's range: 1, or the largest one."""
+    scale = tl.zeros_like(largest) + 1.0
+    if BETA == "none":
+        extreme = (largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE))
+        scale = tl.where(extreme, largest, 1.0)
+    return scale
+
+
+@triton.jit
+def _weight(value, factor, largest, BETA: tl.constexpr):
+    """Return the activation, or its positive part, and its weight."""
+    if BETA == "none":
+        value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))
+        weight = value / _scale_of(largest, BETA)
+        weight = tl.where(largest == float("inf"), tl.where(value == float("inf"), 1.0, 0.0), weight)
+    else:
+        score = score_of(value, factor, BETA)
+        weight = tl.where(score == largest, 1.0, tl.exp(score - largest))
+    return value, weight
+
+
+@triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
+def _value_mean_kernel(
+    input,
+    beta,
+    output,
+    largests,
+    shares,
+    rows,
+    C,
+    D,
+    H,
+    W,
+    OD,
+    OH,
+    OW,
+    blocks,
+    blocks_magic,
+    blocks_shift,
+    plane_magic,
+    plane_shift,
+    height_magic,
+    height_shift,
+    channels_magic,
+    channels_shift,
+    BETA: tl.constexpr,
+    KEEP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    DEEP: tl.constexpr,
+    WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Average the activations of every window: of positive parts weighted by themselves, or by their softmax.
+
+    One pass over the window for the largest (from memory), one for both sums (from the cache). To KEEP what the
+    backward needs, it writes the mean unrounded, the largest, and one over the sum of the weights.
+    """
+    D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
+    image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
+        rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
+        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+    )  # fmt: skip
+    dtype = input.dtype.element_ty
+    wide = tl.float64 if dtype == tl.float64 else tl.float32
+    step = C if CHANNELS_LAST else 1
+    plane_start = plane * (D * H * W) * step + (channel if CHANNELS_LAST else 0)
+    line_start = (plane * (OD * OH) + place) * OW
+    d, d_end = bounds(od, D, OD, WINDOW, 0)
+    h, h_end = bounds(oh, H, OH, WINDOW, 1)
+    size = (D, H, W)
+    factor = beta_of(beta, channel, C, BETA, wide)
+    for lane in tl.static_range(4 if CHANNELS_LAST else 1):
+        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
+        w, w_end = bounds(ow, W, OW, WINDOW, 2)
+        start = (d, h, w)
+        ends = (d_end, h_end, w_end)
+        like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
+        corner = corner_of(input, plane_start, start, size, step)
+        largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
+        largest = tl.where(nan_at >= 0, float("nan"), largest)
+        total = like
+        weighted = like
+        for kd in range(WINDOW[0]):
+            for kh in range(WINDOW[1]):
+                for kw in range(WINDOW[2]):
+                    value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
+                    value, weight = _weight(value.to(wide), factor, largest, BETA)
+                    weight = tl.where(valid, weight, 0.0)
+                    total += weight
+                    # By value, the square of what is divided by the scale; else a share small enough to be added up.
+                    other = weight if BETA == "none" else value * (1 / 512)
+                    weighted += tl.where(weight == 0, 0.0, weight * other)
+        share = 1.0 / tl.where(total == 0, 1.0, total)
+        mean = weighted * share * (_scale_of(largest, BETA) if BETA == "none" else 512.0)
+        tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
+        if KEEP:
+            tl.store(largests + at, largest, mask=live)
+            tl.store(shares + at, share, mask=live)
+
+
+@triton.jit(do_not_specialize=[*SIZES, *DIVISORS, "depths", "heights"])
+def _value_mean_backward_kernel(
+    grad_output,
+    input,
+    beta,
+    means,
+    largests,
+    shares,
+    grad_input,
+    rows,
+    C,
+    D,
+    H,
+    W,
+    OD,
+    OH,
+    OW,
+    depths,
+    heights,
+    blocks,
+    blocks_magic,
+    blocks_shift,
+    plane_magic,
+    plane_shift,
+    height_magic,
+    height_shift,
+    channels_magic,
+    channels_shift,
+    BETA: tl.constexpr,
+    COVER: tl.constexpr,
+    WINDOW: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    DEEP: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Send gradients to the activations; each program collects them for the inputs that it writes.
+
+    With p the softmax and y the mean, activation a has the share ``p * (1 + beta * (a - y))``; by value it is
+    ``(2 * a - y) / total`` of what is positive. What is the window's own, `_value_mean_kernel` has kept.
+    """
+    D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
+    image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
+        rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
+        height_magic, height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+    )  # fmt: skip
+    dtype: tl.constexpr = input.dtype.element_ty
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
+    if CHANNELS_LAST:
+        step, iw, inner = C, block, channel
+    else:
+        step, iw, inner = 1, block * LANES + tl.arange(0, LANES)[None, :], 0
+    live = row_live & (iw < W)
+    total = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
+    here = (((plane * D + id) * H + ih) * W + iw) * step + inner
+    source = plane * (OD * OH * OW) * step + inner
+    factor = beta_of(beta, channel, C, BETA, wide)
+    value = tl.load(input + here, mask=live, other=0.0).to(wide)
+    for i in range(COVER[0]):
+        od = first_window(id, D, OD, WINDOW, 0) + i
+        kd, over_d = offset_in(od, id, D, OD, WINDOW, 0)
+        for j in range(COVER[1]):
+            oh = first_window(ih, H, OH, WINDOW, 1) + j
+            kh, over_h = offset_in(oh, ih, H, OH, WINDOW, 1)
+            for m in range(COVER[2]):
+                ow = first_window(iw, W, OW, WINDOW, 2) + m
+                kw, over_w = offset_in(ow, iw, W, OW, WINDOW, 2)
+                over = live & over_d & over_h & over_w
+                at = source + ((od * OH + oh) * OW + ow) * step
+                mean = tl.load(means + at, mask=over, other=0.0)
+                largest = tl.load(largests + at, mask=over, other=0.0)
+                positive, weight = _weight(value, factor, largest, BETA)
+                share = weight * tl.load(shares + at, mask=over, other=0.0)
+                if BETA == "none":
+                    slope = share * 2.0 - tl.where(mean == 0, 0.0, mean * (share / tl.where(value == 0, 1.0, value)))
+                    slope = tl.where(value > 0, slope, tl.where(value != value, value, 0.0))
+                else:
+                    slope = share * (1.0 + factor * (value - mean))
+                none = (share == 0) | (mean == float("inf")) | (mean == -float("inf"))
+                slope = tl.where(none, 0.0, slope)
+                takes = over & (slope != 0)
+                gradient = tl.load(grad_output + at, mask=takes, other=0.0).to(wide)
+                total += tl.where(takes, gradient * slope, 0.0)
+    tl.store(grad_input + here, total.to(dtype), mask=live)

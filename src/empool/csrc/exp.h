@@ -1,0 +1,85 @@
+// The weights of soft pooling, exp(beta * (a - largest)), and what stands for them in stochastic pooling, relu(a).
+//
+// A draw must not depend on who computes it, so the exponential is a polynomial, each product and sum rounded: with
+// x = (beta * a - largest) * log2(e), n = floor(x) and f = x - n, it is P(f) * 2^n, or 0 where x < -126. The constants
+// are those of reference.py.
+#pragma once
+
+#include "windows.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+// 2^x for x <= 0.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> exp2_of(Vec<C, L> x) {
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    constexpr int mantissa = sizeof(C) == 8 ? 52 : 23, bias = sizeof(C) == 8 ? 1023 : 127;
+    const V bounded = x >= C(-126) ? x : fill<V>(C(-126));
+    O whole = __builtin_convertvector(bounded, O);
+    whole += __builtin_convertvector(whole, V) > bounded;  // Conversion cuts off towards 0.
+    const V f = bounded - __builtin_convertvector(whole, V);
+    V p = fill<V>(C(0x1.cacdf6p-13));
+    p = p * f + C(0x1.44bd44p-10);
+    p = p * f + C(0x1.3d5826p-7);
+    p = p * f + C(0x1.c67ee4p-5);
+    p = p * f + C(0x1.ebfdf8p-3);
+    p = p * f + C(0x1.62e428p-1);
+    p = p * f + C(1);
+    const V scale = bits<V>((whole + bias) << mantissa);
+    return x >= C(-126) ? p * scale : V{};
+}
+
+// Soft pooling's beta in the lanes of a window, or none.
+template <class T>
+class Beta {
+    using C = Compute<T>;
+    using V = Vec<C, lanes<T>>;
+
+  public:
+    template <class Table>
+    EMPOOL_INLINE Beta(const Table& table, int64_t channel) : value_(table.row(0)), by_lane_(table.by_lane()) {
+        if (by_lane_) value_ += channel;
+    }
+    bool none() const { return value_ == nullptr; }
+    EMPOOL_INLINE V at(int64_t c) const {
+        if (!by_lane_) return V{} + static_cast<C>(*value_);
+        return __builtin_convertvector(load_raw<Vec<double, lanes<T>>>(value_ + c), V);
+    }
+
+  private:
+    const double* value_;
+    bool by_lane_;
+};
+
+// The scores beta * a of a window, held[0..n), and their largest.
+template <class C, int L, class Tap>
+EMPOOL_INLINE Vec<C, L> scores_of(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
+    using V = Vec<C, L>;
+    V largest = fill<V>(-static_cast<C>(__builtin_inf()));
+    for (int k = 0; k < n; ++k) {
+        const V product = beta * tap(k), score = beta == 0 ? V{} : product;
+        held[k] = score;
+        largest = larger(score, largest);
+    }
+    return largest;
+}
+
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> power_of(Vec<C, L> score, Vec<C, L> largest) {
+    return score == largest ? Vec<C, L>{} : (score - largest) * C(1.4426950408889634);
+}
+
+// exp(score - largest) for a mean, of a NaN too: a polynomial is right to 1e-8, so float64 takes the library's.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> weight_of(Vec<C, L> score, Vec<C, L> largest) {
+    const auto power = power_of<C, L>(score, largest);
+    if constexpr (sizeof(C) == 4) return power == power ? exp2_of<C, L>(power) : power;
+    Vec<C, L> weight{};
+    for (int l = 0; l < L; ++l) weight[l] = static_cast<C>(__builtin_exp2(static_cast<double>(power[l])));
+    return weight;
+}
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool

@@ -1,0 +1,96 @@
+// value_mean: the average of a window's activations, weighted by their positive parts, sum of relu(a)^2 / sum of
+// relu(a) (Zeiler and Fergus, 2013), or by their softmax, sum of exp(beta a) a / sum of exp(beta a) (Stergiou, 2021).
+//
+// Squares may leave the type's range: a window whose largest activation is very large or small is scaled by it. Work is
+// split as for rank_draw.
+#pragma once
+
+#include "exp.h"
+
+namespace empool {
+namespace EMPOOL_CAPABILITY {
+
+// A mean, and what its derivative needs: by value, activation a > 0 has the slope (2 a - mean) / total.
+template <class C, int L>
+struct ValueMeanOf {
+    Vec<C, L> mean, total;
+};
+
+template <class C, int L, class Tap>
+EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
+    using V = Vec<C, L>;
+    V largest{}, total{}, squares{};
+    for (int k = 0; k < n; ++k) {
+        const V a = tap(k), positive = larger(V{}, a);  // A NaN stays.
+        largest = larger(positive, largest);
+        total += positive;
+        squares += positive * positive;
+    }
+    constexpr C large = C(1125899906842624.0);  // 2^50
+    const auto ordinary = (largest <= large) & ((largest >= 1 / large) | (largest == 0));
+    if (any(~ordinary)) {
+        const V scale = ordinary ? fill<V>(C(1)) : largest;
+        V scaled_total{};
+        squares = V{};
+        for (int k = 0; k < n; ++k) {
+            const V a = tap(k), positive = larger(V{}, a) / scale;
+            scaled_total += positive;
+            squares += positive * positive;
+        }
+        const V mean = squares / (scaled_total == 0 ? fill<V>(C(1)) : scaled_total) * scale;
+        const auto infinite = (largest == static_cast<C>(__builtin_inf())) & (total == total);
+        return {infinite ? largest : mean, total};
+    }
+    return {squares / (total == 0 ? fill<V>(C(1)) : total), total};
+}
+
+// held[0..n) become the weights; the largest weight is 1.
+template <class C, int L, class Tap>
+EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
+    using V = Vec<C, L>;
+    const V largest = scores_of<C, L>(n, tap, beta, held);
+    V total{}, sum{};
+    for (int k = 0; k < n; ++k) {
+        const V a = tap(k);
+        held[k] = weight_of<C, L>(held[k], largest);
+        total += held[k];
+        sum += held[k] == 0 ? V{} : held[k] * a;
+    }
+    return {sum / total, total};
+}
+
+template <class T, class I>
+EMPOOL_NOINLINE void value_mean_window(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* held) {
+    using C = Compute<T>;
+    constexpr int L = lanes<T>;
+    const int n = w.taps.n;
+    if (n == 0) {
+        for (int64_t c = 0; c < w.count; ++c) w.out[c] = T{};
+        return;
+    }
+    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+        const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.taps.offset[k] + c); };
+        const auto result = beta.none() ? positive_mean<C, L>(n, tap) : soft_mean<C, L>(n, tap, beta.at(c), held);
+        store<L>(w.out + c, result.mean);
+    });
+}
+
+template <class T>
+void value_mean_windows(const ValueMean& a, int64_t begin, int64_t end) {
+    const Geometry& g = a.geometry;
+    auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(g.window());
+    LaneTable<double, Buffer::table> betas(a.beta, in_place(g, lanes<T>), lanes<T>);
+    for_windows<T, uint8_t>(
+        g, {}, static_cast<const T*>(a.input), static_cast<T*>(a.output), nullptr, begin, end,
+        [&](const PlaneBlock& block) { betas.set_block(g, block); },
+        [&](const Window<T, uint8_t>& w) { value_mean_window(w, Beta<T>(betas, w.channel), held); });
+}
+
+template <class T>
+constexpr Strategy<ValueMean> value_mean[] = {
+    {[](const ValueMean&) { return true; }, [](const ValueMean& a) { return lane_units<T>(a.geometry); },
+     value_mean_windows<T>},
+};
+
+}  // namespace EMPOOL_CAPABILITY
+}  // namespace empool
