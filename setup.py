@@ -4,6 +4,7 @@ EMPOOL_BUILD=0 skips them. EMPOOL_SANITIZE=address,undefined builds them with th
 """
 
 import os
+import re
 from pathlib import Path
 
 from setuptools import setup
@@ -53,4 +54,12 @@ def _extension():
     }
 
 
-setup(**_extension())
+def _readme():
+    """Return README.md for PyPI's page: links into the repository lead to its home, which pyproject.toml names."""
+    home = re.search('^Source = "(.*)"$', Path("pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\g<1>{home}/raw/main/", text)
+    return re.sub(r"(?<!!)(\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{home}/blob/main/", text)
+
+
+setup(long_description=_readme(), long_description_content_type="text/markdown", **_extension())

@@ -43,12 +43,20 @@ def _decode(encoded: list[bytes]) -> np.ndarray:
 def cifar10(folder: Path, cache: Path | None = None) -> dict[str, np.ndarray]:
     """Read ``train-*.parquet`` and ``test-*.parquet``, images decoded by all cores.
 
+    A cache may hold a part of the training images, and which ones in ``train_index``: the others are black, and a study
+    of those fails.
+
     Returns:
         ``train_images`` (50000, 32, 32, 3) uint8, ``train_labels`` int64, and the same of ``test``.
     """
     if cache is not None and cache.exists():
         with np.load(cache) as kept:
-            return {name: kept[name] for name in kept.files}
+            arrays = {name: kept[name] for name in kept.files}
+        if "train_index" in arrays:
+            held = arrays["train_images"]
+            arrays["train_images"] = np.zeros((len(arrays["train_labels"]), *held.shape[1:]), held.dtype)
+            arrays["train_images"][arrays["train_index"]] = held
+        return arrays
     import pyarrow.parquet as parquet
 
     found: dict[str, np.ndarray] = {}

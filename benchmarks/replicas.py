@@ -127,10 +127,16 @@ class Replicas:
             if self.graph:
                 state = [tensor for network in self.networks for tensor in network.state_dict().values()]
                 state += [momentum for momenta in self.momenta for momentum in momenta]
-                self._steps[whole] = captured(step, [*state, self.place, self.step, self.totals], warmup=2)
+                self._steps[whole] = captured(step, [*state, self.place, self.step, self.totals], warmup=1)
             else:
                 self._steps[whole] = step
         return self._steps[whole]
+
+    def prepare(self) -> None:
+        """Capture the steps, so that training only replays them."""
+        torch.manual_seed(derived_seed(self.seeds[0], "draws"))
+        for whole in (True,) * (self.full > 0) + (False,) * (self.rest > 0):
+            self.step_function(whole)
 
     def begin_epoch(self, epoch: int) -> None:
         """Order the images of each seed as the lab does."""
@@ -146,9 +152,7 @@ class Replicas:
 
     def train(self, epochs: int | None = None) -> dict[str, Any]:
         """Train all networks; return seconds, and the loss and error of each epoch for each seed."""
-        torch.manual_seed(derived_seed(self.seeds[0], "draws"))
-        for whole in (True,) * (self.full > 0) + (False,) * (self.rest > 0):
-            self.step_function(whole)
+        self.prepare()
         torch.manual_seed(derived_seed(self.seeds[0], "draws"))
         for network in self.networks:
             network.train()

@@ -1,7 +1,8 @@
 """The study of docs/study.md on one GPU: choose, confirm, check against the published errors, then Tables 1 and 2.
 
-    PYTHONPATH=src python benchmarks/study_gpu.py --data FOLDER --out DIR --limit 400 --reserve 130 --commit HASH
+    PYTHONPATH=src python benchmarks/study_gpu.py --data FOLDER --out DIR --limit 440 --reserve 140 --commit HASH
     PYTHONPATH=src python benchmarks/study_gpu.py --smoke 40 --out DIR      # every part at a tiny scale, and timings
+    ... --parts table1,table2 --table1 max-dropout:0.4 --table2 max none    # some rows, in this order
 
 FOLDER holds CIFAR-10 as train-*.parquet and test-*.parquet. DIR gets records.jsonl (one line a run, written as soon as
 it is done), choice.json (what stage 1 chose) and log.txt. The program ends itself within --limit seconds.
@@ -166,6 +167,7 @@ class Study:
         self.arrays, self.out, self.scale, self.limit, self.reserve = arrays, out, scale, limit, reserve
         self.device, self.precision, self.graph = device, precision, graph
         out.mkdir(parents=True, exist_ok=True)
+        self.strict = self.failed = False
         self.choice: dict[str, Any] = {}
         self._prepared: dict[str, Images] = {}
         labels = arrays["train_labels"]
@@ -219,10 +221,17 @@ class Study:
         """Give prepared images: a part of the training images, or "test"."""
         if name not in self._prepared:
             split = "test" if name == "test" else "train"
+            if split == "train":
+                self.check_images(self.index[name])
             index = self.test_index if name == "test" else self.index[name]
             of = [self.arrays[f"{split}_{what}"][index] for what in ("images", "labels")]
             self._prepared[name] = prepare(*of, self.device, self.precision)
         return self._prepared[name]
+
+    def check_images(self, index: np.ndarray) -> None:
+        """Refuse training images that the data at hand lack."""
+        if "train_index" in self.arrays and not np.isin(index, self.arrays["train_index"]).all():
+            raise ValueError("the data hold a part of the training images, and others are needed")
 
     def write(self, **fields: Any) -> None:
         """Write a run's record."""
@@ -417,6 +426,7 @@ class Study:
         self, part: str, model: str, poolings: Sequence[str], recipe: Any, limit: int, seeds: tuple[int, ...]
     ) -> None:
         chosen = stratified(self.arrays["train_labels"], limit)
+        self.check_images(chosen)
         images, labels = (torch.as_tensor(self.arrays[f"train_{what}"][chosen]) for what in ("images", "labels"))
         tests = [torch.as_tensor(self.arrays[f"test_{what}"][self.test_index]) for what in ("images", "labels")]
         tests = [test.to(self.device) for test in tests]
@@ -426,15 +436,18 @@ class Study:
                 self.say(f"{part}: no time for {pooling}")
                 continue
             began = time.perf_counter()
-            for graph in dict.fromkeys((self.graph, False)):
-                try:
-                    group = Replicas(model, pooling, seeds, recipe, images, labels, self.device, graph)
-                    trained = group.train()
-                    found = group.test(*tests)
-                    break
-                except Exception:
-                    self.say(f"{part} {pooling}: FAILED, graph = {graph}\n{traceback.format_exc()}")
-            else:
+            try:
+                group = Replicas(model, pooling, seeds, recipe, images, labels, self.device, self.graph)
+                group.prepare()
+                self.say(f"{part} {pooling}: ready in {time.perf_counter() - began:.1f} s", also_print=False)
+                trained = group.train()
+                self.say(f"{part} {pooling}: trained in {trained['seconds']:.1f} s", also_print=False)
+                found = group.test(*tests)
+            except Exception:
+                self.failed = True
+                self.say(f"{part} {pooling}: FAILED\n{traceback.format_exc()}")
+                if self.strict:
+                    return
                 continue
             took = time.perf_counter() - began
             longest = max(longest, took)
@@ -479,8 +492,10 @@ class Study:
             _free()
 
     def do(self, parts: Iterable[str]) -> None:
-        """Do parts; one that fails is logged, and the next one goes on."""
+        """Do parts; one that fails is logged, and the next one goes on, unless this is strict."""
         for part in parts:
+            if self.strict and self.failed:
+                break
             if self.left() < 5:
                 self.say(f"{part}: no time left")
                 continue
@@ -488,6 +503,7 @@ class Study:
             try:
                 getattr(self, part)()
             except Exception:
+                self.failed = True
                 self.say(f"{part} FAILED\n{traceback.format_exc()}")
             _free()
         self.say("the end")
@@ -505,9 +521,9 @@ def _free() -> None:
 
 
 AGREEMENT = (  # pooling, type, kernel, stride, padding: the layers of the study
-    ("ensemble:0.3", torch.float16, 2, 2, 0),
-    ("ensemble:0.3", torch.float16, 3, 3, 0),
-    ("stochastic-max:0.5", torch.float16, 2, 2, 0),
+    ("ensemble:0.3", torch.bfloat16, 2, 2, 0),
+    ("ensemble:0.3", torch.bfloat16, 3, 3, 0),
+    ("stochastic-max:0.5", torch.bfloat16, 2, 2, 0),
     ("ensemble:0.3", torch.float32, 3, 2, 1),
     ("max-dropout:0.3", torch.float32, 3, 2, 1),
     ("stochastic", torch.float32, 3, 2, 1),
@@ -552,7 +568,7 @@ def _pool(name: str, input: torch.Tensor, kernel: int, stride: int, padding: int
 def time_steps(say: Callable[[str], None], device: str, left: Callable[[], float], scale: Scale | None) -> None:
     """Time a step of each network, with and without CUDA graphs, and check that both train alike."""
     arrays = synthetic(4096 if scale is None else 256, 10)
-    precision = "float16" if device == "cuda" else "float32"
+    precision = "bfloat16" if device == "cuda" else "float32"
     data = prepare(arrays["train_images"], arrays["train_labels"], device, precision)
     cases = (
         [(scale.chooser, "ensemble:0.3", (False,))]
@@ -618,6 +634,9 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=400, help="seconds until the program ends itself")
     parser.add_argument("--reserve", type=float, default=130, help="seconds that stage 2 leaves to what follows")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--table1", nargs="+", default=TABLE_1, metavar="POOLING", help="rows, in this order")
+    parser.add_argument("--table2", nargs="+", default=TABLE_2, metavar="POOLING")
+    parser.add_argument("--strict", action="store_true", help="end at the first failure, with status 4")
     parser.add_argument("--choice", type=Path, help="choice.json of an earlier call, for stage 2 without stage 1")
     parser.add_argument(
         "--smoke", type=float, metavar="SECONDS", help="try every part at a tiny scale, on made-up images"
@@ -633,7 +652,7 @@ def main() -> None:
     watchdog.daemon = True
     watchdog.start()
     torch.backends.cudnn.benchmark = True
-    precision = options.precision or ("float16" if device == "cuda" else "float32")
+    precision = options.precision or ("bfloat16" if device == "cuda" else "float32")
     graph = False if options.no_graph else None
     if options.smoke:
         study = Study(
@@ -647,13 +666,17 @@ def main() -> None:
         study.do(PARTS)
         return
     arrays = cifar10(options.data, options.cache)
+    scale = Scale(rows1=tuple(options.table1), rows2=tuple(options.table2))
     study = Study(
-        *(arrays, options.out, Scale(), options.limit, options.reserve, device, precision, graph, options.commit),
+        *(arrays, options.out, scale, options.limit, options.reserve, device, precision, graph, options.commit),
     )
+    study.strict = options.strict
     study.say(f"{len(arrays['train_labels'])} training images are read; {study.common['device']}, {precision}")
     if options.choice:
         study.choice = json.loads(options.choice.read_text(encoding="utf-8"))
     study.do(options.parts.split(","))
+    if study.failed:
+        sys.exit(4)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ from empool import models
 from empool.lab import provenance
 from empool.lab.data.sets import DataSet, Split
 from empool.lab.study.run import RunConfig
-from empool.lab.train import augment, experiment
+from empool.lab.train import augment, experiment, loop
 from empool.lab.train.augment import Normaliser
 from empool.lab.train.batches import Batches
-from empool.lab.train.training import fit
+from empool.lab.train.loop import fit
 
 AUGMENT = "crop:4,mirror"
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
@@ -94,10 +94,10 @@ class Turns:
 
     def _timed(self, act: Any) -> float:
         self._wait()
-        began = experiment.time.perf_counter()  # The clock that times the lab's epochs.
+        began = loop.time.perf_counter()  # The clock that times the lab's epochs.
         act()
         self._wait()
-        return experiment.time.perf_counter() - began
+        return loop.time.perf_counter() - began
 
     def _wait(self) -> None:
         if self.device == "cuda":
@@ -166,7 +166,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.cpu_time:
-        experiment.time = SimpleNamespace(perf_counter=time.process_time)
+        loop.time = SimpleNamespace(perf_counter=time.process_time)
     with least_network():
         run = run_of("cnn", arguments.rounds, arguments.device, batch_size=2)
         least = measure(run, noise(2 * OVERHEAD_STEPS, 1))

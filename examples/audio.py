@@ -1,4 +1,4 @@
-"""A network in one dimension: sounds in noise, synthesised here, told apart from their waveforms.
+"""Usage alone: pooling in 1d. A network tells synthesised sounds in noise apart from their waveforms.
 
 Needs: pip install empool
 Run:   python examples/audio.py [--epochs 12]

@@ -1,6 +1,6 @@
-"""A network of timm with another pooling, fine-tuned on scikit-learn's digits.
+"""Usage alone: convert a network of timm and fine-tune it, here on scikit-learn's digits.
 
-Needs: pip install "empool[imagenet]"
+Needs: pip install "empool[imagenet]", or `make setup` in a clone
 Run:   python examples/finetune_timm.py [--pretrained] [--epochs 3]
        python examples/finetune_timm.py --model regnety_002 --strided-convs    # a network without max-pooling
 """
@@ -8,14 +8,34 @@ Run:   python examples/finetune_timm.py [--pretrained] [--epochs 3]
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import empool
+
+
+def import_timm() -> Any:
+    """Import timm, also where `make setup` puts it: beside an environment whose PyTorch is built without CUDA.
+
+    PyPI's torchvision, which timm imports, is built for CUDA. Without CUDA its import misses two operators that
+    classification doesn't need.
+    """
+    sys.path.append(str(Path(sys.prefix) / "imagenet"))
+    try:
+        return importlib.import_module("timm")
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+            del sys.modules[name]
+        return importlib.import_module("timm")
 
 
 def digits(mean: tuple[float, ...], std: tuple[float, ...], size: int) -> tuple[Tensor, Tensor]:
@@ -52,11 +72,12 @@ def error(net: nn.Module, images: Tensor, labels: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--strided-convs", action="store_true", help="pool where convolutions have stride 2, too")
+    parser.add_argument("--strided-convs", action="store_true", help="replace stride-2 convolutions too")
     parser.add_argument("--pretrained", action="store_true", help="take weights from the Hugging Face hub")
     parser.add_argument("--epochs", type=int, default=3)
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    timm = import_timm()
     net = timm.create_model(arguments.model, pretrained=arguments.pretrained, num_classes=10)
     keys = set(net.state_dict())
     print(empool.convert_(net, empool.EnsembleMax(0.1), strided_convs=arguments.strided_convs))

@@ -1,4 +1,4 @@
-"""A LightningModule whose pooling probability warms up from 0 to p, on scikit-learn's digits.
+"""Usage alone: a LightningModule whose p warms up from 0, on scikit-learn's digits.
 
 Needs: pip install "empool[lab]"
 Run:   python examples/lightning_module.py [--epochs 20]

@@ -1,7 +1,7 @@
-"""Encoder and decoder with pooling indices, as in SegNet: the class of every pixel of drawn shapes.
+"""Usage alone: a UNet that unpools with the indices of its pooling, on drawn shapes.
 
 Needs: pip install empool
-Run:   python examples/segmentation.py [--epochs 20]
+Run:   python examples/segmentation.py [--epochs 12]
 """
 
 from __future__ import annotations
@@ -45,28 +45,31 @@ def convolution(channels: int, more: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, more, 3, padding=1, bias=False), nn.BatchNorm2d(more), nn.ReLU())
 
 
-class SegNet(nn.Module):
-    """Badrinarayanan, Kendall and Cipolla's network in small: the decoder puts values back where pooling found them."""
+class UNet(nn.Module):
+    """Three stages: the decoder puts values back where pooling found them, and adds the encoder's maps as channels."""
 
-    def __init__(self, p: float, width: int = 16) -> None:
+    def __init__(self, p: float, width: int = 12) -> None:
         super().__init__()
+        sizes = (width, 2 * width, 2 * width)
         self.pool = empool.EnsembleMaxPool2d(kernel_size=2, return_indices=True, p=p)  # p = 0: max-pooling, bit for bit
         self.unpool = nn.MaxUnpool2d(kernel_size=2)
-        self.encoder = nn.ModuleList(
-            [convolution(1, width), convolution(width, 2 * width), convolution(2 * width, 2 * width)]
-        )
+        self.encoder = nn.ModuleList(convolution(*pair) for pair in zip((1, *sizes), sizes, strict=False))
+        self.bottom = convolution(sizes[2], sizes[2])
         self.decoder = nn.ModuleList(
-            [convolution(2 * width, 2 * width), convolution(2 * width, width), convolution(width, width)]
+            [convolution(2 * sizes[2], sizes[1]), convolution(2 * sizes[1], sizes[0]), convolution(2 * sizes[0], width)]
         )
         self.classes = nn.Conv2d(width, len(CLASSES), kernel_size=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        places = []
+        skipped = []
         for layer in self.encoder:
-            input, indices = self.pool(layer(input))
-            places.append(indices)
+            maps = layer(input)
+            input, indices = self.pool(maps)
+            skipped.append((maps, indices))
+        input = self.bottom(input)
         for layer in self.decoder:
-            input = layer(self.unpool(input, places.pop()))
+            maps, indices = skipped.pop()
+            input = layer(torch.cat([self.unpool(input, indices), maps], dim=1))
         logits: Tensor = self.classes(input)
         return logits
 
@@ -96,12 +99,12 @@ def intersection_over_union(net: nn.Module, images: Tensor, labels: Tensor) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     epochs = parser.parse_args().epochs
     train_data, test_data = drawings(512, seed=1), drawings(256, seed=2)
     for name, p in (("max", 0.0), ("ensemble", 0.1)):
         torch.manual_seed(0)
-        net = SegNet(p)
+        net = UNet(p)
         train(net, *train_data, epochs)
         shares = intersection_over_union(net, *test_data)
         print(f"{name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in zip(CLASSES, shares, strict=True)))

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import empool
 from empool import models
+from empool.lab.data.load import load_data
 from empool.lab.files import read_json
 from empool.lab.study.run import RunConfig
 from empool.lab.train.checkpoint import read_checkpoint
-from empool.lab.train.options import load_data
-from empool.lab.train.training import make_experiment
+from empool.lab.train.experiment import make_experiment
 
 POOLS = (
     *(nn.MaxPool2d, nn.AvgPool2d, empool.EnsembleMaxPool2d, empool.MaxPoolDropout2d, empool.RankPool2d),
@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     config = RunConfig.from_json(read_json(arguments.run / "config.json"))
-    data = load_data(models.network(config.model), arguments.data, config.train_limit, arguments.images, None, print)
-    experiment = make_experiment(config, data, lambda epochs, row: None)
+    data = load_data(models.network(config.model), arguments.data, config.train_limit, arguments.images)
+    experiment = make_experiment(config, data)
     experiment.load_state_dict(read_checkpoint(arguments.run / "last.ckpt", "train it again")["state_dict"])
     layers = {}
     for name, module in experiment.network.named_modules():

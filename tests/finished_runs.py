@@ -12,7 +12,7 @@ import torch
 def weights(folder: Path) -> dict[str, Any]:
     """Read a run's weights and its optimiser's momentum."""
     content = torch.load(folder / "last.ckpt", weights_only=True)
-    return {"weights": content["state_dict"], "momentum": content["optimizer_states"][0]["state"]}
+    return {"weights": content["state_dict"], "momentum": content["optimizer_states"][0]["sgd"]["state"]}
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

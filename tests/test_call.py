@@ -48,7 +48,7 @@ def test_fractions_are_refused_whatever_came_before(order: int) -> None:
     input = torch.zeros(1, 1, 6, 6)
     if order:
         functional.ensemble_max_pool2d(input, (2, 2), p=0.5)
-    with pytest.raises(TypeError, match="must be tuple of ints|must be int"):
+    with pytest.raises(TypeError, match=r"must be tuple of ints|must be int"):
         functional.ensemble_max_pool2d(input, (2.0, 2.0), p=0.5)
 
 

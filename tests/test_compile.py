@@ -191,9 +191,13 @@ def test_symbolic_trace_records_what_is_done_and_once(net: nn.Module) -> None:
     assert_same_bits(traced(input), net(input))
 
 
-@pytest.mark.parametrize("name", empool.functional.__all__)
+@pytest.mark.parametrize("name", [name for name in empool.functional.__all__ if name[-2] == "2"])
 def test_symbolic_trace_keeps_a_function_whole(name: str) -> None:
-    function, options, dims = getattr(empool.functional, name), METHODS[name[:-2]], int(name[-2])
+    function, options, dims = (
+        getattr(empool.functional, name),
+        METHODS[name[:-2].removeprefix("adaptive_")],
+        int(name[-2]),
+    )
 
     class Net(nn.Module):
         def forward(self, input: Tensor) -> Tensor:

@@ -30,10 +30,16 @@ def _numbers(pattern: str, text: str) -> list[float]:
 
 
 def test_training_loop():
-    mean = _run("training_loop.py", "--epochs", "4", "--seeds", "1").splitlines()[-1]
+    mean = _run("training_loop.py", "--epochs", "3", "--seeds", "1").splitlines()[-1]
     errors = _numbers(r"(?:max|ensemble) ([\d.]+) %", mean)
     assert len(errors) == 2
-    assert max(errors) < 30  # by chance 90
+    assert max(errors) < 75  # by chance 90
+
+
+def test_finetune():
+    first, *_, gain = _run("finetune.py", "--epochs", "1", "--seeds", "1").splitlines()
+    assert first.split() == ["module", "was", "is", "now"]
+    assert re.fullmatch(r"converted has -?[\d.]+ points fewer errors", gain)
 
 
 def test_lightning_module():
@@ -75,6 +81,13 @@ def test_finetune_timm(run_here, arguments, replaced):
     assert after < 60 < before  # by chance 90
 
 
+def test_finetune_timm_finds_what_make_setup_installed():
+    if not (Path(sys.prefix) / "imagenet" / "timm").is_dir():
+        pytest.skip("timm is not beside this environment")
+    printed = _run("finetune_timm.py", "--model", "test_resnet", "--epochs", "1")
+    assert "EnsembleMaxPool2d(p=0.1)" in printed
+
+
 def test_finetune_timm_from_weights(timm, run_here, monkeypatch, tmp_path):
     learned = timm.create_model("test_resnet")
     torch.save(learned.state_dict(), tmp_path / "weights.pth")
@@ -113,12 +126,12 @@ def test_uncertainty():
     assert set(found) == {"digits 8 and 9", "inverted", "noise"}
     assert min(found["digits 8 and 9"]) > 0.6  # by chance 0.5
     for column, said in ((1, mean), (2, information)):
-        gains = dict(re.findall(r"(\w[\w ]*) ([+-][\d.]+) \(", said.partition(":")[2]))
+        gains = dict(re.findall(r"(\w[\w ]*) ([+-][\d.]+) ±", said.partition(":")[2]))
         assert set(gains) == set(found)
         for kind, (once, *_) in found.items():
             assert float(gains[kind]) == pytest.approx(found[kind][column] - once, abs=0.002)
 
 
 def test_the_list_has_every_program():
-    listed = re.findall(r"\]\((?:\./)?(\w+\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
-    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+    listed = re.findall(r"\]\((?:\./)?(\w+\.(?:py|ipynb))\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.[pi][yp]*"))

@@ -134,7 +134,7 @@ def test_compiled_bits(name: str, memory_format: torch.memory_format, dynamic: b
         (found,), (wanted,) = (torch.autograd.grad(each, input, gradient) for each in (output, expected))
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
         if not dynamic and shape[0] == 4:
-            assert any("_draw_kernel" in source for source in sources) == (name != "max_pool_dropout2d")
+            assert any("_draw_kernel" in source for source in sources)
 
 
 @compiling
@@ -191,15 +191,13 @@ def test_beyond_32_bits(memory_format: torch.memory_format) -> None:
     assert images * math.prod(shape) > 1 << 31
     input = torch.empty(images, *shape, dtype=torch.bfloat16, device="cuda", memory_format=memory_format).normal_()
     seeds = torch.arange(images, device="cuda")
-    geometry = ([2, 2], [2, 2], [0, 0], [1, 1])
-    output, drawn = torch.ops.empool.rank_draw(input, seeds, [4], [3 << 30], *geometry, False)
+    geometry, table = ([2, 2], [2, 2], [0, 0], [1, 1], []), torch.tensor([[[3 << 30]]], device="cuda")
+    output, drawn = torch.ops.empool.rank_draw(input, seeds, table, [4], *geometry, False, 0)
     grad_input = torch.ops.empool.drawn_scatter(output, drawn, shape[1:], *geometry)
     for image in (0, images - 1):
         # A seed for every image: alone, each is drawn as it is among the others.
         part = input[image : image + 1]
-        alone, alone_drawn = torch.ops.empool.rank_draw(
-            part, seeds[image : image + 1], [4], [3 << 30], *geometry, False
-        )
+        alone, alone_drawn = torch.ops.empool.rank_draw(part, seeds[image : image + 1], table, [4], *geometry, False, 0)
         torch.testing.assert_close(output[image : image + 1], alone, rtol=0, atol=0)
         torch.testing.assert_close(drawn[image : image + 1], alone_drawn, rtol=0, atol=0)
         expected = torch.ops.empool.drawn_scatter(alone, alone_drawn, shape[1:], *geometry)
@@ -302,12 +300,68 @@ assert (y != 0).float().mean() > 0.5
 
 @needs_gpu
 def test_values_of_p_leave_no_memory_behind() -> None:
-    input = torch.randn(2, 8, 14, 14, device="cuda")
+    layer, input = empool.MaxPoolDropout2d(3, p=0.2), torch.randn(2, 8, 14, 14, device="cuda")
     held = []
     for step in range(64):
-        empool.functional.max_pool_dropout2d(input, 3, p=(step + 1) / 100)
+        layer.p = (step + 1) / 100
+        layer(input)
         held.append(torch.cuda.memory_allocated())
-    assert held[-1] - held[20] < 4096
+    assert held[-1] == held[20]
+
+
+@needs_gpu
+def test_a_captured_graph_takes_a_new_p() -> None:
+    layer, input = empool.MaxPoolDropout2d(2, p=0.0), torch.rand(4, 8, 14, 14, device="cuda") + 1
+    layer(input)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = layer(input)
+    graph.replay()
+    torch.testing.assert_close(output, torch.nn.functional.max_pool2d(input, 2), rtol=0, atol=0)
+    layer.p = 1.0
+    graph.replay()
+    assert not output.any()
+
+
+@compiling
+def test_a_new_p_compiles_nothing() -> None:
+    layer, input = empool.EnsembleMaxPool2d(2, p=0.0), torch.rand(4, 8, 14, 14, device="cuda")
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True)
+    for p in (0.0, 1.0, 0.5):
+        layer.p = p
+        with torch.compiler.set_stance("default" if p == 0.0 else "fail_on_recompile"):
+            output = compiled(input)
+        maximum = torch.nn.functional.max_pool2d(input, 2)
+        share = float((output < maximum).float().mean())
+        assert abs(share - p) < 0.1
+
+
+@needs_gpu
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_other_poolings_as_on_cpu(memory_format: torch.memory_format) -> None:
+    """Each layer, in both phases, with a number a channel where it takes one."""
+    images = torch.randn(3, 20, 15, 14).contiguous(memory_format=memory_format)
+    layers: list[torch.nn.Module] = [
+        empool.MaxPoolDropout2d(3, 2, 1, p=0.4, seed=5),
+        empool.EnsembleMaxPool2d(3, 2, 1, p=torch.linspace(0, 1, 20), seed=5),
+        empool.SoftPool2d(3, 2, 1, beta=2.0, seed=5),
+        empool.StochasticPool2d(2, seed=5),
+        empool.AdaptiveEnsembleMaxPool2d((4, 6), p=0.3, seed=5),
+        empool.RankPool2d(3, 2, 1, distribution=empool.TopMean(3), seed=5),
+    ]
+    for layer in layers:
+        for training in (True, False):
+            results = []
+            for device in ("cpu", "cuda"):
+                input = images.to(device).requires_grad_()
+                layer.train(training)
+                output = layer(input)
+                output.backward(torch.linspace(-1, 1, output.numel()).reshape(output.shape).to(device))
+                results.append((output.detach().cpu(), input.grad.cpu()))
+            for one, other in zip(*results, strict=True):
+                exact = {"rtol": 0.0, "atol": 0.0} if training else {"rtol": 1e-5, "atol": 1e-5}
+                torch.testing.assert_close(other, one, **exact)
 
 
 @compiling

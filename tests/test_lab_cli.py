@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny_data
-from empool import lab, models
+from empool import models
 from empool.lab import cli
 
 
@@ -118,17 +118,17 @@ def test_milestones_are_taken_with_their_schedule(images):
 
 
 def test_train_goes_on_only_if_asked_to(images, capsys, monkeypatch):
-    from empool.lab.train import experiment
+    from empool.lab.train import loop
 
     arguments = ["train", "--data", str(images), *SMALL, "--epochs", "3", "--out", "study"]
     assert refused(capsys, *arguments, "--resume").endswith("holds no run to resume: leave --resume out")
 
-    def interrupt(self, outputs, batch, batch_idx):
-        if self.current_epoch == 1:
+    def interrupt(self, epoch):
+        if epoch > 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment.Experiment, "on_train_batch_end", interrupt)
+        patched.setattr(loop._Run, "_set_p", interrupt)
         assert cli.main(arguments) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(
@@ -287,8 +287,6 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
 
 
 def test_networks_of_timm_need_an_extra_of_their_own(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "empool.lab.data.imagenet", raising=False)
-    monkeypatch.delattr(lab, "imagenet", raising=False)
     for name in ("timm", "timm.data"):
         monkeypatch.setitem(sys.modules, name, None)
     message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
@@ -299,13 +297,13 @@ def test_a_torchvision_for_another_torch_is_named(monkeypatch, capsys):
     def broken(*arguments, **options):
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("empool.lab.train.options.configure", broken)
+    monkeypatch.setattr("empool.lab.execute.configure.configure", broken)
     message = refused(capsys, "train")
     assert message.startswith("torchvision was built for another PyTorch (operator torchvision::nms does not exist): ")
 
 
 def test_ordinal_weights_keep_their_commas():
-    from empool.lab.train.options import poolings
+    from empool.lab.study.run import poolings
 
     assert poolings("max,ordinal:0.5,0.5,average,max", "cnn") == ["max", "ordinal:0.5,0.5", "average"]
     assert poolings("none,max", "dfn_mr:56") == ["none", "max"]

@@ -20,8 +20,8 @@ import tiny_data
 from empool.lab import cli
 from empool.lab.data.sets import Split
 from empool.lab.errors import LabError
-from empool.lab.execute import cluster, study
-from empool.lab.execute.launch import Local
+from empool.lab.execute import cluster
+from empool.lab.execute.here import Here
 from empool.lab.study.run import results
 from empool.lab.train import signals
 from empool.lab.watch.loggers import Loggers
@@ -97,12 +97,12 @@ class SlowSplit(Split):
 
 
 def start(directory, launcher, poolings, noted):
-    runs = study.plan(tiny_data.config(epochs=EPOCHS), poolings, [0])
+    runs = tiny_data.plan(tiny_data.config(epochs=EPOCHS), poolings, [0])
     data = tiny_data.data_set()
     slow = dataclasses.replace(data, train=SlowSplit(data.train.images, data.train.labels))
     with launcher:
         launcher.device_named("cpu")
-        return study.run(directory, runs, slow, launcher, noted, "empool ...")
+        return tiny_data.study(directory, runs, slow, launcher, noted, "empool ...")
 
 
 def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, capfd, one_thread):
@@ -179,7 +179,7 @@ def outlive(nodes, tmp_path, poolings, fatal, final):
     assert len(start(tmp_path / "there", cluster.Ray(nodes), poolings, resumed)) == 2
     epochs = [row["epoch"] for pooling, row in noted.rows + resumed.rows if pooling == killed[0][0]]
     assert (epochs.count(1), epochs[-1]) == (1, EPOCHS)  # It never began again.
-    start(tmp_path / "here", Local(), [killed[0][0]], Noted())
+    start(tmp_path / "here", Here(), [killed[0][0]], Noted())
     (alone,) = outcomes(tmp_path / "here")
     assert alone in outcomes(tmp_path / "there")
 

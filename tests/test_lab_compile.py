@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 
 import pytest
 import torch
@@ -13,10 +12,10 @@ import tiny_data
 from empool import models
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.execute import study
+from empool.lab.execute import session
 from empool.lab.study.run import difference
 from empool.lab.train import compilation
-from empool.lab.train.training import fit, make_experiment
+from empool.lab.train.loop import fit, make_experiment
 from finished_runs import outcome, weights
 from test_lab_training import interrupt_after
 
@@ -94,7 +93,7 @@ def test_a_network_that_would_be_compiled_in_part_is_refused(tmp_path, traced):
 def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
     recipe = dataclasses.replace(models.network("stochastic_depth:14").recipe, batch_size=16, augment="none")
     run = tiny_data.config(model="stochastic_depth:14", recipe=recipe, compile=True)
-    experiment = make_experiment(run, tiny_data.data_set(), lambda epochs, row: None)
+    experiment = make_experiment(run, tiny_data.data_set())
     images = torch.randn(16, 1, 8, 8)
     for _ in range(20):
         experiment(images).sum().backward()
@@ -103,7 +102,7 @@ def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
     experiment.network.eval()
     logits = experiment(images)
     assert graphs() == different
-    plain = make_experiment(dataclasses.replace(run, compile=False), tiny_data.data_set(), lambda epochs, row: None)
+    plain = make_experiment(dataclasses.replace(run, compile=False), tiny_data.data_set())
     plain.load_state_dict(experiment.state_dict())
     plain.network.eval()
     torch.testing.assert_close(logits, plain(images), rtol=0, atol=0)
@@ -143,11 +142,10 @@ def test_the_commands_pass_it_on(command, tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    def run(directory, runs, *_):
-        (tmp_path / "runs.json").write_text(json.dumps([config.compile for config in runs]))
+    def carry_out(directory, runs, *_):
+        assert {run.compile for run in runs} == {True}
         raise Stop
 
-    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(session, "carry_out", carry_out)
     with pytest.raises(Stop):
         cli.main([command, "--compile", "--device", "cpu", "--out", str(tmp_path)])
-    assert set(json.loads((tmp_path / "runs.json").read_text())) == {True}

@@ -19,13 +19,12 @@ from empool.lab.analyse.rules import read_evaluation
 from empool.lab.data import sets as data_sets
 from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.execute import study
-from empool.lab.execute.launch import Local
+from empool.lab.execute.here import Here
 from empool.lab.report.rules import notes
 from empool.lab.train.augment import Normaliser
 from empool.lab.train.experiment import make_network
+from empool.lab.train.loop import fit
 from empool.lab.train.metrics import Tally
-from empool.lab.train.training import fit
 from empool.lab.watch.progress import Lines
 
 
@@ -33,7 +32,7 @@ from empool.lab.watch.progress import Lines
 def _tiny(monkeypatch):
     """Let the data set of `tiny_data` be one with a name."""
     monkeypatch.setitem(sources.KNOWN, "tiny", sources.KNOWN["digits"])
-    monkeypatch.setattr(data_sets, "load", lambda *arguments: tiny_data.data_set())
+    monkeypatch.setattr(data_sets, "load", lambda *arguments, **options: tiny_data.data_set())
 
 
 def run(directory, samples=8, said=None, poolings=None):
@@ -144,8 +143,8 @@ def test_with_p_annealed_to_0_all_rules_agree(tmp_path):
 
 
 def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
-    runs = study.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     (tmp_path / "max" / "1" / "result.json").unlink()
     said = []
     records = run(tmp_path, said=said)
@@ -180,8 +179,8 @@ def test_a_run_that_diverged_has_no_likelihood(tmp_path):
 
 
 def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch):
-    runs = study.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     evaluated, whole = [], evaluation._evaluate
 
     def until_the_third(folder, *arguments):
@@ -282,8 +281,8 @@ def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
 
 
 def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
-    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     make, made = evaluation.make_experiment, []
 
     def noted(*arguments):
@@ -299,8 +298,8 @@ def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
 
 
 def test_evaluations_of_one_study_at_once_keep_each_others_results(tmp_path, monkeypatch):
-    runs = study.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(), "empool ...")
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     evaluate_run, write = evaluation._evaluate, evaluation.write_json
 
     def interleaved(*arguments):

@@ -20,10 +20,9 @@ import torch
 import tiny_data
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.execute import study
-from empool.lab.execute.launch import Local
-from empool.lab.execute.parallel import Parallel
-from empool.lab.train.training import fit
+from empool.lab.execute.here import Here
+from empool.lab.execute.processes import Parallel
+from empool.lab.train.loop import fit
 from empool.lab.watch import loggers, trackers
 from empool.lab.watch.loggers import Loggers, named
 from empool.lab.watch.progress import Lines
@@ -285,9 +284,9 @@ def test_mlflow_logs_where_the_environment_says(tmp_path, monkeypatch):
 
 
 def test_runs_at_once_are_logged_too(tmp_path):
-    runs = study.plan(tiny_data.config(), ["max", "average"], [0])
+    runs = tiny_data.plan(tiny_data.config(), ["max", "average"], [0])
     told = named(["tensorboard"])
-    study.run(tmp_path, runs, tiny_data.data_set(), Parallel(2), Lines(io.StringIO()), "empool", told)
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Parallel(2), Lines(io.StringIO()), "empool", told)
     for pooling in ("max", "average"):
         close(scalars(tensorboard(tmp_path, pooling), ROW), metrics(tmp_path, pooling))
 
@@ -295,9 +294,9 @@ def test_runs_at_once_are_logged_too(tmp_path):
 def test_a_tracker_that_cannot_be_used_is_an_error_before_the_first_run(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://there")
-    runs = study.plan(tiny_data.config(), ["max"], [0])
+    runs = tiny_data.plan(tiny_data.config(), ["max"], [0])
     with pytest.raises(LabError, match=r"--logger mlflow: .*nonsense"):
-        study.run(tmp_path, runs, tiny_data.data_set(), Local(), Lines(io.StringIO()), "empool", named(["mlflow"]))
+        tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(io.StringIO()), "empool", named(["mlflow"]))
     assert not (tmp_path / "max").exists()
 
 

@@ -21,14 +21,17 @@ import torch
 
 import tiny_data
 from empool.lab import cli
-from empool.lab.data.sets import Split
 from empool.lab.errors import LabError
-from empool.lab.execute import launch, parallel, study
-from empool.lab.execute.parallel import Parallel
+from empool.lab.execute import processes
+from empool.lab.execute.here import Here
+from empool.lab.execute.processes import Processes
+from empool.lab.execute.session import Where
 from empool.lab.train import signals
+from empool.lab.train.processes import Processes as Started
 from empool.lab.watch.progress import Lines
 from finished_runs import outcome, rows, weights
-from test_lab_survival import at_step, child, commanded
+from held import Held, at_step, wait
+from test_lab_survival import child, commanded
 
 POOLINGS = ("max", "ensemble:0.3", "average")
 EPOCHS = 5
@@ -43,38 +46,6 @@ def _two_threads():
     torch.set_num_threads(threads)
 
 
-def wait(file):
-    """Wait in a run's process for a file, or for SIGTERM, which ends the run after its step."""
-    end = time.monotonic() + 60
-    term = signal.getsignal(signal.SIGTERM).__self__  # While a run is on, the handler is `signals.Deferred.note`.
-    while not file.exists() and not term.came:
-        assert time.monotonic() < end, f"{file} did not come"
-        time.sleep(0.01)
-
-
-@dataclasses.dataclass(frozen=True)
-class Held(Split):
-    """Images at which runs in other processes wait, so that what happens to them does so while they are on.
-
-    Attributes:
-        folder: of the files that let them go on.
-        epochs: after each of these, in the first step of the next, a run waits for the file of that name.
-    """
-
-    folder: Path
-    epochs: tuple[int, ...]
-
-    def __reduce__(self):
-        return unpacked, (self.images, self.labels, self.folder, self.epochs)
-
-
-def unpacked(images, labels, folder, epochs):
-    """Give a process that does runs its images, and have it wait."""
-    for epoch in epochs:
-        at_step(epoch + 1, 1, functools.partial(wait, folder / str(epoch)))
-    return Split(images, labels)
-
-
 @pytest.fixture
 def held(tmp_path_factory):
     """A folder for the files that runs wait for."""
@@ -82,11 +53,11 @@ def held(tmp_path_factory):
 
 
 def start(directory, launcher, progress=None, held=None, epochs=(2,)):
-    runs = study.plan(tiny_data.config("ensemble:0.3", epochs=EPOCHS), POOLINGS, [0])
+    runs = tiny_data.plan(tiny_data.config("ensemble:0.3", epochs=EPOCHS), POOLINGS, [0])
     data = tiny_data.data_set()
     if held is not None:
         data = dataclasses.replace(data, train=Held(data.train.images, data.train.labels, held, epochs))
-    return study.run(directory, runs, data, launcher, progress or Lines(io.StringIO()), "empool ...")
+    return tiny_data.study(directory, runs, data, launcher, progress or Lines(io.StringIO()))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +66,7 @@ def whole(tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    start(directory, launch.Local())
+    start(directory, Here())
     torch.set_num_threads(threads)
     return directory
 
@@ -140,32 +111,38 @@ class Together(Lines):
 
     def __init__(self, held):
         super().__init__(io.StringIO())
-        self.held = held
+        self.held, self.on, self.abreast = held, set(), 0
 
     def started(self, config):
         super().started(config)
-        if self.clock.abreast == 2:
+        self.on.add(config)
+        self.abreast = max(self.abreast, len(self.on))
+        if self.abreast == 2:
             (self.held / "2").touch()
+
+    def finished(self, config, record):
+        super().finished(config, record)
+        self.on.discard(config)
 
 
 def kill(launcher, number=signal.SIGKILL):
-    (worker,) = [worker for worker in launcher.workers if worker.run.pooling == "max"]
-    os.kill(worker.process.pid, number)
+    (process,) = [process for run, process in launcher.on.values() if run.pooling == "max"]
+    os.kill(process.pid, number)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, monkeypatch, held, method):
-    monkeypatch.setattr(parallel, "_context", lambda device: multiprocessing.get_context(method))
+    monkeypatch.setattr(processes, "_context", lambda device: multiprocessing.get_context(method))
     seen = Together(held)
-    records = start(tmp_path, Parallel(2), seen, held)
+    records = start(tmp_path, Processes(2), seen, held)
     assert same(tmp_path, whole)
     assert [record["pooling"] for record in records] == [*POOLINGS]
-    assert seen.clock.abreast == 2
+    assert seen.abreast == 2
     assert multiprocessing.active_children() == []
 
 
 def test_a_run_whose_process_is_killed_goes_on_in_another_from_its_checkpoint(whole, tmp_path, held):
-    launcher = Parallel(2)
+    launcher = Processes(2)
     progress = At(functools.partial(kill, launcher), held)
     start(tmp_path, launcher, progress, held)
     (line,) = [line for line in progress.text.getvalue().splitlines() if "process" in line]
@@ -175,22 +152,22 @@ def test_a_run_whose_process_is_killed_goes_on_in_another_from_its_checkpoint(wh
 
 
 def test_a_run_whose_process_is_terminated_alone_goes_on_in_another(whole, tmp_path, held):
-    launcher = Parallel(2)
+    launcher = Processes(2)
     progress = At(functools.partial(kill, launcher, signal.SIGTERM), held)
     start(tmp_path, launcher, progress, held)
     assert "ended with exit code 143; the run goes on in another" in progress.text.getvalue()
     assert same(tmp_path, whole)
 
 
-def test_a_run_whose_processes_are_killed_twice_is_named_after_the_others_are_done(whole, tmp_path, held):
-    launcher = Parallel(2)
+def test_a_run_whose_processes_are_killed_again_and_again_is_named_after_the_others_are_done(whole, tmp_path, held):
+    launcher = Processes(2)
     with pytest.raises(LabError) as caught:
-        start(tmp_path, launcher, At(functools.partial(kill, launcher), held, 2), held, (2, 3))
+        start(tmp_path, launcher, At(functools.partial(kill, launcher), held, 3), held, (2, 3, 4))
     assert str(caught.value).startswith("1 of 3 runs were lost (max, seed 0: its process ")
-    assert str(caught.value).endswith(", like the one before); the same command tries them again")
+    assert str(caught.value).endswith(", for the 3rd time); the same command tries them again")
     done = [record["pooling"] for record in json.loads((tmp_path / "results.json").read_text())]
     assert done == ["ensemble:0.3", "average"]
-    start(tmp_path, Parallel(2))
+    start(tmp_path, Processes(2))
     assert same(tmp_path, whole)
 
 
@@ -198,13 +175,13 @@ def test_what_is_wrong_with_a_run_reaches_the_study_in_one_line(whole, tmp_path)
     (tmp_path / "ensemble-0.3").mkdir()
     (tmp_path / "ensemble-0.3/0").write_text("")
     with pytest.raises(LabError) as caught:
-        start(tmp_path, Parallel(2))
+        start(tmp_path, Processes(2))
     assert str(caught.value) == (
         f"cannot write to {tmp_path}/ensemble-0.3/0 (File exists): make it writable or choose another --out"
     )
     assert multiprocessing.active_children() == []
     (tmp_path / "ensemble-0.3/0").unlink()
-    start(tmp_path, Parallel(2))
+    start(tmp_path, Processes(2))
     assert same(tmp_path, whole)
 
 
@@ -217,7 +194,7 @@ class Strange(Exception):
 
 @pytest.mark.parametrize("error", [LabError("a line"), Strange("neither", "nor")], ids=["known", "strange"])
 def test_an_error_arrives_with_its_message(error):
-    arrived = pickle.loads(pickle.dumps(parallel._sendable(error)))
+    arrived = pickle.loads(pickle.dumps(processes.sendable(error)))
     assert str(error) in str(arrived)
     assert isinstance(arrived, type(error) if isinstance(error, LabError) else RuntimeError)
 
@@ -225,7 +202,7 @@ def test_an_error_arrives_with_its_message(error):
 def test_a_full_disk_arrives_as_such_from_below_what_pytorch_makes_of_it():
     error = RuntimeError("PytorchStreamWriter failed")
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
-    arrived = pickle.loads(pickle.dumps(parallel._sendable(error)))
+    arrived = pickle.loads(pickle.dumps(processes.sendable(error)))
     assert (arrived.errno, arrived.filename) == (errno.ENOSPC, "last.ckpt")
 
 
@@ -236,7 +213,7 @@ def at_second_epoch(act):
     wait in it for the end of the study.
     """
     at_step(3, 1, functools.partial(wait, Path(os.devnull) / "never"))
-    parallel._context = lambda device: multiprocessing.get_context("fork")
+    processes._context = lambda device: multiprocessing.get_context("fork")
     following, acted = Lines.advanced, []
 
     def advanced(self, config, epochs, row):
@@ -259,7 +236,7 @@ def studied(directory, act):
     at_second_epoch(act)
     try:
         with signals.raised():
-            start(directory, Parallel(2))
+            start(directory, Processes(2))
     except KeyboardInterrupt as stopped:
         sys.exit(signals.exit_code(stopped))
 
@@ -269,7 +246,7 @@ def test_a_signal_to_the_study_ends_its_runs_and_it_goes_on(whole, tmp_path, num
     assert child(studied, tmp_path, functools.partial(signalled, number)) == 128 + number
     assert (tmp_path / "max/0/last.ckpt").exists()
     assert not (tmp_path / "max/0/result.json").exists()
-    start(tmp_path, Parallel(2))
+    start(tmp_path, Processes(2))
     assert same(tmp_path, whole)
 
 
@@ -311,11 +288,11 @@ def test_no_process_outlives_a_study_that_is_killed(tmp_path):
 
 
 def test_jobs_are_refused_where_they_mean_nothing(monkeypatch, capsys):
-    assert isinstance(launch.launcher("local", None, None, None, 2), Parallel)
+    assert isinstance(Where(jobs=2).place(), Processes)
     with pytest.raises(LabError, match="--jobs is for --launcher local"):
-        launch.launcher("ray", None, None, None, 2)
+        Where("ray", jobs=2).place()
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("empool.lab.train.processes.joined", lambda: contextlib.nullcontext(launch.Processes(0, 2)))
+    monkeypatch.setattr("empool.lab.train.processes.joined", lambda: contextlib.nullcontext(Started(0, 2)))
     assert cli.main(["compare", "--jobs", "2"]) == 1
     assert "--jobs does runs in one process each: leave out torchrun or srun" in capsys.readouterr().err

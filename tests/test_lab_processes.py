@@ -65,16 +65,16 @@ import os
 import signal
 import sys
 from empool.lab import cli
-from empool.lab.train.experiment import Experiment
+from empool.lab.train import loop
 
-following = Experiment.on_train_batch_end
+following = loop._Run._step
 
-def on_train_batch_end(self, outputs, batch, batch_idx):
-    following(self, outputs, batch, batch_idx)
-    if (str(self.together.rank), self.current_epoch, batch_idx) in MOMENTS:
+def step(self, epoch, batch, *images):
+    following(self, epoch, batch, *images)
+    if (str(self.together.rank), epoch, batch) in MOMENTS:
         os.kill(os.getpid(), signal.SIGTERM)
 
-Experiment.on_train_batch_end = on_train_batch_end
+loop._Run._step = step
 code = cli.main(sys.argv[1:])
 with open(f"code{os.environ['RANK']}", "w") as file:
     file.write(str(code))
@@ -109,15 +109,15 @@ import errno
 import os
 import sys
 from empool.lab import cli
-from empool.lab.train import training
+from empool.lab.train import loop
 
-def fail(self, trainer, experiment):
-    if os.environ["RANK"] == FAILS and experiment.current_epoch == 1:
+def fail(self):
+    following(self)
+    if os.environ["RANK"] == FAILS and len(self.history) == 2:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt")
-    following(self, trainer, experiment)
 
-following = training._LastCheckpoint.on_train_epoch_end
-training._LastCheckpoint.on_train_epoch_end = fail
+following = loop._Run.epoch
+loop._Run.epoch = fail
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -143,15 +143,19 @@ import tiny_data
 import dataclasses
 from pathlib import Path
 from empool import models
-from empool.lab.train import processes, training
+from empool.lab.train import loop, processes, signals
 
 with processes.joined() as together:
     model = "stochastic_depth:8"  # has batch normalisation, and blocks that a process drops for itself
     recipe = dataclasses.replace(models.network(model).recipe, epochs=2, batch_size=10, augment="none")
     config = tiny_data.config("ensemble:0.3", model=model, recipe=recipe)
-    experiment = training.make_experiment(config, tiny_data.data_set(), lambda epochs, row: None)
-    training._train(experiment, Path(sys.argv[1]), None)
-    last = experiment.history[-1]
+    torch.manual_seed(5)
+    experiment = loop.make_experiment(config, tiny_data.data_set())
+    run = loop._Run(experiment, lambda epochs, row: None, signals.Deferred())
+    run.begin(None)
+    while not run.ended:
+        run.epoch()
+    last = run.history[-1]
     kept = {"weights": dict(experiment.network.named_parameters()), "seed": torch.initial_seed(),
             "scores": {name: value for name, value in last.items() if "second" not in name}}
     torch.save(kept, Path(sys.argv[1]) / f"{together.rank}.pt")

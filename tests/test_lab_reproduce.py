@@ -12,7 +12,7 @@ from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.study import reproduce
 from empool.lab.study.reproduce import Part, Protocol
-from empool.lab.train.options import poolings
+from empool.lab.study.run import poolings
 
 EMP = [f"ensemble:{p}" for p in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)]
 DROPOUT = [f"max-dropout:{p}" for p in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)]
@@ -50,8 +50,8 @@ def test_short_protocol_of_table1() -> None:
     assert reproduce.protocol("table1", "cpu").changes == {
         "train_limit": 10_000,
         "epochs": 20,
-        "augmentation": "none",
-        "choices": ["width=32"],
+        "augment": "none",
+        "recipe": ["width=32"],
     }
 
 
@@ -64,8 +64,8 @@ def test_short_protocol_of_table2() -> None:
         "train_limit": 5_000,
         "test_limit": 2_000,
         "epochs": 12,
-        "augmentation": "none",
-        "choices": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
+        "augment": "none",
+        "recipe": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
     }
 
 

@@ -17,12 +17,11 @@ import empool
 import tiny_data
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.execute import study
+from empool.lab.execute.configure import Options, configure
 from empool.lab.study.run import RunConfig, difference
-from empool.lab.train import experiment, schedule, training
-from empool.lab.train.options import check_p_schedule
+from empool.lab.train import experiment, schedule
+from empool.lab.train.loop import fit
 from empool.lab.train.schedule import PSchedule, Schedule, parse
-from empool.lab.train.training import fit
 
 # Lightning's own use of what PyTorch deprecates, and its advice.
 pytestmark = [
@@ -202,7 +201,7 @@ def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatc
             seen.append(next(m.p for m in self.network.modules() if isinstance(m, empool.EnsembleMaxPool2d)))
             return super().tally(split)
 
-    monkeypatch.setattr(training, "Experiment", Seen)
+    monkeypatch.setattr(experiment, "Experiment", Seen)
     fit(tiny_data.config("ensemble:0.4", epochs=4, p_schedule="anneal:0"), tiny_data.data_set(), tmp_path)
     assert seen == pytest.approx([0.3, 0.2, 0.1, 0.0, 0.0])  # After the last epoch the training images, too.
 
@@ -223,16 +222,14 @@ def test_runs_of_before_there_was_a_schedule_had_a_constant_p(tmp_path):
 
 
 def test_a_study_schedules_the_poolings_that_have_a_p():
-    config = tiny_data.config(p_schedule="warmup:2")
-    assert len(study.plan(config, ["max", "ensemble:0.1"], [0])) == 2
-    check_p_schedule(config, ["max", "ensemble:0.1"])
-    check_p_schedule(tiny_data.config(), ["max", "stochastic"])
+    options = Options(p_schedule="warmup:2")
+    assert len(configure(options, ["max", "ensemble:0.1"])[0]) == 2
     message = (
         "p_schedule: warmup:2 needs a pooling with a p, ensemble:P or max-dropout:P, "
         "got max, stochastic, ordinal:0.5,0.5"
     )
     with pytest.raises(LabError, match=f"^{re.escape(message)}$"):
-        check_p_schedule(config, ["max", "stochastic", "ordinal:0.5,0.5"])
+        configure(options, ["max", "stochastic", "ordinal:0.5,0.5"])
 
 
 SMALL = ["--epochs", "2", "--batch-size", "16", "--device", "cpu", "--recipe", "width=4", "--seeds", "1"]

@@ -15,17 +15,15 @@ from rich.text import Text
 import tiny_data
 from empool.lab import files
 from empool.lab.errors import LabError
-from empool.lab.execute import launch, study
-from empool.lab.execute.launch import Local
-from empool.lab.study.run import difference, folder_name, results
-from empool.lab.watch import clock as clocks
-from empool.lab.watch.clock import Clock
-from empool.lab.watch.progress import Lines, Screen, duration, progress
+from empool.lab.execute.session import Where
+from empool.lab.study.run import difference, folder_name, planned, results
+from empool.lab.watch import progress as watch
+from empool.lab.watch.progress import Lines, Quiet, Screen, duration, progress
 
 
 def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):
-    runs = study.plan(config or tiny_data.config(epochs=2), poolings, seeds)
-    return study.run(directory, runs, tiny_data.data_set(), Local(), progress or Lines(io.StringIO()), command)
+    runs = tiny_data.plan(config or tiny_data.config(epochs=2), poolings, seeds)
+    return tiny_data.study(directory, runs, progress=progress, command=command)
 
 
 class Noted(Lines):
@@ -33,13 +31,13 @@ class Noted(Lines):
 
     def __init__(self, interrupt=None):
         super().__init__(io.StringIO())
-        self.runs = []
+        self.seen = []
         self.interrupt = interrupt
 
     def started(self, config):
         super().started(config)
-        self.runs.append((config.pooling, config.seed))
-        if self.runs[-1] == self.interrupt:
+        self.seen.append((config.pooling, config.seed))
+        if self.seen[-1] == self.interrupt:
             raise KeyboardInterrupt
 
 
@@ -53,7 +51,7 @@ def keys(records):
 def test_a_study_goes_seed_by_seed_and_gathers_its_results(tmp_path):
     noted = Noted()
     records = start(tmp_path / "new" / "study", progress=noted)
-    assert noted.runs == keys(records) == ORDER
+    assert noted.seen == keys(records) == ORDER
     assert json.loads((tmp_path / "new" / "study" / "results.json").read_text()) == records
     for pooling in ("max", "ensemble-0.2"):
         for seed in "01":
@@ -83,18 +81,18 @@ def test_a_study_started_again_does_what_is_missing(tmp_path):
     first = (tmp_path / "max" / "0" / "result.json").read_text()
     again = Noted()
     assert keys(start(tmp_path, progress=again)) == ORDER
-    assert again.runs == ORDER[2:]
+    assert again.seen == ORDER[2:]
     assert (tmp_path / "max" / "0" / "result.json").read_text() == first
     nothing = Noted()
     start(tmp_path, progress=nothing)
-    assert nothing.runs == []
+    assert nothing.seen == []
 
 
 def test_poolings_and_seeds_can_be_added(tmp_path):
     start(tmp_path, seeds=(0,), command="first")
     noted = Noted()
     records = start(tmp_path, poolings=("average",), seeds=(0, 1), progress=noted, command="second")
-    assert noted.runs == [("average", 0), ("average", 1)]
+    assert noted.seen == [("average", 0), ("average", 1)]
     assert keys(records) == [("max", 0), ("ensemble:0.2", 0), ("average", 0), ("average", 1)]
     content = json.loads((tmp_path / "study.json").read_text())
     assert (content["poolings"], content["seeds"]) == (["max", "ensemble:0.2", "average"], [0, 1])
@@ -249,72 +247,23 @@ def test_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
     shown = []
 
     class Watched(Screen):
-        def advanced(self, config, epochs, row):
-            super().advanced(config, epochs, row)
+        def advanced(self, run, epochs, row):
+            super().advanced(run, epochs, row)
             with self.console.capture() as capture:
-                self.console.print(self.render())
-            shown.append(capture.get())
+                self.console.print(self.bars.get_renderable())
+            shown.append(Text.from_ansi(capture.get()).plain)
 
-    with Watched(Console(file=io.StringIO(), force_terminal=True, width=100)) as screen:
-        records = start(tmp_path, progress=screen)
-    last = shown[-1]
-    for record in records[:3]:
-        assert f"{record['test_error']:.2f}" in last
-    assert "ensemble:0.2, seed 1: epoch 2 of 2  loss " in last
-    assert "3 of 4 runs" in last
-    assert " left" in last
-    assert "seed 0" in shown[0]
-    assert "seed 1" in shown[0]
-
-
-def test_clock_estimates_from_runs_of_the_same_pooling():
-    runs = study.plan(tiny_data.config(epochs=4), ["max", "average"], [0, 1])
-    clock = Clock()
-    clock.begin(runs, [])
-    assert clock.seconds_left() is None
-    clock.finish(runs[0], 10.0)
-    assert clock.seconds_left() == pytest.approx(30.0)
-    clock.finish(runs[1], 20.0)
-    assert clock.seconds_left() == pytest.approx(30.0)
-    clock.start(runs[2])
-    clock.advance(runs[2], 1.0)
-    assert clock.seconds_left() == pytest.approx(27.5)
-
-
-def test_clock_counts_runs_that_go_side_by_side():
-    runs = study.plan(tiny_data.config(epochs=4), ["max"], [0, 1, 2, 3, 4])
-    clock = Clock()
-    clock.begin(runs, [])
-    for config in runs[:2]:
-        clock.start(config)
-    clock.finish(runs[0], 10.0)
-    assert clock.seconds_left() == pytest.approx(20.0)  # four runs, two abreast
-    clock.advance(runs[1], 2.0)
-    clock.start(runs[2])
-    assert clock.seconds_left() == pytest.approx(17.5)
-    for config in runs[2:]:
-        clock.finish(config, 10.0)
-    assert clock.seconds_left() == pytest.approx(5.0)  # never less than the longest
-    clock.start(runs[1])  # It died, and begins again.
-    assert clock.seconds_left() == pytest.approx(10.0)
-
-
-def test_screen_shows_runs_that_go_side_by_side():
-    runs = study.plan(tiny_data.config(epochs=4), ["max", "average"], range(6))
-    screen = Screen(Console(file=io.StringIO(), force_terminal=True, width=100))
-    screen.begin(runs, [])
-    for config in runs[:10]:
-        screen.started(config)
-    screen.advanced(runs[0], 1.0, None)
-    screen.advanced(runs[1], 3.0, None)
-    with screen.console.capture() as capture:
-        screen.console.print(screen.render())
-    shown = capture.get()
-    assert "max, seed 0: epoch 2 of 4" in shown
-    assert "average, seed 0: epoch 4 of 4" in shown
-    assert "25%" in shown
-    assert "75%" in shown
-    assert "and 2 more" in shown
+    terminal = io.StringIO()
+    start(tmp_path, progress=Watched(Console(file=terminal, force_terminal=True, width=150)))
+    assert "ensemble:0.2, seed 1" in shown[-1]
+    assert "epoch 2 of 2, loss " in shown[-1]
+    assert "3 of 4 runs" in shown[-1]
+    assert " left" in shown[-2]
+    assert "max, seed 0" in shown[0]
+    assert "max, seed 0" not in shown[-1]
+    said = Text.from_ansi(terminal.getvalue()).plain
+    assert said.count("test error") >= 4
+    assert "[4/4] ensemble:0.2, seed 1: test error " in said
 
 
 @pytest.fixture
@@ -325,69 +274,44 @@ def time_passes(monkeypatch):
     def pass_time(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
     return pass_time
 
 
-def test_clock_measures_images_per_second_of_the_training_alone(time_passes):
-    run, other = study.plan(tiny_data.config(epochs=4), ["max", "average"], [0])
-    clock = Clock()
-    clock.begin([run, other], [], images=1000)
-    clock.start(run)
-    assert clock.speed(run) is None
-    clock.advance(run, 0.1)
-    time_passes(0.5)
-    clock.advance(run, 0.2)
-    assert clock.speed(run) is None  # Too soon to tell.
-    time_passes(1.5)
-    clock.advance(run, 0.5)
-    assert clock.speed(run) == pytest.approx(1000 * 0.4 / 2)
-    time_passes(60)  # The test.
-    clock.advance(run, 1.0, {"images_per_second": 250.0})
-    assert clock.speed(run) == 250.0
-    clock.advance(run, 1.1)
-    time_passes(2)
-    clock.advance(run, 1.3)
-    assert clock.speed(run) == pytest.approx(1000 * 0.2 / 2)
-    assert clock.speed(other) is None
-    clock.finish(run, 100.0)
-    assert clock.speed(run) is None
+def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passes):
+    run, other, third = tiny_data.plan(tiny_data.config(epochs=4), ("max", "average", "stochastic"))
+    shown = Quiet()
+    shown.begin([run, other, third], [{"pooling": "stochastic", "seed": 0}])
+    assert shown.seconds_left() is None
+    shown.started(run)
+    shown.advanced(run, 2.0, None)  # It goes on from there.
+    time_passes(10)
+    shown.advanced(run, 3.0, None)
+    assert shown.seconds_left() == pytest.approx(10 * (1 + 4))
+    shown.started(other)
+    time_passes(10)
+    shown.advanced(run, 4.0, None)
+    shown.advanced(other, 0.0, None)
+    assert shown.seconds_left() == pytest.approx(10 * 4)
+    shown.started(run)  # It died, and begins again.
+    shown.advanced(run, 0.0, None)
+    assert shown.seconds_left() == pytest.approx(10 * 8)
 
 
-def test_lines_tell_images_per_second(time_passes):
-    (run,) = study.plan(tiny_data.config(epochs=4), ["max"], [0])
+def test_lines_tell_how_far_a_long_run_is(time_passes):
+    (run,) = tiny_data.plan(tiny_data.config(epochs=4), ("max",))
     lines = io.StringIO()
     shown = Lines(lines)
-    shown.begin([run], [], 1000)
+    shown.begin([run], [])
     shown.started(run)
     shown.advanced(run, 0.5, None)
     time_passes(40)
-    shown.advanced(run, 0.9, None)
-    assert lines.getvalue().splitlines()[-1].startswith("max, seed 0: epoch 1 of 4, 10 images/s, about ")
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_screen_keeps_all_it_shows_on_a_narrow_terminal(width):
-    runs = study.plan(tiny_data.config(epochs=20), ["max", "stochastic-max:0.5"], range(5))
-    screen = Screen(Console(file=io.StringIO(), force_terminal=True, width=width))
-    screen.begin(runs, [], 1000)
     row = {"train_loss": 1.2345, "train_error": 45.3, "test_error": 40.1, "images_per_second": 1234.0}
-    for config in runs[6:8]:
-        screen.started(config)
-        screen.advanced(config, 3.0, row)
-    with screen.console.capture() as capture:
-        screen.console.print(screen.render())
-    shown = Text.from_ansi(capture.get()).plain
-    assert max(map(len, shown.splitlines())) <= width
-    assert "…" not in shown
-    assert (
-        " ".join(shown.split()).count(
-            "seed 3: epoch 4 of 20 loss 1.234 training error 45.3 % test error 40.1 % 1,234 images/s"
-        )
-        == 2
+    shown.advanced(run, 1.0, row)
+    assert lines.getvalue().splitlines()[-1] == (
+        "max, seed 0: epoch 2 of 4, loss 1.234, training error 45.3 %, test error 40.1 %, 1,234 images/s, "
+        "about 4 min left"
     )
-    assert " 0 of 10 runs" in shown
-    assert "seed 3 ┃" in shown
 
 
 @pytest.mark.parametrize(("terminal", "kind"), [("xterm", Screen), ("dumb", Lines)])
@@ -402,10 +326,31 @@ def test_duration_is_written_as_people_say_it(seconds, words):
     assert duration(seconds) == words
 
 
-def test_what_only_a_cluster_takes_is_refused():
-    assert isinstance(launch.launcher("local", None, None, None), Local)
-    for name, given in {"--address": ("a:1", None, None), "--cpus-per-run": (None, 2, None)}.items():
-        with pytest.raises(LabError, match=f"{name} is for --launcher ray"):
-            launch.launcher("local", *given)
-    with pytest.raises(LabError, match="--gpus-per-run is for --launcher ray"):
-        launch.launcher("local", None, None, 0.0)
+@pytest.mark.parametrize(
+    "option", [{"address": "a:1"}, {"cpus_per_run": 2}, {"gpus_per_run": 0.0}], ids=lambda option: next(iter(option))
+)
+def test_what_only_a_cluster_takes_is_refused(option):
+    name = next(iter(option)).replace("_", "-")
+    with pytest.raises(LabError, match=f"--{name} is for --launcher ray"):
+        Where(**option).place()
+
+
+def test_a_smaller_plan_takes_the_place_of_one_that_was_stopped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, seeds=range(200), progress=Noted(interrupt=("max", 1)), command="seeds 200")
+    start(tmp_path, seeds=(0, 1), command="seeds 2")
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert content["seeds"] == [0, 1]
+    assert planned(content["commands"]).keys() == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ["study.json", "max/0/result.json", "max/0/config.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", "3"])
+def test_json_of_another_shape_is_named(tmp_path, name, content):
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, progress=Noted(interrupt=("ensemble:0.2", 0)))
+    (tmp_path / name).write_text(content)
+    if "config" in name:
+        (tmp_path / "max/0/result.json").unlink()
+    with pytest.raises(LabError, match=rf"{name} is not what empool writes: expected an object.*; delete it"):
+        start(tmp_path)

@@ -25,16 +25,18 @@ import tiny_data
 from empool.lab import cli, files
 from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.execute import launch, study
-from empool.lab.train import checkpoint
+from empool.lab.train import checkpoint, loop
 from empool.lab.train.experiment import Experiment
-from empool.lab.train.training import fit
+from empool.lab.train.loop import fit
 from empool.lab.watch.progress import Lines
 from finished_runs import outcome, rows, weights
+from held import at_step
 
 # Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["empool.lab.execute.study", "empool.lab.train.options", "empool.lab.cli.commands"])
+PROCESSES.set_forkserver_preload(
+    ["empool.lab.execute.supervise", "empool.lab.execute.configure", "empool.lab.cli.commands"]
+)
 
 POOLINGS = ("max", "ensemble:0.3")
 FOLDERS = ("max/0", "ensemble-0.3/0")
@@ -56,24 +58,12 @@ def config(**changes):
 
 
 def start(directory, settings=None, poolings=POOLINGS, said=None):
-    runs = study.plan(settings or config(), poolings, [0])
-    return study.run(directory, runs, tiny_data.data_set(), launch.Local(), Lines(said or io.StringIO()), "empool ...")
+    runs = tiny_data.plan(settings or config(), poolings, [0])
+    return tiny_data.study(directory, runs, progress=Lines(said or io.StringIO()))
 
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_step(epoch, step, act):
-    """Act after a step of an epoch, both counted from 1."""
-    following = Experiment.on_train_batch_end
-
-    def on_train_batch_end(self, outputs, batch, batch_idx):
-        following(self, outputs, batch, batch_idx)
-        if (self.current_epoch + 1, batch_idx + 1) == (epoch, step):
-            act()
-
-    Experiment.on_train_batch_end = on_train_batch_end
 
 
 def at_file(when, name, number, act):
@@ -235,7 +225,7 @@ def test_old_unfinished_files_of_the_cache_are_removed_and_those_of_other_proces
 @pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99), (10, 8)], ids=["encrypted", "unknown", "deflated"])
 def test_a_checkpoint_of_which_the_directory_is_damaged_is_said(tmp_path, offset, value):
     path = tmp_path / "last.ckpt"
-    checkpoint.Checkpoints().save_checkpoint({"state_dict": torch.ones(9)}, path)
+    checkpoint.write(tmp_path, {"state_dict": torch.ones(9)})
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + offset] = value
     path.write_bytes(content)
@@ -278,7 +268,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
     monkeypatch.setattr(files.os, "fsync", synced)
     monkeypatch.setattr(files.os, "replace", replaced)
     for _ in range(2):
-        checkpoint.Checkpoints().save_checkpoint({}, tmp_path / "last.ckpt")
+        checkpoint.write(tmp_path, {})
     assert done == [
         *("sync file", "last.ckpt", "sync folder"),
         *("sync file", "previous.ckpt", "last.ckpt", "sync folder"),
@@ -515,7 +505,7 @@ def test_sigterm_ends_with_143_and_the_command_that_goes_on(trained, tmp_path, m
 
 
 def terminate_decoding():
-    sources.decode = lambda source: terminate()
+    sources.decode = lambda source, label_column: terminate()
 
 
 def test_sigterm_before_the_training_ends_with_143_too(tmp_path):
@@ -531,29 +521,14 @@ def test_the_handler_of_sigterm_is_given_back(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_slurm_gets_no_checkpoint_from_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
-    for name, value in {"NTASKS": "1", "JOB_NAME": "study", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    for name in ("NODEID", "NNODES"):
-        monkeypatch.setenv(f"SLURM_{name}", "0" if name == "NODEID" else "1")
-    handlers = set()
-    fit(
-        dataclasses.replace(config(), pooling="max"),
-        tiny_data.data_set(),
-        tmp_path,
-        lambda epochs, row: handlers.add(signal.getsignal(signal.SIGUSR1)),
-    )
-    assert handlers == {signal.SIG_DFL}
-    torch.testing.assert_close(weights(tmp_path / "max/0"), weights(whole / "max/0"), rtol=0, atol=0)
-
-
-def not_a_number(self, batch, batch_idx, following=Experiment.training_step):
-    loss = following(self, batch, batch_idx)
-    return loss * float("nan") if (self.config.pooling, self.current_epoch) == ("max", 1) else loss
+def not_a_number(self, images, through=None, following=Experiment.forward):
+    logits = following(self, images, through)
+    trained = self.network.training and self.batches.epoch == 1
+    return logits * float("nan") if trained and self.config.pooling == "max" else logits
 
 
 def diverging(directory, hook=None):
-    Experiment.training_step = not_a_number
+    Experiment.forward = not_a_number
     studied(directory, hook)
 
 
@@ -588,9 +563,14 @@ class Dying(torch.utils.data.Dataset):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Of Python 3.12 and later.
 def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(
-            Experiment, "train_dataloader", lambda self: torch.utils.data.DataLoader(Dying(), num_workers=1)
-        )
+
+        def dying(config, data):
+            experiment = make_experiment(config, data)
+            experiment.batches = torch.utils.data.DataLoader(Dying(), num_workers=1)
+            return experiment
+
+        make_experiment = loop.make_experiment
+        patched.setattr(loop, "make_experiment", dying)
         with pytest.raises(LabError) as caught:
             start(tmp_path)
     assert str(caught.value).startswith(

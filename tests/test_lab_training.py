@@ -23,10 +23,11 @@ from empool.lab.errors import LabError, is_disk_full
 from empool.lab.report import write_report
 from empool.lab.study.run import RunConfig, derived_seed, results
 from empool.lab.train import experiment as experiments
-from empool.lab.train import training
+from empool.lab.train import loop
 from empool.lab.train.augment import Augment, Normaliser
 from empool.lab.train.batches import Batches
-from empool.lab.train.training import fit
+from empool.lab.train.loop import fit
+from empool.lab.train.processes import Processes
 from finished_runs import outcome, rows, weights
 
 POOLINGS = ("max", "ensemble:0.3", "stochastic")
@@ -61,8 +62,8 @@ def test_nothing_of_a_run_stays_in_memory(tmp_path, monkeypatch, done):
         made.append(weakref.ref(experiment))
         return experiment
 
-    make_experiment = training.make_experiment
-    monkeypatch.setattr(training, "make_experiment", make)
+    make_experiment = loop.make_experiment
+    monkeypatch.setattr(loop, "make_experiment", make)
     with contextlib.suppress(KeyboardInterrupt):
         fit(tiny_data.config(), tiny_data.data_set(), tmp_path, interrupt_after(done))
     if done > 3:
@@ -133,7 +134,7 @@ def test_a_run_is_not_resumed_on_another_device_or_by_other_processes(tmp_path):
         f"{folder} was begun on cpu, not cuda: go on with --device cpu, or choose another --out"
     )
     with pytest.raises(LabError) as caught:
-        training._checkpoint(config, folder, 2, print)
+        loop._checkpoint(config, folder, Processes(count=2))
     assert str(caught.value) == (
         f"{folder} was begun with 1 in the place of 2 processes: start as many again, or choose another --out"
     )
@@ -171,15 +172,16 @@ def test_interrupt_gives_the_handler_of_ctrl_c_back(tmp_path):
 def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(monkeypatch, tmp_path):
     seen = {}
 
-    class Seen(experiments.Experiment):
-        def on_train_start(self):
-            seen[self.config.pooling] = [p.detach().clone() for p in self.network.parameters()]
+    class Seen(loop._Run):
+        def begin(self, found):
+            super().begin(found)
+            seen[self.config.pooling] = [p.detach().clone() for p in self.experiment.network.parameters()]
 
-        def training_step(self, batch, batch_idx):
-            seen[self.config.pooling] += [tensor.clone() for tensor in batch]
-            return super().training_step(batch, batch_idx)
+        def _step(self, epoch, batch, *images):
+            seen[self.config.pooling] += [tensor.clone() for tensor in images]
+            super()._step(epoch, batch, *images)
 
-    monkeypatch.setattr(training, "Experiment", Seen)
+    monkeypatch.setattr(loop, "_Run", Seen)
     for pooling in POOLINGS:
         fit(tiny_data.config(pooling, seed=5), tiny_data.data_set(), tmp_path)
     assert len(seen["max"]) == 11 + 2 * 9  # parameters; images and labels of 3 batches in 3 epochs
@@ -223,6 +225,10 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
         "train_images": 40,
         "test_images": 18,
         "augment": "crop:1,mirror",
+        "precision": "float32",
+        "classes": 3,
+        "image_shape": [1, 8, 8],
+        "chance_error": pytest.approx(65.0),
         "p_schedule": "constant",
         "converged": True,
         "device": "cpu",
@@ -233,7 +239,7 @@ def test_training_learns_and_the_record_says_what_was_done(tmp_path):
     assert set(record) - set(expected) == {
         *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
         *("calibration", "seconds", "images_per_second", "processes", "versions", "commit"),
-        *("machine", "environment", "seeds", "resumed"),
+        *("machine", "environment", "seeds", "resumed", "correct", "validation_error", "validation_loss"),
     }
     assert sum(record["calibration"]["count"]) == 18
     assert record["versions"]["torch"] == torch.__version__
@@ -317,13 +323,13 @@ def test_a_folder_of_before_there_was_deterministic_is_one_without(tmp_path):
 
 
 def test_an_operator_that_is_not_deterministic_is_named(tmp_path, monkeypatch):
-    step = experiments.Experiment.training_step
+    step = loop._Run._step
 
-    def put(self, batch, batch_idx):
+    def put(self, *arguments):
         torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]))
-        return step(self, batch, batch_idx)
+        step(self, *arguments)
 
-    monkeypatch.setattr(experiments.Experiment, "training_step", put)
+    monkeypatch.setattr(loop._Run, "_step", put)
     fit(tiny_data.config(), tiny_data.data_set(), tmp_path / "plain")
     with pytest.raises(LabError, match="--deterministic: PyTorch has no put_ that gives the same bits each time"):
         fit(tiny_data.config(deterministic=True), tiny_data.data_set(), tmp_path / "deterministic")
@@ -333,7 +339,7 @@ def test_metrics_have_a_row_an_epoch_and_the_last_one_counts(tmp_path):
     config = tiny_data.config(epochs=5)
     record = fit(config, tiny_data.data_set(), tmp_path)
     lines = rows(config.folder(tmp_path))
-    assert tuple(lines[0]) == experiments.COLUMNS
+    assert tuple(lines[0]) == loop.COLUMNS
     assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
     for name in ("test_error", "test_loss", "test_ece"):
         assert float(lines[-1][name]) == record[name]
@@ -360,7 +366,7 @@ def test_the_train_error_is_that_of_the_images_as_they_are_in_the_testing_phase(
 
 
 def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "TESTS", 3)
+    monkeypatch.setattr(loop, "TESTS", 3)
     config = tiny_data.config(epochs=7)
     fit(config, tiny_data.data_set(), tmp_path)
     tested = [int(line["epoch"]) for line in rows(config.folder(tmp_path)) if line["test_error"]]
@@ -369,7 +375,7 @@ def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch)
 
 def test_errors_are_counted_exactly(tmp_path):
     data = tiny_data.data_set(test=501)  # two test batches, the second of one image
-    experiment = experiments.Experiment(tiny_data.config(), torch.nn.Flatten(), data, lambda done, row: None)
+    experiment = experiments.Experiment(tiny_data.config(), torch.nn.Flatten(), data)
     experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     torch.nn.init.zeros_(experiment.network[1].weight)
     experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])

@@ -41,9 +41,10 @@ def test_signatures(stem: str, dims: int) -> None:
     assert _positional(made) == _positional(TWINS[dims])
     assert _positional(function(stem, dims)) == _positional(FUNCTION_TWINS[dims])
     keywords = [p.name for p in inspect.signature(function(stem, dims)).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert keywords == [*METHODS[stem], "training", "seed"]
+    assert keywords == [*METHODS[stem], "training", "seed", "generator", "tied"]
     keywords = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert keywords == list(METHODS[stem])
+    trainable = ["trainable"] if stem == "soft_pool" else []
+    assert keywords == [*METHODS[stem], *trainable, "seed", "generator", "tied"]
 
 
 @dims
@@ -159,7 +160,8 @@ def test_unbatched_and_empty(stem: str) -> None:
 
 
 def test_named_functions_and_layers_are_all_there() -> None:
-    assert sorted(empool.functional.__all__) == sorted(f"{stem}{d}d" for stem in METHODS for d in DIMS)
+    stems = [prefix + stem for prefix in ("", "adaptive_") for stem in METHODS]
+    assert sorted(empool.functional.__all__) == sorted(f"{stem}{d}d" for stem in stems for d in DIMS)
     for name in empool.__all__:
         assert getattr(empool, name) is not None
     assert {f"{name}{d}d" for name in LAYERS.values() for d in DIMS} <= set(empool.__all__)
@@ -222,13 +224,14 @@ def test_seeds_come_from_all_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ceil_mode_that_adds_no_window_keeps_the_fast_kernels() -> None:
     """Then every window is whole, of one count, as without it."""
-    plan = empool._call._new_plan(empool.EnsembleMax(0.5), True, 2, (3, 8, 8), 2, None, 0, 1, True)
+    windows = empool._call.Windows(2, None, 0, 1, True)
+    plan = empool._call._plan(2, (3, 8, 8), windows)
     assert plan is not None
-    assert plan.arguments[0] == (4,)
+    assert plan.counts == (4,)
     assert not plan.geometry.ceil_mode
-    odd = empool._call._new_plan(empool.EnsembleMax(0.5), True, 2, (3, 7, 8), 2, None, 0, 1, True)
+    odd = empool._call._plan(2, (3, 7, 8), windows)
     assert odd is not None
-    assert odd.arguments[0] == (1, 2, 4)
+    assert odd.counts == (1, 2, 4)
 
 
 @pytest.mark.parametrize("seed", [np.int64(7), np.uint8(7)], ids=repr)

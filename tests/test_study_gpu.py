@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,26 @@ def test_a_run_is_recorded_and_sorted_into_its_folder(tmp_path: Path, monkeypatc
     assert set(record["rules"]) == {"single", "tta", "recalibrated", "recalibrated-tta"}
     assert record["test_error"] == record["rules"]["single"]["error"]
     assert study_records.finite({"loss": [float("nan"), 1.0]}) == {"loss": [None, 1.0]}
+
+
+def test_tables_need_their_own_training_images_alone(tmp_path: Path) -> None:
+    arrays = on_device.synthetic(300, 50)
+    index = on_device.stratified(arrays["train_labels"], 100)
+    images = {name: arrays[name] for name in ("train_labels", "test_images", "test_labels")}
+    np.savez(tmp_path / "part.npz", train_images=arrays["train_images"][index], train_index=index, **images)
+    part = on_device.cifar10(tmp_path, tmp_path / "part.npz")
+    np.testing.assert_array_equal(part["train_images"][index], arrays["train_images"][index])
+    scale = dataclasses.replace(
+        study_gpu.TINY, table1=(100, 1, (0,)), table2=(40, 1, (0,)), rows1=("stochastic", "max"), rows2=("none",)
+    )
+    study = study_gpu.Study(part, tmp_path, scale, 1e9, 0, "cpu", "float32", None, None)
+    study.do(("table1", "table2"))
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    found = [(record["part"], record["pooling"]) for record in records]
+    assert found == [("table1", "stochastic"), ("table1", "max"), ("table2", "none")]
+    assert not study.failed
+    with pytest.raises(ValueError, match="a part of the training images"):
+        study.images("all")
 
 
 def test_networks_side_by_side_are_trained_as_alone() -> None:

@@ -124,6 +124,8 @@ def _calls(case: Case, dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...]]]:
         (name, arguments)
         for name, what, arguments in cases.calls(case, dtype, ("max", "ensemble"))
         if name in _traced.VISIBLE
+        and what in ("", "max", "ensemble", "ensemble, tied")
+        and not (name == "value_draw" and arguments[2] is not None)
     ]
 
 
@@ -168,23 +170,27 @@ def _applied(operator: Any, rest: tuple[Any, ...], *tensors: Tensor) -> Any:
     return operator(*tensors, *rest)
 
 
+WINDOWS = ([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+
+
 def test_what_stays_an_operator() -> None:
-    def dropout(input: Tensor, seed: Tensor) -> Tensor:
-        return empool.functional.max_pool_dropout2d(input, 2, seed=seed)
+    def draw(input: Tensor, seed: Tensor, table: Tensor) -> Any:
+        return torch.ops.empool.rank_draw(input, seed, table, [4], *WINDOWS, 0)
 
-    def ensemble(input: Tensor, seed: Tensor) -> Tensor:
-        return empool.functional.ensemble_max_pool2d(input, 2, seed=seed)
+    def soft(input: Tensor, seed: Tensor, beta: Tensor) -> Any:
+        return torch.ops.empool.value_draw(input, seed, beta, *WINDOWS, 0)
 
-    def mean(input: Tensor, seed: Tensor) -> Tensor:
-        return empool.functional.ensemble_max_pool2d(input, 2, training=False)
+    def mean(input: Tensor, weights: Tensor) -> Tensor:
+        return torch.ops.empool.rank_mean(input, weights, [4], *WINDOWS)
 
-    tensors = _tensors()
-    assert _targets(_trace(ensemble, *tensors)) == {"_rank_draw_kernel"}
-    assert _targets(_trace(ensemble, *tensors, device="cpu")) == {"empool.rank_draw.default"}
-    assert _targets(_trace(dropout, *tensors)) == {"empool.rank_draw.default"}  # Its thresholds are a table.
-    assert _targets(_trace(mean, *tensors)) == {"empool.rank_mean.default"}
+    for columns in (0, 1, 4):
+        tensors = (*_tensors(), torch.zeros(1, 1, columns, dtype=torch.int64))
+        assert _targets(_trace(draw, *tensors)) == {"_rank_draw_kernel"}
+        assert _targets(_trace(draw, *tensors, device="cpu")) == {"empool.rank_draw.default"}
+    assert _targets(_trace(soft, *_tensors(), torch.ones(1))) == {"empool.value_draw.default"}
+    assert _targets(_trace(mean, _tensors()[0], torch.ones(1, 1, 2))) == {"empool.rank_mean.default"}
     with config.patch(decompose_custom_triton_ops=False):
-        assert _targets(_trace(ensemble, *tensors)) == {"empool.rank_draw.default"}
+        assert _targets(_trace(draw, *tensors)) == {"empool.rank_draw.default"}
 
 
 def test_a_kernel_that_cannot_be_traced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -289,6 +289,40 @@ def test_division() -> None:
                 assert (high + number) >> shift == number // divisor
 
 
+def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton finds out at every start what was compiled for the arguments; a plan remembers it."""
+    from empool._triton import _plan
+
+    class Compiled:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments: starts.append(("again", grid, arguments))
+
+    class Kernel:
+        arg_names = ("input", "output", "rows", "WINDOW", "share")
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def start(*tensors: Tensor, **arguments: Any) -> Compiled:
+                starts.append(("Triton", grid, arguments))
+                return Compiled()
+
+            return start
+
+    monkeypatch.setattr(_plan, "CompiledKernel", Compiled)
+    starts: list[Any] = []
+    plan = _plan.Plan(3, {"WINDOW": (2, 2), "rows": 7, "num_warps": 4})
+    input, output = torch.zeros(8), torch.zeros(8)
+    for _ in range(2):
+        _plan.launch(Kernel(), plan, input, output, share=5)
+    pointers = (input.data_ptr(), output.data_ptr())
+    assert starts[1] == ("again", (3, 1, 1), (*pointers, 7, (2, 2), 5))
+    # Another argument, type or alignment is another kernel.
+    for tensors, share in (((input, output), 6), ((input.double(), output), 5), ((input[1:], output), 5)):
+        _plan.launch(Kernel(), plan, *tensors, share=share)
+        assert starts[-1][0] == "Triton"
+    _plan.launch(Kernel(), plan, input[1:], output, share=5)
+    assert [start[0] for start in starts] == ["Triton", "again", "Triton", "Triton", "Triton", "Triton"]
+
+
 # Compiling for a GPU without one.
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Build a wheel of a copy, without its kernels, and list its files."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """Build a wheel of a copy, without its kernels."""
     tree = tmp_path_factory.mktemp("tree")
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / file, tree)
@@ -25,9 +27,25 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     subprocess.run(
         command, cwd=tree, env={**os.environ, "EMPOOL_BUILD": "0"}, check=True, capture_output=True, timeout=300
     )
-    (wheel,) = (tree / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
+    (path,) = (tree / "dist").glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def names(wheel: zipfile.ZipFile) -> set[str]:
+    """List its files."""
+    return set(wheel.namelist())
+
+
+def test_the_links_of_its_page_lead_out_of_the_repository(wheel: zipfile.ZipFile) -> None:
+    """PyPI's page stands alone, so no link is relative; the README's are."""
+    (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+    page = wheel.read(name).decode()
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(links) > 8
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert "/raw/main/docs/images/emp.svg" in page
 
 
 def test_every_module_is_there(names: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,11 @@ import torch
 from PIL import Image
 
 from empool.lab.data.sets import DataSet, Split
+from empool.lab.execute.here import Here
+from empool.lab.execute.session import carry_out
 from empool.lab.study.run import RunConfig
+from empool.lab.watch.loggers import Loggers
+from empool.lab.watch.progress import Quiet
 from empool.models.cnn import CNNRecipe
 
 NAMES = ("bright", "dark", "left")
@@ -54,6 +59,18 @@ def config(pooling: str = "max", seed: int = 0, epochs: int = 3, **changes: obje
         "recipe": recipe,
     }
     return RunConfig(**{**fields, **changes})
+
+
+def plan(settings: RunConfig, poolings: tuple[str, ...], seeds: tuple[int, ...] = (0,)) -> list[RunConfig]:
+    """List the runs of a study: all poolings with the first seed, then with the second, ..."""
+    return [dataclasses.replace(settings, pooling=pooling, seed=seed) for seed in seeds for pooling in poolings]
+
+
+def study(directory, runs, data=None, place=None, progress=None, command="empool ...", loggers=None):
+    """Do a study, by default in this process and without a word."""
+    where = place or Here(), progress or Quiet(), loggers or Loggers()
+    with where[1]:
+        return carry_out(directory, runs, data or data_set(), *where, command)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -252,17 +252,15 @@ def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
     kernel_size, stride, padding, dilation, ceil_mode, output_size, adaptive = windows
     if adaptive:
         output = _numbers(output_size, dims, none=True)
-        make = _adaptive if torch.compiler.is_compiling() else _remembered_adaptive
-        return None if output is None else make(sizes, output)
+        plan: Any = _adaptive if torch.compiler.is_compiling() else _remembered_adaptive
+        return None if output is None else plan(sizes, output)
     kernel, pads, steps = _numbers(kernel_size, dims), _numbers(padding, dims), _numbers(dilation, dims)
-    if stride is None or (isinstance(stride, (tuple, list)) and not stride):
-        strides = kernel
-    else:
-        strides = _numbers(stride, dims)
+    no_stride = stride is None or (isinstance(stride, (tuple, list)) and not stride)
+    strides = kernel if no_stride else _numbers(stride, dims)
     if kernel is None or strides is None or pads is None or steps is None or type(ceil_mode) is not bool:
         return None
-    make = _regular if torch.compiler.is_compiling() else _remembered_regular
-    return make(sizes, kernel, strides, pads, steps, ceil_mode)
+    plan = _regular if torch.compiler.is_compiling() else _remembered_regular
+    return plan(sizes, kernel, strides, pads, steps, ceil_mode)
 
 
 def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None:

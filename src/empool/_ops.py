@@ -373,14 +373,15 @@ def call(name: str, *args: Any) -> Any:
 # a gradient is theirs, into the channels, which may each have a table.
 
 
-def _table_index(name: str) -> int | None:
+def _table_index(name: str) -> int:
+    """Return which argument is the table; -1, which is no tensor, if there is none."""
     names = [argument.name for argument in OPERATORS[name]._schema.arguments]
-    return next((i for i, argument in enumerate(names) if argument in ("weights", "thresholds", "beta")), None)
+    return next((i for i, argument in enumerate(names) if argument in ("weights", "thresholds", "beta")), -1)
 
 
 def _vmap(name: str, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
     batch, draws, at = info.batch_size, name in ("rank_draw", "value_draw"), _table_index(name)
-    by_table = at is not None and in_dims[at] is not None
+    by_table = isinstance(args[at], Tensor) and in_dims[at] is not None
     if batch == 0 and by_table:  # No example, no table: any will do.
         table = args[at].movedim(in_dims[at], 0)
         args = (*args[:at], table.new_zeros(table.shape[1:]), *args[at + 1 :])
@@ -424,9 +425,7 @@ def _one_by_one(name: str, batch: int, in_dims: Sequence[Any], args: Sequence[An
     return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0)
 
 
-def _by_channels(
-    name: str, batch: int, in_dims: Sequence[Any], args: Sequence[Any], at: int | None
-) -> tuple[Tensor, int]:
+def _by_channels(name: str, batch: int, in_dims: Sequence[Any], args: Sequence[Any], at: int) -> tuple[Tensor, int]:
     examples = [_batched(arg, dim, batch) for arg, dim in zip(args, in_dims, strict=True)]
     channels = examples[0].size(2)
     folded = []

@@ -39,7 +39,7 @@ class Tables:
 
     def __init__(self, each: Sequence[RankDistribution]) -> None:
         self.each = tuple(each)
-        kind = type(each[0])
+        kind: Any = type(each[0])
         self.kind: type[Tunable] | None = kind if "weights_of" in vars(kind) else None  # Not a subclass's own.
         self.kept: dict[Any, Table] = {}
         self.number = None if self.kind is None else _numbers(self.each, torch.device("cpu"))
@@ -145,8 +145,8 @@ def _table(
             [least] + [i + 1 for table in sets for row in table for i, entry in enumerate(row) if entry != empty]
         )
         sets = [[row[:width] for row in table] for table in sets]
-    zeros = any([distribution.zero_probability(n) > 0 for distribution in each for n in counts])
-    draws = training and any([entry != NEVER for table in made.values() for row in table for entry in row])
+    zeros = any(distribution.zero_probability(n) > 0 for distribution in each for n in counts)
+    draws = training and any(entry != NEVER for table in made.values() for row in table for entry in row)
     dtype = torch.int64 if training else torch.float64
     if torch.compiler.is_compiling():
         return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)

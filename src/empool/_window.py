@@ -112,14 +112,14 @@ def windows(
     """Gather every window along a last dimension, ``(N, C, *output, K)``, padding as `fill`; and what is no padding."""
     output = geometry.output_sizes(input.shape[2:]) if output is None else output
     index, valid = positions(geometry, input.shape[2:], output, input.device)
-    gathered = input.flatten(2).index_select(2, index.flatten()).unflatten(2, index.shape)
+    gathered = input.flatten(2).index_select(2, index.flatten()).reshape(*input.shape[:2], *index.shape)
     return torch.where(valid, gathered, fill), valid
 
 
 def covering(
     geometry: Geometry, spatial: Sequence[int], output: Sequence[int], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield, first window first, a window over every position of an image: its index, the offset in it, if there is one.
+    """Yield, first window first, a window over every position of an image: index, offset in it, if there is one.
 
     All are flat, ``(positions,)``.
     """
@@ -127,7 +127,7 @@ def covering(
         list(_covering(geometry, dim, *sizes, device)) for dim, sizes in enumerate(zip(spatial, output, strict=True))
     ]
     for side in itertools.product(*sides):
-        window, offset = torch.zeros((), dtype=torch.int64, device=device), 0
+        window = offset = torch.zeros((), dtype=torch.int64, device=device)
         valid = torch.ones((), dtype=torch.bool, device=device)
         for dim, (windows, offsets, covers) in enumerate(side):
             shape = [-1 if i == dim else 1 for i in range(len(side))]
@@ -177,4 +177,4 @@ def gather_from_windows(
     total = like.new_zeros((*like.shape[:2], math.prod(spatial)))
     for window, offset, valid in covering(geometry, spatial, like.shape[2:], like.device):
         total = total + torch.where(valid, portion(window, offset), 0)
-    return total.unflatten(2, list(spatial))
+    return total.reshape(*like.shape[:2], *spatial)

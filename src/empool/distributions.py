@@ -328,10 +328,10 @@ class TopMean(RankDistribution):
     t: int
 
     def __post_init__(self) -> None:
-        whole = self.t if isinstance(self.t, numbers.Real) and not isinstance(self.t, bool) else None
-        if whole is None or whole != int(whole) or whole < 1:
+        number = _number("TopMean", "t", self.t, "1, 2, 3, ...")
+        if not (math.isfinite(number) and number == int(number) and number >= 1):
             raise ValueError(f"TopMean: expected t to be a whole number of at least 1, got {self.t}")
-        object.__setattr__(self, "t", int(whole))
+        object.__setattr__(self, "t", int(number))
 
     def probabilities(self, n: int) -> tuple[float, ...]:
         return (1 / min(self.t, n),) * min(self.t, n)

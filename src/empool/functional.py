@@ -235,8 +235,8 @@ def _stochastic_max_pool(
 
 @_functions
 def _rank_pool(
-    function: str, *, distribution: RankDistribution | Tables | Learned, training: bool = True, seed: Seed = None, generator: Generator | None = None,
-    tied: Tied = None,
+    function: str, *, distribution: RankDistribution | Tables | Learned, training: bool = True, seed: Seed = None,
+    generator: Generator | None = None, tied: Tied = None,
 ) -> Method:  # fmt: skip
     """Output an activation whose rank is drawn from a distribution: ordered weighted averaging.
 
@@ -294,10 +294,10 @@ def _stochastic_pool(
 
 @_functions
 def _soft_pool(
-    function: str, *, beta: float | Tensor = 1.0, training: bool = True, seed: Seed = None, generator: Generator | None = None,
-    tied: Tied = None,
+    function: str, *, beta: float | Tensor = 1.0, training: bool = True, seed: Seed = None,
+    generator: Generator | None = None, tied: Tied = None,
 ) -> Method:  # fmt: skip
-    """Draw an activation with its probability under the softmax of beta times the activations; the expectation is SoftPool.
+    """Draw an activation with its probability under the softmax of beta times the activations; on average SoftPool.
 
     Args:
         {input}
@@ -322,4 +322,4 @@ def _soft_pool(
     adaptive_soft_pool1d, adaptive_soft_pool2d, adaptive_soft_pool3d,
 ) = _soft_pool  # fmt: skip
 
-__all__ = [name for name in dir() if name[-2:] in ("1d", "2d", "3d")]  # noqa: PLE0605
+__all__ = [name for name in dir() if name[-2:] in ("1d", "2d", "3d")]

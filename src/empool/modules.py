@@ -1,4 +1,4 @@
-"""The pooling layers: they hold arguments and call `empool.functional` once; no buffers, and no parameters but learned ones."""
+"""The pooling layers: they hold arguments and call `empool.functional` once; no buffers, parameters only if learned."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ class _AdaptivePool(_Pool, _AdaptiveMaxPoolNd):
 
 
 class _Tabled(_Pool):
-    """A layer of a rank distribution, whose tables it keeps: not among its buffers, which `half` rounds and others save."""
+    """A layer that keeps a rank distribution's tables: not as buffers, which `half` rounds and `state_dict` saves."""
 
     _tables: Tables
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._tables.number is not None:
             self._tables.to(fn(torch.empty(0, device=self._tables.number.device)).device)
         return self
@@ -160,7 +160,7 @@ class _EnsembleMaxPool(_EnsembleMaxPoolMethod, _WindowPool):
 class EnsembleMaxPool1d(_EnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.ensemble_max_pool1d`.
     """
@@ -171,7 +171,7 @@ class EnsembleMaxPool1d(_EnsembleMaxPool):
 class EnsembleMaxPool2d(_EnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.ensemble_max_pool2d`.
     """
@@ -182,7 +182,7 @@ class EnsembleMaxPool2d(_EnsembleMaxPool):
 class EnsembleMaxPool3d(_EnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
     Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.ensemble_max_pool3d`.
     """
@@ -209,7 +209,7 @@ class _AdaptiveEnsembleMaxPool(_EnsembleMaxPoolMethod, _AdaptivePool):
 class AdaptiveEnsembleMaxPool1d(_AdaptiveEnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
     Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_ensemble_max_pool1d`.
     """
@@ -220,7 +220,7 @@ class AdaptiveEnsembleMaxPool1d(_AdaptiveEnsembleMaxPool):
 class AdaptiveEnsembleMaxPool2d(_AdaptiveEnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
     Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_ensemble_max_pool2d`.
     """
@@ -231,7 +231,7 @@ class AdaptiveEnsembleMaxPool2d(_AdaptiveEnsembleMaxPool):
 class AdaptiveEnsembleMaxPool3d(_AdaptiveEnsembleMaxPool):
     """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 it is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
 
     Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_ensemble_max_pool3d`.
     """
@@ -428,7 +428,7 @@ class AdaptiveStochasticMaxPool1d(_AdaptiveStochasticMaxPool):
 
     In eval mode the output is the exact expectation.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_stochastic_max_pool1d`.
+    Arguments and shapes: `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_stochastic_max_pool1d`.
     """
 
     _function = functional.adaptive_stochastic_max_pool1d
@@ -439,7 +439,7 @@ class AdaptiveStochasticMaxPool2d(_AdaptiveStochasticMaxPool):
 
     In eval mode the output is the exact expectation.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_stochastic_max_pool2d`.
+    Arguments and shapes: `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_stochastic_max_pool2d`.
     """
 
     _function = functional.adaptive_stochastic_max_pool2d
@@ -450,7 +450,7 @@ class AdaptiveStochasticMaxPool3d(_AdaptiveStochasticMaxPool):
 
     In eval mode the output is the exact expectation.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_stochastic_max_pool3d`.
+    Arguments and shapes: `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_stochastic_max_pool3d`.
     """
 
     _function = functional.adaptive_stochastic_max_pool3d
@@ -560,6 +560,7 @@ class AdaptiveStochasticPool3d(_AdaptiveStochasticPool):
 
 class _SoftPoolMethod(_Pool):
     _own = ("beta",)
+    beta: Any
 
     def _set_beta(self, beta: Number, trainable: bool) -> None:
         owner = type(self).__name__
@@ -795,6 +796,7 @@ class AdaptiveRankPool3d(_AdaptiveRankPool):
 
 class _LearnedRankPool(_WindowPool):
     _own = ("ranks", "channels", "sample")
+    _dims: ClassVar[int]
     _start: RankDistribution
 
     def __init__(
@@ -816,8 +818,7 @@ class _LearnedRankPool(_WindowPool):
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
         self._draw_by(seed, generator, tied)
-        dims = int(type(self).__name__[-2]) if type(self).__name__[-2:-1].isdigit() else self._dims
-        size = kernel_size if isinstance(kernel_size, Iterable) else [kernel_size] * dims
+        size = kernel_size if isinstance(kernel_size, Iterable) else [kernel_size] * self._dims
         volume = int(torch.Size(size).numel())
         for name, number in (("ranks", ranks), ("channels", channels)):
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
@@ -828,7 +829,7 @@ class _LearnedRankPool(_WindowPool):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start from the distribution given; what has no probability starts from `LEAST`, for it could not grow from 0."""
+        """Start from the distribution given, or from `LEAST` where it is 0, from which nothing grows."""
         weights = torch.zeros(self.ranks)
         start = self._start.probabilities(self.ranks)
         weights[: len(start)] = torch.tensor(start)

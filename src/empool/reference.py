@@ -337,7 +337,7 @@ def _rows(table: Tensor, counts: Sequence[int], count: Tensor) -> Tensor:
     row = torch.zeros_like(count)
     for index, n in enumerate(counts[1:], 1):
         row = torch.where(count == n, index, row)
-    return table.index_select(1, row.flatten()).unflatten(1, row.shape)
+    return table.index_select(1, row.flatten()).reshape(table.size(0), *row.shape, table.size(2))
 
 
 def _shares(input: Tensor, weights: Tensor, counts: Sequence[int], geometry: Geometry) -> Tensor:

@@ -186,7 +186,7 @@ def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean`."""
     windows, input, shape = _windows(input, Geometry(*geometry))
     output = _empty(shape, input, windows.channels_last)
-    _value_mean(windows, input, beta, output, output, output, keep=False)
+    _value_mean(windows, input, beta, [output] * 3, keep=False)
     return output
 
 
@@ -197,7 +197,7 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
     grad_input = _empty(input.shape, input, windows.channels_last)
     wide = torch.promote_types(input.dtype, torch.float32)
     kept = [_empty(shape, input, windows.channels_last, dtype=wide) for _ in range(3)]
-    _value_mean(windows, input, beta, *kept, keep=True)
+    _value_mean(windows, input, beta, kept, keep=True)
     launch(
         _value_mean_backward_kernel,
         _plan.input_plan(_value_mean_backward_kernel, windows, cells=False),
@@ -211,17 +211,13 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
     return grad_input
 
 
-def _value_mean(
-    windows: Windows, input: Tensor, beta: Tensor | None, output: Tensor, largest: Tensor, share: Tensor, keep: bool
-) -> None:
+def _value_mean(windows: Windows, input: Tensor, beta: Tensor | None, written: list[Tensor], keep: bool) -> None:
     launch(
         _value_mean_kernel,
         _plan.output_plan(_value_mean_kernel, windows),
         input,
         input if beta is None else beta.contiguous(),
-        output,
-        largest,
-        share,
+        *written,
         BETA=_beta(beta),
         KEEP=keep,
     )

@@ -6,6 +6,7 @@
 // nothing. A unit is a row of input positions of one image, or a tile of a block of planes (tile.h).
 #pragma once
 
+#include "disjoint_scatter.h"
 #include "small_planes_scatter.h"
 #include "stride2_scatter.h"
 #include "stride2_scatter_channels.h"
@@ -184,6 +185,7 @@ constexpr Strategy<DrawnScatter> drawn_scatter[] = {
      [](const DrawnScatter& a) { return plane_units(a.geometry); }, small_planes_drawn_scatter<T>},
     {[](const DrawnScatter& a) { return stride2_side(a.geometry) && !a.geometry.channels_last; },
      [](const DrawnScatter& a) { return stride2_scatter_units(a.geometry); }, stride2_drawn_scatter<T>},
+    {disjoint_scatters, disjoint_scatter_units, disjoint_scatter<T>},
     {[](const DrawnScatter&) { return true; }, drawn_scatter_units<T>, drawn_scatter_positions<T>},
 };
 

@@ -10,16 +10,31 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-// 2^x for x <= 0.
+// The greatest integer that is not above x, as an integer and as a number; |x| is small.
+template <class C, int L>
+EMPOOL_INLINE std::pair<Vec<Int<C>, L>, Vec<C, L>> floor_of(Vec<C, L> x) {
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && L == 16) {
+        const __m512 floor = _mm512_floor_ps(bits<__m512>(x));
+        return {bits<O>(_mm512_cvttps_epi32(floor)), bits<V>(floor)};
+    }
+#endif
+    O whole = __builtin_convertvector(x, O);
+    whole += __builtin_convertvector(whole, V) > x;  // Conversion cuts off towards 0.
+    return {whole, __builtin_convertvector(whole, V)};
+}
+
+// 2^x for x <= 0; of a NaN, anything.
 template <class C, int L>
 EMPOOL_INLINE Vec<C, L> exp2_of(Vec<C, L> x) {
     using V = Vec<C, L>;
     using O = Vec<Int<C>, L>;
     constexpr int mantissa = sizeof(C) == 8 ? 52 : 23, bias = sizeof(C) == 8 ? 1023 : 127;
-    const V bounded = x >= C(-126) ? x : fill<V>(C(-126));
-    O whole = __builtin_convertvector(bounded, O);
-    whole += __builtin_convertvector(whole, V) > bounded;  // Conversion cuts off towards 0.
-    const V f = bounded - __builtin_convertvector(whole, V);
+    const V least = fill<V>(C(-126)), bounded = larger(x, least);
+    const auto [whole, floor] = floor_of<C, L>(bounded);
+    const V f = bounded - floor;
     V p = fill<V>(C(0x1.cacdf6p-13));
     p = p * f + C(0x1.44bd44p-10);
     p = p * f + C(0x1.3d5826p-7);
@@ -28,7 +43,7 @@ EMPOOL_INLINE Vec<C, L> exp2_of(Vec<C, L> x) {
     p = p * f + C(0x1.62e428p-1);
     p = p * f + C(1);
     const V scale = bits<V>((whole + bias) << mantissa);
-    return x >= C(-126) ? p * scale : V{};
+    return select(greater(least, x), V{}, p * scale);
 }
 
 // Soft pooling's beta in the lanes of a window, or none.
@@ -44,7 +59,7 @@ class Beta {
     }
     bool none() const { return value_ == nullptr; }
     EMPOOL_INLINE V at(int64_t c) const {
-        if (!by_lane_) return V{} + static_cast<C>(*value_);
+        if (!by_lane_) return fill<V>(static_cast<C>(*value_));
         return __builtin_convertvector(load_raw<Vec<double, lanes<T>>>(value_ + c), V);
     }
 
@@ -54,28 +69,28 @@ class Beta {
 };
 
 // The scores beta * a of a window, held[0..n), and their largest.
-template <class C, int L, class Tap>
+template <class C, int L, int N, class Tap>
 EMPOOL_INLINE Vec<C, L> scores_of(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
     using V = Vec<C, L>;
     V largest = fill<V>(-static_cast<C>(__builtin_inf()));
-    for (int k = 0; k < n; ++k) {
-        const V product = beta * tap(k), score = beta == 0 ? V{} : product;
-        held[k] = score;
-        largest = larger(score, largest);
-    }
+    const auto none = ~unequal(beta, V{});
+    repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
+        held[k] = select(none, V{}, beta * tap(k));
+        largest = larger(held[k], largest);
+    });
     return largest;
 }
 
 template <class C, int L>
 EMPOOL_INLINE Vec<C, L> power_of(Vec<C, L> score, Vec<C, L> largest) {
-    return score == largest ? Vec<C, L>{} : (score - largest) * C(1.4426950408889634);
+    return select(unequal(score, largest), (score - largest) * C(1.4426950408889634), Vec<C, L>{});
 }
 
 // exp(score - largest) for a mean, of a NaN too: a polynomial is right to 1e-8, so float64 takes the library's.
 template <class C, int L>
 EMPOOL_INLINE Vec<C, L> weight_of(Vec<C, L> score, Vec<C, L> largest) {
     const auto power = power_of<C, L>(score, largest);
-    if constexpr (sizeof(C) == 4) return power == power ? exp2_of<C, L>(power) : power;
+    if constexpr (sizeof(C) == 4) return select(unordered(power, power), power, exp2_of<C, L>(power));
     Vec<C, L> weight{};
     for (int l = 0; l < L; ++l) weight[l] = static_cast<C>(__builtin_exp2(static_cast<double>(power[l])));
     return weight;

@@ -78,7 +78,8 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
         for (int64_t i = 0; i < inputs.positions() * S; ++i) sums[i] = 0;
         if (unit == begin || unit % tiling.tiles() == 0) set_block(block);
         RowWindows<Buffer::sum_offsets> sum_windows(g, inputs);
-        const T *in = input + g.plane(block.first, g.in_size()), *grad = grad_output + g.plane(block.first, g.out_size());
+        const T *in = input + g.plane(block.first, g.in_size()),
+                *grad = grad_output + g.plane(block.first, g.out_size());
         if (!placed) {
             T* in_tile = scratch<T, Buffer::input>(inputs.positions() * L);
             T* grad_tile = scratch<T, Buffer::gradient>(outputs.positions() * L);
@@ -104,8 +105,8 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
                                             to.offset, taps.n, S, placed ? block.first % g.C : 0});
                 }
             });
-        T* rounded = placed ? grad_input + g.plane(block.first, g.in_size())
-                            : scratch<T, Buffer::output>(tile.positions() * L);
+        T* rounded =
+            placed ? grad_input + g.plane(block.first, g.in_size()) : scratch<T, Buffer::output>(tile.positions() * L);
         const Box into = placed ? whole_input(g, g.C) : tile;
         for (int64_t d = tile.origin[0]; d < tile.origin[0] + tile.size[0]; ++d) {
             for (int64_t h = tile.origin[1]; h < tile.origin[1] + tile.size[1]; ++h) {
@@ -407,7 +408,7 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
         const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.in_offset[k]); };
         const V grad = load<L>(w.grad_output);
         if (beta.none()) {
-            const auto [mean, total] = positive_mean<C, L>(w.n, tap);
+            const auto [mean, total] = positive_mean<C, L, 0>(w.n, tap);
             const auto infinite = (mean == mean) & (mean - mean != mean - mean);
             for (int k = 0; k < w.n; ++k) {
                 const V a = tap(k), slope = (a / total) + (a - mean) / total;
@@ -417,7 +418,7 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
             continue;
         }
         const V factor = beta.at(w.channel);
-        const auto [mean, total] = soft_mean<C, L>(w.n, tap, factor, held);
+        const auto [mean, total] = soft_mean<C, L, 0>(w.n, tap, factor, held);
         const auto infinite = (mean == mean) & (mean - mean != mean - mean);
         for (int k = 0; k < w.n; ++k) {
             const V weight = held[k] / total, share = weight * (1 + factor * (tap(k) - mean));

@@ -82,7 +82,51 @@ void draw_of_two(const Window<T, I>& w, const uint32_t* limits) {
     const auto limit = fill<U>(*limits);
     const TapPointers<N, T> tap(w.in, w.taps);
     Mask<C, L> nan{};
-    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+    int64_t done = 0;
+    if constexpr (N == 0) {
+        // Several vectors at once: a tap is then a stream that the processor can foresee.
+        constexpr int Q = 4;
+        for (; done + Q * L <= w.count; done += Q * L) {
+            using K = Codes<C, L, I>;
+            V first[Q], second[Q], sum[Q];
+            K first_code[Q], second_code[Q];
+            repeat<Q, 0>(Q, [&](int q) EMPOOL_LAMBDA {
+                const V v0 = load<L>(tap.in(0) + done + q * L), v1 = load<L>(tap.in(1) + done + q * L);
+                const auto later = greater(v1, v0);
+                const K code0 = fill_code<K>(tap.code(0)), code1 = fill_code<K>(tap.code(1));
+                first[q] = larger(v1, v0);
+                second[q] = smaller(v1, v0);
+                first_code[q] = select(later, code1, code0);
+                second_code[q] = select(later, code0, code1);
+                sum[q] = v0 + v1;
+            });
+            for (int k = 2; k < w.taps.n; ++k) {
+                const T* in = tap.in(k) + done;
+                const K code = fill_code<K>(tap.code(k));
+                repeat<Q, 0>(Q, [&](int q) EMPOOL_LAMBDA {
+                    const V v = load<L>(in + q * L);
+                    const auto passes_first = greater(v, first[q]), passes_second = greater(v, second[q]);
+                    second_code[q] = select(passes_first, first_code[q], select(passes_second, code, second_code[q]));
+                    second[q] = larger(smaller(v, first[q]), second[q]);
+                    first_code[q] = select(passes_first, code, first_code[q]);
+                    first[q] = larger(v, first[q]);
+                    sum[q] += v;
+                });
+            }
+            repeat<Q, 0>(Q, [&](int q) EMPOOL_LAMBDA {
+                const int64_t c = done + q * L;
+                const auto drop = passes<C, L>(load_raw<U>(w.u + c), by_lane ? load_raw<U>(limits + c) : limit);
+                nan = nan | unordered(sum[q], sum[q]);
+                store_exact<L>(w.out + c, select(drop, second[q], first[q]));
+                store_codes<I, L>(w.drawn + c, select(drop, second_code[q], first_code[q]));
+            });
+        }
+        if (done == w.count) {
+            if (any(nan)) draw_nan(w);
+            return;
+        }
+    }
+    for_lanes_from<L>(done, w.count, [&](int64_t c) EMPOOL_LAMBDA {
         const auto drop = passes<C, L>(load_raw<U>(w.u + c), by_lane ? load_raw<U>(limits + c) : limit);
         const auto drawn = draw_lanes<C, L, I, N, true, true>(
             w.taps.n, [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); },

@@ -25,7 +25,7 @@ EMPOOL_NOINLINE void mean_nan(const Window<T, I>& w) {
     }
 }
 
-// The weights of the windows with n activations, in lanes: one for all of them, or one a lane.
+// The weights of the windows with n activations: one for all lanes, or one for each.
 template <class T, bool by_lane>
 class WindowWeights {
     using C = Compute<T>;
@@ -33,33 +33,39 @@ class WindowWeights {
 
   public:
     template <class Weights, class Start>
-    EMPOOL_INLINE WindowWeights(const Weights& weights, const Start& start, int n, int64_t channel)
-        : weight_(weights.row(n) + (by_lane ? channel : 0)),
-          start_(start.row(n) + (by_lane ? channel : 0)),
-          step_(weights.step()),
-          columns(static_cast<int>(weights.columns())) {
-        while (!by_lane && columns > 1 && weight_[columns - 1] == 0) --columns;
+    WindowWeights(const Weights& weights, const Start& start, int n)
+        : start_(start.row(n)), step_(weights.step()), columns(static_cast<int>(weights.columns())) {
+        const double* row = weights.row(n);
+        if constexpr (by_lane) {
+            weight_ = row;
+        } else {
+            C* value = scratch<C, Buffer::spare>(columns);
+            for (int r = 0; r < columns; ++r) value[r] = static_cast<C>(row[r * step_]);
+            while (columns > 1 && value[columns - 1] == 0) --columns;
+            weight_ = value;
+        }
     }
 
-    EMPOOL_INLINE V start(int64_t c) const { return by_lane ? load_wide(start_ + c) : V{} + static_cast<C>(*start_); }
-    EMPOOL_INLINE V at(int r, int64_t c) const {
-        return by_lane ? load_wide(weight_ + r * step_ + c) : fill<V>(static_cast<C>(weight_[r * step_]));
+    EMPOOL_INLINE V start(int64_t c) const {
+        return by_lane ? load_wide(start_ + c) : fill<V>(static_cast<C>(*start_));
     }
+    // sum + weight * value, for the weight of rank r; a weight of 0 takes no part.
     EMPOOL_INLINE V add(int r, int64_t c, V sum, V value) const {
         if constexpr (by_lane) {
-            const V weight = at(r, c);
+            const V weight = load_wide(weight_ + r * step_ + c);
             return select(unequal(weight, V{}), sum + weight * value, sum);
         } else {
-            return r < columns && weight_[r] != 0 ? sum + static_cast<C>(weight_[r]) * value : sum;
+            return r < columns && weight_[r] != 0 ? sum + weight_[r] * value : sum;
         }
     }
 
   private:
     static EMPOOL_INLINE V load_wide(const double* p) {
-        return __builtin_convertvector(load_raw<Vec<double, lanes<T>>>(p), V);
+        return __builtin_convertvector((load_raw<Vec<double, lanes<T>>>(p)), V);
     }
-    const double *weight_, *start_;
+    const double* start_;
     int64_t step_;
+    std::conditional_t<by_lane, const double, const C>* weight_;
 
   public:
     int columns;
@@ -67,17 +73,53 @@ class WindowWeights {
 
 // The M largest of N activations; N is n if it is known, or 0.
 template <int N, int M, class T, class I, class Weights>
-void mean_of_few(const Window<T, I>& w, const Weights& weights) {
+EMPOOL_INLINE void mean_of_few(const Window<T, I>& w, const Weights& weights) {
     constexpr int L = lanes<T>;
     using V = Vec<Compute<T>, L>;
     const TapPointers<N, T> tap(w.in, w.taps);
     Mask<Compute<T>, L> nan{};
-    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+    int64_t done = 0;
+    if constexpr (N == 0) {
+        // Several vectors at once: a tap is then a stream that the processor can foresee.
+        constexpr int U = 4;
+        for (; done + U * L <= w.count; done += U * L) {
+            V held[U][M], sum[U];
+            repeat<U, 0>(U, [&](int u) EMPOOL_LAMBDA {
+                held[u][0] = sum[u] = load<L>(tap.in(0) + done + u * L);
+                repeat<M, 1>(
+                    M, [&](int m) EMPOOL_LAMBDA { held[u][m] = fill<V>(-static_cast<Compute<T>>(__builtin_inf())); });
+            });
+            for (int k = 1; k < w.taps.n; ++k) {
+                const T* in = tap.in(k) + done;
+                repeat<U, 0>(U, [&](int u) EMPOOL_LAMBDA {
+                    V v = load<L>(in + u * L);
+                    sum[u] += v;
+                    repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA {
+                        const V value = held[u][m];
+                        held[u][m] = larger(v, value);
+                        if (m + 1 < M) v = smaller(v, value);
+                    });
+                });
+            }
+            repeat<U, 0>(U, [&](int u) EMPOOL_LAMBDA {
+                V mean = weights.start(w.channel + done + u * L);
+                repeat<M, 0>(
+                    M, [&](int m) EMPOOL_LAMBDA { mean = weights.add(m, w.channel + done + u * L, mean, held[u][m]); });
+                nan = nan | unordered(sum[u], sum[u]);
+                store<L>(w.out + done + u * L, mean);
+            });
+        }
+        if (done == w.count) {
+            if (any(nan)) mean_nan(w);
+            return;
+        }
+    }
+    for_lanes_from<L>(done, w.count, [&](int64_t c) EMPOOL_LAMBDA {
         V sum;
         const V mean = mean_of_ranks<Compute<T>, L, N, M>(
             w.taps.n, [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); },
-            [&](int m, V total, V value) EMPOOL_LAMBDA { return weights.add(m, c, total, value); }, weights.start(c),
-            sum);
+            [&](int m, V total, V value) EMPOOL_LAMBDA { return weights.add(m, w.channel + c, total, value); },
+            weights.start(w.channel + c), sum);
         nan = nan | unordered(sum, sum);
         store<L>(w.out + c, mean);
     });
@@ -104,8 +146,8 @@ void mean_of_many(const Window<T, I>& w, const Weights& weights, Vec<Compute<T>,
             if (size < M) held[size] = v;
         }
         nan |= sum != sum;
-        V mean = weights.start(c);
-        for (int m = 0; m < M; ++m) mean = weights.add(m, c, mean, held[m]);
+        V mean = weights.start(w.channel + c);
+        for (int m = 0; m < M; ++m) mean = weights.add(m, w.channel + c, mean, held[m]);
         store<lanes<T>>(w.out + c, mean);
     });
     if (any(nan)) mean_nan(w);
@@ -136,12 +178,14 @@ EMPOOL_NOINLINE void mean_window(const Window<T, I>& w, const Weights& weights, 
     mean_of_many(w, weights, held);
 }
 
-template <class T>
-void rank_mean_windows(const RankMean& a, int64_t begin, int64_t end) {
+template <class T, bool by_lane>
+void rank_mean_windows_as(const RankMean& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
     auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(a.weights.columns);
     LaneTable<double, Buffer::table> weights(a.weights, in_place(g, lanes<T>), lanes<T>);
     LaneTable<double, Buffer::bases> start(a.start, in_place(g, lanes<T>), lanes<T>);
+    int n = 0;
+    WindowWeights<T, by_lane> row(weights, start, n);
     for_windows<T, uint8_t>(
         g, {}, static_cast<const T*>(a.input), static_cast<T*>(a.output), nullptr, begin, end,
         [&](const PlaneBlock& block) {
@@ -149,12 +193,17 @@ void rank_mean_windows(const RankMean& a, int64_t begin, int64_t end) {
             start.set_block(g, block);
         },
         [&](const Window<T, uint8_t>& w) {
-            if (weights.by_lane()) {
-                mean_window(w, WindowWeights<T, true>(weights, start, w.taps.n, w.channel), held);
-            } else {
-                mean_window(w, WindowWeights<T, false>(weights, start, w.taps.n, 0), held);
+            if (w.taps.n != n) {
+                n = w.taps.n;
+                row = WindowWeights<T, by_lane>(weights, start, n);
             }
+            mean_window(w, row, held);
         });
+}
+
+template <class T>
+void rank_mean_windows(const RankMean& a, int64_t begin, int64_t end) {
+    a.weights.sets > 1 ? rank_mean_windows_as<T, true>(a, begin, end) : rank_mean_windows_as<T, false>(a, begin, end);
 }
 
 template <class T>

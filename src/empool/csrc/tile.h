@@ -222,8 +222,8 @@ EMPOOL_NOINLINE void deinterleave_row(T* const (&plane)[L], int used, int64_t to
     int64_t w = 0;
     for (; step == 1 && w + Block::width <= size; w += Block::width) {
         typename Block::V v[L];
-        repeat<L, 0>(0, [&](int l)
-                            EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width); });
+        repeat<L, 0>(0,
+                     [&](int l) EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width); });
         Block::to_rows(v);
         for (int l = 0; l < used; ++l) store_raw(plane[l] + to + w, v[l]);
     }
@@ -267,12 +267,18 @@ void deinterleave(const Geometry& g, T* tensor, const Box& whole, const PlaneBlo
     });
 }
 
-// Calls body(c) for c = 0, L, 2L, ... so that [c, c + L) covers [0, count), count >= L; the last step may overlap.
+// Calls body(c) for c = first, first + L, ... so that [c, c + L) covers [first, count), count >= L; the last step may
+// overlap.
 template <int L, class Body>
-EMPOOL_INLINE void for_lanes(int64_t count, const Body& body) {
-    int64_t c = 0;
+EMPOOL_INLINE void for_lanes_from(int64_t first, int64_t count, const Body& body) {
+    int64_t c = first;
     for (; c + L <= count; c += L) body(c);
     if (c < count) body(count - L);
+}
+
+template <int L, class Body>
+EMPOOL_INLINE void for_lanes(int64_t count, const Body& body) {
+    for_lanes_from<L>(0, count, body);
 }
 
 // A list of positions, as offsets from a base, with the window offset at which each is read.

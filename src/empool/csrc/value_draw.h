@@ -41,7 +41,7 @@ EMPOOL_NOINLINE void value_draw_window(const Window<T, I>& w, const Beta<T>& bet
                 sum += v;
             }
         } else {
-            const V largest = scores_of<C, L>(n, tap, beta.at(c), held);
+            const V largest = scores_of<C, L, 0>(n, tap, beta.at(c), held);
             for (int k = 0; k < n; ++k) {
                 held[k] = exp2_of<C, L>(power_of<C, L>(held[k], largest));
                 total += held[k];

@@ -16,16 +16,17 @@ struct ValueMeanOf {
     Vec<C, L> mean, total;
 };
 
-template <class C, int L, class Tap>
+// N is n if it is known, or 0.
+template <class C, int L, int N, class Tap>
 EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
     using V = Vec<C, L>;
     V largest{}, total{}, squares{};
-    for (int k = 0; k < n; ++k) {
+    repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
         const V a = tap(k), positive = larger(V{}, a);  // A NaN stays.
         largest = larger(positive, largest);
         total += positive;
         squares += positive * positive;
-    }
+    });
     constexpr C large = C(1125899906842624.0);  // 2^50
     const auto ordinary = (largest <= large) & ((largest >= 1 / large) | (largest == 0));
     if (any(~ordinary)) {
@@ -45,34 +46,43 @@ EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
 }
 
 // held[0..n) become the weights; the largest weight is 1.
-template <class C, int L, class Tap>
+template <class C, int L, int N, class Tap>
 EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
     using V = Vec<C, L>;
-    const V largest = scores_of<C, L>(n, tap, beta, held);
+    const V largest = scores_of<C, L, N>(n, tap, beta, held);
     V total{}, sum{};
-    for (int k = 0; k < n; ++k) {
+    repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
         const V a = tap(k);
         held[k] = weight_of<C, L>(held[k], largest);
         total += held[k];
-        sum += held[k] == 0 ? V{} : held[k] * a;
-    }
+        sum = add_where(unequal(held[k], V{}), sum, held[k] * a);
+    });
     return {sum / total, total};
 }
 
-template <class T, class I>
-EMPOOL_NOINLINE void value_mean_window(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* held) {
+template <int N, class T, class I>
+EMPOOL_INLINE void value_mean_lanes(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* memory) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
-    const int n = w.taps.n;
-    if (n == 0) {
-        for (int64_t c = 0; c < w.count; ++c) w.out[c] = T{};
-        return;
-    }
+    using V = Vec<C, L>;
+    const TapPointers<N, T> taps(w.in, w.taps);
     for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.taps.offset[k] + c); };
-        const auto result = beta.none() ? positive_mean<C, L>(n, tap) : soft_mean<C, L>(n, tap, beta.at(c), held);
-        store<L>(w.out + c, result.mean);
+        const auto tap = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(taps.in(k) + c); };
+        if (beta.none()) {
+            store<L>(w.out + c, positive_mean<C, L, N>(w.taps.n, tap).mean);
+        } else {
+            V registers[N ? N : 1];
+            store<L>(w.out + c, soft_mean<C, L, N>(w.taps.n, tap, beta.at(c), N ? registers : memory).mean);
+        }
     });
+}
+
+template <class T, class I>
+EMPOOL_NOINLINE void value_mean_window(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* memory) {
+    if (w.taps.n == 4) return value_mean_lanes<4>(w, beta, memory);
+    if (w.taps.n == 9) return value_mean_lanes<9>(w, beta, memory);
+    if (w.taps.n > 0) return value_mean_lanes<0>(w, beta, memory);
+    for (int64_t c = 0; c < w.count; ++c) w.out[c] = T{};
 }
 
 template <class T>

@@ -68,7 +68,7 @@ EMPOOL_INLINE void store_raw(T* p, V v) {
 
 template <class V, class T>
 EMPOOL_INLINE V fill(T value) {
-    return V{} + value;
+    return value - V{};  // Not a sum, which would make 0 of -0.
 }
 
 template <class V>
@@ -151,8 +151,8 @@ EMPOOL_INLINE MaskOf<V> unequal(V a, V b) {
         return {a != b};
 }
 
-// Of two equal ones, `a` is the smaller and `b` the larger: where a is the later of the two, order is kept. That is what
-// the processor's maximum and minimum do of their own, but compilers take comparisons for two instructions.
+// Of two equal ones, `a` is the smaller and `b` the larger: where a is the later of the two, order is kept. That is
+// what the processor's maximum and minimum do of their own, but compilers take comparisons for two instructions.
 template <class V>
 EMPOOL_INLINE V larger(V a, V b) {
     using C = std::remove_cvref_t<decltype(a[0])>;
@@ -423,7 +423,8 @@ EMPOOL_INLINE Vec<C, L> look_up(const C* table, Vec<Int<C>, L> index, int count)
         return bits<V>(_mm512_permutexvar_ps(bits<__m512i>(index), _mm512_loadu_ps(table)));
     }
     if constexpr (sizeof(C) == 8 && L == 8) {
-        return bits<V>(_mm512_permutex2var_pd(_mm512_loadu_pd(table), bits<__m512i>(index), _mm512_loadu_pd(table + 8)));
+        return bits<V>(
+            _mm512_permutex2var_pd(_mm512_loadu_pd(table), bits<__m512i>(index), _mm512_loadu_pd(table + 8)));
     }
 #elif defined(__x86_64__) && EMPOOL_LANES >= 8
     if constexpr (sizeof(C) == 4 && L == 8) {
@@ -454,6 +455,16 @@ EMPOOL_INLINE T round_one(Compute<T> value) {
         return T{narrow<lanes<T>>(fill<Vec<float, lanes<T>>>(value), T{})[0]};
     } else {
         return value;
+    }
+}
+
+// The value, or 0 for -0.
+template <class T>
+EMPOOL_INLINE T positive_zero(T value) {
+    if constexpr (sizeof(T) == 2) {
+        return value.bits == 0x8000 ? T{} : value;
+    } else {
+        return value + T{};
     }
 }
 

@@ -100,3 +100,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LabError(f"{path} is not valid JSON ({error}); delete it to start over") from None
+
+
+def read_object(path: Path, *fields: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        LabError: if the file is none, or lacks one of the fields.
+    """
+    content = read_json(path)
+    lacking = [field for field in fields if not isinstance(content, dict) or field not in content]
+    if not isinstance(content, dict) or lacking:
+        wanted = f" with {', '.join(lacking)}" if lacking else ""
+        raise LabError(f"{path} is not what empool writes: expected an object{wanted}; delete it to start over")
+    return content

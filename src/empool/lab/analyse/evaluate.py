@@ -12,21 +12,22 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from empool import Average, Max, models, monte_carlo, recalibrate_, set_p
+from empool import Average, Max, monte_carlo, recalibrate_, set_p
 from empool.lab import provenance
 from empool.lab.analyse.rules import RULES, read_evaluation
 from empool.lab.data import sources
+from empool.lab.data.load import load_data
 from empool.lab.data.sets import Data
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import read_json, write_json
-from empool.lab.study.run import RunConfig, derived_seed, own_p
+from empool.lab.study import networks
+from empool.lab.study.run import RunConfig, derived_seed
+from empool.lab.study.run import poolings as read_poolings
 from empool.lab.train import memory, schedule
 from empool.lab.train.checkpoint import read_checkpoint
-from empool.lab.train.experiment import Experiment, finite
+from empool.lab.train.device import device_named
+from empool.lab.train.experiment import Experiment, finite, make_experiment
 from empool.lab.train.metrics import Scores, Tally
-from empool.lab.train.options import device_named, load_data
-from empool.lab.train.options import poolings as read_poolings
-from empool.lab.train.training import make_experiment
 
 
 def evaluate(
@@ -146,22 +147,24 @@ def _finished(directory: Path, poolings: str | None, say: Callable[[str], None])
 def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> Data:
     if source is None and config.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
-    network = models.network(config.model)
-    return load_data(network, source or config.data, config.train_limit, config.test_limit, None, say)
+    network = networks.network(config.model)
+    return load_data(
+        network, source or config.data, config.train_limit, config.test_limit, None, validation=config.validation
+    )
 
 
 def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
-    experiment = make_experiment(config, loaded, lambda epochs, row: None)
+    experiment = make_experiment(config, loaded)
     try:
         experiment.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise LabError(f"{folder}/last.ckpt holds another network than {config.model} ({first_line(error)})") from None
     experiment.to(config.device)
-    p = own_p(config.pooling)
+    p = config.p
     if p is not None:
         epochs = checkpoint["history"][-1]["epoch"]
-        p = schedule.parse(config.p_schedule).value(p, epochs, config.recipe.epochs)
+        p = schedule.parse(config.p_schedule).value(p, epochs, config.training.epochs)
         set_p(experiment, p)
     rules: dict[str, Scores | None] = dict.fromkeys(RULES)
     tested = experiment.tally(experiment.test_images)
@@ -195,7 +198,7 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
 
 def _draws(config: RunConfig) -> bool:
     # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
-    return not isinstance(models.read_pooling(config.pooling), (Max, Average, type(None)))
+    return not isinstance(config.layer, (Max, Average, type(None)))
 
 
 def _sampled(experiment: Experiment, samples: int) -> Scores:

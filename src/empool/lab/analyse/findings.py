@@ -161,7 +161,8 @@ def nll_remarks(summary: Summary) -> list[str]:
         "NLL: negative log-likelihood of the test images' classes, that is the mean cross entropy, in nats. ECE: "
         "expected calibration error in percent, how far the probability of the predicted class is from the share of "
         "right answers, over 15 bins. Both are averaged over the runs that converged.",
-        _how(summary.nll, label(summary.baseline), "NLL") + " It is a family of its own beside that of test errors.",
+        _how(summary.nll, label(summary.baseline), "NLL")
+        + (" It is a family of its own beside that of test errors." if summary.nll.rule else ""),
     ]
 
 

@@ -256,7 +256,8 @@ def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[st
     family = _family(control, [samples[pooling] for pooling in tested])
     comparisons = {}
     for pooling, values in samples.items():
-        difference = float(np.mean(values) - np.mean(control)) if values and control else None
+        compared = values and control and pooling != baseline
+        difference = float(np.mean(values) - np.mean(control)) if compared else None
         if pooling in failed:
             comparisons[pooling] = Comparison(Verdict.FAILED, difference)
         elif pooling == baseline:

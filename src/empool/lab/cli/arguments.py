@@ -1,139 +1,171 @@
-"""Options that several commands have, and the words that some of them take."""
+"""Options that several commands have: each once, with its help and its group."""
 
 from __future__ import annotations
 
-import enum
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+Device = Literal["auto", "cpu", "cuda"]
+_DATA, _TRAINING, _WHERE, _STUDY = "Data and network", "Training", "Where it runs", "Study"
 
 
-class Device(str, enum.Enum):
-    """Where runs are computed."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+def _option(panel: str, help: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **settings)
 
 
-class Precision(str, enum.Enum):
-    """Number format of the network's arithmetic."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Table(str, enum.Enum):
-    """A table of the deck."""
-
-    table1 = "table1"
-    table2 = "table2"
-
-
-class Launcher(str, enum.Enum):
-    """Where runs go."""
-
-    local = "local"
-    ray = "ray"
-
-
-class Logger(str, enum.Enum):
-    """An experiment tracker."""
-
-    tensorboard = "tensorboard"
-    mlflow = "mlflow"
-    wandb = "wandb"
-
-
-Data = Annotated[
-    str,
-    typer.Option(
-        help="digits, cifar10, cifar100, svhn, fashion_mnist, or a folder of parquet files or class folders; for a "
-        "network of timm a folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or hfds/NAME or hfids/NAME of the hub."
+# By name, which is that of `empool.lab.execute.configure.Options`, `Where` or of the study: type, default.
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "data": (
+        Annotated[
+            str,
+            _option(
+                _DATA,
+                "digits (default), cifar10, cifar100, svhn, fashion_mnist, cifar10-mini; a folder of parquet files or "
+                "of train/CLASS/IMAGE and test/CLASS/IMAGE; hfds/NAME for timm; or package.module:factory.",
+            ),
+        ],
+        "digits",
     ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Network: cnn, or NAME:DEPTH, such as resnet:20, of resnet (20), preact_resnet (164), stochastic_depth "
-        "(110) and dfn_mr (56); or, for ImageNet, timm:NAME, such as timm:resnet50."
+    "label_column": (Annotated[str | None, _option(_DATA, "Of parquet files.", metavar="NAME")], None),
+    "model": (
+        Annotated[
+            str,
+            _option(
+                _DATA,
+                "cnn (default), resnet:20, preact_resnet:164, stochastic_depth:110, dfn_mr:56, airbench, "
+                "timm:resnet50; or package.module:factory, called with the pooling.",
+            ),
+        ],
+        "cnn",
     ),
-]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Default: the network's recipe; 5 on digits.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step. Default: the network's recipe.")]
-TrainLimit = Annotated[int | None, typer.Option(min=1, help="Training images used, as many of each class.")]
-TestLimit = Annotated[int | None, typer.Option(min=1, help="Test images used, as many of each class.")]
-Augmentation = Annotated[
-    str | None,
-    typer.Option(
-        "--augment",
-        help="none, crop:P, mirror or crop:P,mirror; see the recipe of timm:NAME. Default: what suits the data.",
+    "train_limit": (
+        Annotated[int | None, _option(_DATA, "Training images, as many of each class.", min=1, metavar="N")],
+        None,
     ),
-]
-Choices = Annotated[
-    list[str] | None,
-    typer.Option("--recipe", metavar="FIELD=VALUE", help="Another choice of the recipe; may be given several times."),
-]
-OnDevice = Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")]
-InPrecision = Annotated[Precision, typer.Option("--precision", help="bfloat16: mixed precision.")]
-ChannelsLast = Annotated[bool, typer.Option(help="Memory format of weights and images.")]
-PSchedule = Annotated[
-    str,
-    typer.Option(
-        "--p-schedule",
-        help="How the p of ensemble:P and max-dropout:P changes: constant, warmup:EPOCHS (from 0 to p), anneal:FINAL "
-        "(from p to FINAL at the end) or cosine:FINAL (the same along half a cosine).",
+    "test_limit": (Annotated[int | None, _option(_DATA, "Test images, likewise.", min=1, metavar="N")], None),
+    "validation": (
+        Annotated[
+            float,
+            _option(_DATA, "Share of the training images to hold out and measure.", min=0, max=1, metavar="SHARE"),
+        ],
+        0.0,
     ),
-]
-SyncBatchNorm = Annotated[
-    bool, typer.Option("--sync-batchnorm", help="Normalise over the whole batch where several processes share it.")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0, help="Processes that read images, for a network of timm. Default: as many as cores, at most 8."
+    "epochs": (
+        Annotated[int | None, _option(_TRAINING, "Default: the recipe's; 5 on digits.", min=1, metavar="N")],
+        None,
     ),
-]
-Where = Annotated[
-    Launcher,
-    typer.Option(
-        "--launcher",
-        help="Where runs go: to this machine, or as tasks to a Ray cluster (empool[ray]), whose nodes must all see the "
-        "folder of --out, and that of --data if its images are streamed, at the same path.",
+    "batch_size": (Annotated[int | None, _option(_TRAINING, "Default: the recipe's.", min=1, metavar="N")], None),
+    "augment": (
+        Annotated[
+            str | None,
+            _option(
+                _TRAINING, "none, crop:P, mirror or crop:P,mirror. Default: what suits the data.", metavar="SPELLING"
+            ),
+        ],
+        None,
     ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="Of the Ray cluster, one of whose nodes this must be; local starts one here. Default: RAY_ADDRESS, or "
-        "the one that runs on this machine, or else one is started here.",
+    "recipe": (
+        Annotated[
+            list[str] | None,
+            _option(
+                _TRAINING,
+                "Repeatable. Fields: learning_rate, momentum, weight_decay, warmup, schedule (cosine, step), "
+                "milestones (0.5,0.75), decay, and the network's own, such as width.",
+                metavar="FIELD=VALUE",
+            ),
+        ],
+        None,
     ),
-]
-CpusPerRun = Annotated[int | None, typer.Option(min=1, help="On a Ray cluster; also PyTorch's threads. Default: 1.")]
-GpusPerRun = Annotated[
-    float | None, typer.Option(min=0, help="On a Ray cluster; 0.25 puts four runs on a GPU. Default: 1 on GPUs.")
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the training steps; the first one then takes up to minutes.")
-]
-Jobs = Annotated[
-    int,
-    typer.Option(min=1, help="Runs at once on this machine, each with its share of the cores; they share a GPU."),
-]
-Deterministic = Annotated[
-    bool,
-    typer.Option("--deterministic", help="Algorithms alone that repeat a run bit for bit, on a GPU too; slower there."),
-]
-Loggers = Annotated[
-    list[Logger] | None,
-    typer.Option(
-        "--logger",
-        help="Also log to TensorBoard (into the folders of the runs), MLflow (to DIR/mlflow.db, or "
-        "MLFLOW_TRACKING_URI) or Weights & Biases (offline unless logged in); may be given several times. Each needs "
-        "the extra of its name.",
+    "p_schedule": (
+        Annotated[
+            str,
+            _option(
+                _TRAINING, "How p changes: constant, warmup:EPOCHS, anneal:FINAL or cosine:FINAL.", metavar="SPELLING"
+            ),
+        ],
+        "constant",
     ),
-]
-Out = Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/DATA-MODEL.")]
-Baseline = Annotated[str, typer.Option(metavar="POOLING", help="Pooling that the others are held against.")]
+    "precision": (Annotated[Literal["float32", "bfloat16"], _option(_TRAINING, "bfloat16 is mixed.")], "float32"),
+    "channels_last": (Annotated[bool, _option(_TRAINING, "Memory format. Default: channels last.")], True),
+    "compile": (Annotated[bool, _option(_TRAINING, "By torch.compile; takes minutes at first.", "--compile")], False),
+    "deterministic": (
+        Annotated[bool, _option(_TRAINING, "The same bits each time, on a GPU too.", "--deterministic")],
+        False,
+    ),
+    "sync_batchnorm": (
+        Annotated[bool, _option(_TRAINING, "Over the whole batch of several GPUs.", "--sync-batchnorm")],
+        False,
+    ),
+    "device": (Annotated[Device, _option(_WHERE, "Default: auto, the GPU if there is one.")], "auto"),
+    "workers": (
+        Annotated[int | None, _option(_WHERE, "Processes that load images, if not in memory.", min=0, metavar="N")],
+        None,
+    ),
+    "jobs": (Annotated[int, _option(_WHERE, "Runs at once; they share cores and GPU.", min=1, metavar="N")], 1),
+    "launcher": (
+        Annotated[
+            Literal["local", "ray"], _option(_WHERE, "ray: a cluster (empool[ray]) whose nodes share the folders.")
+        ],
+        "local",
+    ),
+    "address": (
+        Annotated[str | None, _option(_WHERE, "Of the Ray cluster; local starts one.", metavar="HOST:PORT")],
+        None,
+    ),
+    "cpus_per_run": (Annotated[int | None, _option(_WHERE, "On Ray. Default: 1.", min=1, metavar="N")], None),
+    "gpus_per_run": (
+        Annotated[float | None, _option(_WHERE, "On Ray; 0.25: four runs a GPU.", min=0, metavar="N")],
+        None,
+    ),
+    "seeds": (Annotated[int, _option(_STUDY, "Runs of each pooling. Default: 3.", min=1, metavar="N")], 3),
+    "baseline": (
+        Annotated[str, _option(_STUDY, "Row that the others are compared with. Default: max.", metavar="POOLING")],
+        "max",
+    ),
+    "logger": (
+        Annotated[
+            list[str] | None,
+            _option(_STUDY, "Log to tensorboard, mlflow or wandb (empool[NAME]) too. Repeatable.", metavar="NAME"),
+        ],
+        None,
+    ),
+    "out": (Annotated[Path | None, _option(_STUDY, "Folder. Default: runs/DATA-MODEL.", metavar="DIR")], None),
+}
+WHERE = ("device", "jobs", "launcher", "address", "cpus_per_run", "gpus_per_run")
+COMMON = tuple(name for name in OPTIONS if name not in (*WHERE, "seeds", "baseline"))
+
+
+def taking(names: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options of `OPTIONS` in place of its `**options`."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = dict(inspect.signature(command, eval_str=True).parameters)
+        del parameters["options"]
+        for name in names:
+            kind, default = OPTIONS[name]
+            parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        return command
+
+    return give
+
+
+class Grouped(TyperCommand):
+    """A command whose help has its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write them."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)

@@ -1,54 +1,21 @@
-"""The commands and their options; what they need is imported when they run, so that help comes at once."""
+"""The commands: what was typed, handed to the Python interface, which is imported when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from empool.lab.cli.arguments import (
-    Address,
-    Augmentation,
-    Baseline,
-    BatchSize,
-    ChannelsLast,
-    Choices,
-    Compile,
-    CpusPerRun,
-    Data,
-    Deterministic,
-    Device,
-    Epochs,
-    GpusPerRun,
-    InPrecision,
-    Jobs,
-    Launcher,
-    Logger,
-    Loggers,
-    Model,
-    OnDevice,
-    Out,
-    Precision,
-    PSchedule,
-    SyncBatchNorm,
-    Table,
-    TestLimit,
-    TrainLimit,
-    Where,
-    Workers,
-)
+from empool.lab.cli.arguments import COMMON, WHERE, Device, Grouped, taking
 from empool.lab.errors import LabError
-from empool.lab.execute import session
-from empool.lab.execute.session import Place
 
 app = typer.Typer(
     help="Train one network with each pooling and compare the test errors.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -58,132 +25,99 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
-@app.command()
+@app.command(cls=Grouped)
+@taking([*COMMON, *WHERE, "seeds", "baseline"])
 def compare(
     context: typer.Context,
-    data: Data = "digits",
-    model: Model = "cnn",
     poolings: Annotated[
         str | None,
-        typer.Option(help="Poolings, with commas between. Default: max, average and five that draw."),
+        typer.Option(
+            help="With commas between, such as max,ensemble:0.1; recipe fields of one after @, such as "
+            "ensemble:0.3@learning_rate=0.03. Default: max, average and five that sample.",
+            rich_help_panel="Study",
+            metavar="LIST",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each pooling.")] = 3,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    train_limit: TrainLimit = None,
-    test_limit: TestLimit = None,
-    augmentation: Augmentation = None,
-    recipe: Choices = None,
-    device: OnDevice = Device.auto,
-    precision: InPrecision = Precision.float32,
-    channels_last: ChannelsLast = True,
-    p_schedule: PSchedule = "constant",
-    sync_batchnorm: SyncBatchNorm = False,
-    compile: Compile = False,
-    workers: Workers = None,
-    deterministic: Deterministic = False,
-    logger: Loggers = None,
-    launcher: Where = Launcher.local,
-    address: Address = None,
-    cpus_per_run: CpusPerRun = None,
-    gpus_per_run: GpusPerRun = None,
-    jobs: Jobs = 1,
-    out: Out = None,
+    **options: Any,
 ) -> None:
-    """Train a network with each pooling and several seeds; show test errors and improvement over max.
+    """Train a network with each pooling and several seeds; compare test errors.
 
     A study that is started again does what is missing.
     """
-    options = _options(locals())
-    place = Place(launcher.value, address, cpus_per_run, gpus_per_run, jobs)
-    directory, _ = session.study(context.obj, options, poolings, range(seeds), place, out, _names(logger))
+    baseline = options.pop("baseline")
+    directory, _ = _study(context, poolings, range(options.pop("seeds")), options)
 
     from rich.console import Console
 
     from empool.lab import report
 
-    page = report.write_report(directory)
-    Console().print(report.terminal(directory))
+    page = report.write_report(directory, baseline=baseline)
+    Console().print(report.terminal(directory, baseline=baseline))
     print(f"report: {page}")
 
 
-@app.command()
+@app.command(cls=Grouped)
+@taking([*COMMON, "device"])
 def train(
     context: typer.Context,
-    data: Data = "digits",
-    model: Model = "cnn",
-    pooling: Annotated[str, typer.Option(help="Such as max, average or ensemble:0.1.")] = "ensemble:0.1",
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order of the images, augmentation and draws.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    train_limit: TrainLimit = None,
-    test_limit: TestLimit = None,
-    augmentation: Augmentation = None,
-    recipe: Choices = None,
-    device: OnDevice = Device.auto,
-    precision: InPrecision = Precision.float32,
-    channels_last: ChannelsLast = True,
-    p_schedule: PSchedule = "constant",
-    sync_batchnorm: SyncBatchNorm = False,
-    compile: Compile = False,
-    workers: Workers = None,
-    deterministic: Deterministic = False,
-    logger: Loggers = None,
-    out: Out = None,
+    pooling: Annotated[
+        str, typer.Option(help="Such as max, average or ensemble:0.1 (default).", rich_help_panel="Study")
+    ] = "ensemble:0.1",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of weights, order, augmentation, samples.", rich_help_panel="Study")
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel="Study")
+    ] = False,
+    **options: Any,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
-    options = _options(locals())
-    directory, records = session.study(
-        context.obj, options, pooling, [seed], Place(), out, _names(logger), resume=resume
-    )
+    model = options["model"]
+    directory, records = _study(context, pooling, [seed], options, resume=resume)
 
-    from empool.lab.train.options import poolings as read_poolings
+    from empool.lab.study.run import poolings
 
-    spelling = read_poolings(pooling, model)[0]
+    spelling = poolings(pooling, model)[0]
     record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
     error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
     if record["converged"] and record.get("test_top5_error") is not None:
         error += f" (top-5 {record['test_top5_error']:.2f} %)"
+    if record.get("validation_error") is not None:
+        error += f", validation error {record['validation_error']:.2f} %"
     print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
 
 
-@app.command()
+@app.command(cls=Grouped)
+@taking(["precision", "channels_last", "compile", "deterministic", *WHERE, "seeds", "baseline", "logger", "out"])
 def reproduce(
     context: typer.Context,
-    table: Annotated[Table, typer.Argument(help="The poolings in a plain CNN, or the deck's networks.")],
+    table: Annotated[
+        Literal["table1", "table2"], typer.Argument(help="The poolings in a plain CNN, or the paper's networks.")
+    ],
     protocol: Annotated[
         str | None,
         typer.Option(help="full, cpu, or of table1 full-plain. Default: full on a GPU, else cpu, which is short."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the whole table once, then again.")] = 3,
     data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
-    device: OnDevice = Device.auto,
-    precision: InPrecision = Precision.float32,
-    channels_last: ChannelsLast = True,
-    compile: Compile = False,
-    deterministic: Deterministic = False,
-    logger: Loggers = None,
-    launcher: Where = Launcher.local,
-    address: Address = None,
-    cpus_per_run: CpusPerRun = None,
-    gpus_per_run: GpusPerRun = None,
-    jobs: Jobs = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the studies. Default: runs/TABLE-PROTOCOL.")] = None,
+    **options: Any,
 ) -> None:
-    """Train what a table of the deck compares, and report it beside the deck's figures.
+    """Train what a table of the paper compares, and report it beside the paper's figures.
 
     A table that is started again does what is missing.
     """
+    from contextlib import closing
+
     from rich.console import Console
 
     from empool.lab.report import terminal, write_report
@@ -193,36 +127,23 @@ def reproduce(
 
     if processes.started().count > 1:
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
-    place = Place(launcher.value, address, cpus_per_run, gpus_per_run, jobs)
     name = protocol
     if name is None:
-        with place.launcher() as there:
-            name = "full" if there.device_named(device.value) == "cuda" else "cpu"
-    chosen = tables.protocol(table.value, name)
-    directory = out or Path("runs") / f"{table.value}-{name}"
-    options: dict[str, Any] = {
-        **dict.fromkeys(("epochs", "batch_size", "augmentation", "train_limit", "test_limit", "workers")),
-        "choices": [],
-        "p_schedule": "constant",
-        "source": data,
-        "device": device.value,
-        "precision": precision.value,
-        "channels_last": channels_last,
-        "compile": compile,
-        "deterministic": deterministic,
-        **chosen.changes,
-    }
-    print(f"{table.value}, protocol {name}: {chosen.summary}")
+        with closing(_where(options).place()) as place:
+            name = "full" if place.device_named(options["device"]) == "cuda" else "cpu"
+    chosen = tables.protocol(table, name)
+    directory = options.pop("out") or Path("runs") / f"{table}-{name}"
+    baseline, seeds = options.pop("baseline"), options.pop("seeds")
+    print(f"{table}, protocol {name}: {chosen.summary}")
     pages = {}
     for count in range(1, seeds + 1):
         for part in chosen.parts:
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
-            poolings = ",".join(part.poolings)
-            own = {**options, "model": part.model}
-            session.study(context.obj, own, poolings, range(count), place, folder, _names(logger))
-            pages[part.model] = write_report(folder)
+            own = {**options, "data": data, "model": part.model, "out": folder, **chosen.changes}
+            _study(context, part.poolings, range(count), own)
+            pages[part.model] = write_report(folder, baseline=baseline)
     for model, page in pages.items():
-        Console().print(terminal(page.parent))
+        Console().print(terminal(page.parent, baseline=baseline))
         print(f"report of {model}: {page}")
 
 
@@ -237,20 +158,20 @@ def report(
             "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are nll:, claims: and rules:.",
         ),
     ] = None,
-    baseline: Baseline = "max",
+    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
 ) -> None:
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
 
-    print(f"report: {write_report(directory, baseline)}")
+    print(f"report: {write_report(directory, baseline=baseline)}")
     if into is not None:
-        write_table(directory, into, baseline)
+        write_table(directory, into, baseline=baseline)
 
 
 @app.command()
 def power(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
-    baseline: Baseline = "max",
+    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
 ) -> None:
     """Say how many seeds each row of a study needs to be decided, and what difference its seeds can show."""
     from rich.console import Console
@@ -264,7 +185,7 @@ def power(
 def gain(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
     out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
-    baseline: Baseline = "max",
+    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
 ) -> None:
     """Draw when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
     from empool.lab.report import write_gain
@@ -280,7 +201,7 @@ def evaluate(
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
-    device: OnDevice = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
     """Test trained networks by the expectation, recalibrated, by members sampled and averaged, and by plain max.
 
@@ -291,7 +212,7 @@ def evaluate(
     with progress() as shown:
         from empool.lab.analyse.evaluate import evaluate as test
 
-        records = test(directory, samples=samples, source=data, device=device.value, say=shown.say, poolings=poolings)
+        records = test(directory, samples=samples, source=data, device=device, say=shown.say, poolings=poolings)
 
     from rich.console import Console
 
@@ -307,7 +228,7 @@ def evaluate(
 @app.command()
 def bench(
     context: typer.Context,
-    device: Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")] = Device.cpu,
+    device: Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")] = "cpu",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was measured.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A subset, in at most a minute.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="That PyTorch uses on the CPU.")] = 2,
@@ -325,7 +246,7 @@ def bench(
     from empool.bench import cases
 
     measure(
-        device.value,
+        device,
         json,
         quick=quick,
         threads=threads,
@@ -343,31 +264,40 @@ def show(
         Path | None, typer.Argument(metavar="FILE", help="Draw to this SVG, PNG or PDF. Default: the terminal.")
     ] = None,
     p: Annotated[float, typer.Option(min=0, max=1, help="Probability of dropping the largest activation.")] = 0.4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
 ) -> None:
-    """Draw the training and the testing phase, on a small window of numbers and on an image."""
+    """Draw training and inference, on a small window of numbers and on an image."""
     from empool.lab.cli.show import show as draw
 
     draw(output, p=p, seed=seed)
 
 
-def _names(loggers: Sequence[Logger] | None) -> list[str]:
-    return [logger.value for logger in loggers or []]
+def _where(options: dict[str, Any]) -> Any:
+    from empool.lab.execute.session import Where
+
+    return Where(**{name: options[name] for name in WHERE if name != "device" and name in options})
 
 
-def _options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Choose among a command's arguments those of `empool.lab.train.options.configure`."""
-    return {
-        "source": arguments["data"],
-        "augmentation": arguments["augmentation"],
-        "choices": arguments["recipe"] or [],
-        "device": arguments["device"].value,
-        "precision": arguments["precision"].value,
-        **{
-            name: arguments[name]
-            for name in (
-                *("model", "epochs", "batch_size", "train_limit", "test_limit"),
-                *("channels_last", "p_schedule", "workers", "sync_batchnorm", "compile", "deterministic"),
-            )
-        },
-    }
+def _study(
+    context: typer.Context, poolings: Any, seeds: Any, options: dict[str, Any], resume: bool | None = None
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Do a study; leave with the exit code of an interrupt."""
+    from empool.lab.execute import session
+
+    others = {"seeds", "baseline", "logger", "out", *WHERE} - {"device"}
+    chosen = {name: value for name, value in options.items() if name not in others and value is not None}
+    try:
+        return session.study(
+            chosen,
+            poolings,
+            seeds,
+            where=_where(options),
+            out=options["out"],
+            loggers=options["logger"] or (),
+            command=context.obj,
+            resume=resume,
+        )
+    except session.Interrupted as interrupted:
+        raise typer.Exit(interrupted.code) from None
+    except session.Followed as followed:
+        raise typer.Exit(followed.code) from None

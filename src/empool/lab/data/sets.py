@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ from empool.lab.data.sources import SPLITS, Decoded
 from empool.lab.errors import LabError
 from empool.lab.files import remove_unfinished, replacing
 
+_log = logging.getLogger(__name__)
 _FORMAT = 2  # of the cached files; part of their names
 _DAY = 24 * 60 * 60.0  # seconds
 
@@ -61,6 +63,10 @@ class Data(Protocol):
     def files(self) -> Mapping[str, str]:
         """Hash of each file that they came from, by its path in the folder; none where files are not read whole."""
 
+    @property
+    def chance_error(self) -> float | None:
+        """Error in percent of naming the class that most training images are of; None where they are not counted."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -95,6 +101,7 @@ class DataSet:
         std: standard deviation, likewise; 1 for a channel without any.
         fingerprint: of all images and labels before any limit, hexadecimal.
         files: hash of each file that they came from, by its path in the folder; none for a data set with a name.
+        validation: training images that are held out, and measured alone.
     """
 
     name: str
@@ -105,6 +112,7 @@ class DataSet:
     std: tuple[float, ...]
     fingerprint: str
     files: Mapping[str, str] = field(default_factory=dict)
+    validation: Split | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -117,12 +125,19 @@ class DataSet:
         """1 for grey images, 3 for colour."""
         return int(self.train.images.shape[3])
 
+    @property
+    def chance_error(self) -> float:
+        """Error in percent of naming the class that most training images are of."""
+        return 100 * (1 - float(torch.bincount(self.train.labels).max()) / len(self.train))
+
 
 def load(
     source: str,
     train_limit: int | None = None,
     test_limit: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    *,
+    validation: float = 0.0,
+    label_column: str | None = None,
 ) -> DataSet:
     """Load a data set from its cache, or decode and cache it.
 
@@ -130,23 +145,50 @@ def load(
         source: a name of `sources.KNOWN`, or a folder.
         train_limit: number of training images to keep, as many of each class as of any other; None keeps all.
         test_limit: of test images, likewise.
-        say: takes a line on what takes time or went wrong.
+        validation: share of all training images, as many of each class, always the same ones, that is held out before
+            `train_limit` chooses among the others.
+        label_column: of parquet files; None chooses it if there is no doubt.
 
     Raises:
         LabError: for a source that is absent, incomplete or damaged.
     """
     files = sources.digests(source)
-    decoded, fingerprint = _cached(source, files, say)
-    splits = {}
-    for split, limit in zip(SPLITS, (train_limit, test_limit), strict=True):
-        images, labels = decoded.images[split], decoded.labels[split]
-        if limit is not None:
-            chosen = stratified(labels, limit)
-            images, labels = images[chosen], labels[chosen]
-        splits[split] = Split(torch.from_numpy(images), torch.from_numpy(labels))
-    mean, std = _statistics(splits["train"].images.numpy())
+    decoded, fingerprint = _cached(source, files, label_column)
     name = source if source in sources.KNOWN else Path(source).resolve().name
-    return DataSet(name, splits["train"], splits["test"], decoded.classes, mean, std, fingerprint, files)
+    return of_arrays(name, decoded, fingerprint, files, train_limit, test_limit, validation)
+
+
+def of_arrays(
+    name: str,
+    decoded: Decoded,
+    fingerprint: str,
+    files: Mapping[str, str],
+    train_limit: int | None,
+    test_limit: int | None,
+    validation: float,
+) -> DataSet:
+    """Choose images, and make a data set of them; arguments as of `load`."""
+    labels = decoded.labels["train"]
+    everyone = np.arange(len(labels))
+    held_out = stratified(labels, max(1, round(validation * len(labels))), seed=1) if validation else everyone[:0]
+    left = np.setdiff1d(everyone, held_out)
+    if train_limit is not None:
+        left = left[stratified(labels[left], train_limit)]
+    tested = np.arange(len(decoded.labels["test"]))
+    if test_limit is not None:
+        tested = stratified(decoded.labels["test"], test_limit)
+
+    def split(name: str, chosen: npt.NDArray[np.int64]) -> Split:
+        whole = len(chosen) == len(decoded.labels[name])  # Not copied then.
+        images, labels = decoded.images[name], decoded.labels[name]
+        return Split(*(torch.from_numpy(array if whole else array[chosen]) for array in (images, labels)))
+
+    train = split("train", left)
+    mean, std = _statistics(train.images.numpy())
+    measured = split("train", held_out) if validation else None
+    return DataSet(
+        name, train, split("test", tested), decoded.classes, mean, std, fingerprint, files, validation=measured
+    )
 
 
 def stratified(labels: npt.NDArray[np.int64], limit: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -174,23 +216,24 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "empool"
 
 
-def _cached(source: str, files: Mapping[str, str], say: Callable[[str], None]) -> tuple[Decoded, str]:
-    path = cache_folder() / f"{sources.key(source, files)}-v{_FORMAT}.npz"
+def _cached(source: str, files: Mapping[str, str], label_column: str | None) -> tuple[Decoded, str]:
+    chosen = f"-{hashlib.blake2b(label_column.encode(), digest_size=4).hexdigest()}" if label_column else ""
+    path = cache_folder() / f"{sources.key(source, files)}{chosen}-v{_FORMAT}.npz"
     if path.exists():
         try:
             return _read(path)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, KeyError, EOFError, OSError):
-            say(f"{path} is damaged; decoding {source} again")
+            _log.warning("%s is damaged; decoding %s again", path, source)
     else:
-        say(f"decoding {source} (once; kept in {path})")
-    decoded = sources.decode(source)
-    fingerprint = _fingerprint(decoded)
+        _log.info("decoding %s (once; kept in %s)", source, path)
+    decoded = sources.decode(source, label_column)
+    fingerprint = fingerprint_of(decoded)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent, age=_DAY)  # Other processes may be decoding too.
         _write(path, decoded, fingerprint)
     except OSError as error:
-        say(f"cannot keep the decoded images in {path} ({error.strerror}); going on without")
+        _log.warning("cannot keep the decoded images in %s (%s); going on without", path, error.strerror)
     return decoded, fingerprint
 
 
@@ -213,7 +256,8 @@ def _read(path: Path) -> tuple[Decoded, str]:
     return Decoded(images, labels, tuple(about["classes"])), about["fingerprint"]
 
 
-def _fingerprint(decoded: Decoded) -> str:
+def fingerprint_of(decoded: Decoded) -> str:
+    """Hash all images and labels."""
     digest = hashlib.blake2b(digest_size=16)
     for split in SPLITS:
         digest.update(str(decoded.images[split].shape).encode())

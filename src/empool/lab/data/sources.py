@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +21,11 @@ from empool.lab.errors import LabError
 if TYPE_CHECKING:
     from PIL import Image
 
+_log = logging.getLogger(__name__)
 SPLITS = ("train", "test")
-_LEFT_OUT = ("validation", "valid", "val", "dev", "extra", "unsupervised")  # splits that are there and not used
+VALIDATION = ("validation", "valid", "val", "dev")  # splits that are tested on where there is no "test"
+_LEFT_OUT = (*VALIDATION, "extra", "unsupervised")  # splits that are there and otherwise not used
+_LABELS = ("label", "labels", "fine_label", "target", "class", "y")  # names of columns that can be nothing else
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
@@ -33,18 +38,21 @@ class Known:
         augment: augmentation that suits it, as `Recipe.augment` spells it.
         epochs: epochs for a first look, if it needs fewer than the recipe says.
         hub: repository, configuration and label column on the hub; None if it ships with scikit-learn.
+        shipped: whether it comes with this project's repository.
     """
 
     title: str
     augment: str
     epochs: int | None = None
     hub: tuple[str, str | None, str] | None = None
+    shipped: bool = False
 
 
 # Digits read differently in a mirror; clothes and animals do not.
 KNOWN = {
     "digits": Known("8x8 handwritten digits, shipped with scikit-learn", "crop:1", epochs=5),
     "cifar10": Known("32x32 photographs of 10 things", "crop:4,mirror", hub=("uoft-cs/cifar10", None, "label")),
+    "cifar10-mini": Known("2,000 + 2,000 photographs of CIFAR-10", "crop:4,mirror", shipped=True),
     "cifar100": Known("32x32 photographs of 100 things", "crop:4,mirror", hub=("uoft-cs/cifar100", None, "fine_label")),
     "svhn": Known("32x32 house numbers", "crop:4", hub=("ufldl-stanford/svhn", "cropped_digits", "label")),
     "fashion_mnist": Known(
@@ -100,25 +108,53 @@ def key(source: str, files: Mapping[str, str]) -> str:
     return f"folder-{hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()}"
 
 
-def decode(source: str) -> Decoded:
+def decode(source: str, label_column: str | None = None) -> Decoded:
     """Decode a whole data set.
+
+    Args:
+        source: a name of `KNOWN`, or a folder.
+        label_column: of parquet files; None chooses it if there is no doubt.
 
     Raises:
         LabError: naming the file and what is wrong with it.
     """
+    if label_column is not None and source in KNOWN:
+        raise LabError(f"--label-column is for a folder of parquet files, and {source} is a name")
     if source == "digits":
         return _digits()
-    if source in KNOWN:
+    if source in KNOWN and not KNOWN[source].shipped:
         return _hub(source)
-    folder = Path(source)
+    folder = _shipped(source) if source in KNOWN else Path(source)
     files = _files(folder)
-    if any(path.suffix == ".parquet" for path in files):
-        return _parquet(folder, [path for path in files if path.suffix == ".parquet"])
-    if (folder / "train").is_dir() or (folder / "test").is_dir():
+    parquet = [path for path in files if path.suffix == ".parquet"]
+    if parquet:
+        return _parquet(folder, parquet, label_column)
+    if label_column is not None:
+        raise LabError(f"--label-column is for parquet files, and {folder} holds none")
+    if (folder / "train").is_dir() or test_folder(folder).is_dir():
         return _class_folders(folder)
-    if not files:
-        raise LabError(f"{folder} is empty: expected train-*.parquet and test-*.parquet, or train/CLASS/IMAGE")
-    raise LabError(f"{folder} holds neither parquet files (train-*.parquet) nor class folders (train/CLASS/IMAGE)")
+    expected = "expected train-*.parquet and test-*.parquet, or train/CLASS/IMAGE and test/CLASS/IMAGE"
+    others = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
+    if not others:
+        raise LabError(f"{folder} is empty: {expected}")
+    raise LabError(f"{folder} holds neither parquet files nor class folders, but {', '.join(others[:3])}: {expected}")
+
+
+def _shipped(name: str) -> Path:
+    """Find a data set of the repository: in $EMPOOL_DATA, or beside the source."""
+    given = os.environ.get("EMPOOL_DATA")
+    folder = (Path(given) if given else Path(__file__).resolve().parents[4] / "data") / name
+    if not folder.is_dir():
+        raise LabError(
+            f"{name} comes with the repository: clone it, or use --data cifar10 --train-limit 2000 --test-limit 2000"
+        )
+    return folder
+
+
+def test_folder(folder: Path) -> Path:
+    """Find the folder of test images: "test" if it has class folders, or else that of a validation split."""
+    found = [folder / name for name in ("test", *VALIDATION) if (folder / name).is_dir()]
+    return next((path for path in found if any(part.is_dir() for part in path.iterdir())), (*found, folder / "test")[0])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -171,16 +207,20 @@ def _hub(name: str) -> Decoded:
     return _same_shape(name, decoded, labels, classes)
 
 
-def _parquet(folder: Path, files: list[Path]) -> Decoded:
+def _parquet(folder: Path, files: list[Path], label_column: str | None) -> Decoded:
     import pyarrow.parquet as pq
 
     splits = {path: _split(path, folder) for path in files}
     by_split = {split: [path for path in files if splits[path] == split] for split in SPLITS}
+    if not by_split["test"]:
+        by_split["test"] = next(filter(None, ([p for p in files if splits[p] == name] for name in VALIDATION)), [])
     for split, paths in by_split.items():
         if not paths:
             raise LabError(f"{folder} has no {split} split: expected {split}-*.parquet")
     columns = {
-        path: _columns(path, _parquet_file(pq.read_schema, path)) for paths in by_split.values() for path in paths
+        path: _columns(path, _parquet_file(pq.read_schema, path), label_column)
+        for paths in by_split.values()
+        for path in paths
     }
     classes = _same_classes({path: names for path, (*_, names) in columns.items()})
     images = {}
@@ -237,30 +277,38 @@ def _same_classes(names: Mapping[Path, tuple[str, ...]]) -> tuple[str, ...]:
     return named[first]
 
 
-def _columns(path: Path, schema: Any) -> tuple[str, str, tuple[str, ...]]:
-    """Find the image column, the label column and the class names, as the hub's metadata or the types tell."""
+def _columns(path: Path, schema: Any, label_column: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """Find the image column, the label column and the class names, as the hub's metadata or the names tell."""
     import pyarrow as pa
 
     metadata = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
+    try:
+        features = json.loads(metadata)["info"]["features"] if metadata else {}
+        kinds = {name: feature.get("_type") for name, feature in features.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        features, kinds = {}, {}
     structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    image_columns = [name for name, feature in features.items() if feature.get("_type") == "Image"] or structs
+    image_columns = [name for name, kind in kinds.items() if kind == "Image" and name in schema.names] or structs
     integers = [f.name for f in schema if pa.types.is_integer(f.type)]
-    label_columns = [name for name in ("label", "fine_label", "labels") if name in integers] or integers
-    if not image_columns or image_columns[0] not in schema.names:
+    if not image_columns:
         raise LabError(f"{path} has no column of images; its columns are {', '.join(schema.names)}")
-    if not label_columns:
+    if not integers:
         raise LabError(f"{path} has no column of integer labels; its columns are {', '.join(schema.names)}")
-    names = features.get(label_columns[0], {}).get("names", ())
-    return image_columns[0], label_columns[0], tuple(names)
+    classes = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in integers]
+    named = [name for name in _LABELS if name in integers]
+    clear = classes if len(classes) == 1 else [name for name in named if name in classes] or named
+    label = label_column if label_column in integers else None if label_column else next(iter(clear), None)
+    if label is None:
+        wanted = f"no integer column {label_column}" if label_column else "no column that is clearly the label"
+        raise LabError(f"{path} has {wanted}: name one with --label-column, of {', '.join(integers)}")
+    return image_columns[0], label, tuple(features.get(label, {}).get("names", ()))
 
 
 def _class_folders(folder: Path) -> Decoded:
     names: tuple[str, ...] = ()
     images = {}
     labels = {}
-    for split in SPLITS:
-        root = folder / split
+    for split, root in zip(SPLITS, (folder / "train", test_folder(folder)), strict=True):
         if not root.is_dir():
             raise LabError(f"{folder} has no {split} split: expected {split}/CLASS/IMAGE")
         found = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
@@ -277,10 +325,12 @@ def _class_folders(folder: Path) -> Decoded:
 
 
 def _class_images(folder: Path) -> list[Path]:
-    images = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    images = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if not images:
         raise LabError(f"{folder} is empty: expected images")
     for path in images:
+        if path.is_dir():
+            raise LabError(f"{path} is a folder in that of a class: expected images alone")
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise LabError(f"{path} is no image: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     return images
@@ -290,14 +340,19 @@ def _decoded(images: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, 
     """Decode images, each with the name to use in a message, to ``(H, W)`` or ``(H, W, 3)``."""
     from PIL import Image
 
+    transparent = []
     for name, content in images:
         if not content:
             raise LabError(f"{name}: no image")
         try:
             with Image.open(io.BytesIO(content)) as image:
+                if image.has_transparency_data:
+                    transparent.append(name)
                 yield name, np.asarray(eight_bits(image))
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
             raise undecodable(name, error) from None
+    if transparent:
+        _log.warning("%d images are transparent, which is left out; the first is %s", len(transparent), transparent[0])
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -358,8 +413,12 @@ def _same_shape(
     if train != test:
         shapes = " and ".join("x".join(map(str, shape)) for shape in (train, test))
         raise LabError(f"{name}: training and test images differ in size ({shapes})")
-    highest = int(labels["train"].max())
-    classes = classes or tuple(str(number) for number in range(highest + 1))
-    if int(labels["test"].max()) >= len(classes):
-        raise LabError(f"{name}: a test image has label {labels['test'].max()}, training labels end at {highest}")
+    if not classes:  # Labels need not begin at 0, or be without gaps.
+        found = np.unique(labels["train"])
+        classes = tuple(str(number) for number in found)
+        if unknown := sorted(set(np.unique(labels["test"]).tolist()) - set(found.tolist())):
+            raise LabError(f"{name}: a test image has label {unknown[0]}, and no training image has it")
+        labels = {split: np.searchsorted(found, of_split) for split, of_split in labels.items()}
+    if len(classes) < 2 or len(np.unique(labels["train"])) < 2:
+        raise LabError(f"{name}: all training images are of one class: there is nothing to tell apart")
     return Decoded(images, labels, classes)

@@ -10,34 +10,34 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from empool.lab.data.sets import Data
 from empool.lab.errors import LabError, first_line
-from empool.lab.execute.words import Words, named
-from empool.lab.files import read_json, write_text
+from empool.lab.execute.processes import Words
+from empool.lab.execute.supervise import Died, Hear, do
+from empool.lab.files import write_text
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
-from empool.lab.train.training import fit
 from empool.lab.watch.loggers import Loggers
-from empool.lab.watch.progress import Progress
 
-RETRIES = 3  # times that a run is taken up again after its worker, or the worker's node, died
 _ANSWER = 5.0  # seconds in which a cluster answers
 _POLL = 0.2  # seconds between two looks at what the workers say
 _CANCEL = 15.0  # seconds that cancelled runs have to end by themselves
 _APPEAR = 15.0  # seconds that a file system may take to show a file that another node wrote
 _SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the frame with which HTTP/2 opens; its type is byte 3 (RFC 9113)
 _MARKER = ".cluster"  # file in the study's folder, by which a worker knows that it sees the same folder
+_SHARE = "--out must be a folder that all nodes share, at one path"
 
 
 class Ray:
-    """A Ray cluster that this process has joined, until the end of the context; a launcher of runs.
+    """A Ray cluster that this process has joined, until it is closed.
 
     Args:
         address: HOST:PORT of the cluster; "local" starts one on this machine; "auto" is one that runs on this machine;
@@ -53,16 +53,9 @@ class Ray:
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise LabError(f"--gpus-per-run: expected a whole number or a share of one GPU, got {gpus:g}")
         self.cpus, self.gpus = cpus, gpus
-        self.places: dict[tuple[str, int], tuple[str, int]] = {}  # node and process of the runs that are on
+        self.slots = 1_000_000  # The cluster itself does no more at once than it has room for.
+        self.on: dict[Any, RunConfig] = {}  # by the reference to its record
         self.ray = _join(address)
-
-    def __enter__(self) -> Ray:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.ray.shutdown()
 
     def device_named(self, device: str) -> str:
         """Choose "cpu" or "cuda" for all runs, and settle what a run takes.
@@ -87,67 +80,48 @@ class Ray:
             )
         return device
 
-    def launch(
-        self, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
-    ) -> Iterator[dict[str, Any]]:
-        """Do runs, as many at once as the cluster has room for, and yield their records in the order in which they end.
-
-        A run whose worker died is taken up again from its checkpoint; if that is in vain, the others go on.
-
-        Raises:
-            LabError: if nodes do not share the folder, or after all others if a run could not be done.
-        """
-        with signals.deferred() as term:  # Ray makes Ctrl-C of whatever a handler raises while it waits.
-            yield from self._launch(runs, data, directory, progress, loggers, term)
-
-    def _launch(
-        self,
-        runs: Sequence[RunConfig],
-        data: Data,
-        directory: Path,
-        progress: Progress,
-        loggers: Loggers,
-        term: signals.Deferred,
-    ) -> Iterator[dict[str, Any]]:
-        if not runs:
-            return
+    @contextmanager
+    def opened(self, data: Data, directory: Path, loggers: Loggers) -> Iterator[None]:
+        """Take the data, and mark the folder; leave the cluster at the end, its runs interrupted."""
         from ray.util.queue import Queue
 
         directory = directory.absolute()
-        marker = directory / _MARKER
-        token = secrets.token_hex(8)
+        marker, token = directory / _MARKER, secrets.token_hex(8)
         write_text(marker, token)
-        words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": self._here()})
-        task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus or 0, max_retries=RETRIES)(_do)
-        shared = self.ray.put(data)
-        lost: list[str] = []
-        pending: dict[Any, RunConfig] = {}
+        self.directory = directory
+        self.words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": self._here()})
+        self.given = self.ray.put(data), directory, loggers, os.getcwd(), self.cpus, token
         try:
-            for number, config in enumerate(runs):
-                place = task.options(name=f"empool: {named(config)}")
-                said = _Words(words, number)
-                done = place.remote(config, shared, directory, os.getcwd(), self.cpus, token, said, loggers)
-                pending[done] = config
-            while pending:
-                ready, _ = self.ray.wait(list(pending), num_returns=1, timeout=_POLL)
-                self._listen(words, runs, progress)
-                if term.came:
-                    return
-                for reference in ready:
-                    config = pending[reference]
-                    record = self._record(reference, config, directory)
-                    del pending[reference]
-                    if isinstance(record, str):
-                        lost.append(f"{named(config)}: {record}")
-                        progress.say(lost[-1])
-                        continue
-                    progress.finished(config, record)
-                    yield record
+            yield
         finally:
-            self._cancel(list(pending))
+            self._cancel()
             marker.unlink(missing_ok=True)
-        if lost:
-            raise LabError(f"{len(lost)} of {len(runs)} runs were lost ({lost[0]}); the same command tries them again")
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self.ray.shutdown()
+
+    def submit(self, run: RunConfig) -> None:
+        """Queue a run."""
+        # Who takes a run up again is the loop of the study, so that it can say so.
+        task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus or 0, max_retries=0)(_do)
+        self.on[task.options(name=f"empool: {run.title}").remote(run, self.words, *self.given)] = run
+
+    def wait(self, hear: Hear) -> Iterator[tuple[RunConfig, dict[str, Any] | Died]]:
+        """Listen to the workers."""
+        from ray.exceptions import RayError
+
+        ready, _ = self.ray.wait(list(self.on), num_returns=1, timeout=_POLL)
+        with contextlib.suppress(RayError):  # The words are lost with their actor; the results are not.
+            on = {(run.pooling, run.seed): run for run in self.on.values()}
+            for key, words in self.words.get_nowait_batch(self.words.qsize()):
+                if key in on:
+                    hear(on[key], *words)
+        for reference in ready:
+            run = self.on[reference]
+            outcome = self._outcome(reference, run)
+            del self.on[reference]
+            yield run, outcome
 
     def _here(self) -> Any:
         """Give the strategy that keeps an actor on this node if it can."""
@@ -155,29 +129,7 @@ class Ray:
 
         return NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
 
-    def _listen(self, words: Any, runs: Sequence[RunConfig], progress: Progress) -> None:
-        from ray.exceptions import RayError
-
-        try:
-            heard = words.get_nowait_batch(words.qsize())
-        except RayError:  # The words are lost with their actor; the results are not.
-            return
-        for number, what, *rest in heard:
-            config = runs[number]
-            key = config.pooling, config.seed
-            if what == "said":
-                progress.say(f"{named(config)}: {rest[0]}")
-                continue
-            if what == "advanced":
-                progress.advanced(config, *rest)
-                continue
-            if key in self.places:
-                node, process = self.places[key]
-                progress.say(f"{named(config)}: process {process} on {node} died; the run goes on in another")
-            self.places[key] = rest[0], rest[1]
-            progress.started(config)
-
-    def _record(self, reference: Any, config: RunConfig, directory: Path) -> dict[str, Any] | str:
+    def _outcome(self, reference: Any, config: RunConfig) -> dict[str, Any] | Died:
         """Take a run's record, or what it died of."""
         from ray.exceptions import RayError, RayTaskError
 
@@ -191,14 +143,15 @@ class Ray:
                 raise LabError(f"a node of the cluster lacks a package: {_last_line(error)}") from None
             raise
         except RayError as error:
-            return f"its worker died {RETRIES + 1} times ({first_line(error)})"
-        result = config.folder(directory) / "result.json"
+            return Died(f"its worker died ({first_line(error)})")
+        result = config.folder(self.directory) / "result.json"
         if not _appears(result):
             raise LabError(f"{result} was written on another node and is not here: {_SHARE}")
         return record
 
-    def _cancel(self, references: list[Any]) -> None:
+    def _cancel(self) -> None:
         """Interrupt runs, and wait for them: what they have done up to the last whole epoch stays."""
+        references, self.on = list(self.on), {}
         if not references:
             return
         from ray.exceptions import RayError
@@ -209,52 +162,31 @@ class Ray:
             self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
 
 
-class _Words(Words):
-    """Tells the process of the study how far a run is, from a worker.
-
-    Args:
-        queue: to that process; nothing but plain objects goes into it, so that its actor need not load PyTorch.
-        number: of the run.
-    """
-
-    def __init__(self, queue: Any, number: int) -> None:
-        super().__init__()
-        self.queue, self.number = queue, number
-
-    def say(self, *words: object) -> None:
-        """Say it, if there is anyone to hear."""
-        # Not the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits to another.
-        self.queue.actor.put_nowait.remote((self.number, *words))
-
-
-_SHARE = "--out must be a folder that all nodes share, at one path"
-
-
 def _do(
-    config: RunConfig,
+    run: RunConfig,
+    queue: Any,
     data: Data,
     directory: Path,
+    loggers: Loggers,
     working: str,
     threads: int,
     token: str,
-    words: _Words,
-    loggers: Loggers,
 ) -> dict[str, Any]:
     """Do a run, on a worker."""
     with contextlib.suppress(OSError):
         os.chdir(working)  # Names of images may be relative to it.
     if not _appears(directory / _MARKER, token):
         raise LabError(f"{platform.node()} does not see {directory} as it is where the study was started: {_SHARE}")
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if run.device == "cuda" and not torch.cuda.is_available():
         raise LabError(f"{platform.node()} has a GPU to give, but PyTorch there finds no CUDA device")
     torch.set_num_threads(threads)
-    words.say("started", platform.node(), os.getpid())
-    result = config.folder(directory) / "result.json"
-    if result.exists():  # The worker that wrote it died before it could say so.
-        record: dict[str, Any] = read_json(result)
-        return record
+    # Plain objects alone, so that the queue's actor need not load PyTorch.
+    key = run.pooling, run.seed
+    # Not the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits to another.
+    words = Words(lambda words: queue.actor.put_nowait.remote((key, words)))
+    words.send(("started",))
     try:
-        return fit(config, data, directory, words, lambda line: words.say("said", line), loggers)
+        return do(run, data, directory, words.watch, loggers)
     except signals.Terminated as terminated:  # To Ray it would be a run that was cancelled; so it is taken up again.
         os._exit(signals.exit_code(terminated))
 

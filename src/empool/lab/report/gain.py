@@ -97,7 +97,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
     baseline = label(points[0].baseline)
     title = f"When does it help? Gain over {baseline} against its generalisation gap"
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.2 + 0.15 * len(settings)), layout="constrained")
         axes = figure.add_subplot()
         low, high = min(0.0, settings[0][0]), max(gap for gap, _ in settings)
         high += 0.06 * (high - low) or 1.0
@@ -128,6 +128,8 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
             Line2D([], [], color=style(name)[0], marker=style(name)[1], linestyle="", label=name) for name in methods
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
+        named = [Line2D([], [], linestyle="", label=f"{n}. {setting}") for n, (_, setting) in enumerate(settings, 1)]
+        figure.legend(handles=named, loc="outside lower left", handlelength=0, handletextpad=0, fontsize=7)
         said = "; ".join(f"{point.pooling} {point.gain:+.2f} at a gap of {point.gap:.1f}" for point in points)
         drawn = render(figure, title, f"Gains in points: {said}.")
     ordered = [point for setting in settings for point in points if (point.gap, point.setting) == setting]
@@ -147,7 +149,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         "gain",
         drawn,
         title,
-        f"Up: fewer test errors than {baseline}. A column is a setting, numbered as in the table; a mark is a pooling "
+        f"Up: fewer test errors than {baseline}. A column is a setting, numbered below; a mark is a pooling "
         "with its 95 % interval, simultaneous over the setting; those of one setting are spread sideways to be told "
         "apart. Filled: decided.",
         (sheet,),

@@ -83,7 +83,8 @@ def notes(records: Sequence[Evaluated]) -> list[str]:
             "normalisation with the pools in inference mode. Max-pooling's is the control."
         )
     if samples := _samples(records):
-        said.append(f"Monte Carlo: the mean of the probabilities of {samples} members, sampled for every image anew.")
+        members = f"{samples} member{'' if samples == '1' else 's'}"
+        said.append(f"Monte Carlo: the mean of the probabilities of {members}, sampled for every image anew.")
     if any(record["plain_max"] is not None for record in records):
         said.append("plain max: one pass with p = 0.")
     if any(record.get(rule) for record in records for rule in RULES if rule != "expectation"):

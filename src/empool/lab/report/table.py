@@ -108,7 +108,7 @@ def errors(caption: str, summary: Summary, beside: paper.Table | None = None, pl
         "Test error %": ([row.mean for row in rows], ".2f"),
         **_compared([row.error for row in rows], ".2f"),
         VERDICT: ([verdict(row, row.error) for row in rows], None),
-        "Improvement %": ([_improvement(row) for row in rows], "+.1f"),
+        "Improvement %": ([None if row.pooling == summary.baseline else row.improvement for row in rows], "+.1f"),
         "Spread": ([row.spread for row in rows], ".2f"),
         "Runs": ([row.runs for row in rows], "d"),
     }
@@ -156,13 +156,10 @@ def nlls(caption: str, summary: Summary, notes: Sequence[str] = ()) -> Sheet | N
 
 
 def _compared(comparisons: Sequence[Comparison], how: str) -> dict[str, tuple[Sequence[Any], Format | None]]:
-    baseline = [one.verdict is Verdict.BASELINE for one in comparisons]
     return {
-        POINTS: (
-            [None if own else one.difference for one, own in zip(comparisons, baseline, strict=True)], f"+{how}"
-        ),
+        POINTS: ([one.difference for one in comparisons], f"+{how}"),
         INTERVAL: ([one.interval for one in comparisons], f"+{how}"),
-    }  # fmt: skip
+    }
 
 
 def verdict(row: Row, comparison: Comparison) -> str:
@@ -179,7 +176,7 @@ def _plus_minus(row: Row) -> str | None:
 
 
 def _with_interval(comparison: Comparison) -> str | None:
-    if comparison.verdict is Verdict.BASELINE or comparison.difference is None:
+    if comparison.difference is None:
         return None
     interval = comparison.interval
     bounds = f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else ""
@@ -189,10 +186,6 @@ def _with_interval(comparison: Comparison) -> str | None:
 def seeds(needed: int | None) -> str:
     """Write how many seeds are needed."""
     return f"> {MOST_SEEDS:,}" if needed is None else f"{needed}"
-
-
-def _improvement(row: Row) -> float | None:
-    return None if row.verdict is Verdict.BASELINE else row.improvement
 
 
 def _printed(figure: paper.Figure | None) -> Any:
@@ -248,7 +241,7 @@ def terminal(sheet: Sheet, *, without: Sequence[str] = (), title: str | None = N
         )
     before = None
     for line in cells.to_dict("records"):
-        first, *others = line.values()
+        first, *others = (cell.replace("did not converge", "failed") for cell in line.values())
         shown.add_row("" if first == before else first, *map(Text, others), style=STYLES.get(line.get(VERDICT, ""), ""))
         before = first
     return shown

@@ -34,8 +34,8 @@ class Protocol:
     Attributes:
         summary: what to know about it, in a few words.
         parts: the networks.
-        changes: what differs from the networks' recipes and from the whole data, as `train.options.configure`
-            takes it.
+        changes: what differs from the networks' recipes and from the whole data, as `execute.configure.Options`
+            names it.
     """
 
     summary: str
@@ -51,14 +51,12 @@ _PLAIN = tuple(Part(model, (NONE,)) for model in ("resnet:110", "preact_resnet:1
 TABLES: Mapping[str, Mapping[str, Protocol]] = {
     "table1": {
         "full": Protocol("all images, crop and mirror, the recipe of the network", _TABLE_1),
-        "full-plain": Protocol(
-            "all images, no augmentation, the recipe of the network", _TABLE_1, {"augmentation": "none"}
-        ),
+        "full-plain": Protocol("all images, no augmentation, the recipe of the network", _TABLE_1, {"augment": "none"}),
         # Without augmentation, so that there is something to regularise: with it the network underfits these images.
         "cpu": Protocol(
             "10,000 training images, no augmentation, 20 epochs, 32 maps a convolution",
             _TABLE_1,
-            {"train_limit": 10_000, "epochs": 20, "augmentation": "none", "choices": ["width=32"]},
+            {"train_limit": 10_000, "epochs": 20, "augment": "none", "recipe": ["width=32"]},
         ),
     },
     "table2": {
@@ -72,8 +70,8 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
                 "train_limit": 5_000,
                 "test_limit": 2_000,
                 "epochs": 12,
-                "augmentation": "none",
-                "choices": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
+                "augment": "none",
+                "recipe": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
             },
         ),
     },

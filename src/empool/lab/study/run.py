@@ -7,11 +7,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from empool import models
-from empool.lab.files import read_json
+from empool.distributions import Pooling
+from empool.lab.errors import LabError
+from empool.lab.files import read_object
+from empool.lab.study import networks
 from empool.models import Recipe
 
 
@@ -22,11 +26,11 @@ class RunConfig:
     data: str  # name of the data set, or of its folder
     fingerprint: str  # of images and labels, or of their names if they are streamed; hexadecimal
     model: str  # spelling, "name" or "name:depth"
-    pooling: str  # spelling, as empool.pooling takes it
+    pooling: str  # spelling, as empool.pooling takes it, and what the recipe has otherwise with it: max@epochs=5
     seed: int  # of initial weights, order of the images, augmentation and draws
     train_limit: int | None  # training images used, the same number of each class; None: all
     test_limit: int | None  # test images used, likewise
-    recipe: Recipe  # epochs, batch size, learning rate, ...
+    recipe: Recipe  # epochs, batch size, learning rate, ... of all runs; see `training`
     precision: str = "float32"  # "float32", or "bfloat16" for mixed precision
     channels_last: bool = True  # memory format of weights and images
     device: str = "cpu"  # "cpu" or "cuda"
@@ -34,6 +38,28 @@ class RunConfig:
     p_schedule: str = "constant"  # spelling, as empool.lab.train.schedule takes it; of the poolings that have a p
     compile: bool = False  # training steps through torch.compile, which draws and rounds otherwise
     deterministic: bool = False  # algorithms alone that repeat a run bit for bit, on a GPU too
+    validation: float = 0.0  # share of the training images that is held out and measured
+    workers: int | None = None  # processes that load images which are not in memory; None: as many as cores, at most 8
+
+    @cached_property
+    def layer(self) -> Pooling | None:
+        """The pooling; None for the network as published, without."""
+        return models.read_pooling(self.pooling.partition("@")[0])
+
+    @cached_property
+    def p(self) -> float | None:
+        """The pooling's p, which can be scheduled; None if it has none."""
+        return getattr(self.layer, "p", None)
+
+    @cached_property
+    def training(self) -> Recipe:
+        """The recipe of this run: that of all, with what the pooling has of its own."""
+        return changed(self.recipe, self.pooling.split("@")[1:])
+
+    @property
+    def title(self) -> str:
+        """The run's name within its study."""
+        return f"{self.pooling}, seed {self.seed}"
 
     def folder(self, directory: Path) -> Path:
         """Give the run's folder in that of its study."""
@@ -42,7 +68,7 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """Give what all runs of a study have in common, as JSON has it."""
         settings = self.to_json()
-        for field in ("pooling", "seed", "device"):
+        for field in ("pooling", "seed", "device", "workers"):
             del settings[field]
         return settings
 
@@ -50,12 +76,14 @@ class RunConfig:
         """Give every field, as JSON has it."""
         fields = dataclasses.asdict(self)
         fields["recipe"] = {k: list(v) if isinstance(v, tuple) else v for k, v in fields["recipe"].items()}
+        if not self.validation:  # As it was before there was one.
+            del fields["validation"]
         return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> RunConfig:
         """Read what `to_json` gave."""
-        recipe = type(models.network(fields["model"]).recipe)
+        recipe = type(networks.network(fields["model"]).recipe)
         choices: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["recipe"].items()}
         return cls(**{**fields, "recipe": recipe(**choices)})
 
@@ -70,7 +98,7 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
 
     A field that has a default, and is missing, has it: the settings are of a time before there was that field.
     """
-    recipe = type(models.network(ours["model"]).recipe)
+    recipe = type(networks.network(ours["model"]).recipe)
     mine, others = _flat(ours), _flat(theirs)
     for field in sorted({*mine, *others}):
         default = getattr(recipe if field.startswith(_RECIPE) else RunConfig, field.removeprefix(_RECIPE), None)
@@ -96,8 +124,8 @@ def _shown(value: object) -> str:
 def results(directory: Path) -> list[dict[str, Any]]:
     """Read the records of the finished runs of a study, by seed and then in the order of the study's poolings."""
     study = directory / "study.json"
-    order = read_json(study)["poolings"] if study.exists() else []
-    records = [read_json(path) for path in directory.glob("*/*/result.json")]
+    order = read_object(study, "poolings")["poolings"] if study.exists() else []
+    records = [read_object(path, "pooling", "seed") for path in directory.glob("*/*/result.json")]
 
     def place(record: dict[str, Any]) -> tuple[int, int, str]:
         pooling = record["pooling"]
@@ -118,6 +146,77 @@ def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
 
 
 def own_p(pooling: str) -> float | None:
-    """Give the p of a pooling, which `PSchedule` can schedule, or None if it has none."""
-    p: float | None = getattr(models.read_pooling(pooling), "p", None)
-    return p
+    """Give the p of a pooling by its spelling, or None if it has none."""
+    return getattr(models.read_pooling(pooling.partition("@")[0]), "p", None)
+
+
+def changed(recipe: Recipe, choices: Iterable[str]) -> Recipe:
+    """Change fields of a recipe, each given once as "FIELD=VALUE", the value as the field's type.
+
+    Raises:
+        LabError: for a field that there is not, is given twice or would have no effect, or a value out of range.
+    """
+    fields = {known.name: getattr(recipe, known.name) for known in dataclasses.fields(recipe)}
+    read: dict[str, Any] = {}
+    for choice in choices:
+        field, equals, text = choice.partition("=")
+        if not equals or field not in fields:
+            raise LabError(f'recipe: expected FIELD=VALUE with one of {", ".join(fields)}, got "{choice}"')
+        if field in read:
+            raise LabError(f"recipe: {field} is given twice; leave one of them out")
+        default = fields[field]
+        try:
+            if isinstance(default, tuple):
+                read[field] = tuple(float(number) for number in text.strip("()").split(",") if number.strip())
+            elif isinstance(default, bool):
+                read[field] = {"true": True, "false": False}[text.lower()]
+            else:
+                read[field] = type(default)(text)
+        except (KeyError, ValueError):
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            raise LabError(f'recipe: expected {field}={shown} or the like, got "{choice}"') from None
+    schedule = read.get("schedule", recipe.schedule)
+    unused = [field for field in ("milestones", "decay") if field in read]
+    if unused and schedule != "step":
+        raise LabError(f'recipe: {unused[0]} is of schedule=step, and the schedule is "{schedule}"; leave it out')
+    try:
+        return dataclasses.replace(recipe, **read)
+    except ValueError as error:
+        raise LabError(str(error)) from None
+
+
+def poolings(spellings: str | Iterable[str], model: str) -> list[str]:
+    """Read a list of poolings for a network, each spelled as `str` does it and named once; "none" may be one.
+
+    Args:
+        spellings: with commas between, where a number after a comma belongs to the pooling before it:
+            "max,ordinal:0.7,0.3" are two; or a list of spellings and `empool.distributions.Pooling`.
+        model: the network.
+
+    Raises:
+        LabError: for an unknown pooling, one whose number is out of range, or "none" for a network that needs one.
+    """
+    parts: list[str] = []
+    for part in spellings.split(",") if isinstance(spellings, str) else map(str, spellings):
+        if parts and isinstance(spellings, str) and _is_number(part):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part.strip())
+    try:
+        named = []
+        for part in parts:
+            name, *own = part.split("@")
+            named.append("@".join((str(models.read_pooling(name) or models.NONE), *own)))
+        if any(name.partition("@")[0] == models.NONE for name in named) and networks.network(model).needs_pooling:
+            raise LabError(f"{models.NONE} keeps strided convolutions, and {model} has no such: name a pooling")
+        return list(dict.fromkeys(named))
+    except ValueError as error:
+        raise LabError(str(error)) from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.strip().rstrip(")"))
+    except ValueError:
+        return False
+    return True

@@ -14,30 +14,36 @@ class Augment:
     """Random crop and mirror.
 
     Attributes:
-        pad: pixels of padding with the mean on every side before a crop of the original size; 0 crops nothing.
+        pad: pixels of padding on every side before a crop of the original size; 0 crops nothing.
         mirror: whether half of the images are mirrored, left to right.
+        reflect: pad with the image's reflection, in place of the mean.
+        alternating: an image is mirrored in every other epoch, in place of half of them at random.
     """
 
     pad: int = 0
     mirror: bool = False
+    reflect: bool = False
+    alternating: bool = False
 
     def __str__(self) -> str:
-        parts = [f"crop:{self.pad}"] * (self.pad > 0) + ["mirror"] * self.mirror
+        parts = [f"{'shift' if self.reflect else 'crop'}:{self.pad}"] * (self.pad > 0)
+        parts += ["alternating-mirror" if self.alternating else "mirror"] * self.mirror
         return ",".join(parts) or "none"
 
 
 def parse(spelling: str) -> Augment:
-    """Read "none", "crop:P", "mirror" or "crop:P,mirror"; the inverse of `str`.
+    """Read "none", or "crop:P" or "shift:P", "mirror" or "alternating-mirror", or one of each with a comma between.
 
     Raises:
         ValueError: for anything else.
     """
     if spelling == "none":
         return Augment()
-    match = re.fullmatch(r"(?:crop:([1-9]\d?))?(,?)(mirror)?", spelling, re.ASCII)
-    if not match or not spelling or bool(match[2]) != bool(match[1] and match[3]):
+    match = re.fullmatch(r"(?:(crop|shift):([1-9]\d?))?(,?)((?:alternating-)?mirror)?", spelling, re.ASCII)
+    if not match or not spelling or bool(match[3]) != bool(match[2] and match[4]):
         raise ValueError(f'augment: expected none, crop:P, mirror or crop:P,mirror, got "{spelling}"')
-    return Augment(int(match[1] or 0), bool(match[3]))
+    mirror = match[4] or ""
+    return Augment(int(match[2] or 0), bool(mirror), match[1] == "shift", mirror.startswith("alternating"))
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,14 @@ class Normaliser:
         """Normalise images ``(N, H, W, C)`` uint8 to ``(N, C, H, W)`` float32, channels last."""
         return self._normal(images.flatten(2)).view(images.shape).permute(0, 3, 1, 2)
 
-    def augmented(self, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
+    def augmented(self, images: Tensor, index: Tensor, draws: Draws, *, reflect: bool = False) -> Tensor:
         """Normalise the images chosen, shifted and mirrored; what comes in at the border is 0, that is the mean.
 
         Args:
             images: ``(M, H, W, C)`` uint8.
             index: ``(N,)`` which of them.
             draws: N draws.
+            reflect: what comes in at the border is the image's reflection.
 
         Returns:
             ``(N, C, H, W)`` float32, channels last.
@@ -100,10 +107,14 @@ class Normaliser:
         rows = torch.arange(height, device=images.device) + draws.shift[:, :1]  # (N, H)
         columns = torch.arange(width, device=images.device).expand(len(index), width)
         columns = torch.where(draws.mirrored[:, None], width - 1 - columns, columns) + draws.shift[:, 1:]  # (N, W)
+        if reflect:
+            rows, columns = _reflected(rows, height), _reflected(columns, width)
         row = index[:, None] * height + rows.clamp(0, height - 1)  # (N, H)
         chosen = images.reshape(-1, width * channels).index_select(0, row.flatten()).view(len(index), height, -1)
         value = columns.clamp(0, width - 1)[:, :, None] * channels + torch.arange(channels, device=images.device)
         shifted = chosen.gather(2, value.flatten(1)[:, None].expand_as(chosen))  # (N, H, W*C)
+        if reflect:
+            return self._normal(shifted).view(len(index), height, width, channels).permute(0, 3, 1, 2)
         inside = ((columns >= 0) & (columns < width))[:, :, None].expand_as(value).flatten(1)  # (N, W*C)
         normal = self._normal(shifted).mul_(inside[:, None].float())
         normal.mul_(((rows >= 0) & (rows < height))[:, :, None].float())
@@ -113,3 +124,8 @@ class Normaliser:
         """Normalise rows ``(N, H, W*C)``: of three channels alone, the CPU's vectors would be mostly empty."""
         width = rows.shape[2] // len(self.mean)
         return rows.float().sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Fold places beyond the ends of ``[0, size - 1]`` back at them."""
+    return (size - 1) - ((size - 1) - places.abs()).abs()

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import replacing
 
+_log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # of the epoch before; only while the run is unfinished
 _DAMAGED = (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)  # what zipfile raises too
-_PARTS = ("state_dict", "optimizer_states", "loops", "history")
+_PARTS = ("state_dict", "optimizer_states", "history")
 
 
-class Checkpoints(TorchCheckpointIO):
-    """Writes checkpoints for Lightning, each taking the place of the last, which is kept as the previous one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; if that fails, those that were there stay."""
-        path = Path(path)
-        # PyTorch hides what the system says when it opens the file itself.
-        with replacing(path, path.with_name(PREVIOUS)) as unfinished, unfinished.open("wb") as file:
-            torch.save(checkpoint, file)
+def write(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint in the place of the last, which is kept as the previous one; if that fails, both stay."""
+    # PyTorch hides what the system says when it opens the file itself.
+    with replacing(folder / LAST, folder / PREVIOUS) as unfinished, unfinished.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 def begun(folder: Path) -> bool:
@@ -37,15 +33,8 @@ def begun(folder: Path) -> bool:
     return (folder / LAST).exists() or (folder / PREVIOUS).exists()
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Find the newest checkpoint that is whole.
-
-    Args:
-        folder: of the run.
-        say: is told of a damaged one.
-
-    Returns:
-        Its path and what is in it; None for a run that has none yet.
+def newest(folder: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint of a run that is whole; None for a run that has none yet.
 
     Raises:
         LabError: if all that there are are damaged.
@@ -60,8 +49,8 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, An
             continue
         if damages:
             epochs = len(checkpoint["history"])
-            say(f"{str(damages[0]).partition(';')[0]}; going on from {path}, of epoch {epochs}")
-        return path, checkpoint
+            _log.warning("%s; going on from %s, of epoch %d", str(damages[0]).partition(";")[0], path, epochs)
+        return checkpoint
     if len(damages) > 1:
         raise LabError(f"{paths[0]} and {paths[1]} are damaged; delete both, and the run starts again")
     if damages:

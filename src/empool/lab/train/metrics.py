@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassCalibrationError
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from empool.lab.train.processes import Processes
 
@@ -57,10 +55,8 @@ class Tally:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.num_classes = num_classes
         self.images = 0
-        # Its checks of each batch would wait for the device.
-        self.calibration = MulticlassCalibrationError(
-            num_classes, n_bins=ECE_BINS, norm="l1", validate_args=False, sync_on_compute=False
-        ).to(device)
+        self.confidences: list[Tensor] = []  # of the predicted classes
+        self.rights: list[Tensor] = []
 
     def add_logits(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of logits ``(N, num_classes)`` with its labels ``(N,)``."""
@@ -73,12 +69,16 @@ class Tally:
 
     def scores(self) -> Scores:
         """Give the scores of all images so far, one or more."""
-        # Its sums over bins are taken one image after another, which in float32 costs digits.
-        calibration = self.calibration.set_dtype(torch.float64).compute()
-        nll, errors, errors_of_5, ece = torch.cat((self.sums / self.images, calibration[None])).tolist()
+        _, sums, hits = self._bins()
+        gaps = (sums - hits).abs().sum()
+        nll, errors, errors_of_5, ece = (torch.cat((self.sums, gaps[None])) / self.images).tolist()
         # A confidence of NaN falls into no bin, and would count as nothing.
         ece = 100 * ece if math.isfinite(nll) else math.nan
         return Scores(nll, 100 * errors, ece, 100 * errors_of_5 if self.num_classes > 5 else None)
+
+    def right(self) -> Tensor:
+        """Tell which images were predicted rightly, in their order, ``(N,)`` bool."""
+        return torch.cat(self.rights)
 
     def reliability(self) -> dict[str, list[Any]] | None:
         """Give the bins of the calibration error: what a reliability diagram shows.
@@ -87,34 +87,42 @@ class Tally:
             Lists with an item a bin: "confidence", the mean probability of the predicted class, and "accuracy", the
             share of right answers, both None in an empty bin; "count", its images. None if a confidence is no number.
         """
-        confidences = torch.cat(self.calibration.confidences).double()
-        right = torch.cat(self.calibration.accuracies).double()
-        if not bool(confidences.isfinite().all()):
+        if not bool(torch.cat(self.confidences).isfinite().all()):
             return None
-        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=confidences.device)
-        bins = torch.bucketize(confidences, edges[1:-1], right=True)
-        count, sums, hits = (torch.bincount(bins, weights, ECE_BINS).tolist() for weights in (None, confidences, right))
+        count, sums, hits = (bins.tolist() for bins in self._bins())
 
         def means(of: list[float]) -> list[float | None]:
             return [round(total / images, 6) if images else None for total, images in zip(of, count, strict=True)]
 
         return {"confidence": means(sums), "accuracy": means(hits), "count": count}
 
+    def _bins(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum images, confidences and right answers up in each bin."""
+        confidences, right = torch.cat(self.confidences).double(), torch.cat(self.rights).double()
+        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=confidences.device)
+        bins = torch.bucketize(confidences, edges[1:-1], right=True)
+        count, *sums = (torch.bincount(bins, weights, ECE_BINS) for weights in (None, confidences, right))
+        return count, sums[0], sums[1]
+
     def add_up(self, together: Processes) -> None:
-        """Take in what the other processes counted, each of its own images."""
+        """Take in what the other processes counted, each of every `together.count`-th image."""
         if together.count == 1:
             return
         counted = torch.tensor(self.images, device=self.sums.device)
         together.add_up(self.sums)
         together.add_up(counted)
         self.images = int(counted)
-        for name in ("confidences", "accuracies"):
-            own = getattr(self.calibration, name)
-            whole = torch.cat(own) if own else torch.zeros(0, device=self.sums.device)
-            setattr(self.calibration, name, gather_all_tensors(whole))
+        for parts in (self.confidences, self.rights):
+            whole = torch.zeros(self.images, dtype=torch.float32, device=self.sums.device)
+            own = torch.cat(parts) if parts else whole[:0]
+            whole[together.rank :: together.count] = own.float()
+            together.add_up(whole)
+            parts[:] = [whole if parts is self.confidences else whole.bool()]
 
     def _add(self, nll: Tensor, ranked: Tensor, probs: Tensor, labels: Tensor) -> None:
         missed = (ranked.topk(min(5, self.num_classes), dim=1).indices != labels[:, None]).all(1)
-        self.sums += torch.stack((nll, (ranked.argmax(1) != labels).sum(), missed.sum()))
+        right = ranked.argmax(1) == labels
+        self.sums += torch.stack((nll, (~right).sum(), missed.sum()))
         self.images += len(labels)
-        self.calibration.update(probs, labels)  # Probabilities: it takes logits that lie in [0, 1] for such.
+        self.confidences.append(probs.max(1).values)
+        self.rights.append(right)

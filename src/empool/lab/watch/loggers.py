@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint
-from lightning_utilities.core.rank_zero import rank_zero_only
+from typing import TYPE_CHECKING, Any
 
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import read_json, write_json
 from empool.lab.study.run import RunConfig
-from empool.lab.train.experiment import Experiment, Row
-from empool.lab.watch.trackers import KINDS, URI, Run, Tracker, numbers, parameters
+
+if TYPE_CHECKING:
+    from empool.lab.watch.trackers import Tracker
+
+_log = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+KINDS = ("tensorboard", "mlflow", "wandb")
 
 NOTES = "loggers.json"  # in a run's folder: what each logger calls the run, and how many epochs it has
 _METRICS = (
-    *("train_loss", "train_error", "test_loss", "test_error", "test_ece", "test_top5_error"),
+    *("train_loss", "train_error", "test_loss", "test_error", "test_ece", "test_top5_error", "validation_error"),
     *("lr", "images_per_second"),
 )
 _SECRETS = ("KEY", "PASSWORD", "TOKEN", "USERNAME")
@@ -50,17 +52,19 @@ class Loggers:
             ModuleNotFoundError: if a package is missing.
         """
         for name in self.names:
+            from empool.lab.watch.trackers import TRACKERS
+
             try:
                 with _quiet():
-                    KINDS[name].prepare(self.variables, directory)
+                    TRACKERS[name].prepare(self.variables, directory)
             except (LabError, ModuleNotFoundError):
                 raise
             except Exception as error:  # Each tracker has its own.
                 raise LabError(f"--logger {name}: {first_line(error)}") from error
 
-    def journal(self, config: RunConfig, directory: Path, say: Callable[[str], None]) -> Journal:
-        """Make the journal of a run; `say` takes a line on what could not be logged."""
-        return Journal(self, config, directory, say)
+    def journal(self, config: RunConfig, directory: Path) -> Journal:
+        """Make the journal of a run."""
+        return Journal(self, config, directory)
 
 
 def named(names: Sequence[str]) -> Loggers:
@@ -90,8 +94,8 @@ class Journal:
     did not have from its beginning.
     """
 
-    def __init__(self, loggers: Loggers, config: RunConfig, directory: Path, say: Callable[[str], None]) -> None:
-        self.loggers, self.config, self.directory, self.say = loggers, config, directory, say
+    def __init__(self, loggers: Loggers, config: RunConfig, directory: Path) -> None:
+        self.loggers, self.config, self.directory = loggers, config, directory
         self.path = config.folder(directory) / NOTES
         self.notes: dict[str, dict[str, Any]] = {}
         if loggers.names and self.path.exists():
@@ -110,10 +114,16 @@ class Journal:
             with self._trying(name):
                 self.open.pop(name).close(ended)
 
+    def lacks(self, epochs: int) -> bool:
+        """Tell whether one of the loggers does not have that many epochs yet."""
+        return any(self.notes.get(name, {}).get("epochs", 0) < epochs for name in self.loggers.names)
+
     def tell(self, history: Sequence[Row]) -> None:
         """Log the epochs that a logger does not have yet."""
         for name in self.loggers.names:
             with self._trying(name):
+                from empool.lab.watch.trackers import numbers
+
                 tracker = self._opened(name, len(history))
                 for row in history[tracker.epochs :]:
                     tracker.logger.log_metrics(numbers(row, _METRICS), step=tracker.epochs + 1)
@@ -128,15 +138,19 @@ class Journal:
             with self._trying(name):
                 tracker.end(record)
         for name in sorted(self.failed):
-            self.say(f"--logger {name}: the run has ended, and not all of it was logged; {self.path.parent} has it")
+            _log.warning("--logger %s: the run has ended, not wholly logged; %s has it", name, self.path.parent)
 
     def _opened(self, name: str, done: int) -> Tracker:
         if name not in self.open:
+            from lightning_utilities.core.rank_zero import rank_zero_only
+
+            from empool.lab.watch.trackers import TRACKERS, URI, Run, parameters
+
             os.environ.update({k: v for k, v in self.loggers.variables.items() if k not in os.environ and k != URI})
             # Lightning reads it from variables that Slurm sets for every process, whether they belong together or not.
             setattr(rank_zero_only, "rank", 0)  # noqa: B010  # Missing in its annotations.
             note = self.notes.setdefault(name, {})
-            tracker = KINDS[name](Run(self.loggers.variables, self.config, self.directory, note, done))
+            tracker = TRACKERS[name](Run(self.loggers.variables, self.config, self.directory, note, done))
             self._note(name, epochs=tracker.epochs)
             self.open[name] = tracker
             tracker.logger.log_hyperparams(parameters(self.config))
@@ -159,28 +173,10 @@ class Journal:
                 with contextlib.suppress(Exception):
                     tracker.close("failed")
             if name not in self.failed:
-                self.say(f"--logger {name}: {first_line(error)}; the run goes on, and tries it again after every epoch")
+                _log.warning("--logger %s: %s; the run goes on, and tries it every epoch", name, first_line(error))
             self.failed.add(name)
         else:
             self.failed.discard(name)
-
-
-class Telling(Checkpoint):
-    """Tells a run's journal its epochs, before their checkpoint is written.
-
-    A checkpoint to Lightning, which calls those alone when an epoch's row is there.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Experiment)
-        self.journal.tell(pl_module.history)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Experiment)
-        self.journal.tell(pl_module.history)
 
 
 @contextlib.contextmanager

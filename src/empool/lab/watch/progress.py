@@ -1,55 +1,109 @@
-"""What a study shows while it runs."""
+"""What a study shows while it runs, and how long it will still take."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich import progress as bars
+from rich.console import Console
 from rich.text import Text
 
-from empool.lab.watch.clock import Clock, Key, Row, key
-
 if TYPE_CHECKING:  # Importing it would load PyTorch, which takes seconds, before anything is shown.
+    from typing_extensions import Self
+
     from empool.lab.study.run import RunConfig
 
 _QUIET = 30.0  # seconds between lines on one run, where lines cannot be taken back
-_COLUMNS = 8  # seeds shown side by side
-_ROWS = 8  # runs shown that are on at once
+_LEAST = 0.02  # share of the work that must be done before the rest is estimated
+Row = Mapping[str, Any]
 
 
-class Progress(Protocol):
-    """Is told what happens; a context, in which it shows that."""
+class Progress(logging.Handler):
+    """Is told what happens, and shows it; a context, in which it shows what the lab logs too.
 
-    def __enter__(self) -> Progress: ...
+    Attributes:
+        runs: of the study.
+        left: epochs that each run has before it, of those that are not done.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.runs: Sequence[RunConfig] = ()
+        self.left: dict[RunConfig, float] = {}
+        self.first: dict[RunConfig, float] = {}  # epochs that a run had before it when it was taken up
+        self.began = self.worked = 0.0
+
+    def __enter__(self) -> Self:
+        self.log = logging.getLogger("empool.lab")
+        self.before = self.log.handlers[:], self.log.level, self.log.propagate
+        self.log.handlers[:], self.log.propagate = [self], False
+        self.log.setLevel(logging.INFO)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.log.handlers[:], level, self.log.propagate = self.before
+        self.log.setLevel(level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show what was logged."""
+        self.say(record.getMessage())
 
     def say(self, line: str) -> None:
         """Show a line that stays."""
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]], images: int = 0) -> None:
-        """Take up a study, with the records of the runs that are done already; `images` are those of an epoch."""
+    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
+        """Take up a study, with the records of the runs that are done already."""
+        done = {(record["pooling"], record["seed"]) for record in records}
+        self.runs = runs
+        self.left = {run: float(run.training.epochs) for run in runs if (run.pooling, run.seed) not in done}
+        self.began = time.monotonic()
+        counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        before = len(runs) - len(self.left)
+        self.say(f"{counted}, {before} of them done already" if before else counted)
 
-    def started(self, config: RunConfig) -> None:
+    def started(self, run: RunConfig) -> None:
         """Note that a run starts, or goes on."""
+        self.first.pop(run, None)
 
-    def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
+    def advanced(self, run: RunConfig, epochs: float, row: Row | None) -> None:
         """Note how far a run is; `row` is the epoch's metrics when one ends."""
+        left = run.training.epochs - epochs
+        before = self.left.get(run, left) if run in self.first else left
+        self.first.setdefault(run, left)
+        self.worked += max(0.0, before - left)
+        self.left[run] = left
 
-    def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
+    def finished(self, run: RunConfig, record: Mapping[str, Any]) -> None:
         """Note that a run is done."""
+        self.left.pop(run, None)
+        result = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
+        done = len(self.runs) - len(self.left)
+        self.say(f"[{done}/{len(self.runs)}] {run.title}: {result} ({duration(record['seconds'])}){self._rest()}")
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time that is left, from that of the epochs done; None while too little is known."""
+        left = sum(self.left.values())
+        if self.worked < _LEAST * (left + self.worked):
+            return None
+        return (time.monotonic() - self.began) / self.worked * left if self.worked else None
+
+    def _rest(self) -> str:
+        seconds = self.seconds_left()
+        return f", about {duration(seconds)} left" if seconds else ""
 
 
-class Lines:
+class Quiet(Progress):
+    """Shows nothing."""
+
+
+class Lines(Progress):
     """Progress as plain lines, for a file or a pipe.
 
     Args:
@@ -57,147 +111,89 @@ class Lines:
     """
 
     def __init__(self, file: Any = None) -> None:
+        super().__init__()
         self.file = file or sys.stderr
-        self.clock = Clock()
-        self.total = 0
-        self.said = 0.0
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+        self.said = time.monotonic()
 
     def say(self, line: str) -> None:
         """Print a line."""
         print(line, file=self.file, flush=True)
         self.said = time.monotonic()
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]], images: int = 0) -> None:
-        """Print how much there is to do."""
-        self.clock.begin(runs, records, images)
-        self.total = len(runs)
-        done = self.total - len(self.clock.left)
-        counted = "1 run" if self.total == 1 else f"{self.total} runs"
-        self.say(f"{counted}, {done} of them done already" if done else counted)
-
-    def started(self, config: RunConfig) -> None:
-        """Start the clock."""
-        self.clock.start(config)
-        self.said = time.monotonic()
-
-    def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
+    def advanced(self, run: RunConfig, epochs: float, row: Row | None) -> None:
         """Print the state of a run that takes long."""
-        self.clock.advance(config, epochs, row)
-        if time.monotonic() - self.said > _QUIET and epochs < config.recipe.epochs:
-            known = ", ".join((_place(config, epochs), *_metrics(row), *_speed(self.clock, config)))
-            self.say(f"{known}{self._left()}")
-
-    def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
-        """Print the result of a run."""
-        self.clock.finish(config, record["seconds"])
-        done = self.total - len(self.clock.left)
-        self.say(
-            f"[{done}/{self.total}] {config.pooling}, seed {config.seed}: {_result(record)} "
-            f"({duration(record['seconds'])}){self._left()}"
-        )
-
-    def _left(self) -> str:
-        seconds = self.clock.seconds_left()
-        return f", about {duration(seconds)} left" if seconds else ""
+        super().advanced(run, epochs, row)
+        if time.monotonic() - self.said > _QUIET and epochs < run.training.epochs:
+            self.say(f"{run.title}: {state(run, epochs, row)}{self._rest()}")
 
 
-class Screen:
-    """Progress on a terminal: a table that fills, what runs, the time left.
+class Screen(Progress):
+    """Progress on a terminal: a bar for the study and one for each run that is on.
 
     Args:
         console: by default that of standard error.
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self.console = console or Console(stderr=True)
-        self.clock = Clock()
-        self.runs: list[RunConfig] = []
-        self.results: dict[tuple[str, int], str] = {}
-        self.current: dict[Key, tuple[RunConfig, float, Row | None]] = {}
-        self.live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=True)
+        self.bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=20),
+            bars.TextColumn("{task.fields[known]}", style="dim"),
+            console=self.console,
+            transient=True,
+        )
+        self.whole = self.bars.add_task("study", total=None, known="starting ...")
+        self.tasks: dict[RunConfig, bars.TaskID] = {}
 
-    def __enter__(self) -> Screen:
-        self.live.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.live.stop()
+        self.bars.stop()
+        super().__exit__(kind, error, traceback)
 
     def say(self, line: str) -> None:
-        """Print a line above the table."""
-        self.console.print(Text(line, style="dim"), soft_wrap=True)
+        """Print a line above the bars."""
+        self.console.print(Text(line), soft_wrap=True)
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]], images: int = 0) -> None:
-        """Lay out the table."""
-        self.clock.begin(runs, records, images)
-        self.runs = list(runs)
-        self.results = {(record["pooling"], record["seed"]): _short(record) for record in records}
+    def started(self, run: RunConfig) -> None:
+        """Add the run's bar."""
+        super().started(run)
+        if run not in self.tasks:
+            self.tasks[run] = self.bars.add_task(run.title, total=run.training.epochs, known="")
 
-    def started(self, config: RunConfig) -> None:
-        """Show which run is on."""
-        self.clock.start(config)
-        self.current[key(config)] = config, 0.0, None
+    def advanced(self, run: RunConfig, epochs: float, row: Row | None) -> None:
+        """Move the bars; the last metrics stay until the next."""
+        super().advanced(run, epochs, row)
+        if run in self.tasks:
+            self.bars.update(self.tasks[run], completed=epochs)
+            if row is not None:
+                self.bars.update(self.tasks[run], known=state(run, epochs, row))
+        total = sum(other.training.epochs for other in self.runs)
+        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self._rest()}"
+        self.bars.update(self.whole, total=total, completed=total - sum(self.left.values()), known=done)
 
-    def advanced(self, config: RunConfig, epochs: float, row: Row | None) -> None:
-        """Show how far it is; the last metrics stay until the next."""
-        self.clock.advance(config, epochs, row)
-        _, _, before = self.current.get(key(config), (config, 0.0, None))
-        self.current[key(config)] = config, epochs, row or before
+    def finished(self, run: RunConfig, record: Mapping[str, Any]) -> None:
+        """Take the run's bar away, and leave its result."""
+        super().finished(run, record)
+        if run in self.tasks:
+            self.bars.remove_task(self.tasks.pop(run))
 
-    def finished(self, config: RunConfig, record: Mapping[str, Any]) -> None:
-        """Fill in the result."""
-        self.clock.finish(config, record["seconds"])
-        self.results[config.pooling, config.seed] = _short(record)
-        self.current.pop(key(config), None)
 
-    def render(self) -> Group:
-        """Draw the state as it is."""
-        if not self.runs:
-            return Group(Text("starting ...", style="dim"))
-        poolings = list(dict.fromkeys(config.pooling for config in self.runs))
-        seeds = sorted({config.seed for config in self.runs})
-        latest = max((config.seed for config, _, _ in self.current.values()), default=seeds[-1])
-        width = self.console.width
-        shown = _around(seeds, latest, (width - max(map(len, poolings)) - 4) // len("│ seed 0 "))
-        table = Table(title="test error %", title_justify="left", title_style="dim")
-        table.add_column("pooling")
-        for seed in shown:
-            table.add_column(f"seed {seed}", justify="right")
-        for pooling in poolings:
-            table.add_row(pooling, *(self._cell(pooling, seed) for seed in shown))
-        done = len(self.runs) - len(self.clock.left)
-        seconds = self.clock.seconds_left()
-        left = f"about {duration(seconds)} left" if seconds is not None else ""
-        parts: list[Any] = [table]
-        for config, epochs, row in list(self.current.values())[:_ROWS]:
-            pieces = (_place(config, epochs), *_metrics(row), *_speed(self.clock, config))
-            parts.append(Text(_filled(pieces, width)))
-        if len(self.current) > _ROWS:
-            parts.append(Text(f"and {len(self.current) - _ROWS} more"))
-        begun = sum(self.clock.fractions.values())
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            ProgressBar(total=len(self.runs), completed=done + begun, width=max(8, min(40, width - 34))),
-            f"{done} of {len(self.runs)} runs",
-            left,
-        )
-        return Group(*parts, bar)
-
-    def _cell(self, pooling: str, seed: int) -> Text:
-        if (pooling, seed) in self.results:
-            return Text(self.results[pooling, seed])
-        if (pooling, seed) in self.current:
-            return Text(f"{self.clock.fractions.get((pooling, seed), 0.0):.0%}", style="cyan")
-        return Text("")
+def state(run: RunConfig, epochs: float, row: Row | None) -> str:
+    """Say how far a run is, and how good."""
+    parts = [f"epoch {min(int(epochs) + 1, run.training.epochs)} of {run.training.epochs}"]
+    if row is not None:
+        parts += [f"loss {row['train_loss']:.3f}", f"training error {row['train_error']:.1f} %"]
+        parts += [f"test error {row['test_error']:.1f} %"] if row["test_error"] is not None else []
+        parts += [f"{row['images_per_second']:,.0f} images/s"]
+    return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:
@@ -206,50 +202,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _around(seeds: Sequence[int], seed: int, room: int) -> Sequence[int]:
-    """Choose the seeds to show, the current one among them."""
-    columns = max(1, min(_COLUMNS, room))
-    last = max(seeds.index(seed) + 1, min(columns, len(seeds)))
-    return seeds[max(0, last - columns) : last]
-
-
-def _filled(pieces: Sequence[str], width: int) -> str:
-    """Write pieces beside each other, and on further lines, set in, those for which there is no room."""
-    lines = [pieces[0]]
-    for piece in pieces[1:]:
-        if len(lines[-1]) + 2 + len(piece) > width:
-            lines.append("")
-        lines[-1] += f"  {piece}"
-    return "\n".join(lines)
-
-
-def _place(config: RunConfig, epochs: float) -> str:
-    epoch = min(int(epochs) + 1, config.recipe.epochs)
-    return f"{config.pooling}, seed {config.seed}: epoch {epoch} of {config.recipe.epochs}"
-
-
-def _metrics(row: Row | None) -> list[str]:
-    if row is None:
-        return []
-    shown = [f"loss {row['train_loss']:.3f}", f"training error {row['train_error']:.1f} %"]
-    return shown if row["test_error"] is None else [*shown, f"test error {row['test_error']:.1f} %"]
-
-
-def _speed(clock: Clock, config: RunConfig) -> list[str]:
-    speed = clock.speed(config)
-    return [] if speed is None else [f"{speed:,.{0 if speed >= 10 else 1}f} images/s"]
-
-
-def _result(record: Mapping[str, Any]) -> str:
-    if not record["converged"]:
-        return "did not converge"
-    return f"test error {record['test_error']:.2f} %"
-
-
-def _short(record: Mapping[str, Any]) -> str:
-    return f"{record['test_error']:.2f}" if record["converged"] else "diverged"
 
 
 def progress() -> Progress:

@@ -159,7 +159,7 @@ class _WandB:
         self.logger.experiment.finish(exit_code=int(ended != "finished"))
 
 
-KINDS: Mapping[str, type[Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _WandB}
+TRACKERS: Mapping[str, type[Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _WandB}
 
 
 def _mlflow(variables: Mapping[str, str], directory: Path) -> tuple[str, str]:

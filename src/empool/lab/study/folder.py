@@ -1,0 +1,142 @@
+"""A study's folder: locked while it is written to, claimed for one configuration, its records gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from empool.lab.errors import LabError, is_disk_full, refusal
+from empool.lab.files import read_object, remove_unfinished, write_json
+from empool.lab.study.run import RunConfig, difference, planned, results
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[None]:
+    """Make a study's folder if it is not there, and keep other processes from writing to it.
+
+    Raises:
+        LabError: if another process writes there, it cannot be written to, or the disk is full.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory):
+            yield
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        path = refused.filename or directory
+        if is_disk_full(refused):
+            raise LabError(
+                f"no space left to write {path}: make room and start again, and the study goes on where it was"
+            ) from error
+        raise LabError(
+            f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
+        ) from error
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LabError(f"another process is writing to {directory}; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def gather(directory: Path) -> list[dict[str, Any]]:
+    """Write the records of all finished runs to results.json, and return them."""
+    records = results(directory)
+    write_json(directory / "results.json", records)
+    return records
+
+
+def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], command: str) -> None:
+    """Write study.json and data.json, or add to them.
+
+    Args:
+        directory: of the study.
+        runs: all of one configuration, apart from pooling and seed.
+        files: hash of each file of the images.
+        command: what was typed.
+
+    Raises:
+        LabError: if the folder holds a study of another configuration or of images that have changed since.
+    """
+    path = directory / "study.json"
+    settings = runs[0].settings()
+    assert all(config.settings() == settings for config in runs)
+    typed: dict[str, Any] = {
+        "command": command,
+        "poolings": list(dict.fromkeys(config.pooling for config in runs)),
+        "seeds": sorted({config.seed for config in runs}),
+    }
+    commands = [typed]
+    if path.exists():
+        study = read_object(path, "configuration", *typed)
+        _check_files(directory, settings, study["configuration"], files)
+        other = difference(settings, study["configuration"])
+        if other is not None:
+            raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
+        before = study.get("commands") or [{name: study[name] for name in typed}]
+        commands = _with(typed, before, {(record["pooling"], record["seed"]) for record in results(directory)})
+    elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
+        raise LabError(f"{directory} holds runs but no study.json: choose another --out")
+    content = {
+        "command": commands[-1]["command"],
+        "configuration": settings,
+        "poolings": list(dict.fromkeys(pooling for one in commands for pooling in one["poolings"])),
+        "seeds": sorted({seed for one in commands for seed in one["seeds"]}),
+        "commands": commands,
+    }
+    remove_unfinished(directory)
+    write_json(path, content)
+    if files:
+        write_json(directory / "data.json", files)
+
+
+def _with(
+    typed: dict[str, Any], commands: Sequence[dict[str, Any]], done: set[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    """Add a command to those before it, of which only finished runs count from now on."""
+    wanted, before = planned([typed]).keys(), planned(commands).keys()
+    if wanted <= before <= done:
+        return list(commands)  # Nothing is added.
+    kept: list[dict[str, Any]] = []
+    covered = set(planned([typed]))
+    for one in commands:
+        if planned([one]).keys() <= done and not planned([one]).keys() <= covered:
+            kept.append(one)
+            continue
+        by_poolings: dict[tuple[str, ...], list[int]] = {}
+        for seed in one["seeds"]:
+            poolings = tuple(name for name in one["poolings"] if (name, seed) in done - covered)
+            if poolings:
+                by_poolings.setdefault(poolings, []).append(seed)
+        kept += [{**one, "poolings": list(poolings), "seeds": seeds} for poolings, seeds in by_poolings.items()]
+    return [*kept, typed]
+
+
+def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Refuse images that have changed since the study began, and say in which files."""
+    written = directory / "data.json"
+    if ours["fingerprint"] == theirs.get("fingerprint") or ours["data"] != theirs.get("data") or not written.exists():
+        return
+    before = read_object(written)
+    changed = sorted(name for name in {*before, *files} if before.get(name) != files.get(name))
+    if changed:
+        name = changed[0]
+        how = "is new" if name not in before else "has changed" if name in files else "is missing"
+        more = f", and {len(changed) - 1} other files are not what they were" if len(changed) > 1 else ""
+        raise LabError(
+            f"{directory} holds a study of other images: {ours['data']}/{name} {how}{more}; "
+            "put back what was there, or choose another --out"
+        )

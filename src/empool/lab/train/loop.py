@@ -1,0 +1,394 @@
+"""One run from beginning to end: train a network, test it, and leave a result or a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from empool import models
+from empool.ensemble import set_p
+from empool.lab import provenance
+from empool.lab.data.sets import Data
+from empool.lab.errors import LabError, first_line
+from empool.lab.files import read_object, write_json, write_text
+from empool.lab.study.run import RunConfig, derived_seed, difference
+from empool.lab.train import checkpoint as checkpoints
+from empool.lab.train import compilation, memory, processes, schedule, signals
+from empool.lab.train.experiment import Experiment, finite, make_experiment
+from empool.lab.train.optimise import Optimiser
+
+COLUMNS = (
+    *("epoch", "lr", "train_loss", "train_error"),
+    *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "seconds"),
+)
+TESTS = 20  # times that a long run is tested; its last epoch always is
+
+# A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
+# loss and error, on the training images as they are and in inference mode. Losses are mean cross entropies, which is
+# the negative log-likelihood (NLL); errors and the expected calibration error (ECE) are percentages. The training
+# columns are over the epoch's batches as they came: augmented, in training mode. The other columns are None in
+# between. After the last epoch "reliability" has the bins of the calibration error, and "correct" which test images
+# are predicted rightly, a bit an image, in base64.
+Row = dict[str, Any]
+Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
+
+
+class Journal(Protocol):
+    """What is told of a run's epochs as they end, and of its record."""
+
+    def tell(self, history: list[Row]) -> None:
+        """Take the rows of all epochs so far."""
+
+    def end(self, history: list[Row], record: dict[str, Any]) -> None:
+        """Take the record."""
+
+
+class _Run:
+    """A run under way.
+
+    Attributes:
+        history: the rows so far.
+        origins: what began the run, and what went on with it and is not the same; each with the first epoch that it
+            did.
+    """
+
+    def __init__(self, experiment: Experiment, watch: Watch, term: signals.Deferred) -> None:
+        self.experiment, self.watch, self.term = experiment, watch, term
+        self.config, self.together, self.batches = experiment.config, experiment.together, experiment.batches
+        self.recipe = self.config.training
+        self.optimiser = Optimiser(experiment.network, self.recipe, len(self.batches))
+        self.history: list[Row] = []
+        self.origins = [{"epoch": 1, **provenance.origin(self.config.device, self.together.count)}]
+        self.schedule = None if self.config.p is None else schedule.parse(self.config.p_schedule)
+        self.through: nn.Module = experiment.network
+        # loss, errors; read once an epoch
+        self.totals = torch.zeros(2, dtype=torch.float64, device=torch.device(self.config.device))
+
+    def begin(self, found: dict[str, Any] | None) -> None:
+        """Take the weights as they are, or those of a checkpoint."""
+        if found is None:
+            self.experiment.prepare()
+        else:
+            self.experiment.load_state_dict(found["state_dict"])
+        self.optimiser.start()
+        if self.config.sync_batchnorm and self.together.count > 1:
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            self.experiment.network = convert(self.experiment.network)
+        self.through = self.experiment.network
+        if self.together.count > 1:
+            dropped = isinstance(self.experiment.network, models.StochasticDepth)  # Blocks that are have no gradient.
+            places = [self.together.local_rank] if self.config.device == "cuda" else None
+            self.through = nn.parallel.DistributedDataParallel(
+                self.experiment.network, device_ids=places, find_unused_parameters=dropped
+            )
+        if found is None:
+            return
+        self.optimiser.load_state_dict(found["optimizer_states"][0])
+        self.history = found["history"]
+        if before := found.get("origins"):  # A checkpoint may be of a version that wrote none.
+            epoch = len(self.history) + 1
+            now = {**self.origins[-1], "epoch": epoch}
+            same = {**before[-1], "epoch": epoch} == now
+            self.origins = before if same or epoch > self.recipe.epochs else [*before, now]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or the loss is no number."""
+        done = len(self.history)
+        return done == self.recipe.epochs or (done > 0 and finite(self.history[-1]["train_loss"]) is None)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Give what the run goes on from."""
+        return {
+            "state_dict": self.experiment.state_dict(),
+            "optimizer_states": [self.optimiser.state_dict()],
+            "history": self.history,
+            "origins": self.origins,
+            "config": self.config.to_json(),
+        }
+
+    def meet(self) -> None:
+        """Raise `signals.Terminated` in all processes, or in none, when SIGTERM came to any of them."""
+        self.term.came = self.together.any(self.term.came)
+        if self.term.came:
+            raise signals.Terminated
+
+    def epoch(self) -> None:
+        """Train an epoch, test if it is time to, and add a row to the history."""
+        number, rank = len(self.history), self.together.rank
+        # The default generators' (draws, dropout); the order of the images is seeded beside it.
+        torch.manual_seed(derived_seed(self.config.seed, f"draws {rank}" if rank else "draws", number))
+        self.batches.epoch = number
+        self.optimiser.begin_epoch(number)
+        self.totals.zero_()
+        images_seen = 0
+        began = time.perf_counter()
+        for batch, (images, labels) in enumerate(self.batches):
+            self.meet()
+            self._step(number, batch, images, labels)
+            images_seen += len(labels)
+            self.watch(number + (batch + 1) / len(self.batches), None)
+        self._set_p(number + 1.0)
+        sums = torch.cat((self.totals, self.totals.new_tensor([images_seen])))
+        self.together.add_up(sums)
+        loss, errors, images_seen = sums.tolist()  # Waits for the device: the clock is read after it.
+        seconds = time.perf_counter() - began
+        row: Row = {
+            "epoch": number + 1,
+            "lr": self.optimiser.rate,
+            "train_loss": loss / images_seen,
+            "train_error": 100 * errors / images_seen,
+            **self._tests(number + 1, diverged=not math.isfinite(loss)),
+            "seconds": seconds,
+            "images_per_second": images_seen / seconds,
+            "test_seconds": time.perf_counter() - began - seconds,
+        }
+        self.history.append(row)
+        self.watch(number + 1, row)
+
+    def _step(self, epoch: int, batch: int, images: Tensor, labels: Tensor) -> None:
+        step = epoch * len(self.batches) + batch
+        self.optimiser.set_rate(step)
+        self._set_p(epoch + batch / len(self.batches))
+        logits = self.experiment(images, self.through)
+        loss = self.optimiser.loss(logits, labels)
+        with torch.no_grad():
+            plain = loss * len(labels)
+            if self.optimiser.sums or self.optimiser.smoothing:
+                plain = F.cross_entropy(logits, labels, reduction="sum")
+            self.totals += torch.stack((plain, (logits.argmax(1) != labels).sum()))
+        if self.together.count > 1:
+            # The mean over processes, which is to come, of these is the mean, or the sum, over the whole batch.
+            share = 1 if self.optimiser.sums else len(labels) / self.batches.size(batch)
+            loss = loss * (share * self.together.count)
+        self.optimiser.sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step(step)
+
+    def _set_p(self, epoch: float) -> None:
+        if self.schedule is not None and self.schedule.kind != "constant":
+            assert self.config.p is not None
+            set_p(self.experiment, self.schedule.value(self.config.p, epoch, self.recipe.epochs))
+
+    def _tests(self, epoch: int, *, diverged: bool) -> Row:
+        """Test after an epoch, if it is time to."""
+        experiment, epochs = self.experiment, self.recipe.epochs
+        last = diverged or epoch == epochs
+        row: Row = dict.fromkeys(("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error"))
+        row |= dict.fromkeys(("validation_loss", "fitted_loss", "fitted_error", "reliability", "correct"))
+        if last or epoch % math.ceil(epochs / TESTS) == 0:
+            tested = experiment.tally(experiment.test_images)
+            row["test_loss"], row["test_error"], row["test_ece"], row["test_top5_error"] = tested.scores()
+            if experiment.held_out is not None:
+                row["validation_loss"], row["validation_error"], *_ = experiment.test(experiment.held_out)
+            if last:
+                row["reliability"] = tested.reliability()
+                row["correct"] = base64.b64encode(np.packbits(tested.right().cpu().numpy()).tobytes()).decode()
+        if last:
+            row["fitted_loss"], row["fitted_error"], *_ = experiment.test(self.batches.images)
+        return row
+
+
+def fit(
+    config: RunConfig,
+    data: Data,
+    directory: Path,
+    watch: Watch = lambda epochs, row: None,
+    journal: Journal | None = None,
+) -> dict[str, Any]:
+    """Do a run, or what is left of it, and write its result.
+
+    The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
+    the same number of threads, interrupted or not.
+
+    Args:
+        config: the run.
+        data: its data set.
+        directory: of the study.
+        watch: is told of progress.
+        journal: is told of every epoch, and of the record.
+
+    Returns:
+        The record, as in results.json. Its device, threads, processes, versions and commit are those that the run began
+        with; "resumed" lists what went on with it under others, each with the first epoch that it did.
+
+    Raises:
+        LabError: if the run's folder holds another run, one that was begun on another device or by another number of
+            processes, or no checkpoint that is whole, or a process that loads images died.
+        OSError: if a file cannot be written, with its name.
+        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
+            raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
+    """
+    if config.device == "cpu":
+        memory.keep_freed()
+    folder = config.folder(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    together = processes.connected()
+    found = _checkpoint(config, folder, together) if together.rank == 0 else None
+    found = together.tell(found)
+    compiled = compilation.complete(config.model) if config.compile else nullcontext()
+    with compiled, _repeatable(config), _explained(), signals.deferred() as term, warnings.catch_warnings():
+        # PyTorch's compiler asks for the gradient of every input of what it compiles.
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        run = _Run(make_experiment(config, data), watch, term)
+        run.begin(found)
+        if journal is not None:
+            journal.tell(run.history)
+        while not run.ended:
+            run.epoch()
+            if journal is not None:
+                journal.tell(run.history)
+            if together.rank == 0:
+                _write_metrics(folder / "metrics.csv", run.history)
+                checkpoints.write(folder, run.checkpoint())
+            run.meet()
+        run._set_p(len(run.history))
+        record = _record(run, data)
+        if journal is not None:
+            journal.end(run.history, record)
+    if together.rank == 0:
+        (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
+        write_json(folder / "result.json", record)
+    return record
+
+
+def _write_metrics(path: Path, history: list[Row]) -> None:
+    """Write metrics.csv, before the checkpoint: a process killed between the two does the epoch again."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(history)
+    write_text(path, text.getvalue())
+
+
+@contextmanager
+def _repeatable(config: RunConfig) -> Iterator[None]:
+    """Choose algorithms that repeat a run bit for bit, if that is wanted, to the end of the context."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    if config.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Read when CUDA starts.
+        torch.use_deterministic_algorithms(True)
+    if config.device == "cuda":
+        torch.backends.cudnn.benchmark = not config.deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in one line what PyTorch says in many."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" in str(error):
+            operator = first_line(error).partition(" ")[0]
+            raise LabError(
+                f"--deterministic: PyTorch has no {operator} that gives the same bits each time on this device: leave "
+                "--deterministic out"
+            ) from error
+        if not first_line(error).startswith("DataLoader worker"):
+            raise
+        raise LabError(
+            f"a process that loads images died, often for want of memory ({first_line(error)}): start again, and the "
+            "run goes on from its last whole epoch"
+        ) from error
+
+
+def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) -> dict[str, Any] | None:
+    """Read the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
+    written = folder / "config.json"
+    ours = {**config.settings(), "pooling": config.pooling, "seed": config.seed}
+    device = None
+    if written.exists():
+        theirs = read_object(written, "recipe", "device")
+        device = theirs.pop("device")
+        theirs.pop("workers", None)
+        if (other := difference(ours, theirs)) is not None:
+            raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
+    found = checkpoints.newest(folder)
+    if found is None:
+        if device != config.device:
+            write_json(written, config.to_json())
+        return None
+    began = found.get("origins", [{"processes": together.count}])[0]["processes"]
+    if config.device != device:
+        raise LabError(
+            f"{folder} was begun on {device}, not {config.device}: go on with --device {device}, or choose another "
+            "--out"
+        )
+    if together.count != began:
+        raise LabError(
+            f"{folder} was begun with {began} in the place of {together.count} processes: start as many again, or "
+            "choose another --out"
+        )
+    return found
+
+
+def _record(run: _Run, data: Data) -> dict[str, Any]:
+    config, history, recipe = run.config, run.history, run.recipe
+    last = history[-1]
+    began, *resumed = ({**origin} for origin in run.origins)
+    del began["epoch"]
+    losses = {"test_loss": finite(last["test_loss"]), "train_loss": finite(last["fitted_loss"])}
+    # A checkpoint may be of a version that computed no ECE.
+    calibration = {"test_nll": losses["test_loss"], "test_ece": finite(last.get("test_ece"))}
+    seconds = sum(row["seconds"] or 0.0 for row in history)
+    images = len(run.batches.images)
+    seen = sum((row.get("images_per_second") or 0.0) * (row["seconds"] or 0.0) or images for row in history)
+    size = data.image_size
+    return {
+        "data": config.data,
+        "model": config.model,
+        "pooling": config.pooling,
+        "p": config.p,
+        "seed": config.seed,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "train_limit": config.train_limit,
+        "test_limit": config.test_limit,
+        "train_images": images,
+        "test_images": len(run.experiment.test_images),
+        "classes": run.experiment.num_classes,
+        "image_shape": None if size is None else [data.in_channels, *size],
+        "chance_error": data.chance_error,
+        "augment": recipe.augment,
+        "precision": config.precision,
+        "p_schedule": config.p_schedule,
+        "test_error": last["test_error"],
+        "test_top5_error": last.get("test_top5_error"),
+        "train_error": last["fitted_error"],
+        **losses,
+        **calibration,
+        "validation_error": last.get("validation_error"),
+        "validation_loss": finite(last.get("validation_loss")),
+        "calibration": last.get("reliability"),
+        "correct": last.get("correct"),
+        "converged": None not in losses.values() and finite(last["train_loss"]) is not None,
+        "seconds": seconds + sum(row["test_seconds"] or 0.0 for row in history),
+        "images_per_second": seen / seconds,
+        **began,
+        "resumed": resumed,
+        "machine": provenance.machine(config.device),
+        "environment": provenance.environment(),
+        "seeds": provenance.seeds(config.seed),
+        "parameters": sum(parameter.numel() for parameter in run.experiment.network.parameters()),
+    }
