@@ -179,7 +179,7 @@ def test_gain_against_the_gap_over_several_studies(tmp_path: Path) -> None:
     assert ElementTree.fromstring(path.read_text(encoding="utf-8")).tag.endswith("svg")
     rows = [line for line in path.with_suffix(".md").read_text(encoding="utf-8").splitlines() if "on" in line]
     (narrow, wide) = [row for row in rows if row.startswith("| ")][-2:]
-    assert narrow.startswith("| 1. cnn on narrow, 1,000 images, 4 epochs, augmentation crop:4,mirror | 1.0 |")
+    assert narrow.startswith("| 1. cnn on narrow, 1,000 images, 4 epochs, augmented, 3 seeds | 1.0 |")
     assert "| ensemble:0.3 | -0.50 |" in narrow
     assert "| 12.0 | ensemble:0.3 | +2.00 |" in wide
     with pytest.raises(LabError, match="no gain to draw"):

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from empool._triton._load import corner_of, load_window
 from empool._triton._rank import largest, last_nan, ranked_after, ranks, two_largest, valid_positions
-from empool._triton._table import rank_of, set_of
+from empool._triton._table import rank_of, row_of, rows_of, set_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -64,6 +64,8 @@ def _rank_draw_kernel(
     SETS: tl.constexpr,
     ROWS: tl.constexpr,
     COUNTS: tl.constexpr,
+    SIDES: tl.constexpr,
+    WIDTHS: tl.constexpr,
     LEAST: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
@@ -84,7 +86,7 @@ def _rank_draw_kernel(
     activations up to the rank are selected one after another, each in a pass over the window (the first from memory,
     the others from the cache), as many as the tile's highest rank.
 
-    LEAST: the smallest number of valid activations that a window holds.
+    LEAST: the fewest valid positions along each dimension. (ROWS and SIDES: see `empool._triton._table`.)
     """
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
@@ -113,7 +115,8 @@ def _rank_draw_kernel(
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
             number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-            rank = like.to(tl.int32) + rank_of(number, table, count, ROWS, COUNTS, COLUMNS)
+            own = (row_of(table, count, ROWS, COUNTS, COLUMNS),)
+            rank = like.to(tl.int32) + rank_of(number, own, count, COLUMNS, SIDES, 1, 1)
             zero = (rank >= count) & (count > 0)
             wanted = tl.where(live & (nan_at < 0) & (rank < count), rank, 0)
             last = tl.max(wanted)
@@ -136,19 +139,23 @@ def _rank_draw_kernel(
                 input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
             )
             if CHECKED:
-                first_at, second_at, count = valid_positions(start, ends, WINDOW, HIGH, like)
+                first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
             else:
-                first_at = like.to(tl.int32)
+                first_at = tl.zeros([1, 1], tl.int32)
                 second_at = first_at + (1 if K > 1 else -1)
-                count = first_at + K
+                tall = first_at + WINDOW[0] * WINDOW[1]
+                wide_w = first_at + WINDOW[2]
+            count = tall * wide_w
+            if METHOD != "first":
+                rows_of_table = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
             if METHOD == "ranks":
                 number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-                rank = like.to(tl.int32) + rank_of(number, table, count, ROWS, COUNTS, COLUMNS)
+                rank = rank_of(number, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS) + like.to(tl.int32)
                 nan_at = last_nan(values, K, like)
                 if CHECKED:
                     rank = tl.where(rank < count, rank, K)
                 value = like
-                if LEAST == 0:
+                if LEAST[0] * LEAST[1] * LEAST[2] == 0:
                     value = tl.where(count > 0, value, -float("inf"))
                 position = like.to(tl.int32) - 1
                 found = ranks(values, valids, K, like)
@@ -163,8 +170,9 @@ def _rank_draw_kernel(
                 )
                 if METHOD == "second":
                     number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-                    drop = (rank_of(number, table, count, ROWS, COUNTS, COLUMNS) > 0) & (value == value)
-                    if LEAST <= 1:
+                    drop = rank_of(number, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS) > 0
+                    drop = drop & (value == value)
+                    if LEAST[0] * LEAST[1] * LEAST[2] <= 1:
                         second = tl.where(second_at >= 0, second, 0.0)
                         drop = drop & (position >= 0)
                     value = tl.where(drop, second, value)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from empool._triton._load import activation, corner_of, load_window
 from empool._triton._rank import descending, largest, ranked_after, two_largest, valid_positions
-from empool._triton._table import entry, own_row, set_of, start_of_mean
+from empool._triton._table import entry, row_of, rows_of, set_of, start_of_mean
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -60,6 +60,8 @@ def _rank_mean_kernel(
     SETS: tl.constexpr,
     ROWS: tl.constexpr,
     COUNTS: tl.constexpr,
+    SIDES: tl.constexpr,
+    WIDTHS: tl.constexpr,
     LEAST: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
@@ -102,8 +104,8 @@ def _rank_mean_kernel(
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
-            row = own_row(table, count, ROWS, COUNTS, COLUMNS)
-            mean = start_of_mean(table, count, ROWS, COUNTS, COLUMNS, wide)
+            row = row_of(table, count, ROWS, COUNTS, COLUMNS)
+            mean = start_of_mean((row,), count, wide, COLUMNS, SIDES, 1, 1)
             mean = _plus(mean, tl.load(row).to(wide), value)
             column = 1
             while column < COLUMNS:  # Not a range: with a NumPy of today the interpreter cannot take its end.
@@ -119,24 +121,28 @@ def _rank_mean_kernel(
                 input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
             )
             if CHECKED:
-                first_at, second_at, count = valid_positions(start, ends, WINDOW, HIGH, like)
+                first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
             else:
-                first_at = like.to(tl.int32)
+                first_at = tl.zeros([1, 1], tl.int32)
                 second_at = first_at + (1 if K > 1 else -1)
-                count = first_at + K
+                tall = first_at + WINDOW[0] * WINDOW[1]
+                wide_w = first_at + WINDOW[2]
+            rows_of_table = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
             first, first_at, second, second_at = two_largest(
                 values, first_at, second_at, K, METHOD == "second", CHECKED, like
             )
-            mean = start_of_mean(table, count, ROWS, COUNTS, COLUMNS, wide)
-            mean = _plus(mean, entry(table, count, 0, ROWS, COUNTS, COLUMNS, wide), first)
+            mean = start_of_mean(rows_of_table, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
+            mean = _plus(mean, entry(rows_of_table, wide_w, 0, wide, SIDES, COUNTS, WIDTHS), first)
             if METHOD == "second":
-                mean = _plus(mean, entry(table, count, 1, ROWS, COUNTS, COLUMNS, wide), second)
+                mean = _plus(mean, entry(rows_of_table, wide_w, 1, wide, SIDES, COUNTS, WIDTHS), second)
             if METHOD == "sorted":
                 ranked = descending(values, K, NETWORK, EXCHANGES)
                 for column in tl.static_range(1, COLUMNS):
-                    mean = _plus(mean, entry(table, count, column, ROWS, COUNTS, COLUMNS, wide), ranked[column])
-            if LEAST == 0:
-                mean = tl.where(count > 0, mean, -float("inf"))
+                    mean = _plus(
+                        mean, entry(rows_of_table, wide_w, column, wide, SIDES, COUNTS, WIDTHS), ranked[column]
+                    )
+            if LEAST[0] * LEAST[1] * LEAST[2] == 0:
+                mean = tl.where(tall * wide_w > 0, mean, -float("inf"))
             mean = tl.where(first == first, mean, first)
         tl.store(output + at, mean.to(dtype), mask=live)
 
@@ -160,7 +166,7 @@ def _share(
                 rank += ahead.to(tl.int32)
                 count += valid.to(tl.int32)
                 nan_at = tl.where(other != other, other_at, nan_at)
-    row = own_row(table, count, ROWS, COUNTS, COLUMNS)
+    row = row_of(table, count, ROWS, COUNTS, COLUMNS)
     weight = tl.load(row + rank, mask=rank < COLUMNS, other=0.0).to(like.dtype)
     return tl.where(nan_at < 0, weight, tl.where(nan_at == k, 1.0, 0.0).to(like.dtype))
 

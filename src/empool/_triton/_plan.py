@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import operator
 from bisect import bisect_left
@@ -98,8 +97,8 @@ class Windows(NamedTuple):
         )
 
     @property
-    def occurring(self) -> tuple[int, ...]:
-        """The numbers of valid activations that the windows of this call hold, ascending, 0 among them."""
+    def sides(self) -> tuple[tuple[int, ...], ...]:
+        """How many valid positions the windows of this call have along each dimension, ascending, 0 among them."""
         sides = []
         for dim in range(3):
             kernel, dilation = self.window[dim], self.window[9 + dim]
@@ -108,16 +107,16 @@ class Windows(NamedTuple):
                 start, end = self.bounds(dim, index)
                 low = max(0, -(start // dilation))
                 side.add(max(0, min(kernel, -(-(end - start) // dilation)) - low))
-            sides.append(side)
-        return tuple(sorted({math.prod(side) for side in itertools.product(*sides)}))
+            sides.append(tuple(sorted(side)))
+        return tuple(sides)
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Those numbers, but 0, each with its row in the table behind it."""
+        """The numbers of valid activations that windows hold, ascending, 0 left out, each with its row in the table."""
+        deep, tall, wide = self.sides
+        occurring = sorted({d * h * w for d in deep for h in tall for w in wide} - {0})
         last = len(self.counts) - 1
-        return tuple(
-            n for count in self.occurring if count for n in (count, min(bisect_left(self.counts, count), last))
-        )
+        return tuple(n for count in occurring for n in (count, min(bisect_left(self.counts, count), last)))
 
     @property
     def cover(self) -> tuple[int, ...]:
@@ -168,7 +167,9 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
         ALIGNED=_aligned(windows, width),
         ROWS=rows or (0, 0),
         COUNTS=max(len(rows) // 2, 1),
-        LEAST=min(windows.occurring, default=0),
+        LEAST=tuple(min(side, default=0) for side in windows.sides),
+        SIDES=windows.sides[2] or (0,),
+        WIDTHS=max(len(windows.sides[2]), 1),
     )
 
 

@@ -13,8 +13,8 @@ from empool._triton._load import activation
 @triton.jit
 def _span(start, end, WINDOW: tl.constexpr, HIGH: tl.constexpr, DIM: tl.constexpr):
     """Tell which offset along a dimension is a window's first valid one, and how many are valid."""
-    low = 0
-    high = WINDOW[DIM]
+    low = tl.full([1, 1], 0, tl.int32)
+    high = tl.full([1, 1], WINDOW[DIM], tl.int32)
     if WINDOW[6 + DIM] > 0:
         low = (tl.maximum(-start, 0) + (WINDOW[9 + DIM] - 1)) // WINDOW[9 + DIM]
     if HIGH[DIM]:
@@ -23,19 +23,31 @@ def _span(start, end, WINDOW: tl.constexpr, HIGH: tl.constexpr, DIM: tl.constexp
 
 
 @triton.jit
-def valid_positions(start, ends, WINDOW: tl.constexpr, HIGH: tl.constexpr, like):
-    """Return every window's first and second valid position, -1 where there is none, and how many are valid."""
+def valid_positions(start, ends, WINDOW: tl.constexpr, HIGH: tl.constexpr, LEAST: tl.constexpr):
+    """Return every window's first and second valid position, -1 where there is none, and how many are valid.
+
+    The last is in two parts, whose product it is: what a row of the tile has in common, and along the width.
+
+    Args:
+        LEAST: the fewest along each dimension.
+    """
     low_d, deep = _span(start[0], ends[0], WINDOW, HIGH, 0)
     low_h, tall = _span(start[1], ends[1], WINDOW, HIGH, 1)
     low_w, wide = _span(start[2], ends[2], WINDOW, HIGH, 2)
-    zero = like.to(tl.int32)
-    deep, tall, wide = zero + deep, zero + tall, zero + wide
-    first = zero + ((low_d * WINDOW[1] + low_h) * WINDOW[2] + low_w)
-    second = tl.where(deep > 1, first + WINDOW[1] * WINDOW[2], -1)
-    second = tl.where(tall > 1, first + WINDOW[2], second)
-    second = tl.where(wide > 1, first + 1, second)
-    none = (deep <= 0) | (tall <= 0) | (wide <= 0)
-    return tl.where(none, -1, first), tl.where(none, -1, second), tl.where(none, 0, deep * tall * wide)
+    zero = tl.zeros_like(start[1]).to(tl.int32)
+    first = (zero + (low_d * WINDOW[1] + low_h) * WINDOW[2]) + low_w
+    if LEAST[2] > 1:
+        second = first + 1
+    else:
+        second = tl.where(deep > 1, first + WINDOW[1] * WINDOW[2], -1)
+        second = tl.where(tall > 1, first + WINDOW[2], second)
+        second = tl.where(wide > 1, first + 1, second)
+    if LEAST[0] == 0 or LEAST[1] == 0 or LEAST[2] == 0:
+        none = (deep <= 0) | (tall <= 0) | (wide <= 0)
+        first = tl.where(none, -1, first)
+        second = tl.where(none, -1, second)
+        deep, tall, wide = tl.maximum(deep, 0), tl.maximum(tall, 0), tl.maximum(wide, 0)
+    return first, second, zero + (deep * tall).to(tl.int32), zero + wide.to(tl.int32)
 
 
 @triton.jit

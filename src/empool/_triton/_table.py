@@ -1,18 +1,20 @@
 """Reading tables of thresholds and weights: ``(S, K, columns)``, as `empool.reference` describes them.
 
-`ROWS` lists the counts of valid activations that windows of this call hold, ascending, and each one's row in the table.
-A table has one set of rows, or (SETS) one for every channel. Few rows are read once for a program, or once for
-a channel that it serves, and what a window needs is chosen by comparing its count; of many, each window reads its own.
+A table has one set of rows, or (SETS) one for every channel. `ROWS` lists the numbers of valid activations that windows
+of this call hold, ascending, and each one's row in the table. That number is a product: what a row of the tile has in
+common, times how many are valid along the width, of which SIDES lists the few possible. So rows of the table are found
+once for a row of the tile and each of SIDES, and a window chooses among them; if SIDES are many, it finds its own.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF005
 
 import triton
 import triton.language as tl
 
 FEW = tl.constexpr(4)
-"""The most rows that every window chooses from."""
+"""The most SIDES among which a window chooses."""
 
 
 @triton.jit
@@ -25,8 +27,8 @@ def set_of(table, channel, COLUMNS: tl.constexpr, TABLE_ROWS: tl.constexpr, SETS
 
 
 @triton.jit
-def own_row(start, count, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Point to the row of every window's own count."""
+def row_of(start, count, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Point to the row of a number of valid activations."""
     row = tl.zeros_like(count) + ROWS[1]
     for i in tl.static_range(1, COUNTS):
         row = tl.where(count >= ROWS[2 * i], ROWS[2 * i + 1], row)
@@ -34,28 +36,58 @@ def own_row(start, count, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.
 
 
 @triton.jit
-def entry(start, count, column: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr, to):
-    """Return what a column says for every window's count, in a type."""
-    if COUNTS <= FEW:
-        value = tl.load(start + (ROWS[1] * COLUMNS + column)).to(to)
-        for i in tl.static_range(1, COUNTS):
-            other = tl.load(start + (ROWS[2 * i + 1] * COLUMNS + column)).to(to)
-            value = tl.where(count >= ROWS[2 * i], other, value)
+def rows_of(
+    start, tall, wide, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr, SIDES: tl.constexpr,
+    WIDTHS: tl.constexpr,
+):  # fmt: skip
+    """Point to the rows among which windows choose: a tuple, one for each of SIDES, or their own."""
+    if COUNTS == 1:
+        found = (start + ROWS[1] * COLUMNS,)
+    elif WIDTHS <= FEW:
+        found = ()
+        for i in tl.static_range(WIDTHS):
+            found = found + (row_of(start, tall * SIDES[i], ROWS, COUNTS, COLUMNS),)
     else:
-        value = tl.load(own_row(start, count, ROWS, COUNTS, COLUMNS) + column).to(to)
+        found = (row_of(start, tall * wide, ROWS, COUNTS, COLUMNS),)
+    return found
+
+
+@triton.jit
+def choose(values, wide, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
+    """Choose for every window among what its possible rows gave."""
+    value = values[0]
+    if COUNTS > 1 and WIDTHS <= FEW:
+        for i in tl.static_range(1, WIDTHS):
+            value = tl.where(wide >= SIDES[i], values[i], value)
     return value
 
 
 @triton.jit
-def rank_of(number, start, count, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr):
+def entry(rows, wide, column: tl.constexpr, to, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
+    """Return what a column says for every window, in a type."""
+    values = ()
+    for i in tl.static_range(WIDTHS if COUNTS > 1 and WIDTHS <= FEW else 1):
+        values = values + (tl.load(rows[i] + column).to(to),)
+    return choose(values, wide, SIDES, COUNTS, WIDTHS)
+
+
+@triton.jit
+def rank_of(number, rows, wide, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
     """Count the thresholds that a random number reaches; 2^32 is not reached."""
-    if COUNTS <= FEW:
-        rank = _reached(number, start + ROWS[1] * COLUMNS, COLUMNS)
-        for i in tl.static_range(1, COUNTS):
-            other = _reached(number, start + ROWS[2 * i + 1] * COLUMNS, COLUMNS)
-            rank = tl.where(count >= ROWS[2 * i], other, rank)
+    if COLUMNS == 1:
+        low = ()
+        never = ()
+        for i in tl.static_range(WIDTHS if COUNTS > 1 and WIDTHS <= FEW else 1):
+            threshold = tl.load(rows[i])
+            low = low + (threshold.to(tl.uint32),)
+            never = never + ((threshold >> 32) != 0,)
+        reached = number >= choose(low, wide, SIDES, COUNTS, WIDTHS)
+        rank = (reached & (choose(never, wide, SIDES, COUNTS, WIDTHS) == 0)).to(tl.int32)
     else:
-        rank = _reached(number, own_row(start, count, ROWS, COUNTS, COLUMNS), COLUMNS)
+        ranks = ()
+        for i in tl.static_range(WIDTHS if COUNTS > 1 and WIDTHS <= FEW else 1):
+            ranks = ranks + (_reached(number, rows[i], COLUMNS),)
+        rank = choose(ranks, wide, SIDES, COUNTS, WIDTHS)
     return rank
 
 
@@ -76,23 +108,22 @@ def _reached(number, row, COLUMNS: tl.constexpr):
 @triton.jit
 def _reaches(number, threshold):
     """Compare 32 bits, the others once for a row."""
-    return (number >= threshold.to(tl.uint32)) & (threshold < 4294967296)
+    return (number >= threshold.to(tl.uint32)) & ((threshold >> 32) == 0)
 
 
 @triton.jit
-def start_of_mean(start, count, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr, to):
+def start_of_mean(
+    rows, wide, to, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr
+):
     """Return what a mean's sum starts with: -0 where the row's weights are 1, 0, 0, ..., which keeps a zero's sign."""
-    if COUNTS <= FEW:
-        value = _start(start + ROWS[1] * COLUMNS, COLUMNS, to)
-        for i in tl.static_range(1, COUNTS):
-            value = tl.where(count >= ROWS[2 * i], _start(start + ROWS[2 * i + 1] * COLUMNS, COLUMNS, to), value)
-    else:
-        value = _start(own_row(start, count, ROWS, COUNTS, COLUMNS), COLUMNS, to)
-    return value
+    values = ()
+    for i in tl.static_range(WIDTHS if COUNTS > 1 and WIDTHS <= FEW else 1):
+        values = values + (_start(rows[i], to, COLUMNS),)
+    return choose(values, wide, SIDES, COUNTS, WIDTHS)
 
 
 @triton.jit
-def _start(row, COLUMNS: tl.constexpr, to):
+def _start(row, to, COLUMNS: tl.constexpr):
     alone = tl.load(row).to(to) == 1
     if COLUMNS <= 16:
         for column in tl.static_range(1, COLUMNS):

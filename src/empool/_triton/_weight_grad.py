@@ -41,6 +41,7 @@ def _rank_mean_weight_grad_kernel(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     COUNTS: tl.constexpr,
+    LEAST: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHECKED: tl.constexpr,
@@ -100,7 +101,8 @@ def _rank_mean_weight_grad_kernel(
     for k in tl.static_range(K):
         taken = taken & (values[k] == values[k])
     if CHECKED:
-        first_at, second_at, count = valid_positions(start, ends, WINDOW, HIGH, like)
+        first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
+        count = tall * wide_w
     else:
         count = like.to(tl.int32) + K
     gradient = tl.load(grad_output + at, mask=taken, other=0.0).to(wide)

@@ -75,7 +75,7 @@ def _by_verdict(summary: Summary, score: str) -> dict[Verdict, list[str]]:
 
 def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
     others = len(summary.rows) - 1
-    return f"all {others} other poolings" if 1 < others == len(poolings) else listed(poolings)
+    return f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
 
 
 def sentence(summary: Summary) -> str:
@@ -170,16 +170,20 @@ def _how(family: Family, baseline: str, score: str) -> str:
     """Say how a family of comparisons was made."""
     if family.rule is None:
         return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
-    over = f"over the {count(family.tested, 'comparison')} with {baseline}, at 5 % in all"
-    levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
+    several, levene = family.tested > 1, ""
+    over = f"over the {family.tested} comparisons with {baseline}, at 5 % in all" if several else "at 5 %"
+    at_once = "The 95 % intervals hold all at once" if several else "The interval is one of 95 %"
+    unpaired = "Runs of one seed are not paired."
+    if family.levene is not None:
+        levene = f" (Levene's test: p = {family.levene:.2g})"
     if family.rule is Rule.DUNNETT:
         return (
-            f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. The 95 % intervals hold all at "
-            f"once. All rows share one spread, {family.spread:.2g}{levene}. Runs of one seed are not paired."
+            f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. {at_once}. "
+            f"All rows share one spread, {family.spread:.2g}{levene}. {unpaired}"
         )
+    wider = " (Bonferroni), so they are a little wider than the test" if several else ""
     return (
-        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. The 95 % intervals hold all "
-        "at once (Bonferroni), so they are a little wider than the test. Runs of one seed are not paired."
+        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. {at_once}{wider}. {unpaired}"
     )
 
 

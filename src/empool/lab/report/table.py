@@ -20,6 +20,7 @@ from empool.lab.study import paper
 
 NONE = "-"
 POINTS, INTERVAL, VERDICT, NEEDED = "Points", "95 % interval", "Verdict", "Seeds needed"
+IMAGES_TOO = "Interval, images too"
 
 Format = str | Callable[[Any], str]
 
@@ -116,7 +117,7 @@ def errors(caption: str, summary: Summary, beside: paper.Table | None = None, pl
         needs = {need.pooling: seeds(need.seeds) for need in plan.needs}
         columns[NEEDED] = ([needs.get(row.pooling) for row in rows], str)
     if any(row.sampled for row in rows):
-        columns["Interval, images too"] = ([row.sampled for row in rows], "+.2f")
+        columns[IMAGES_TOO] = ([row.sampled for row in rows], "+.2f")
     if beside is not None:
         columns["Paper: error %"] = ([_printed(beside.rows.get(row.pooling)) for row in rows], _error)
         columns["Paper: improvement %"] = ([beside.improvement(row.pooling) for row in rows], "+.2f")
@@ -218,10 +219,9 @@ STYLES = {Verdict.BETTER.value: "green", Verdict.WORSE.value: "red"}
 _BRIEF = {
     "Test error %": "Error %",
     "Improvement %": "Better by %",
-    "Interval, images too": "Images too",
     "Paper: error %": "Paper %",
 }
-_LEFT_OUT = ("Runs", NEEDED, "Paper: improvement %")
+_LEFT_OUT = ("Runs", NEEDED, IMAGES_TOO, "Paper: improvement %")
 
 
 def terminal(sheet: Sheet, *, without: Sequence[str] = (), title: str | None = None) -> rich.table.Table:

@@ -129,11 +129,17 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     return [
         ("Runs", str(len(records))),
         ("Poolings", str(len({record["pooling"] for record in records}))),
-        ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds[:5]))}{', ...' if len(seeds) > 5 else ''})"),
+        ("Seeds", f"{len(seeds)} ({_range(seeds)})"),
         ("Epochs", ", ".join(map(str, distinct(records, "epochs"))) or "not recorded"),
         ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
         ("Time, all runs", _duration(records)),
     ]
+
+
+def _range(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds[:5])) + (", ..." if len(seeds) > 5 else "")
 
 
 def _duration(records: Sequence[Record]) -> str:
@@ -161,9 +167,14 @@ def _described(record: Record) -> str:
     machine = record.get("machine")
     if not machine:
         return "not recorded"
-    memory = f", {machine['memory'] / 2**30:.0f} GiB" if machine["memory"] else ""
-    gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
-    return f"{machine['processor']}, {machine['cores']} cores{memory}{gpus}, {machine['system']}"
+    parts = [
+        machine.get("processor"),
+        f"{machine['cores']} cores" if machine.get("cores") else None,
+        f"{machine['memory'] / 2**30:.0f} GiB" if machine.get("memory") else None,
+        *machine.get("gpus", ()),
+        machine.get("system"),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _planned(study: Mapping[str, Any]) -> dict[str, Any]:

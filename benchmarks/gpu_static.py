@@ -1,0 +1,283 @@
+"""Predict, without a GPU, how near to a copy's speed each Triton kernel comes on an H100: a model, no measurement.
+
+    python benchmarks/gpu_static.py [--json FILE] [--markdown FILE] [--only WORDS]
+
+Kernels are compiled for sm_90 by Triton's own `ptxas` and disassembled. A warp scheduler starts one instruction a
+cycle; comparisons, selections, logic and integer sums take two cycles of it (the ALU has 16 lanes for 32 threads), and
+so do integer products, of which the wide ones take four. The time by instructions, on 132 x 4 schedulers at 1.7 GHz,
+is set against that of the bytes, every tensor moved once at 3.0 TB/s. "share" is the bytes' time over the larger of
+the two. Every instruction is counted once, as if all were executed: so this is good for kernels without loops, and for
+comparing two versions of a kernel. `gpu_timing.py` measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import json
+import math
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+
+import empool
+from empool import _window
+from empool._triton import _operators
+
+SHAPES = ((256, 64, 56, 56), (256, 256, 14, 14))
+WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2": (3, 2, 1)}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+LAYOUTS = {"NCHW": False, "NHWC": True}
+SCHEDULERS, HERTZ, BYTES_A_SECOND = 132 * 4, 1.7e9, 3.0e12
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_ELSEWHERE = re.compile(
+    "LDG|STG|LDS|STS|LDC|ULDC|LDL|STL|LD|ST|S2R|S2UR|LDCU|R2UR|CS2R|BAR|SHFL|REDUX|MUFU|"
+    "BRA|EXIT|NOP|BSSY|BSYNC|WARPSYNC|CALL|RET|DEPBAR|BREAK|YIELD"
+)
+"""What neither the ALU nor the multipliers do."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What was compiled for one case, and what the model makes of it.
+
+    Attributes:
+        kernel, shape, window, dtype, layout: which it is.
+        instructions, alu, multiply: how many a thread has, of all kinds; cycles a warp needs of the ALU, and of the
+            multipliers.
+        registers, spills, shared: of a thread, bytes of a thread's stack, bytes of a program.
+        accesses: loads and stores by their width.
+        microseconds: by bytes, by instructions started, by the ALU and by the multipliers.
+        share: of a copy's speed.
+    """
+
+    kernel: str
+    shape: tuple[int, ...]
+    window: str
+    dtype: str
+    layout: str
+    instructions: int
+    alu: int
+    multiply: int
+    registers: int
+    spills: int
+    shared: int
+    accesses: dict[str, int]
+    microseconds: dict[str, float]
+    share: float
+
+
+def main() -> None:
+    """Print a line for every kernel."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the table to this file, with versions")
+    parser.add_argument("--markdown", type=Path, help="write the table to this page")
+    parser.add_argument("--only", default="", help="kernels whose line has all of these words")
+    arguments = parser.parse_args()
+    found = []
+    for kernel in kernels(arguments.only.split()):
+        found.append(kernel)
+        print(_line(kernel), flush=True)
+    if arguments.json:
+        content = {"versions": versions(), "kernels": [asdict(kernel) for kernel in found]}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(_page(found))
+
+
+def versions() -> dict[str, str]:
+    """Return what the counts depend on."""
+    return {"torch": torch.__version__, "triton": triton.__version__, "ptxas": _tool("ptxas", "--version").split()[-1]}
+
+
+def kernels(words: list[str] | None = None) -> Iterator[Kernel]:
+    """Compile the kernels whose description has all of the words."""
+    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
+    driver = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        get_current_device=lambda: 0,
+        get_current_stream=lambda _: 0,
+    )
+    before = triton.runtime.driver._active, _operators.launch
+    triton.runtime.driver._active = driver
+    try:
+        for name, shape, window, dtype, layout in itertools.product(CALLS, SHAPES, WINDOWS, DTYPES, LAYOUTS):
+            line = " ".join([name, "x".join(map(str, shape)), window, dtype, layout])
+            if all(word in line for word in words or []):
+                yield _compiled(name, shape, window, dtype, layout)
+    finally:
+        triton.runtime.driver._active, _operators.launch = before
+
+
+Call = Callable[[Tensor, Tensor, Any], None]
+
+
+def _draw(distribution: empool.RankDistribution) -> Call:
+    def call(input: Tensor, seed: Tensor, geometry: Any) -> None:
+        counts = geometry.possible_counts()
+        columns = len(distribution.threshold_table(counts)[0])
+        table = torch.empty(1, len(counts), columns, dtype=torch.int64, device="meta")
+        _operators.rank_draw(input, seed, table, counts, *geometry, 0)
+
+    return call
+
+
+def _mean(distribution: empool.RankDistribution, name: str = "rank_mean") -> Call:
+    def call(input: Tensor, seed: Tensor, geometry: Any) -> None:
+        counts = geometry.possible_counts()
+        columns = len(distribution.weight_table(counts)[0])
+        table = torch.empty(1, len(counts), columns, dtype=torch.float64, device="meta")
+        before = [_output(input, geometry)] if name != "rank_mean" else []
+        getattr(_operators, name)(*before, input, table, counts, *geometry)
+
+    return call
+
+
+def _scatter(input: Tensor, seed: Tensor, geometry: Any) -> None:
+    gradient = _output(input, geometry)
+    drawn = torch.empty_like(gradient, dtype=torch.uint8)
+    _operators.drawn_scatter(gradient, drawn, input.shape[2:], *geometry[:5])
+
+
+def _output(input: Tensor, geometry: Any) -> Tensor:
+    shape = (*input.shape[:2], *geometry.output_sizes(input.shape[2:]))
+    return _window.dense(input.new_empty(shape), _window.is_channels_last(input))
+
+
+CALLS: dict[str, Call] = {
+    "draw ensemble": _draw(empool.EnsembleMax(0.1)),
+    "draw max-dropout": _draw(empool.MaxDropout(0.2)),
+    "scatter": _scatter,
+    "mean ensemble": _mean(empool.EnsembleMax(0.1)),
+    "mean average": _mean(empool.Average()),
+}
+_READS_AND_WRITES = {"draw": (1, 1, 1), "scatter": (1, 1, 1), "mean": (1, 1, 0)}
+"""How often a kernel moves tensors of the input's size, of the output's size, and bytes for draws."""
+
+
+def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout: str) -> Kernel:
+    kernel_size, stride, padding = WINDOWS[window]
+    geometry = _window.Geometry([kernel_size] * 2, [stride] * 2, [padding] * 2, [1, 1], [], False)
+    input = _window.dense(torch.empty(shape, dtype=DTYPES[dtype], device="meta"), LAYOUTS[layout])
+    found: list[tuple[Any, Any]] = []
+
+    def launch(kernel: Any, plan: Any, *tensors: Tensor, **arguments: Any) -> None:
+        found.append((kernel.warmup(*tensors, grid=(1,), **plan.arguments, **arguments), plan))
+
+    _operators.launch = launch
+    CALLS[name](input, torch.empty((), dtype=torch.int64, device="meta"), geometry)
+    (compiled, plan), size = found[-1], DTYPES[dtype].itemsize
+    output = math.prod(_output(input, geometry).shape)
+    inputs, outputs, draws = _READS_AND_WRITES[name.split()[0]]
+    moved = size * (inputs * input.numel() + outputs * output) + draws * output
+    units, accesses = _counted(compiled.asm["cubin"])
+    alu, multiply = 2 * units["alu"], units["multiply"]
+    warps = plan.programs * plan.arguments["num_warps"]
+    cycle = warps / SCHEDULERS / HERTZ * 1e6
+    times = {
+        "bytes": moved / BYTES_A_SECOND * 1e6,
+        "instructions": units["all"] * cycle,
+        "alu": alu * cycle,
+        "multiply": multiply * cycle,
+    }
+    registers, spills = _resources(compiled.asm["cubin"])
+    return Kernel(
+        name,
+        shape,
+        window,
+        dtype,
+        layout,
+        units["all"],
+        alu,
+        multiply,
+        registers,
+        spills,
+        compiled.metadata.shared,
+        dict(sorted(accesses.items())),
+        {key: round(time, 1) for key, time in times.items()},
+        round(times["bytes"] / max(times.values()), 3),
+    )
+
+
+def _counted(cubin: bytes) -> tuple[collections.Counter[str], collections.Counter[str]]:
+    """Count a kernel's instructions by what does them, and its accesses by width."""
+    found = [
+        match.group(1)
+        for line in _tool("nvdisasm", "-c", binary=cubin).splitlines()
+        if (match := _INSTRUCTION.match(line))
+    ]
+    found = found[: max((i for i, name in enumerate(found) if name == "EXIT"), default=len(found)) + 1]
+    units: collections.Counter[str] = collections.Counter(all=len(found))
+    accesses: collections.Counter[str] = collections.Counter()
+    for name in found:
+        base, *parts = name.split(".")
+        if base in ("LDG", "STG", "LDS", "STS", "LDL", "STL"):
+            accesses[f"{base}.{next((p for p in parts if p in ('64', '128', 'U8', 'S8', 'U16', 'S16')), '32')}"] += 1
+        if base == "IMAD":
+            units["multiply"] += 4 if "WIDE" in parts or "HI" in parts else 2
+        elif base in ("FADD", "FMUL", "FFMA"):
+            units["multiply"] += 1
+        elif not _ELSEWHERE.fullmatch(base) and not base.startswith("U"):
+            units["alu"] += 1
+    return units, accesses
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    match = re.search(r"REG:(\d+) STACK:(\d+)", _tool("cuobjdump", "-res-usage", binary=cubin))
+    assert match is not None
+    return int(match.group(1)), int(match.group(2))
+
+
+def _tool(name: str, *options: str, binary: bytes | None = None) -> str:
+    """Run one of the tools that Triton brings, on a binary if there is one."""
+    command = [str(Path(triton.__file__).parent / "backends/nvidia/bin" / name), *options]
+    if binary is None:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return subprocess.run([*command, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def _line(kernel: Kernel) -> str:
+    times = " ".join(f"{name} {time:6.1f}" for name, time in kernel.microseconds.items())
+    where = f"{'x'.join(map(str, kernel.shape)):13} {kernel.window} {kernel.dtype:4} {kernel.layout}"
+    spills = f" spills {kernel.spills}" if kernel.spills else ""
+    return f"{kernel.kernel:16} {where} {kernel.instructions:5} us: {times}  share {kernel.share:4.0%}{spills}"
+
+
+def _page(found: list[Kernel]) -> str:
+    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    lines = [
+        "# A static model of the Triton kernels",
+        "",
+        "**A model, not a measurement.** `python benchmarks/gpu_static.py --json results/gpu-static/kernels.json "
+        "--markdown results/gpu-static/README.md` compiled the kernels for an H100 (sm_90), counted their instructions "
+        f"and wrote this page ({said}). The share is what the kernel reaches of a copy's speed if the model is right.",
+        "",
+        "| kernel | shape | window | type | layout | instructions | ALU cycles | registers | spills | share |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for k in found:
+        shape = "x".join(map(str, k.shape))
+        lines.append(
+            f"| {k.kernel} | {shape} | {k.window} | {k.dtype} | {k.layout} | {k.instructions} | {k.alu} "
+            f"| {k.registers} | {k.spills} | {k.share:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
