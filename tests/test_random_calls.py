@@ -123,7 +123,7 @@ def _values(rng: random.Random, shape: tuple[int, ...], generator: torch.Generat
     if kind == "ties":
         return normal.round()
     if kind == "zeros":
-        return torch.where(chance < 0.7, math.copysign(1, rng.random() - 0.5) * torch.where(chance < 0.35, 0.0, -0.0), normal)
+        return torch.where(chance < 0.4, 0.0, torch.where(chance < 0.8, -0.0, normal))
     if kind == "infinite":
         return torch.where(chance < 0.1, math.inf, torch.where(chance < 0.2, -math.inf, normal))
     if kind == "nan":
