@@ -11,7 +11,15 @@ import torch.nn.functional as F
 
 import empool
 from empool import models
-from empool.models.airbench import RECIPE, Airbench, whitening
+from empool.models.airbench import RECIPE, Airbench, AirbenchRecipe, whitening
+
+pytest.importorskip("empool.lab.train.loop", reason="needs the lab")
+from empool.lab.data.sets import DataSet, Split
+from empool.lab.study.run import RunConfig
+from empool.lab.train import augment
+from empool.lab.train.augment import Normaliser
+from empool.lab.train.batches import Batches
+from empool.lab.train.loop import fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -126,3 +134,45 @@ def test_the_mirror_alternates_and_the_shift_reflects() -> None:
             mirrored = bool(flips[image]) != (epoch == 1)
             expected = [part[image].flip(1) if mirrored else part[image] for part in shifted]
             assert any(bool((trainer.images[image] == one).all()) for one in expected)
+
+
+def test_the_lab_trains_as_the_transcription_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    airbench, on_device = pytest.importorskip("airbench"), pytest.importorskip("on_device")
+    seed, recipe = 3, AirbenchRecipe(epochs=5, batch_size=32)
+    arrays = on_device.synthetic(100, 20)
+    train, test = (
+        Split(*(torch.as_tensor(arrays[f"{name}_{what}"]) for what in ("images", "labels")))
+        for name in ("train", "test")
+    )
+    mean, std = (tuple(255 * value for value in values) for values in (airbench.MEAN, airbench.STD))
+    data = DataSet("tiny", train, test, classes=tuple("abcdefghij"), mean=mean, std=std, fingerprint="f1")
+    config = RunConfig("tiny", "f1", "airbench:8-8-16", "max", seed, None, None, recipe)
+    record = fit(config, data, tmp_path)
+
+    trainer = airbench.Trainer("airbench:8-8-16", "max", capacity=100, batch_size=32)
+    object.__setattr__(trainer, "recipe", recipe)
+    normaliser = Normaliser(mean, std, "cpu")
+    batches = Batches(data.train, 32, augment.parse(recipe.augment), normaliser, seed, drop_last=True)
+
+    def same_images(data: object, epoch: int, flips: object, generator: object) -> int:
+        batches.epoch = epoch
+        for step, (images, labels) in enumerate(batches):
+            place = slice(32 * step, 32 * step + 32)
+            trainer.images[place], trainer.labels[place] = images.permute(0, 2, 3, 1), labels
+            trainer.order[step] = torch.arange(32) + 32 * step
+        trainer.place.zero_()
+        return len(batches)
+
+    monkeypatch.setattr(trainer, "begin_epoch", same_images)
+    images, tests = (
+        airbench.prepare(arrays[f"{name}_images"], arrays[f"{name}_labels"], "cpu", "float32")
+        for name in ("train", "test")
+    )
+    trainer.train(images, recipe.epochs, True, seed)
+    fitted, tested = (on_device.scores(trainer.logits(of.plain), of.labels) for of in (images, tests))
+    assert record["train_loss"] == pytest.approx(fitted["nll"], rel=2e-3)
+    assert record["test_loss"] == pytest.approx(tested["nll"], rel=2e-3)
+    assert record["test_error"] == pytest.approx(tested["error"])
+    weights = torch.load(tmp_path / "max" / str(seed) / "last.ckpt")["state_dict"]
+    for name, value in trainer.network.named_parameters():
+        torch.testing.assert_close(weights[f"network.{name}"], value, rtol=1e-2, atol=1e-3, check_stride=False)

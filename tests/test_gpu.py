@@ -227,7 +227,7 @@ def test_vmap_with_one_seed(seed: int | None) -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 3, 0), (5, 3, 2)], ids=str)
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (5, 3, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_element_is_written(
     dtype: torch.dtype, window: tuple[int, int, int], memory_format: torch.memory_format
@@ -238,14 +238,15 @@ def test_every_element_is_written(
     def poison() -> None:
         torch.full((8 << 20,), math.nan, device="cuda")
 
-    for layer in (empool.EnsembleMaxPool2d(*window, p=0.3), empool.EnsembleMaxPool2d(*window, p=0.3).eval()):
-        poison()
-        output = layer(input)
-        gradient = torch.ones_like(output)
-        poison()
-        (grad_input,) = torch.autograd.grad(output, input, gradient)
-        assert output.isfinite().all()
-        assert grad_input.isfinite().all()
+    layer = empool.EnsembleMaxPool2d(*window, p=0.3)
+    poison()
+    output = layer(input)
+    gradient = torch.ones_like(output)
+    poison()
+    (grad_input,) = torch.autograd.grad(output, input, gradient)
+    poison()
+    mean = layer.eval()(input)
+    assert all(tensor.isfinite().all() for tensor in (output, grad_input, mean))
 
 
 @needs_gpu

@@ -35,9 +35,8 @@ def _tiny(monkeypatch):
     monkeypatch.setattr(data_sets, "load", lambda *arguments, **options: tiny_data.data_set())
 
 
-def run(directory, samples=8, said=None, poolings=None):
-    say = (lambda line: None) if said is None else said.append
-    return evaluate(directory, samples=samples, source=None, device="cpu", say=say, poolings=poolings)
+def run(directory, samples=8, poolings=None):
+    return evaluate(directory, samples=samples, source=None, device="cpu", poolings=poolings)
 
 
 def scores(record):
@@ -142,15 +141,16 @@ def test_with_p_annealed_to_0_all_rules_agree(tmp_path):
     assert known(record["monte_carlo"]) == pytest.approx(known(record["expectation"]), rel=1e-5)
 
 
-def test_all_finished_runs_of_a_study_are_evaluated(tmp_path):
+def test_all_finished_runs_of_a_study_are_evaluated(tmp_path, caplog):
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
     tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     (tmp_path / "max" / "1" / "result.json").unlink()
-    said = []
-    records = run(tmp_path, said=said)
+    caplog.clear()
+    with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
+        records = run(tmp_path)
     places = [(record["pooling"], record["seed"]) for record in records]
     assert places == [("stochastic-max:0.5", 0), ("stochastic-max:0.5", 1), ("max", 0), ("average", 0), ("average", 1)]
-    assert said[0] == f"{tmp_path / 'max' / '1'} is not finished: left out"
+    assert caplog.messages[0] == f"{tmp_path / 'max' / '1'} is not finished: left out"
     assert [record["draws"] for record in records] == [True, True, False, False, False]
     assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == records
@@ -178,7 +178,7 @@ def test_a_run_that_diverged_has_no_likelihood(tmp_path):
         assert record[rule] == {"nll": None, "error": pytest.approx(100 * 2 / 3), "ece": None, "top5_error": None}
 
 
-def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch):
+def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch, caplog):
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
     tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
     evaluated, whole = [], evaluation._evaluate
@@ -193,10 +193,11 @@ def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert len(json.loads((tmp_path / "evaluation.json").read_text())) == 2
-    said = []
-    records = run(tmp_path, said=said)
+    caplog.clear()
+    with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
+        records = run(tmp_path)
     assert evaluated == ["max/0", "max/1", *["ensemble-0.4/0"] * 2, "ensemble-0.4/1"]
-    assert said == [
+    assert caplog.messages == [
         "max, seed 0: evaluated before",
         "max, seed 1: evaluated before",
         "ensemble:0.4, seed 0",

@@ -44,7 +44,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_answer_comes_first(page: Page) -> None:
     answer = page.text.partition("Test errors of")[0]
-    assert "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, 3 seeds each." in answer
+    assert (
+        "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, augmented, 3 seeds each."
+        in answer
+    )
     assert "Lowest mean test error: ensemble:0.3 with 14.30 %; max has 15.30 %." in answer
     assert "Fewer test errors than max: ensemble:0.3." in answer
     assert "More test errors than max: average." in answer
@@ -179,7 +182,7 @@ def test_gain_against_the_gap_over_several_studies(tmp_path: Path) -> None:
     assert ElementTree.fromstring(path.read_text(encoding="utf-8")).tag.endswith("svg")
     rows = [line for line in path.with_suffix(".md").read_text(encoding="utf-8").splitlines() if "on" in line]
     (narrow, wide) = [row for row in rows if row.startswith("| ")][-2:]
-    assert narrow.startswith("| 1. cnn on narrow, 1,000 images, 4 epochs, augmentation crop:4,mirror | 1.0 |")
+    assert narrow.startswith("| 1. cnn on narrow, 1,000 images, 4 epochs, augmented, 3 seeds | 1.0 |")
     assert "| ensemble:0.3 | -0.50 |" in narrow
     assert "| 12.0 | ensemble:0.3 | +2.00 |" in wide
     with pytest.raises(LabError, match="no gain to draw"):

@@ -60,7 +60,7 @@ def test_svg(tmp_path: Path) -> None:
     text = (tmp_path / "emp.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
     words = {"".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"Training: draw", "the second largest", "8.2", "max-pooling"} <= words
+    assert {"Training: sample", "the second largest", "8.2", "max-pooling"} <= words
     assert "@media(prefers-color-scheme:dark)" in text
     assert [path.name for path in tmp_path.iterdir()] == ["emp.svg"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from empool.lab.train.device import device_named
 from empool.lab.train.experiment import Experiment, finite, make_experiment
 from empool.lab.train.metrics import Scores, Tally
 
+_log = logging.getLogger(__name__)
+
 
 def evaluate(
     directory: Path,
@@ -36,7 +38,6 @@ def evaluate(
     samples: int,
     source: str | None,
     device: str,
-    say: Callable[[str], None],
     poolings: str | None = None,
 ) -> list[dict[str, Any]]:
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
@@ -48,7 +49,6 @@ def evaluate(
         samples: members of the ensemble that Monte Carlo draws for every image.
         source: name of the data set or a folder; None for the name that the runs have.
         device: "auto", "cpu" or "cuda".
-        say: takes a line on what takes time.
         poolings: spellings with commas between of those whose runs are tested; None for all. What evaluation.json says
             of others stays.
 
@@ -64,10 +64,10 @@ def evaluate(
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.
     """
-    runs = _finished(directory, poolings, say)
+    runs = _finished(directory, poolings)
     if device_named(device) == "cpu":
         memory.keep_freed()
-    loaded = _load(runs[0][1], source, say)
+    loaded = _load(runs[0][1], source)
     path = directory / "evaluation.json"
     records: list[dict[str, Any]] = []
     for folder, config in runs:
@@ -79,7 +79,7 @@ def evaluate(
         config = dataclasses.replace(config, device=device_named(device))
         test = _test(folder, config, samples)
         done = next((record for record in _known(path) if all(record.get(name) == test[name] for name in test)), None)
-        say(f"{config.pooling}, seed {config.seed}{': evaluated before' if done else ''}")
+        _log.info("%s, seed %d%s", config.pooling, config.seed, ": evaluated before" if done else "")
         records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
         _write(path, records)
         gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
@@ -111,7 +111,7 @@ def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:
     }
 
 
-def _finished(directory: Path, poolings: str | None, say: Callable[[str], None]) -> list[tuple[Path, RunConfig]]:
+def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConfig]]:
     """List the finished runs with their folders, in the order of the study's poolings and seeds."""
     paths = [directory / "config.json", *sorted(directory.glob("*/*/config.json"))]
     begun = {path.parent: RunConfig.from_json(read_json(path)) for path in paths if path.exists()}
@@ -131,7 +131,7 @@ def _finished(directory: Path, poolings: str | None, say: Callable[[str], None])
         )
     for folder in begun:
         if folder not in finished:
-            say(f"{folder} is not finished: left out")
+            _log.info("%s is not finished: left out", folder)
         elif not (folder / "last.ckpt").exists():
             raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
     study = directory / "study.json"
@@ -144,7 +144,7 @@ def _finished(directory: Path, poolings: str | None, say: Callable[[str], None])
     return sorted(finished.items(), key=place)
 
 
-def _load(config: RunConfig, source: str | None, say: Callable[[str], None]) -> Data:
+def _load(config: RunConfig, source: str | None) -> Data:
     if source is None and config.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
     network = networks.network(config.model)

@@ -19,7 +19,8 @@ def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     images = comparable.images_trained(first)
     told = [
         f"{count(len(rows), 'pooling')} compared in {first['model']} on {comparable.data_name(first)}, {trained}"
-        f"{f' on {images:,} images' if images else ''}, {seeds_each(rows)}."
+        f"{f' on {images:,} images' if images else ''}{', augmented' if comparable.augmented(first) else ''}, "
+        f"{seeds_each(rows)}."
     ]
     reached = [row for row in rows if row.mean is not None]
     lowest = min(reached, key=lambda row: row.mean or 0.0, default=None)
@@ -108,6 +109,20 @@ def label(pooling: str) -> str:
     return "none (strides)" if pooling == "none" else pooling
 
 
+def setting(records: Sequence[Record]) -> str:
+    """Say in a few words what was trained on what."""
+    first, images = records[0], comparable.images_trained(records[0])
+    said = [
+        f"{first['model']} on {comparable.data_name(first)}",
+        f"{images:,} images" if images else "all images",
+        count(first["epochs"], "epoch") if first.get("epochs") else "",
+        "augmented" if comparable.augmented(first) else "no augmentation",
+        count(len({record["seed"] for record in records}), "seed"),
+        "GPU" if str(first.get("device")).startswith("cuda") else "",
+    ]
+    return ", ".join(part for part in said if part)
+
+
 def seeds_each(rows: Sequence[Row]) -> str:
     """Say how many seeds the rows have: "3 seeds each", or "1 to 3 seeds each"."""
     fewest, most = min(row.runs for row in rows), max(row.runs for row in rows)
@@ -170,16 +185,20 @@ def _how(family: Family, baseline: str, score: str) -> str:
     """Say how a family of comparisons was made."""
     if family.rule is None:
         return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
-    over = f"over the {count(family.tested, 'comparison')} with {baseline}, at 5 % in all"
-    levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
+    several, levene = family.tested > 1, ""
+    over = f"over the {family.tested} comparisons with {baseline}, at 5 % in all" if several else "at 5 %"
+    at_once = "The 95 % intervals hold all at once" if several else "The interval is one of 95 %"
+    unpaired = "Runs of one seed are not paired."
+    if family.levene is not None:
+        levene = f" (Levene's test: p = {family.levene:.2g})"
     if family.rule is Rule.DUNNETT:
         return (
-            f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. The 95 % intervals hold all at "
-            f"once. All rows share one spread, {family.spread:.2g}{levene}. Runs of one seed are not paired."
+            f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. {at_once}. "
+            f"All rows share one spread, {family.spread:.2g}{levene}. {unpaired}"
         )
+    wider = " (Bonferroni), so they are a little wider than the test" if several else ""
     return (
-        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. The 95 % intervals hold all "
-        "at once (Bonferroni), so they are a little wider than the test. Runs of one seed are not paired."
+        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. {at_once}{wider}. {unpaired}"
     )
 
 

@@ -64,7 +64,9 @@ def compare(
 
     page = report.write_report(directory, baseline=baseline)
     Console().print(report.terminal(directory, baseline=baseline))
-    print(f"report: {page}")
+    print("\n".join(report.verdicts(directory, baseline)))
+    picture = directory / "error.svg"
+    print(f"picture: {picture}\nreport: {page}" if picture.exists() else f"report: {page}")
 
 
 @app.command(cls=Grouped)
@@ -209,10 +211,10 @@ def evaluate(
     """
     from empool.lab.watch.progress import progress
 
-    with progress() as shown:
+    with progress():
         from empool.lab.analyse.evaluate import evaluate as test
 
-        records = test(directory, samples=samples, source=data, device=device, say=shown.say, poolings=poolings)
+        records = test(directory, samples=samples, source=data, device=device, poolings=poolings)
 
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Ensemble max-pooling, drawn: both phases on a window of numbers and on an image."""
+"""Ensemble max-pooling, drawn: training and inference on a window of numbers and on an image."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Phases:
         window: the window's numbers, ``(2, 2)``.
         largest: output for the window when the largest is kept.
         second: output when it is dropped.
-        expectation: output in testing.
+        expectation: output at inference.
         image: ``(8, 8)``.
         maximum: max-pooling of the image, ``(4, 4)``.
         draws: two draws of ensemble max-pooling in training, each ``(4, 4)``.
-        mean: ensemble max-pooling in testing, ``(4, 4)``.
+        mean: ensemble max-pooling at inference, ``(4, 4)``.
     """
 
     p: float
@@ -63,7 +63,7 @@ class Phases:
 
 
 def show(output: Path | None = None, *, p: float = 0.4, seed: int = 0, console: Console | None = None) -> None:
-    """Draw the training and the testing phase of ensemble max-pooling.
+    """Draw training and inference of ensemble max-pooling.
 
     Args:
         output: file to draw to, PNG, SVG or PDF by its suffix; None draws in the terminal.
@@ -139,11 +139,11 @@ def terminal(phases: Phases) -> Group:
         rules.add_column(header)
     rules.add_row("training", window, training)
     rules.add_row("", "", "")
-    rules.add_row("testing", window, testing)
+    rules.add_row("inference", window, testing)
 
     grids = Table.grid(padding=(0, 3))
     first, second = phases.draws
-    grids.add_row("max", "a draw", "another draw", "testing")
+    grids.add_row("max", "sampled", "sampled again", "inference")
     grids.add_row(
         _grid_text(phases.maximum, phases.maximum),
         _grid_text(first, phases.maximum),
@@ -153,7 +153,7 @@ def terminal(phases: Phases) -> Group:
     return Group(
         Text(f"Ensemble max-pooling, p = {drop}\n", style="bold"),
         rules,
-        Text("\nAn image, 8x8, and what 2x2 windows make of it; *: the second largest was drawn\n"),
+        Text("\nAn 8x8 image and its 2x2 windows; *: the second largest was sampled\n"),
         _grid_text(phases.image, phases.image),
         "",
         grids,
@@ -176,7 +176,7 @@ def picture(phases: Phases, suffix: str) -> bytes:
             )
             figure.savefig(buffer, format=suffix[1:], dpi=160, transparent=True, metadata=undated)
             return buffer.getvalue()
-        svg = render(figure, "Ensemble max-pooling: the training and the testing phase")
+        svg = render(figure, "Ensemble max-pooling: training and inference")
     dark = "".join(
         f'[style*="fill: {light}"]{{fill:{dark}!important}}[style*="stroke: {light}"]{{stroke:{dark}!important}}'
         for light, dark in DARK.items()
@@ -230,7 +230,7 @@ def _figure(phases: Phases) -> Figure:
 
 
 def _training(axes: Axes, phases: Phases) -> None:
-    _label(axes, 32, 44, "Training: draw", weight="bold", size=12)
+    _label(axes, 32, 44, "Training: sample", weight="bold", size=12)
     _window(axes, 32, 72, phases)
     for y, value, colour, chance, outcome in (
         (92, phases.largest, FIRST, f"1 \N{MINUS SIGN} p = {1 - phases.p:g}", "the largest"),
@@ -243,7 +243,7 @@ def _training(axes: Axes, phases: Phases) -> None:
 
 
 def _testing(axes: Axes, phases: Phases) -> None:
-    _label(axes, 532, 44, "Testing: the mean over all draws", weight="bold", size=12)
+    _label(axes, 532, 44, "Inference: the expectation", weight="bold", size=12)
     _window(axes, 532, 72, phases)
     _arrow(axes, (640, 122), (686, 122))
     _cell(axes, 694, 100, 44, phases.expectation)
@@ -254,8 +254,8 @@ def _testing(axes: Axes, phases: Phases) -> None:
 
 def _images(axes: Axes, phases: Phases) -> None:
     _label(axes, 32, 226, "On an image: 2\u00d72 windows of a handwritten digit", weight="bold", size=12)
-    drawn = f"drawn, p = {phases.p:g}"
-    titles = ("input", "max-pooling", drawn, "drawn again", "testing")
+    sampled = f"sampled, p = {phases.p:g}"
+    titles = ("input", "max-pooling", sampled, "sampled again", "inference")
     values = (phases.image, phases.maximum, *phases.draws, phases.mean)
     for number, (title, image) in enumerate(zip(titles, values, strict=True)):
         left, top, side = 32 + 178 * number, 268, 144
@@ -269,7 +269,7 @@ def _images(axes: Axes, phases: Phases) -> None:
                 if second:
                     _ring(axes, left + x * size, top + y * size, size)
     axes.add_patch(Rectangle((32, 428), 11, 11, facecolor="none", edgecolor=SECOND, linewidth=2))
-    _label(axes, 51, 434, "the second largest was drawn", color=QUIET)
+    _label(axes, 51, 434, "the second largest was sampled", color=QUIET)
 
 
 def _window(axes: Axes, left: float, top: float, phases: Phases) -> None:

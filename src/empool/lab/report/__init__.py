@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import rich.console
 
 from empool.lab import pages
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.findings import seeds_each
+from empool.lab.analyse.findings import seeds_each, sentence
 from empool.lab.analyse.rules import read_evaluation
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
@@ -141,6 +142,31 @@ def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
             shown.append(f"{section.claims.caption}:")
             shown += [f"- {line[0]}: {line[1]}" for line in claims.to_numpy().tolist()]
     return rich.console.Group(*shown)
+
+
+def frame(directory: Path, baseline: str = BASELINE) -> pd.DataFrame:
+    """Return the table of test errors of a study of one network and data set, a row a pooling.
+
+    Raises:
+        LabError: as `write_report` does, or if the folder holds several that can't be compared.
+    """
+    _, _, made = _read(Path(directory), baseline, drawn=False)
+    if len(made) != 1:
+        raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
+    rows: pd.DataFrame = made[0].errors.frame.set_index("Pooling")
+    return rows
+
+
+def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
+    """Say in a sentence what the runs of a study decide, one a network, data set and recipe."""
+    _, _, made = _read(Path(directory), baseline, drawn=False)
+    return [sentence(section.summary) for section in made]
+
+
+def figure(directory: Path, baseline: str = BASELINE) -> str:
+    """Return the figure of a study's test errors, as SVG."""
+    _, _, made = _read(Path(directory), baseline, drawn=True)
+    return next(plot.svg for section in made for plot in section.plots)
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:

@@ -12,12 +12,13 @@ from matplotlib.lines import Line2D
 
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.findings import count, label
+from empool.lab.analyse.findings import label, setting
 from empool.lab.analyse.statistics import Interval, Summary, Verdict, mean, mean_interval, method
 from empool.lab.report import table
 from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
 
-_APART = 0.012  # of the axis, between the poolings of a setting, where there is room
+_APART = 0.012  # of the axis, between the poolings of a setting
+_WIDEST = 0.09  # of the axis, that a setting takes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Point:
 
     Attributes:
         setting: network, data and recipe, in words.
+        augmented: whether the training images were.
         baseline: spelling of the baseline.
         pooling: its spelling.
         gap: test less training error of the baseline, mean over runs, in points.
@@ -36,6 +38,7 @@ class Point:
     """
 
     setting: str
+    augmented: bool
     baseline: str
     pooling: str
     gap: float
@@ -64,7 +67,8 @@ def points(summary: Summary, records: Sequence[Record]) -> list[Point]:
         return []
     return [
         Point(
-            _setting(records[0]),
+            setting(records),
+            comparable.augmented(records[0]),
             summary.baseline,
             row.pooling,
             gap,
@@ -78,15 +82,16 @@ def points(summary: Summary, records: Sequence[Record]) -> list[Point]:
     ]
 
 
-def _setting(record: Record) -> str:
-    images = comparable.images_trained(record)
-    said = [
-        f"{record['model']} on {comparable.data_name(record)}",
-        f"{images:,} images" if images else "all images",
-        count(record["epochs"], "epoch") if record.get("epochs") else "",
-        f"augmentation {record['augment']}" if record.get("augment") not in (None, "none") else "no augmentation",
-    ]
-    return ", ".join(part for part in said if part)
+def _apart(gaps: Sequence[float], widths: Sequence[float], margin: float) -> list[float]:
+    """Move columns sideways, as little as it takes, until none lies on another; gaps ascend."""
+    centres = list(gaps)
+    for _ in range(200):
+        for i in range(len(centres) - 1):
+            excess = (widths[i] + widths[i + 1]) / 2 + margin - (centres[i + 1] - centres[i])
+            if excess > 1e-9:
+                centres[i] -= excess / 2
+                centres[i + 1] += excess / 2
+    return centres
 
 
 def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
@@ -101,24 +106,19 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         axes = figure.add_subplot()
         low, high = min(0.0, settings[0][0]), max(gap for gap, _ in settings)
         high += 0.06 * (high - low) or 1.0
-        for number, setting in enumerate(settings, start=1):
-            mine = [point for point in points if (point.gap, point.setting) == setting]
-            away = [abs(gap - setting[0]) for gap, _ in settings if gap != setting[0]]
-            width = min(_APART * (high - low) * (len(mine) - 1), max(0.7 * min(away, default=high - low), 0.02 * high))
-            for point, x in zip(mine, np.linspace(-width / 2, width / 2, len(mine)) + setting[0], strict=True):
+        columns = [[point for point in points if (point.gap, point.setting) == setting] for setting in settings]
+        widths = [min(_APART * (len(column) - 1), _WIDEST) * (high - low) for column in columns]
+        centres = _apart([gap for gap, _ in settings], widths, 0.025 * (high - low))
+        for number, (column, centre, width) in enumerate(zip(columns, centres, widths, strict=True), start=1):
+            for point, x in zip(column, np.linspace(-width / 2, width / 2, len(column)) + centre, strict=True):
                 colour, marker = style(point.pooling)
-                axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, linewidth=1.2, alpha=0.7)
+                axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, linewidth=1.2, alpha=0.6)
                 decided = point.verdict in (Verdict.BETTER, Verdict.WORSE)
                 axes.plot([x], [point.gain], marker, color=colour, markerfacecolor=colour if decided else "none")
-            axes.annotate(
-                str(number),
-                (setting[0], 1),
-                (0, 2),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            words = [(str(number), 10), ("aug.", 2)] if column[0].augmented else [(str(number), 10)]
+            for text, up in words:
+                axes.annotate(text, (centre, 1), (0, up), xycoords=("data", "axes fraction"), ha="center", fontsize=7.5,
+                              textcoords="offset points")  # fmt: skip
         axes.axhline(0, color=INK, linewidth=1)
         axes.set_xlim(low - 0.06 * (high - low), high + 0.04 * (high - low))
         axes.set_xlabel(f"generalisation gap of {baseline}: test less training error, points")
@@ -129,7 +129,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
         named = [Line2D([], [], linestyle="", label=f"{n}. {setting}") for n, (_, setting) in enumerate(settings, 1)]
-        figure.legend(handles=named, loc="outside lower left", handlelength=0, handletextpad=0, fontsize=7)
+        figure.legend(handles=named, loc="outside lower left", handlelength=0, handletextpad=0, fontsize=6)
         said = "; ".join(f"{point.pooling} {point.gain:+.2f} at a gap of {point.gap:.1f}" for point in points)
         drawn = render(figure, title, f"Gains in points: {said}.")
     ordered = [point for setting in settings for point in points if (point.gap, point.setting) == setting]
@@ -150,7 +150,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         drawn,
         title,
         f"Up: fewer test errors than {baseline}. A column is a setting, numbered below; a mark is a pooling "
-        "with its 95 % interval, simultaneous over the setting; those of one setting are spread sideways to be told "
-        "apart. Filled: decided.",
+        "with its 95 % interval, simultaneous over the setting. Filled: decided; aug.: augmented. Marks that would lie "
+        "on each other are moved sideways; the table has the gaps.",
         (sheet,),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from empool.lab.analyse import comparable
+from empool.lab.analyse import comparable, findings
 from empool.lab.analyse.comparable import SETTINGS, Record
 from empool.lab.analyse.findings import count, label
 from empool.lab.report import svg, table
@@ -63,6 +63,7 @@ class _Part:
         name: what it is.
         anchor: where it is, unique in the page.
         title: its heading.
+        entry: what it is called in the contents, if it is there.
         warnings: what to know before anything else.
         sheets: its tables.
         plots: what is drawn in it.
@@ -74,6 +75,7 @@ class _Part:
     name: str
     anchor: str
     title: str
+    entry: str = ""
     warnings: Sequence[str] = ()
     sheets: Sequence[Sheet | None] = ()
     plots: Sequence[Plot] = ()
@@ -90,8 +92,10 @@ def _parts(section: Section, study: Mapping[str, Any], several: bool) -> list[_P
         return [drawn[stem] for stem in stems if stem in drawn]
 
     def part(name: str, title: str, **shown: Any) -> _Part:
-        lead = f"{section.title}: " if several else ""
-        return _Part(name, f"{section.anchor}-{name}", lead + title, **shown)
+        setting = findings.setting(section.records)
+        entry = title if not several else setting if name == "results" else ""
+        heading = f"{setting}: {title[0].lower()}{title[1:]}" if several else title
+        return _Part(name, f"{section.anchor}-{name}", heading, entry, **shown)
 
     missing = (
         [f"{count(len(section.missing), 'run')} missing: {'; '.join(section.missing)}."] if section.missing else []
@@ -129,11 +133,17 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     return [
         ("Runs", str(len(records))),
         ("Poolings", str(len({record["pooling"] for record in records}))),
-        ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds[:5]))}{', ...' if len(seeds) > 5 else ''})"),
+        ("Seeds", f"{len(seeds)} ({_range(seeds)})"),
         ("Epochs", ", ".join(map(str, distinct(records, "epochs"))) or "not recorded"),
         ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
         ("Time, all runs", _duration(records)),
     ]
+
+
+def _range(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds[:5])) + (", ..." if len(seeds) > 5 else "")
 
 
 def _duration(records: Sequence[Record]) -> str:
@@ -161,9 +171,14 @@ def _described(record: Record) -> str:
     machine = record.get("machine")
     if not machine:
         return "not recorded"
-    memory = f", {machine['memory'] / 2**30:.0f} GiB" if machine["memory"] else ""
-    gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
-    return f"{machine['processor']}, {machine['cores']} cores{memory}{gpus}, {machine['system']}"
+    parts = [
+        machine.get("processor"),
+        f"{machine['cores']} cores" if machine.get("cores") else None,
+        f"{machine['memory'] / 2**30:.0f} GiB" if machine.get("memory") else None,
+        *machine.get("gpus", ()),
+        machine.get("system"),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _planned(study: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Optimiser:
         self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         self.lookahead: int = getattr(recipe, "lookahead", 0)
         self.slow: list[Tensor] = []
+        # Before a recipe freezes others for a while: these are never trained, nor averaged.
+        self.frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
         self.smoothing: float = getattr(recipe, "label_smoothing", 0.0)
         self.sums: bool = getattr(recipe, "reduction", "mean") == "sum"
 
@@ -88,9 +90,8 @@ class Optimiser:
             mine.copy_(kept)
 
     def _averaged(self) -> list[Tensor]:
-        frozen = {name for name, value in self.network.named_parameters() if not value.requires_grad}
         state = self.network.state_dict(keep_vars=True)
-        return [value.data for name, value in state.items() if value.is_floating_point() and name not in frozen]
+        return [value.data for name, value in state.items() if value.is_floating_point() and name not in self.frozen]
 
     @torch.no_grad()
     def _look_ahead(self, share: float) -> None:
