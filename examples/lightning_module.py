@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import empool
-from empool.lab.train.schedule import PSchedule
+from empool.lab import PSchedule
 
 Batch = tuple[Tensor, ...]
 

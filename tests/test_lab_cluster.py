@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -18,7 +19,6 @@ import torch
 
 import tiny_data
 from empool.lab import cli
-from empool.lab.data.sets import Split
 from empool.lab.errors import LabError
 from empool.lab.execute import cluster
 from empool.lab.execute.here import Here
@@ -26,8 +26,9 @@ from empool.lab.study.run import results
 from empool.lab.train import signals
 from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Lines
+from held import Held
 
-EPOCHS = 40  # of a run that something happens to
+EPOCHS = 4
 # A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.
 TIMES = ("seconds", "images_per_second", "commit", "resumed", "environment")
 
@@ -63,46 +64,44 @@ def one_thread():
 class Noted(Lines):
     """Remembers what was said; `trouble` comes at the end of an epoch."""
 
-    def __init__(self, trouble=lambda config, row: None):
+    def __init__(self):
         self.lines = io.StringIO()
         super().__init__(self.lines)
-        self.trouble = trouble
-        self.began = []
+        self.seen = []
         self.rows = []
 
     def started(self, config):
         super().started(config)
-        self.began.append((config.pooling, config.seed))
+        self.seen.append((config.pooling, config.seed))
 
     def advanced(self, config, epochs, row):
         super().advanced(config, epochs, row)
         if row is not None:
             self.rows.append((config.pooling, row))
-            self.trouble(config, row)
 
 
 def outcomes(directory):
     return [{name: value for name, value in record.items() if name not in TIMES} for record in results(directory)]
 
 
-class SlowSplit(Split):
-    """Training images that take their time, so that something can happen in between."""
-
-    def __len__(self):
-        time.sleep(0.03)
-        return len(self.labels)
-
-    def to(self, device):
-        return self
-
-
-def start(directory, launcher, poolings, noted):
-    runs = tiny_data.plan(tiny_data.config(epochs=EPOCHS), poolings, [0])
+def start(directory, place, poolings, noted=None, held=None):
+    """Do a study of runs that wait after their second epoch, if a folder is given, for the file "2" in there."""
+    runs = tiny_data.plan(tiny_data.config(epochs=EPOCHS), poolings)
     data = tiny_data.data_set()
-    slow = dataclasses.replace(data, train=SlowSplit(data.train.images, data.train.labels))
-    with launcher:
-        launcher.device_named("cpu")
-        return tiny_data.study(directory, runs, slow, launcher, noted, "empool ...")
+    if held is not None:
+        data = dataclasses.replace(data, train=Held(data.train.images, data.train.labels, held, (2,)))
+    with contextlib.closing(place):
+        place.device_named("cpu")
+        return tiny_data.study(directory, runs, data, place, noted)
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder for the file that runs wait for, which is there in the end."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    yield folder
+    (folder / "2").touch()
 
 
 def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, capfd, one_thread):
@@ -131,10 +130,16 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     assert not (tmp_path / "there" / ".cluster").exists()
 
 
-def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread):
-    poolings = [f"ensemble:0.{digit}" for digit in range(1, 6)]
-    start(tmp_path, cluster.Ray(nodes), poolings, Noted())
-    folders = [tmp_path / pooling.replace(":", "-") / "0" for pooling in poolings]
+def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread, held):
+    class Counted(Noted):
+        def started(self, config):
+            super().started(config)
+            if len(self.seen) == 2:
+                (held / "2").touch()
+
+    poolings = [f"ensemble:0.{digit}" for digit in range(1, 5)]
+    start(tmp_path / "there", cluster.Ray(nodes), poolings, Counted(), held)
+    folders = [tmp_path / "there" / pooling.replace(":", "-") / "0" for pooling in poolings]
     begun = [(folder / "config.json").stat().st_mtime_ns for folder in folders]
     ended = [(folder / "result.json").stat().st_mtime_ns for folder in folders]
     on = [sum(b <= moment < e for b, e in zip(begun, ended, strict=True)) for moment in begun]
@@ -142,46 +147,52 @@ def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread):
 
 
 @pytest.mark.parametrize(("fatal", "final"), [("SIGKILL", "SIGINT"), ("SIGTERM", "SIGTERM")])
-def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, fatal, final):
-    poolings = ["max", "ensemble:0.2"]
+def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, held, fatal, final):
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with signals.raised():  # As the command does, before it joins the cluster.
-            outlive(nodes, tmp_path, poolings, fatal, final)
+            outlive(nodes, tmp_path, held, fatal, final)
     finally:
         signal.signal(signal.SIGINT, inherited)
 
 
-def outlive(nodes, tmp_path, poolings, fatal, final):
-    launcher = cluster.Ray(nodes)
-    killed = []
+def outlive(nodes, tmp_path, held, fatal, final):
+    class Troubled(Noted):
+        """Kills the first worker when its run waits, and this process when the run waits in another."""
 
-    def trouble(config, row):
-        key = config.pooling, config.seed
-        if not killed and row["epoch"] >= 3:  # The checkpoint of the first epoch is written.
-            killed.append(key)
-            os.kill(launcher.places[key][1], signal.Signals[fatal])
-        elif killed == [key] and noted.began.count(key) == 2 and row["epoch"] >= 6:
-            killed.append("this process")
-            # Later, while it waits for the cluster.
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.Signals[final])).start()
+        def started(self, config):
+            super().started(config)
+            first = len(self.seen) == 1
+            number, process = (fatal, None) if first else (final, os.getpid())
+            threading.Thread(target=signal_what_waits, args=(held, number, process)).start()
 
-    noted = Noted(trouble)
+    noted = Troubled()
     with pytest.raises(KeyboardInterrupt) as ended:
-        start(tmp_path / "there", launcher, poolings, noted)
+        start(tmp_path / "there", cluster.Ray(nodes), ["max"], noted, held)
     assert signals.exit_code(ended.value) == 128 + signal.Signals[final]
-    assert f"{killed[0][0]}, seed 0: process " in noted.lines.getvalue()
-    assert " died; the run goes on in another" in noted.lines.getvalue()
+    assert "max, seed 0: its worker died (" in noted.lines.getvalue()
+    assert "; the run goes on in another" in noted.lines.getvalue()
     assert not (tmp_path / "there" / ".cluster").exists()
-    assert killed[0][0] not in [record["pooling"] for record in results(tmp_path / "there")]
+    assert results(tmp_path / "there") == []
+    (held / "2").touch()
     resumed = Noted()
-    assert len(start(tmp_path / "there", cluster.Ray(nodes), poolings, resumed)) == 2
-    epochs = [row["epoch"] for pooling, row in noted.rows + resumed.rows if pooling == killed[0][0]]
-    assert (epochs.count(1), epochs[-1]) == (1, EPOCHS)  # It never began again.
-    start(tmp_path / "here", Here(), [killed[0][0]], Noted())
-    (alone,) = outcomes(tmp_path / "here")
-    assert alone in outcomes(tmp_path / "there")
+    start(tmp_path / "there", cluster.Ray(nodes), ["max"], resumed)
+    epochs = [row["epoch"] for _, row in noted.rows + resumed.rows]
+    assert epochs.count(1) == 1  # It never began again.
+    start(tmp_path / "here", Here(), ["max"])
+    assert outcomes(tmp_path / "here") == outcomes(tmp_path / "there")
+
+
+def signal_what_waits(held, name, process=None):
+    """Wait until a run waits; then send a signal to its process, or to the one given."""
+    end = time.monotonic() + 100
+    while not (waiting := list(held.glob("waiting-*"))):
+        assert time.monotonic() < end, "no run waits"
+        time.sleep(0.01)
+    (path,) = waiting
+    path.unlink()
+    os.kill(process or int(path.name.partition("-")[2]), signal.Signals[name])
 
 
 def test_what_no_node_has_is_refused(nodes, tmp_path):
@@ -191,8 +202,8 @@ def test_what_no_node_has_is_refused(nodes, tmp_path):
         ((1, 0.5), "cpu", "--gpus-per-run is for --device cuda"),
         ((1, 0.0), "cuda", "--device cuda needs --gpus-per-run"),
     ):
-        with cluster.Ray(nodes, *arguments) as launcher, pytest.raises(LabError, match=message):
-            launcher.device_named(device)
+        with contextlib.closing(cluster.Ray(nodes, *arguments)) as place, pytest.raises(LabError, match=message):
+            place.device_named(device)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +220,10 @@ def test_an_error_of_a_run_arrives_in_one_line(tmp_path, cause, message):
         raise exceptions.RayTaskError("_do", f"Traceback ...\n{cause!r}", cause).as_instanceof_cause()
 
     launcher = cluster.Ray.__new__(cluster.Ray)
+    launcher.directory = tmp_path
     launcher.ray = types.SimpleNamespace(get=get)
     with pytest.raises(LabError, match=message):
-        launcher._record(None, tiny_data.config(), tmp_path)
+        launcher._outcome(None, tiny_data.config())
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://localhost:10001", ":1", "localhost:99999"])
@@ -284,7 +296,7 @@ def test_a_worker_that_sees_another_folder_trains_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr(cluster, "_APPEAR", 0.0)
     (tmp_path / ".cluster").write_text("of another study")
     with pytest.raises(LabError, match=r"does not see .* as it is where the study was started: --out must be a folder"):
-        cluster._do(tiny_data.config(), tiny_data.data_set(), tmp_path, str(tmp_path), 1, "token", print, Loggers())
+        cluster._do(tiny_data.config(), None, tiny_data.data_set(), tmp_path, Loggers(), str(tmp_path), 1, "token")
     assert [path.name for path in tmp_path.iterdir()] == [".cluster"]
 
 
@@ -292,9 +304,10 @@ def test_a_result_that_is_not_seen_here_is_an_error(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr(cluster, "_APPEAR", 0.0)
     launcher = cluster.Ray.__new__(cluster.Ray)
+    launcher.directory = tmp_path
     launcher.ray = types.SimpleNamespace(get=lambda reference: {})
     with pytest.raises(LabError, match=r"result\.json was written on another node and is not here: --out must be a"):
-        launcher._record(None, tiny_data.config(), tmp_path)
+        launcher._outcome(None, tiny_data.config())
 
 
 def test_shares_of_gpus_are_of_one():

@@ -20,8 +20,9 @@ from empool.lab.errors import LabError
 from empool.lab.execute.configure import Options, configure
 from empool.lab.study.run import RunConfig, difference
 from empool.lab.train import experiment, schedule
+from empool.lab.train.callback import PSchedule
 from empool.lab.train.loop import fit
-from empool.lab.train.schedule import PSchedule, Schedule, parse
+from empool.lab.train.schedule import Schedule, parse
 
 # Lightning's own use of what PyTorch deprecates, and its advice.
 pytestmark = [

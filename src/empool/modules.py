@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -49,7 +50,7 @@ class _Pool(nn.Module):
         """Pool."""
         if isinstance(input, Proxy):
             if self._is_leaf(input.tracer):
-                return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
+                return self._leaf(input)
             own = {name: getattr(self, name) for name in self._own}
         else:
             own = self._arguments()
@@ -73,7 +74,10 @@ class _Pool(nn.Module):
         Not where a call does more than pool, which the trace records as well, or where the layer is all there is.
         """
         hooks = self._forward_hooks or self._forward_pre_hooks
-        return type(self).forward is _Pool.forward and not hooks and tracer.root is not self
+        return type(self).forward.__module__ == __name__ and not hooks and tracer.root is not self
+
+    def _leaf(self, input: Proxy) -> Any:
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
 
     def extra_repr(self) -> str:
         given = [name for name in ("seed", "generator", "tied") if getattr(self, name) is not None]
@@ -97,6 +101,10 @@ class _Tabled(_Pool):
     """A layer that keeps a rank distribution's tables: not as buffers, which `half` rounds and `state_dict` saves."""
 
     _tables: Tables
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._tables = copy.copy(self._tables)  # `copy.copy` of a layer shares what it holds.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -158,34 +166,47 @@ class _EnsembleMaxPool(_EnsembleMaxPoolMethod, _WindowPool):
 
 
 class EnsembleMaxPool1d(_EnsembleMaxPool):
-    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
-
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
-
-    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.ensemble_max_pool1d`.
-    """
+    """`EnsembleMaxPool2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _function = functional.ensemble_max_pool1d
 
 
 class EnsembleMaxPool2d(_EnsembleMaxPool):
-    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
+    """Ensemble max-pooling: outputs the second largest activation with probability p in training.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
+    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. With p = 0 the layer is
+    `torch.nn.MaxPool2d`, bit for bit.
 
-    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.ensemble_max_pool2d`.
+    Args:
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        p: probability of dropping the largest activation, in [0, 1]; several are one for each channel.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.EnsembleMaxPool2d(3, stride=2, padding=1, p=0.4)
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
+
+    Source: Zhang and Wu, J. USTC 47(10), 2017.
     """
 
     _function = functional.ensemble_max_pool2d
 
 
 class EnsembleMaxPool3d(_EnsembleMaxPool):
-    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
-
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
-
-    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.ensemble_max_pool3d`.
-    """
+    """`EnsembleMaxPool2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _function = functional.ensemble_max_pool3d
 
@@ -207,34 +228,31 @@ class _AdaptiveEnsembleMaxPool(_EnsembleMaxPoolMethod, _AdaptivePool):
 
 
 class AdaptiveEnsembleMaxPool1d(_AdaptiveEnsembleMaxPool):
-    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
-
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`.
-    """
+    """`EnsembleMaxPool1d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool1d`."""
 
     _function = functional.adaptive_ensemble_max_pool1d
 
 
 class AdaptiveEnsembleMaxPool2d(_AdaptiveEnsembleMaxPool):
-    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
+    """`EnsembleMaxPool2d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool2d`.
 
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
+    Args:
+        output_size: height and width of the output, or one number for both; None keeps the input's.
+        return_indices: also return the flat index of each output.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`.
+    The other arguments are those of `EnsembleMaxPool2d`.
+
+    Example:
+        >>> pool = empool.AdaptiveEnsembleMaxPool2d(1, p=0.4)
+        >>> pool(torch.randn(8, 64, 7, 7)).shape
+        torch.Size([8, 64, 1, 1])
     """
 
     _function = functional.adaptive_ensemble_max_pool2d
 
 
 class AdaptiveEnsembleMaxPool3d(_AdaptiveEnsembleMaxPool):
-    """Ensemble max-pooling: in training the runner-up replaces the largest activation with probability p.
-
-    In eval mode the output is the exact expectation, ``(1 - p) * largest + p * second``. p = 0 is max-pooling.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`.
-    """
+    """`EnsembleMaxPool3d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool3d`."""
 
     _function = functional.adaptive_ensemble_max_pool3d
 
@@ -266,34 +284,47 @@ class _MaxPoolDropout(_MaxPoolDropoutMethod, _WindowPool):
 
 
 class MaxPoolDropout1d(_MaxPoolDropout):
-    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
-
-    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
-
-    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.max_pool_dropout1d`.
-    """
+    """`MaxPoolDropout2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _function = functional.max_pool_dropout1d
 
 
 class MaxPoolDropout2d(_MaxPoolDropout):
-    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
+    """Max-pooling dropout: drops each activation with probability p in training, then takes the maximum.
 
-    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
+    Where all activations of a window are dropped, the output is 0. In eval mode it is the exact expectation. Meant for
+    non-negative activations.
 
-    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.max_pool_dropout2d`.
+    Args:
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        p: probability of dropping an activation, in [0, 1]; several are one for each channel.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.MaxPoolDropout2d(3, stride=2, padding=1, p=0.4)
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
+
+    Source: Wu and Gu, arXiv 1512.01400, 2015.
     """
 
     _function = functional.max_pool_dropout2d
 
 
 class MaxPoolDropout3d(_MaxPoolDropout):
-    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
-
-    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
-
-    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.max_pool_dropout3d`.
-    """
+    """`MaxPoolDropout2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _function = functional.max_pool_dropout3d
 
@@ -315,34 +346,31 @@ class _AdaptiveMaxPoolDropout(_MaxPoolDropoutMethod, _AdaptivePool):
 
 
 class AdaptiveMaxPoolDropout1d(_AdaptiveMaxPoolDropout):
-    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
-
-    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_max_pool_dropout1d`.
-    """
+    """`MaxPoolDropout1d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool1d`."""
 
     _function = functional.adaptive_max_pool_dropout1d
 
 
 class AdaptiveMaxPoolDropout2d(_AdaptiveMaxPoolDropout):
-    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
+    """`MaxPoolDropout2d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool2d`.
 
-    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
+    Args:
+        output_size: height and width of the output, or one number for both; None keeps the input's.
+        return_indices: also return the flat index of each output.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_max_pool_dropout2d`.
+    The other arguments are those of `MaxPoolDropout2d`.
+
+    Example:
+        >>> pool = empool.AdaptiveMaxPoolDropout2d(1, p=0.4)
+        >>> pool(torch.randn(8, 64, 7, 7)).shape
+        torch.Size([8, 64, 1, 1])
     """
 
     _function = functional.adaptive_max_pool_dropout2d
 
 
 class AdaptiveMaxPoolDropout3d(_AdaptiveMaxPoolDropout):
-    """Max-pooling dropout: in training every activation is dropped with probability p before the maximum is taken.
-
-    In eval mode the output is the exact expectation, called probabilistic weighted pooling.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_max_pool_dropout3d`.
-    """
+    """`MaxPoolDropout3d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool3d`."""
 
     _function = functional.adaptive_max_pool_dropout3d
 
@@ -375,34 +403,46 @@ class _StochasticMaxPool(_StochasticMaxPoolMethod, _WindowPool):
 
 
 class StochasticMaxPool1d(_StochasticMaxPool):
-    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
-
-    In eval mode the output is the exact expectation.
-
-    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.stochastic_max_pool1d`.
-    """
+    """`StochasticMaxPool2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _function = functional.stochastic_max_pool1d
 
 
 class StochasticMaxPool2d(_StochasticMaxPool):
-    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
+    """Stochastic max-pooling: drops a fixed share of each window in training, then takes the maximum.
 
-    In eval mode the output is the exact expectation.
+    Of n activations floor(drop * n) are dropped. In eval mode the output is the exact expectation.
 
-    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.stochastic_max_pool2d`.
+    Args:
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        drop: share of the activations to drop, in [0, 1); several are one for each channel.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.StochasticMaxPool2d(3, stride=2, padding=1, drop=0.5)
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
+
+    Source: Huang et al., CVPR Workshops, 2015.
     """
 
     _function = functional.stochastic_max_pool2d
 
 
 class StochasticMaxPool3d(_StochasticMaxPool):
-    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
-
-    In eval mode the output is the exact expectation.
-
-    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.stochastic_max_pool3d`.
-    """
+    """`StochasticMaxPool2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _function = functional.stochastic_max_pool3d
 
@@ -424,34 +464,31 @@ class _AdaptiveStochasticMaxPool(_StochasticMaxPoolMethod, _AdaptivePool):
 
 
 class AdaptiveStochasticMaxPool1d(_AdaptiveStochasticMaxPool):
-    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
-
-    In eval mode the output is the exact expectation.
-
-    Arguments and shapes: `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_stochastic_max_pool1d`.
-    """
+    """`StochasticMaxPool1d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool1d`."""
 
     _function = functional.adaptive_stochastic_max_pool1d
 
 
 class AdaptiveStochasticMaxPool2d(_AdaptiveStochasticMaxPool):
-    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
+    """`StochasticMaxPool2d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool2d`.
 
-    In eval mode the output is the exact expectation.
+    Args:
+        output_size: height and width of the output, or one number for both; None keeps the input's.
+        return_indices: also return the flat index of each output.
 
-    Arguments and shapes: `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_stochastic_max_pool2d`.
+    The other arguments are those of `StochasticMaxPool2d`.
+
+    Example:
+        >>> pool = empool.AdaptiveStochasticMaxPool2d(1, drop=0.5)
+        >>> pool(torch.randn(8, 64, 7, 7)).shape
+        torch.Size([8, 64, 1, 1])
     """
 
     _function = functional.adaptive_stochastic_max_pool2d
 
 
 class AdaptiveStochasticMaxPool3d(_AdaptiveStochasticMaxPool):
-    """Stochastic max-pooling: in training a fixed share of each window is dropped before the maximum is taken.
-
-    In eval mode the output is the exact expectation.
-
-    Arguments and shapes: `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_stochastic_max_pool3d`.
-    """
+    """`StochasticMaxPool3d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool3d`."""
 
     _function = functional.adaptive_stochastic_max_pool3d
 
@@ -479,34 +516,46 @@ class _StochasticPool(_StochasticPoolMethod, _WindowPool):
 
 
 class StochasticPool1d(_StochasticPool):
-    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
-
-    In eval mode the output is the sum of squares over the sum.
-
-    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.stochastic_pool1d`.
-    """
+    """`StochasticPool2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _function = functional.stochastic_pool1d
 
 
 class StochasticPool2d(_StochasticPool):
-    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
+    """Stochastic pooling: samples an activation in proportion to its positive part in training.
 
-    In eval mode the output is the sum of squares over the sum.
+    In eval mode the output is the exact expectation, the sum of squares over the sum. Where no activation is positive
+    it is 0.
 
-    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.stochastic_pool2d`.
+    Args:
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.StochasticPool2d(3, stride=2, padding=1)
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
+
+    Source: Zeiler and Fergus, arXiv 1301.3557, 2013.
     """
 
     _function = functional.stochastic_pool2d
 
 
 class StochasticPool3d(_StochasticPool):
-    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
-
-    In eval mode the output is the sum of squares over the sum.
-
-    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.stochastic_pool3d`.
-    """
+    """`StochasticPool2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _function = functional.stochastic_pool3d
 
@@ -526,34 +575,31 @@ class _AdaptiveStochasticPool(_StochasticPoolMethod, _AdaptivePool):
 
 
 class AdaptiveStochasticPool1d(_AdaptiveStochasticPool):
-    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
-
-    In eval mode the output is the sum of squares over the sum.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_stochastic_pool1d`.
-    """
+    """`StochasticPool1d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool1d`."""
 
     _function = functional.adaptive_stochastic_pool1d
 
 
 class AdaptiveStochasticPool2d(_AdaptiveStochasticPool):
-    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
+    """`StochasticPool2d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool2d`.
 
-    In eval mode the output is the sum of squares over the sum.
+    Args:
+        output_size: height and width of the output, or one number for both; None keeps the input's.
+        return_indices: also return the flat index of each output.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_stochastic_pool2d`.
+    The other arguments are those of `StochasticPool2d`.
+
+    Example:
+        >>> pool = empool.AdaptiveStochasticPool2d(1)
+        >>> pool(torch.randn(8, 64, 7, 7)).shape
+        torch.Size([8, 64, 1, 1])
     """
 
     _function = functional.adaptive_stochastic_pool2d
 
 
 class AdaptiveStochasticPool3d(_AdaptiveStochasticPool):
-    """Stochastic pooling: in training an activation is drawn in proportion to its positive part.
-
-    In eval mode the output is the sum of squares over the sum.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_stochastic_pool3d`.
-    """
+    """`StochasticPool3d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool3d`."""
 
     _function = functional.adaptive_stochastic_pool3d
 
@@ -567,8 +613,8 @@ class _SoftPoolMethod(_Pool):
         values: Any = beta.detach().tolist() if isinstance(beta, Tensor) else beta
         several = isinstance(values, Iterable) and not isinstance(values, str)
         checked = [finite(owner, "beta", value) for value in (values if several else [values])]
-        if trainable:
-            self.beta = nn.Parameter(torch.tensor(checked))
+        if trainable or isinstance(beta, nn.Parameter):
+            self.beta = beta if isinstance(beta, nn.Parameter) else nn.Parameter(torch.tensor(checked))
         else:
             self.beta = torch.tensor(checked, dtype=torch.float64) if several else checked[0]
 
@@ -595,37 +641,48 @@ class _SoftPool(_SoftPoolMethod, _WindowPool):
 
 
 class SoftPool1d(_SoftPool):
-    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
-
-    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
-    draw sends it is the expectation's gradient.
-
-    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.soft_pool1d`.
-    """
+    """`SoftPool2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _function = functional.soft_pool1d
 
 
 class SoftPool2d(_SoftPool):
-    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+    """Soft pooling: samples an activation by the softmax of beta times the activations in training.
 
-    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
-    draw sends it is the expectation's gradient.
+    In eval mode the output is the exact expectation, which is SoftPool. Activations of any sign will do.
 
-    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.soft_pool2d`.
+    Args:
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        beta: 0 is average pooling, large values are max-pooling; several are one for each channel.
+        trainable: make beta a parameter, as a beta that is one always is. A sample sends it the gradient of the
+            expectation.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.SoftPool2d(3, stride=2, padding=1, beta=1.0)
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
+
+    Source: Stergiou et al., ICCV 2021, arXiv 2101.00440.
     """
 
     _function = functional.soft_pool2d
 
 
 class SoftPool3d(_SoftPool):
-    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
-
-    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
-    draw sends it is the expectation's gradient.
-
-    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.soft_pool3d`.
-    """
+    """`SoftPool2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _function = functional.soft_pool3d
 
@@ -648,37 +705,31 @@ class _AdaptiveSoftPool(_SoftPoolMethod, _AdaptivePool):
 
 
 class AdaptiveSoftPool1d(_AdaptiveSoftPool):
-    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
-
-    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
-    draw sends it is the expectation's gradient.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_soft_pool1d`.
-    """
+    """`SoftPool1d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool1d`."""
 
     _function = functional.adaptive_soft_pool1d
 
 
 class AdaptiveSoftPool2d(_AdaptiveSoftPool):
-    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
+    """`SoftPool2d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool2d`.
 
-    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
-    draw sends it is the expectation's gradient.
+    Args:
+        output_size: height and width of the output, or one number for both; None keeps the input's.
+        return_indices: also return the flat index of each output.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_soft_pool2d`.
+    The other arguments are those of `SoftPool2d`.
+
+    Example:
+        >>> pool = empool.AdaptiveSoftPool2d(1)
+        >>> pool(torch.randn(8, 64, 7, 7)).shape
+        torch.Size([8, 64, 1, 1])
     """
 
     _function = functional.adaptive_soft_pool2d
 
 
 class AdaptiveSoftPool3d(_AdaptiveSoftPool):
-    """Soft pooling: in training an activation is drawn by the softmax of beta times the activations.
-
-    In eval mode the output is the exact expectation, SoftPool. With ``trainable=True`` beta is a parameter, and what a
-    draw sends it is the expectation's gradient.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_soft_pool3d`.
-    """
+    """`SoftPool3d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool3d`."""
 
     _function = functional.adaptive_soft_pool3d
 
@@ -725,28 +776,44 @@ class _RankPool(_RankPoolMethod, _WindowPool):
 
 
 class RankPool1d(_RankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
-
-    Arguments and shapes are those of `torch.nn.MaxPool1d`; see `empool.functional.rank_pool1d`.
-    """
+    """`RankPool2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _function = functional.rank_pool1d
 
 
 class RankPool2d(_RankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
+    """Pooling by any rank distribution: samples a rank in training, and outputs that activation.
 
-    Arguments and shapes are those of `torch.nn.MaxPool2d`; see `empool.functional.rank_pool2d`.
+    In eval mode the output is the exact expectation.
+
+    Args:
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        distribution: probability of each rank, such as `empool.Ordinal`, `empool.TopMean` or one of your own.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.RankPool2d(3, stride=2, padding=1, distribution=empool.Ordinal((0.6, 0.3, 0.1)))
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
     """
 
     _function = functional.rank_pool2d
 
 
 class RankPool3d(_RankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
-
-    Arguments and shapes are those of `torch.nn.MaxPool3d`; see `empool.functional.rank_pool3d`.
-    """
+    """`RankPool2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _function = functional.rank_pool3d
 
@@ -768,28 +835,31 @@ class _AdaptiveRankPool(_RankPoolMethod, _AdaptivePool):
 
 
 class AdaptiveRankPool1d(_AdaptiveRankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool1d`; see `empool.functional.adaptive_rank_pool1d`.
-    """
+    """`RankPool1d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool1d`."""
 
     _function = functional.adaptive_rank_pool1d
 
 
 class AdaptiveRankPool2d(_AdaptiveRankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
+    """`RankPool2d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool2d`.
 
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool2d`; see `empool.functional.adaptive_rank_pool2d`.
+    Args:
+        output_size: height and width of the output, or one number for both; None keeps the input's.
+        return_indices: also return the flat index of each output.
+
+    The other arguments are those of `RankPool2d`.
+
+    Example:
+        >>> pool = empool.AdaptiveRankPool2d(1, distribution=empool.Average())
+        >>> pool(torch.randn(8, 64, 7, 7)).shape
+        torch.Size([8, 64, 1, 1])
     """
 
     _function = functional.adaptive_rank_pool2d
 
 
 class AdaptiveRankPool3d(_AdaptiveRankPool):
-    """Pooling by any rank distribution: in training a rank is drawn, in eval mode the expectation is taken.
-
-    Arguments and shapes are those of `torch.nn.AdaptiveMaxPool3d`; see `empool.functional.adaptive_rank_pool3d`.
-    """
+    """`RankPool3d` to a given output size, with the windows of `torch.nn.AdaptiveMaxPool3d`."""
 
     _function = functional.adaptive_rank_pool3d
 
@@ -823,7 +893,11 @@ class _LearnedRankPool(_WindowPool):
         for name, number in (("ranks", ranks), ("channels", channels)):
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
                 raise ValueError(f"{type(self).__name__}: expected {name} to be an int of at least 1, got {number}")
-        self.ranks, self.channels, self.sample = min(ranks or volume, volume), channels, sample
+        if ranks is not None and ranks > volume:
+            raise ValueError(
+                f"{type(self).__name__}: expected ranks of at most {volume}, the activations of a window, got {ranks}"
+            )
+        self.ranks, self.channels, self.sample = ranks or volume, channels, sample
         self._start = distribution_argument(type(self).__name__, Max() if start is None else start)
         self.logits = nn.Parameter(torch.empty(channels or 1, self.ranks))
         self.reset_parameters()
@@ -843,6 +917,8 @@ class _LearnedRankPool(_WindowPool):
 
     def forward(self, input: Tensor | Proxy) -> Any:
         """Pool."""
+        if isinstance(input, Proxy) and self._is_leaf(input.tracer):
+            return self._leaf(input)
         return type(self)._function(
             input,
             *[getattr(self, name) for name in self._geometry],
@@ -859,19 +935,7 @@ LEAST = 1e-4
 
 
 class LearnedRankPool1d(_LearnedRankPool):
-    """Pooling by learned weights of ranks, the softmax of trainable logits: ordered weighted averaging.
-
-    The output is the expectation in both phases; with ``sample=True`` training draws, and sends the logits the
-    expectation's gradient. A window with fewer activations than ranks renormalises the weights of those it has.
-
-    Args:
-        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as `torch.nn.MaxPool1d` takes them.
-        ranks: the number of ranks with a weight, the largest activations; all of the window by default.
-        channels: the number of channels, each with weights of its own; by default all share one set.
-        start: the distribution to start from, max-pooling by default.
-        sample: draw in training.
-    Source: Forcen et al., "Learning ordered pooling weights in image classification", Neurocomputing 411, 2020.
-    """
+    """`LearnedRankPool2d` in 1d, of inputs ``(N, C, L)`` or ``(C, L)``."""
 
     _dims = 1
     _function = functional.rank_pool1d
@@ -880,16 +944,35 @@ class LearnedRankPool1d(_LearnedRankPool):
 class LearnedRankPool2d(_LearnedRankPool):
     """Pooling by learned weights of ranks, the softmax of trainable logits: ordered weighted averaging.
 
-    The output is the expectation in both phases; with ``sample=True`` training draws, and sends the logits the
-    expectation's gradient. A window with fewer activations than ranks renormalises the weights of those it has.
+    The output is the expectation in training and in eval mode. With ``sample=True`` training samples a rank, and the
+    logits get the gradient of the expectation. A window with fewer activations than ranks renormalises its weights.
 
     Args:
-        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as `torch.nn.MaxPool2d` takes them.
-        ranks: the number of ranks with a weight, the largest activations; all of the window by default.
-        channels: the number of channels, each with weights of its own; by default all share one set.
-        start: the distribution to start from, max-pooling by default.
-        sample: draw in training.
-    Source: Forcen et al., "Learning ordered pooling weights in image classification", Neurocomputing 411, 2020.
+        kernel_size: height and width of the window, or one number for both.
+        stride: of the window; by default `kernel_size`.
+        padding: on each side; padding is never output.
+        dilation: distance between the activations of a window.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        ceil_mode: round the output size up instead of down.
+        ranks: number of ranks with a weight; by default all of the window.
+        channels: number of channels, for weights of their own; by default all channels share one set.
+        start: distribution to start from, by default max-pooling.
+        sample: sample in training.
+        seed: repeats the samples; by default each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
+        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
+            map) or "image"; by default none do.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+
+    Example:
+        >>> pool = empool.LearnedRankPool2d(3, stride=2, padding=1)
+        >>> pool(torch.randn(8, 64, 32, 32)).shape
+        torch.Size([8, 64, 16, 16])
+
+    Source: Forcén et al., Neurocomputing 411, 2020.
     """
 
     _dims = 2
@@ -897,19 +980,7 @@ class LearnedRankPool2d(_LearnedRankPool):
 
 
 class LearnedRankPool3d(_LearnedRankPool):
-    """Pooling by learned weights of ranks, the softmax of trainable logits: ordered weighted averaging.
-
-    The output is the expectation in both phases; with ``sample=True`` training draws, and sends the logits the
-    expectation's gradient. A window with fewer activations than ranks renormalises the weights of those it has.
-
-    Args:
-        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as `torch.nn.MaxPool3d` takes them.
-        ranks: the number of ranks with a weight, the largest activations; all of the window by default.
-        channels: the number of channels, each with weights of its own; by default all share one set.
-        start: the distribution to start from, max-pooling by default.
-        sample: draw in training.
-    Source: Forcen et al., "Learning ordered pooling weights in image classification", Neurocomputing 411, 2020.
-    """
+    """`LearnedRankPool2d` in 3d, of inputs ``(N, C, D, H, W)`` or ``(C, D, H, W)``."""
 
     _dims = 3
     _function = functional.rank_pool3d

@@ -64,7 +64,9 @@ def compare(
 
     page = report.write_report(directory, baseline=baseline)
     Console().print(report.terminal(directory, baseline=baseline))
-    print(f"report: {page}")
+    print("\n".join(report.verdicts(directory, baseline)))
+    picture = directory / "error.svg"
+    print(f"picture: {picture}\nreport: {page}" if picture.exists() else f"report: {page}")
 
 
 @app.command(cls=Grouped)

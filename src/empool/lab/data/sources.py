@@ -367,7 +367,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))  # 65535 = 257 * 255
     if image.mode in ("I", "F"):
         raise ValueError(f"expected 8 or 16 bits a channel, got 32 in its mode {image.mode}; save it with 8")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
 
 
 def undecodable(name: str, error: Exception) -> LabError:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import rich.console
 
 from empool.lab import pages
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.findings import seeds_each
+from empool.lab.analyse.findings import seeds_each, sentence
 from empool.lab.analyse.rules import read_evaluation
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
@@ -44,7 +45,7 @@ def write_report(directory: Path, baseline: str = BASELINE) -> Path:
 
     Args:
         directory: holds results.json, and where they exist study.json, evaluation.json and the runs' folders.
-        baseline: spelling of the pooling that the others are held against.
+        baseline: spelling of the pooling that the others are compared with.
 
     Raises:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
@@ -89,13 +90,13 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     Args:
         directories: folders of studies, or of folders that hold some.
         out: folder for gain.svg and gain.md, its numbers.
-        baseline: spelling of the pooling that the others are held against.
+        baseline: spelling of the pooling that the others are compared with.
 
     Returns:
         The drawing's path.
 
     Raises:
-        LabError: as `write_report`, and if no study has a gap and something to hold against the baseline.
+        LabError: as `write_report`, and if no study has a gap and something to compare with the baseline.
     """
     points = []
     for directory in _studies(directories):
@@ -141,6 +142,38 @@ def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
             shown.append(f"{section.claims.caption}:")
             shown += [f"- {line[0]}: {line[1]}" for line in claims.to_numpy().tolist()]
     return rich.console.Group(*shown)
+
+
+def frame(directory: Path, baseline: str = BASELINE) -> pd.DataFrame:
+    """Return the table of test errors of a study of one network and data set, a row a pooling.
+
+    Raises:
+        LabError: as `write_report` does, or if the folder holds several that can't be compared.
+    """
+    _, _, made = _read(Path(directory), baseline, drawn=False)
+    if len(made) != 1:
+        raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
+    rows: pd.DataFrame = made[0].errors.frame.set_index("Pooling")
+    return rows
+
+
+def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
+    """Say in a sentence what the runs of a study decide, one a network, data set and recipe."""
+    _, _, made = _read(Path(directory), baseline, drawn=False)
+    return [sentence(section.summary) for section in made]
+
+
+def figure(directory: Path, baseline: str = BASELINE) -> str:
+    """Return the figure of a study's test errors, as SVG.
+
+    Raises:
+        LabError: as `write_report` does, or if no run converged.
+    """
+    _, _, made = _read(Path(directory), baseline, drawn=True)
+    drawn = [plot.svg for section in made for plot in section.plots if plot.name.startswith("error")]
+    if not drawn:
+        raise LabError(f"{directory} holds no run that converged")
+    return drawn[0]
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:

@@ -1,0 +1,103 @@
+"""A schedule of p for a Lightning training of a user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from empool.distributions import probability
+from empool.ensemble import set_p
+from empool.lab.train.schedule import Schedule, parse
+
+
+class PSchedule(pl.Callback):
+    """Set p of all ensemble max-pooling and max-pooling dropout of a network, batch by batch, in a Lightning training.
+
+    The value is a function of the epoch and the batch alone, so a training that goes on from a checkpoint has the p
+    that it would have had; p itself is in no checkpoint. What is tested or predicted in between and after has the p
+    of that time, so that the expectation stands for the ensemble that is being trained. A network that is loaded
+    later has the p that it was made with: `empool.set_p` sets another.
+
+    Time runs in fractions of an epoch; where the number of batches is not known beforehand, in whole epochs.
+
+    With `torch.compile` each value of p is compiled anew, and after eight of them PyTorch gives up compiling the
+    network: leave p constant there, or compile other parts.
+
+    Args:
+        schedule: "constant", "warmup:EPOCHS" (from 0 to p), "anneal:FINAL" (from p to FINAL at the end of the
+            training), "cosine:FINAL" (the same along half a cosine), or a `Schedule`.
+        p: the probability that is scheduled, in [0, 1].
+
+    Raises:
+        ValueError: for an unknown schedule, or p outside [0, 1]; when training starts, for a network without such
+            layers, and for a training without `max_epochs` where the schedule depends on its end.
+
+    Example:
+        >>> import empool, lightning, torch
+        >>> from empool.lab import PSchedule
+        >>> class Net(lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layers = torch.nn.Sequential(
+        ...             empool.EnsembleMaxPool2d(2, p=0.4), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+        ...         )
+        ...     def training_step(self, batch, batch_idx):
+        ...         return self.layers(batch).square().mean()
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> net = Net()
+        >>> trainer = lightning.Trainer(
+        ...     max_epochs=2,
+        ...     callbacks=[PSchedule("anneal:0.1", p=0.4)],
+        ...     logger=False,
+        ...     enable_checkpointing=False,
+        ...     enable_progress_bar=False,
+        ...     enable_model_summary=False,
+        ... )
+        >>> trainer.fit(net, torch.utils.data.DataLoader(torch.randn(8, 1, 4, 4), batch_size=4))
+        >>> net.layers[0].p
+        0.1
+    """
+
+    def __init__(self, schedule: str | Schedule, p: float) -> None:
+        self.schedule = parse(schedule) if isinstance(schedule, str) else schedule
+        self.p = probability("PSchedule", "p", p)
+        self.now: float | None = None  # what p was set to last
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that there is something to schedule."""
+        if self.schedule.needs_end and (trainer.max_epochs is None or trainer.max_epochs < 0):
+            raise ValueError(f"PSchedule: expected a Trainer with max_epochs, which {self.schedule} depends on")
+        try:
+            set_p(pl_module, self.schedule.value(self.p, 0, 1))
+        except ValueError:
+            raise ValueError(
+                "PSchedule: expected a network with ensemble max-pooling or max-pooling dropout, the poolings that "
+                "have a p; see empool.convert_"
+            ) from None
+        self.now = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set p for a batch."""
+        self._set(trainer, pl_module, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Set p for what comes after a batch, which may be a test."""
+        self._set(trainer, pl_module, batch_idx + 1)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set p after a training that a checkpoint had at its end."""
+        if self.now is None:
+            self._set(trainer, pl_module, 0)
+
+    def _set(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batches: int) -> None:
+        fraction = batches / trainer.num_training_batches if batches else 0.0  # 0 of infinitely many, too
+        p = self.schedule.value(self.p, trainer.current_epoch + fraction, trainer.max_epochs or 0)
+        if p != self.now:
+            set_p(pl_module, p)
+            self.now = p

@@ -1,0 +1,159 @@
+"""The lab from Python: studies, networks and data sets of a user's own, records of a user's own loop."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import empool
+import tiny_data
+from empool.lab import LabError, Study, compare, interface, table
+from empool.lab.execute.configure import Options, configure
+from empool.models import Recipe
+
+ERRORS = {"max": [10.1, 10.3, 10.2], "ensemble:0.1": [9.1, 9.0, 9.3]}
+
+
+class Images(torch.utils.data.Dataset):
+    """Images and labels of `tiny_data`, as bytes or as floats."""
+
+    classes = tiny_data.NAMES
+
+    def __init__(self, count, seed, floats=False):
+        pixels, self.labels = tiny_data.images(count, seed=seed)
+        images = torch.from_numpy(pixels).movedim(-1, 1)
+        self.images = images.float() / 255 if floats else images
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index])
+
+
+def in_bytes():
+    return Images(60, 0), Images(18, 1)
+
+
+def in_floats():
+    return Images(60, 0, floats=True), Images(18, 1, floats=True)
+
+
+def net(pooling, num_classes, in_channels):
+    convolution = nn.Conv2d(in_channels, 8, 3, padding=1)
+    pool = empool.layer(pooling, 2, kernel_size=2)
+    return nn.Sequential(convolution, pool, nn.ReLU(), nn.Flatten(), nn.Linear(128, num_classes))
+
+
+net.recipe = Recipe(epochs=6, batch_size=20, learning_rate=0.05, augment="none")
+
+
+def too_few(pooling):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+
+def nothing(pooling=None):
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("data", ["in_bytes", "in_floats"])
+def test_a_network_and_data_of_ones_own(data):
+    poolings = {"max": {}, empool.EnsembleMax(0.3): {"learning_rate": 0.04, "epochs": 9}}
+    options = {"workers": 0} if data == "in_floats" else {}
+    study = compare(f"test_lab_interface:{data}", "test_lab_interface:net", poolings, 2, out="study", **options)
+    spelled = "ensemble:0.3@learning_rate=0.04@epochs=9"
+    assert [(record["pooling"], record["epochs"]) for record in study.records] == [("max", 6), (spelled, 9)] * 2
+    assert all(record["test_error"] < 50 for record in study.records)
+    assert [record["image_shape"] for record in study.records] == [[1, 8, 8]] * 4
+    assert study.frame().shape[0] == 4
+    assert study.table().index.tolist() == ["max", spelled]
+    assert study.plot()._repr_svg_().startswith("<svg")
+    assert study.report().name == "report.html"
+    again = Study("study", baseline=spelled)
+    assert repr(again) == "Study('study', 4 runs)"
+    assert "<table" in again._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        ("digits", "test_lab_interface:absent", "test_lab_interface has no absent"),
+        ("digits", "no_such_package.nets:make", "there is no module no_such_package here or on PYTHONPATH"),
+        ("digits", "test_lab_interface:ERRORS", "expected a callable, got dict"),
+        ("digits", "test_lab_interface:nothing", "expected a torch.nn.Module, got NoneType"),
+        ("digits", "test_lab_interface:too_few", r"expected logits \(2, 10\) of 2 images, got \(2, 2\)"),
+        ("test_lab_interface:nothing", "cnn", "expected a training and a test Dataset, got NoneType"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_is_said(data, model, message):
+    with pytest.raises(LabError, match=message):
+        compare(data, model, ["max"], 1)
+
+
+def test_held_out_images_are_measured_and_never_trained_on():
+    tiny_data.parquet_folder(Path("shapes"), train=60)
+    (whole,), all_of_it = configure(Options(data="shapes"), ["max"])
+    (run,), data = configure(Options(data="shapes", validation=0.2, train_limit=30), ["max"])
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 12, 9)
+    assert torch.bincount(data.validation.labels).tolist() == [4, 4, 4]
+    rows = {tuple(image.flatten().tolist()) for image in data.validation.images}
+    assert len(rows) == 12
+    assert not rows & {tuple(image.flatten().tolist()) for image in data.train.images}
+    assert rows <= {tuple(image.flatten().tolist()) for image in all_of_it.train.images}
+    assert whole.fingerprint == run.fingerprint
+    study = compare("shapes", poolings=["max"], seeds=1, epochs=2, batch_size=10, validation=0.2, out="study")
+    (record,) = study.records
+    assert 0 <= record["validation_error"] <= 100
+    with open("study/max/0/metrics.csv", newline="") as file:
+        assert float(list(csv.DictReader(file))[-1]["validation_error"]) == record["validation_error"]
+
+
+def test_a_record_says_which_test_images_its_run_got_right():
+    from empool.lab.analyse import images
+
+    study = compare(poolings=["max"], seeds=1, epochs=1, train_limit=300, out="study")
+    (record,) = study.records
+    right = images.which_were_right(record)
+    assert len(right) == record["test_images"]
+    assert 100 * (1 - right.mean()) == pytest.approx(record["test_error"])
+
+
+def test_records_of_ones_own_go_into_the_same_table():
+    rows = [{"pooling": p, "seed": s, "test_error": e} for p, errors in ERRORS.items() for s, e in enumerate(errors)]
+    made = table(rows)
+    assert made.index.tolist() == ["max", "ensemble:0.1"]
+    assert made["Test error %"].tolist() == pytest.approx([10.2, 9.1333], abs=1e-3)
+    assert table(rows, baseline="ensemble:0.1").index.tolist() == ["max", "ensemble:0.1"]
+    with pytest.raises(LabError, match="record 0 lacks test_error"):
+        table([{"pooling": "max", "seed": 0}])
+
+
+def test_docstring_examples():
+    assert doctest.testmod(interface).failed == 0
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(TypeError, match="epoch"):
+        compare(epoch=3)
+    with pytest.raises(LabError, match='precision: expected float32 or bfloat16, got "float16"'):
+        compare(precision="float16")
+
+
+def test_fields_of_the_recipe_are_checked_for_each_pooling():
+    with pytest.raises(LabError, match="recipe: expected FIELD=VALUE with one of epochs, "):
+        compare(poolings={"max": {"speed": 3}})
+    with pytest.raises(LabError, match="recipe: milestones is of schedule=step"):
+        compare(poolings=["max@milestones=0.5"])
+    runs, _ = configure(Options(), ["max@schedule=step@milestones=(0.5, 0.75)"])
+    assert runs[0].training.milestones == (0.5, 0.75)
