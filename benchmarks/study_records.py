@@ -19,7 +19,7 @@ FOLDERS = {"check": "airbench/check", "table1": "table1-cuda", "table2": "table2
 
 
 # PyTorch's gradient of padded average pooling was wrong on CUDA in channels-last (pytorch issue 188344), which
-# replicas.py avoids since the commit after this one.
+# replicas.py avoids now.
 WRONG = ("table1", "average", "ac2b44bf1e1cd8725650c243f98dea592d4fe90c")
 
 

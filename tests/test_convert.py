@@ -54,6 +54,48 @@ def test_carries_the_geometry_over(pooling, dims):
     assert net(input).shape == old(input).shape
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("pooling", ["ensemble:0.3", "stochastic", "soft:2", "ordinal:0.7,0.3", "average", "max"])
+def test_adaptive_layers_are_converted_to_adaptive_ones(pooling, dims):
+    output_size = (3, None, 5)[:dims] if dims > 1 else 3
+    old = getattr(nn, f"AdaptiveMaxPool{dims}d")(output_size)
+    net = nn.Sequential(old)
+    conversion = empool.convert_(net, pooling)
+    assert names(conversion) == ([] if pooling == "max" else ["0"])
+    expected = empool.adaptive_layer(empool.pooling(pooling), dims, output_size)
+    assert repr(net[0]) == repr(expected)
+    input = torch.rand(2, 3, *(8, 7, 6)[:dims])
+    assert net(input).shape == old(input).shape
+    torch.testing.assert_close(net.eval()(input), expected.eval()(input), rtol=0, atol=0)
+
+
+def test_adaptive_layers_keep_indices_and_are_taken_back():
+    net = nn.Sequential(nn.AdaptiveMaxPool2d((2, 3), return_indices=True).eval(), nn.AdaptiveAvgPool2d(1))
+    input = torch.rand(1, 2, 7, 7)
+    output, indices = net[0](input)
+    assert names(empool.convert_(net, empool.EnsembleMax(0))) == ["0"]
+    assert type(net[0]) is empool.AdaptiveEnsembleMaxPool2d
+    torch.testing.assert_close(net[0](input), (output, indices), rtol=0, atol=0)
+    back = empool.convert_(net, "max", filter_fn=lambda name, module: True)
+    assert names(back) == ["0", "1"]
+    assert repr(net[0]) == repr(nn.AdaptiveMaxPool2d((2, 3), return_indices=True))
+    assert repr(net[1]) == repr(nn.AdaptiveMaxPool2d(1))
+
+
+def test_layers_that_differ_in_their_numbers_alone_are_converted():
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2, p=[0.1, 0.2], seed=7, tied="channel"), empool.SoftPool2d(2, beta=1))
+
+    def all_of_them(name, module):
+        return True
+
+    assert names(empool.convert_(net, "ensemble:0.1", filter_fn=all_of_them)) == ["0", "1"]
+    assert net[0].p == 0.1
+    assert (net[0].seed, net[0].tied) == (7, "channel")
+    assert empool.convert_(net, "ensemble:0.1", filter_fn=all_of_them) == []
+    assert names(empool.convert_(net, "ensemble:0.2", filter_fn=all_of_them)) == ["0", "1"]
+    assert (net[0].p, net[0].seed) == (0.2, 7)
+
+
 def test_carries_dilation_indices_phase_and_hooks_over():
     old = nn.MaxPool2d(2, 3, dilation=2, return_indices=True).eval()
     net, seen = nn.ModuleList([old]), []
@@ -214,7 +256,9 @@ class Padded(nn.Conv2d):
             EMP,
             r"expected torch.nn.Conv1d, .* got test_convert.Padded",
         ),
-        (nn.AdaptiveMaxPool2d(2), EMP, "it has no windows of one size"),
+        (nn.FractionalMaxPool2d(2, output_size=2), EMP, "its windows are random"),
+        (nn.AdaptiveMaxPool2d(2, return_indices=True), empool.Average(), "an average has no indices to return"),
+        (empool.LearnedRankPool2d(2), EMP, "its class is not one"),
         (nn.AvgPool2d(2, divisor_override=3), EMP, "its divisor_override has no counterpart"),
         (nn.MaxPool2d(2, return_indices=True), empool.Average(), "an average has no indices to return"),
         (nn.MaxPool2d(2, dilation=2), empool.Average(), "layer: expected dilation 1 for average pooling, got 2"),
@@ -361,16 +405,14 @@ class Calls(nn.Module):
 
 
 def test_names_functional_calls():
-    net = nn.Sequential(nn.MaxPool2d(2), nn.ModuleDict({"head": Calls()}), nn.AdaptiveMaxPool2d(2))
-    warned = re.escape(
-        "this max-pooling can't be converted and stays: 1.head (calls max_pool2d), 2 (AdaptiveMaxPool2d("
-    )
+    net = nn.Sequential(nn.MaxPool2d(2), nn.ModuleDict({"head": Calls()}), nn.FractionalMaxPool2d(2, output_size=2))
+    warned = re.escape("can't be converted and stays: 1.head (calls max_pool2d), 2 (FractionalMaxPool2d()); to have")
     with pytest.warns(UserWarning, match=warned):
         conversion = empool.convert_(net, EMP)
-    assert conversion.left == [("1.head", "calls max_pool2d"), ("2", "AdaptiveMaxPool2d(output_size=2)")]
+    assert conversion.left == [("1.head", "calls max_pool2d"), ("2", "FractionalMaxPool2d()")]
     assert str(conversion).splitlines()[-2:] == [
         "left as it is: 1.head, calls max_pool2d",
-        "left as it is: 2, AdaptiveMaxPool2d(output_size=2)",
+        "left as it is: 2, FractionalMaxPool2d()",
     ]
 
 

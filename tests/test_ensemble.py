@@ -415,3 +415,63 @@ def test_set_p_sets_that_of_a_rank_distribution():
     assert net[2].distribution == Second(0.7, steps=3)
     expected = empool.functional.ensemble_max_pool2d(WINDOW, 2, p=0.7, training=False)
     torch.testing.assert_close(net[2].eval()(WINDOW), expected, rtol=0, atol=0)
+
+
+def test_set_p_takes_one_number_a_channel():
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2), empool.AdaptiveMaxPoolDropout2d(3))
+    p = torch.tensor([0.1, 0.6])
+    assert empool.set_p(net, p) == ["0", "1"]
+    input = torch.randn(1, 2, 8, 8)
+    expected = [empool.functional.ensemble_max_pool2d(input[:, c], 2, p=p[c].item(), training=False) for c in range(2)]
+    torch.testing.assert_close(net[0].eval()(input), torch.stack(expected, 1), rtol=0, atol=0)
+    empool.set_p(net, [0.25, 0.5])
+    assert [layer.p.tolist() for layer in net] == [[0.25, 0.5]] * 2
+    with pytest.raises(ValueError, match=r"^set_p: expected p in \[0, 1\], got 1.5$"):
+        empool.set_p(net, [0.25, 1.5])
+    net.append(empool.RankPool2d(2, distribution=empool.EnsembleMax(0.1)))
+    with pytest.raises(TypeError, match=r"^set_p: expected one number for the rank distribution of 2, got a list$"):
+        empool.set_p(net, p)
+    assert [layer.p.tolist() for layer in net[:2]] == [[0.25, 0.5]] * 2
+
+
+def test_set_p_makes_no_new_graph():
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2), empool.RankPool2d(2, distribution=empool.MaxDropout(0.1)))
+    run = torch.compile(net, backend=backend, fullgraph=True)
+    input = torch.randn(1, 2, 8, 8)
+    for step in range(12):
+        empool.set_p(net, step / 11)
+        torch.manual_seed(step)
+        sampled = run(input)
+        torch.manual_seed(step)
+        torch.testing.assert_close(sampled, net(input), rtol=0, atol=0)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_learned_pooling_is_sampled_as_in_training_only_if_it_samples(sample):
+    net = nn.Sequential(empool.LearnedRankPool2d(2, start=empool.Average(), sample=sample), nn.Flatten())
+    if not sample:
+        with pytest.raises(ValueError, match="expected a model with a layer of empool's that samples"):
+            empool.monte_carlo(net, torch.randn(2, 1, 4, 4))
+        return
+    assert empool.monte_carlo(net, torch.randn(2, 1, 4, 4)).mutual_information.min() > 0
+
+
+def test_layers_with_a_seed_of_their_own_are_refused():
+    """Every sub-network would be the same one, and the result would look certain."""
+    net = nn.Sequential(empool.EnsembleMaxPool2d(2, seed=5), nn.Flatten())
+    message = "monte_carlo: expected layers without a seed of their own, got one in 0; set its seed to None"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        empool.monte_carlo(net, WINDOW)
+    net[0].seed = None
+    net[0].generator = torch.Generator()
+    empool.monte_carlo(net, torch.randn(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="expected layers without a generator of their own, got one in 0; set its"):
+        empool.monte_carlo(net, WINDOW, seed=1)

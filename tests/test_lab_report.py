@@ -44,7 +44,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_answer_comes_first(page: Page) -> None:
     answer = page.text.partition("Test errors of")[0]
-    assert "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, 3 seeds each." in answer
+    assert (
+        "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, augmented, 3 seeds each."
+        in answer
+    )
     assert "Lowest mean test error: ensemble:0.3 with 14.30 %; max has 15.30 %." in answer
     assert "Fewer test errors than max: ensemble:0.3." in answer
     assert "More test errors than max: average." in answer

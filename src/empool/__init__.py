@@ -67,7 +67,7 @@ from empool.modules import (
     StochasticPool2d,
     StochasticPool3d,
 )
-from empool.pooling import layer, pooling
+from empool.pooling import adaptive_layer, layer, pooling
 from empool.recalibrate import recalibrate_
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ __all__ = [
     "StochasticPool3d",
     "TopMean",
     "__version__",
+    "adaptive_layer",
     "convert_",
     "functional",
     "kernels",

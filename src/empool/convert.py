@@ -9,40 +9,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn.modules.pooling import _AvgPoolNd, _LPPoolNd, _MaxPoolNd
+from torch import Tensor, nn
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd
 
 from empool import modules
 from empool._forward import max_pooling_calls
 from empool.distributions import Average, Pooling
-from empool.pooling import layer
+from empool.pooling import adaptive_layer, layer
 from empool.pooling import pooling as read_pooling
 from empool.tandem import halves, to_tandem
 
 Filter = Callable[[str, nn.Module], bool]
 
-_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-# Layers whose windows are known, and their number of spatial dimensions.
-_POOLS: dict[type[nn.Module], int] = {
-    getattr(library, f"{stem}{dims}d"): dims
-    for library, stems in (
-        (nn, ("MaxPool", "AvgPool", "LPPool")),
-        (modules, ("EnsembleMaxPool", "MaxPoolDropout", "StochasticMaxPool", "StochasticPool", "RankPool")),
-    )
-    for stem in stems
-    for dims in (1, 2, 3)
-}
-# Their windows depend on the input's size, or on chance.
-_WINDOWLESS_MAX = (
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
-    nn.FractionalMaxPool2d,
-    nn.FractionalMaxPool3d,
-)
-_WINDOWLESS = (*_WINDOWLESS_MAX, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_MAX_POOLS = tuple(getattr(nn, f"{kind}MaxPool{dims}d") for kind in ("", "Adaptive") for dims in (1, 2, 3))
+_METHODS = ("EnsembleMaxPool", "MaxPoolDropout", "StochasticMaxPool", "StochasticPool", "SoftPool", "RankPool")
 
 
+def _by_class(torch_stems: Iterable[str], prefix: str) -> dict[type[nn.Module], int]:
+    """Return layers whose forward does nothing but pool, and their numbers of spatial dimensions."""
+    stems = [*((nn, stem) for stem in torch_stems), *((modules, prefix + stem) for stem in _METHODS)]
+    return {getattr(library, f"{stem}{dims}d"): dims for library, stem in stems for dims in (1, 2, 3)}
+
+
+_POOLS = _by_class(("MaxPool", "AvgPool", "LPPool"), "")
+_ADAPTIVE = _by_class(("AdaptiveMaxPool", "AdaptiveAvgPool"), "Adaptive")
+# Their windows are random.
+_WINDOWLESS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 # What every module holds; of these, `_modules` is where it registers modules.
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CALL_IN_GRAPH = re.compile(r"aten::((?:adaptive_|fractional_)?max_pool[123]d)")
@@ -83,7 +75,7 @@ def convert_(
     """Give a network's layers another pooling, in place.
 
     Parameters, buffers and their names stay as they are, so a `state_dict` from before the conversion loads after it. A
-    layer's geometry, mode (training or eval) and hooks are carried over. A module that the model holds in several
+    layer's windows, mode (training or eval) and hooks are carried over. A module that the model holds in several
     places is considered once, under its first name, and is still one module afterwards. Converting again changes
     nothing; use `filter_fn` to give empool's own layers another pooling.
 
@@ -95,8 +87,9 @@ def convert_(
         model: any module; it may also be a single max-pooling layer.
         pooling: what to pool with, or its spelling, such as ``"ensemble:0.1"``.
         filter_fn: takes the dotted name and the module of each pooling layer, and with `strided_convs` of each
-            convolution with stride 2, and returns whether to replace it. By default: max-pooling layers
-            (`torch.nn.MaxPool1d`, `2d` and `3d`), and all of these convolutions.
+            convolution with stride 2, and returns whether to replace it. By default: PyTorch's max-pooling layers
+            (`torch.nn.MaxPool2d`, `torch.nn.AdaptiveMaxPool2d` and their 1d and 3d twins), and all of these
+            convolutions.
         strided_convs: turn convolutions with stride 2 into tandems, see `empool.tandem.to_tandem`.
 
     Returns:
@@ -158,7 +151,8 @@ def convert_(
 
 
 def _chosen(name: str, module: nn.Module, filter_fn: Filter | None, strided_convs: bool) -> bool:
-    if isinstance(module, (_MaxPoolNd, _AvgPoolNd, _LPPoolNd, *_WINDOWLESS)):
+    kinds = (_MaxPoolNd, _AvgPoolNd, _LPPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, *_WINDOWLESS)
+    if isinstance(module, kinds):
         return isinstance(module, _MAX_POOLS) if filter_fn is None else filter_fn(name, module)
     return strided_convs and halves(module) and (filter_fn is None or filter_fn(name, module))
 
@@ -173,8 +167,8 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
     if halves(module):
         return to_tandem(module, pooling)  # type: ignore[arg-type]
     if isinstance(module, _WINDOWLESS):
-        raise ValueError("it has no windows of one size")
-    if type(module) not in _POOLS:
+        raise ValueError("its windows are random")
+    if type(module) not in {**_POOLS, **_ADAPTIVE}:
         raise TypeError("its class is not one of torch.nn's own, so its forward may do more than pool")
     old: Any = module
     return_indices = getattr(old, "return_indices", False)
@@ -182,29 +176,37 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
         raise ValueError("its divisor_override has no counterpart")
     if type(pooling) is Average and return_indices:
         raise ValueError("an average has no indices to return")
-    made: Any = layer(
-        pooling,
-        _POOLS[type(module)],
-        old.kernel_size,
-        old.stride,
-        getattr(old, "padding", 0),
-        getattr(old, "dilation", 1),
-        old.ceil_mode,
-    )
+    made: Any
+    if type(module) in _ADAPTIVE:
+        made = adaptive_layer(pooling, _ADAPTIVE[type(module)], old.output_size)
+    else:
+        made = layer(
+            pooling,
+            _POOLS[type(module)],
+            old.kernel_size,
+            old.stride,
+            getattr(old, "padding", 0),
+            getattr(old, "dilation", 1),
+            old.ceil_mode,
+        )
     if return_indices:
         made.return_indices = True
-    carried = {name: value for name, value in vars(old).items() if name == "_modules" or "_hook" in name}
-    vars(made).update(carried)
+    if isinstance(made, modules._Pool):
+        vars(made).update({name: vars(old)[name] for name in ("seed", "generator", "tied") if name in vars(old)})
+    vars(made).update({name: value for name, value in vars(old).items() if name == "_modules" or "_hook" in name})
     made.train(old.training)
     return made  # type: ignore[no-any-return]
 
 
 def _same(made: nn.Module, module: nn.Module) -> bool:
     """Tell whether two layers are of one class and hold the same arguments."""
-    ours, theirs = (
-        {name: value for name, value in vars(each).items() if not name.startswith("_")} for each in (made, module)
-    )
-    return type(made) is type(module) and ours == theirs
+    return type(made) is type(module) and _arguments(made) == _arguments(module)
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    given = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    own = {name: getattr(module, name) for name in getattr(module, "_own", ())}
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in {**given, **own}.items()}
 
 
 def _replaced(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> list[Replacement]:
@@ -235,7 +237,7 @@ def _left(model: nn.Module) -> Iterator[tuple[str, str]]:
     """List the max-pooling that can't be converted."""
     inside = {part for module in model.modules() if _is_script(module) for part in module.children()}
     for name, module in model.named_modules():
-        if isinstance(module, _WINDOWLESS_MAX):
+        if isinstance(module, _WINDOWLESS):
             yield name, _describe(module)
         if module in inside:
             continue  # The graph of the module around it has its calls.

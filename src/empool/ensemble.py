@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from empool.distributions import probability
-from empool.modules import _EnsembleMaxPool, _MaxPoolDropout, _Pool, _RankPool
+from empool.modules import Number, _Pool, _RankPoolMethod
 
 
 class MonteCarlo(NamedTuple):
@@ -65,7 +65,8 @@ def monte_carlo(
         Mean probabilities, their entropy, and the mutual information between prediction and sub-network.
 
     Raises:
-        ValueError: if the model has no layer that samples, or `samples` or `at_once` is less than 1.
+        ValueError: if the model has no layer that samples, or one with a seed of its own; with `seed`, also one with a
+            generator of its own; or if `samples` or `at_once` is less than 1.
         TypeError: if they are not ints, or no logits are found in the model's output.
 
     Source: the measures of Gal, Islam and Ghahramani, arXiv 1703.02910, section 3.
@@ -84,8 +85,16 @@ def monte_carlo(
             raise ValueError(f"monte_carlo: expected {name} of at least 1, got {number}")
     if head not in (None, "softmax", "sigmoid"):
         raise ValueError(f'monte_carlo: expected head "softmax", "sigmoid" or None, got {head!r}')
-    if not any(isinstance(module, _Pool) for module in model.modules()):
+    layers = {name: module for name, module in model.named_modules() if _samples(module)}
+    if not layers:
         raise ValueError("monte_carlo: expected a model with a layer of empool's that samples; see empool.convert_")
+    for name, layer in layers.items():
+        for own in ("seed", *(["generator"] if seed is not None else [])):
+            if getattr(layer, own) is not None:
+                raise ValueError(
+                    f"monte_carlo: expected layers without a {own} of their own, got one in {name or 'the model'}; "
+                    f"set its {own} to None"
+                )
     tensors = list(_tensors(input))
     images = next((len(tensor) for tensor in tensors if tensor.dim() > 0), None)
     if images is None:
@@ -107,14 +116,16 @@ def monte_carlo(
     return MonteCarlo(mean, entropy, (entropy - total_entropy / samples).clamp_min(0))
 
 
-def set_p(model: nn.Module, p: float, filter_fn: Callable[[str, nn.Module], bool] | None = None) -> list[str]:
+def set_p(model: nn.Module, p: Number, filter_fn: Callable[[str, nn.Module], bool] | None = None) -> list[str]:
     """Set the probability p of the layers that have one.
 
-    These are ensemble max-pooling, max-pooling dropout, and `RankPool` layers with a distribution that has a p.
+    These are ensemble max-pooling, max-pooling dropout, and layers of a rank distribution that has a p, adaptive ones
+    included. Only numbers in memory change: a compiled network is not compiled again.
 
     Args:
         model: a network, or a layer itself.
-        p: probability of dropping, in [0, 1].
+        p: probability of dropping, in [0, 1]; or one for each channel, as a list or a tensor ``(channels,)``, which
+            layers of a rank distribution don't take.
         filter_fn: takes the dotted name and the module of each such layer and returns whether to set its p. By default
             all are set.
 
@@ -123,6 +134,7 @@ def set_p(model: nn.Module, p: float, filter_fn: Callable[[str, nn.Module], bool
 
     Raises:
         ValueError: if p is outside [0, 1], or there is no such layer.
+        TypeError: if p is not a number, or one for each channel where a layer takes only one.
 
     Example:
         >>> import empool
@@ -130,7 +142,7 @@ def set_p(model: nn.Module, p: float, filter_fn: Callable[[str, nn.Module], bool
         >>> empool.set_p(nn.Sequential(nn.ReLU(), empool.EnsembleMaxPool2d(2, p=0.1)), 0.5)
         ['1']
     """
-    p = probability("set_p", "p", p)
+    number = _checked(p)
     layers = [(name, module) for name, module in model.named_modules() if _has_p(module)]
     if not layers:
         raise ValueError("set_p: expected a model with layers that have a p, such as EnsembleMaxPool2d, got none")
@@ -138,19 +150,35 @@ def set_p(model: nn.Module, p: float, filter_fn: Callable[[str, nn.Module], bool
         layers = [(name, module) for name, module in layers if filter_fn(name, module)]
         if not layers:
             raise ValueError("set_p: expected filter_fn to choose at least one of the layers that have a p")
+    by_distribution = [name for name, module in layers if isinstance(module, _RankPoolMethod)]
+    if by_distribution and isinstance(number, list):
+        raise TypeError(f"set_p: expected one number for the rank distribution of {by_distribution[0]}, got a list")
     for _, module in layers:
-        if isinstance(module, _RankPool):
+        if isinstance(module, _RankPoolMethod):
             distribution: Any = module.distribution
-            module.distribution = dataclasses.replace(distribution, p=p)
+            module.distribution = dataclasses.replace(distribution, p=number)
         else:
-            module.p = p
+            module.p = number
     return [name for name, _ in layers]
 
 
+def _checked(p: Any) -> float | list[float]:
+    """Return p as a number or a list of numbers."""
+    values = p.detach().tolist() if isinstance(p, Tensor) else p
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return [probability("set_p", "p", value) for value in values]
+    return probability("set_p", "p", values)
+
+
 def _has_p(module: nn.Module) -> bool:
-    if isinstance(module, _RankPool):
+    if isinstance(module, _RankPoolMethod):
         return "p" in getattr(module.distribution, "__dataclass_fields__", ())
-    return isinstance(module, (_EnsembleMaxPool, _MaxPoolDropout))
+    return isinstance(module, _Pool) and "p" in module._own
+
+
+def _samples(module: nn.Module) -> bool:
+    """Tell whether a layer samples in training; learned pooling need not."""
+    return isinstance(module, _Pool) and bool(getattr(module, "sample", True))
 
 
 @contextmanager
@@ -160,7 +188,7 @@ def _sampling(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     try:
         for module in modes:
-            module.training = isinstance(module, _Pool)
+            module.training = _samples(module)
         yield
     finally:
         for module, mode in modes.items():

@@ -110,13 +110,41 @@ def layer(
     geometry = (kernel_size, stride, padding, dilation)
     if type(pooling) is Max:
         return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1](*geometry, ceil_mode=ceil_mode)
+    return _made("layer", pooling, dims, "", *geometry, ceil_mode=ceil_mode)
+
+
+def adaptive_layer(pooling: Pooling, dims: int, output_size: Any) -> nn.Module:
+    """Make the pooling's layer with windows that adapt to the input's size.
+
+    `Max` and `Average` become PyTorch's own layers.
+
+    Args:
+        pooling: which one.
+        dims: number of spatial dimensions, 1 to 3.
+        output_size: as `torch.nn.AdaptiveMaxPool2d` takes it; 1 pools whole images.
+    Raises:
+        ValueError: if `dims` is not 1, 2 or 3.
+
+    Example:
+        >>> import empool
+        >>> empool.adaptive_layer(empool.EnsembleMax(0.1), 2, output_size=1)
+        AdaptiveEnsembleMaxPool2d(output_size=1, p=0.1)
+    """
+    if dims not in (1, 2, 3):
+        raise ValueError(f"adaptive_layer: expected dims to be 1, 2 or 3, got {dims}")
+    if type(pooling) in (Max, Average):
+        stem = "AdaptiveMaxPool" if type(pooling) is Max else "AdaptiveAvgPool"
+        own: nn.Module = getattr(nn, f"{stem}{dims}d")(output_size)
+        return own
+    return _made("adaptive_layer", pooling, dims, "Adaptive", output_size)
+
+
+def _made(function: str, pooling: Pooling, dims: int, prefix: str, *windows: Any, **options: Any) -> nn.Module:
     if type(pooling) in _LAYERS:
-        arguments = dataclasses.asdict(pooling)  # type: ignore[call-overload]
-        made: nn.Module = getattr(modules, f"{_LAYERS[type(pooling)]}{dims}d")(
-            *geometry, ceil_mode=ceil_mode, **arguments
-        )
-        return made
-    if isinstance(pooling, RankDistribution):
-        made = getattr(modules, f"RankPool{dims}d")(*geometry, ceil_mode=ceil_mode, distribution=pooling)
-        return made
-    raise TypeError(f"layer: expected an empool pooling, got {type(pooling).__name__}; see empool.pooling")
+        stem, own = _LAYERS[type(pooling)], dataclasses.asdict(pooling)  # type: ignore[call-overload]
+    elif isinstance(pooling, RankDistribution):
+        stem, own = "RankPool", {"distribution": pooling}
+    else:
+        raise TypeError(f"{function}: expected an empool pooling, got {type(pooling).__name__}; see empool.pooling")
+    made: nn.Module = getattr(modules, f"{prefix}{stem}{dims}d")(*windows, **options, **own)
+    return made

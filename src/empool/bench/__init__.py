@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from empool.bench import base as comparing
 from empool.bench import cases, host, memory, table
 from empool.lab.errors import LabError
 from empool.lab.files import write_json
@@ -32,6 +33,7 @@ def bench(
     shapes: Sequence[tuple[int, ...]] | None = None,
     only: str = "",
     seconds: float | None = None,
+    base: str | None = None,
     command: str = "empool bench",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def bench(
         shapes: of inputs (N, C, H, W), in place of the usual ones.
         only: words, each of which must be one of a case's text.
         seconds: how long a case takes unless the fewest rounds take longer.
+        base: a git revision to compare with: the kernel tests run first, and nothing is measured where one fails.
         command: that the file is to name.
         say: takes lines to show.
 
@@ -72,6 +75,11 @@ def bench(
     planned = cases.plan(device, quick=quick, dtypes=dtypes, shapes=shapes, only=only)
     if not planned:
         raise LabError(f'bench: no case has all the words "{only}"')
+    if base is not None:
+        planned = comparing.comparable(planned)
+        root = comparing.repository()
+        say(f"kernel tests: {comparing.GATE}")
+        comparing.check(root)
     began = time.monotonic()
     record = host.describe(device, threads, command)
     record |= {"reuse": memory.REUSE if device == "cpu" else None, "rows": [], "failed": []}
@@ -80,10 +88,45 @@ def bench(
     if seconds is None:
         seconds = SECONDS[device] * (0.5 if quick else 1)
     order = {"device": device, "threads": threads, "seconds": seconds}
+    if base is None:
+        _measure(record, planned, order, say)
+    else:
+        with comparing.built(root, base, say) as (src, commit):
+            before: dict[str, Any] = {"rows": [], "failed": []}
+            # Case by case, so that both meet the machine in the same state.
+            for case in planned:
+                _measure(before, [case], order, lambda line: None, *comparing.worker(src))
+                _measure(record, [case], order, lambda line: None)
+        record["base"] = {
+            "revision": base,
+            "commit": commit,
+            "rows": comparing.compared(record["rows"], before["rows"]),
+        }
+        for line in comparing.lines(record["base"]["rows"], commit):
+            say(line)
+    record |= {"load_after": host.load(), "wall_seconds": round(time.monotonic() - began, 1)}
+    for line in table.summary(record) if base is None else ():
+        say(line)
+    if json_path is not None:
+        write_json(json_path, record)
+        say(f"written: {json_path}")
+    if record["failed"]:
+        raise LabError(f"bench: {len(record['failed'])} of {len(planned)} cases failed; their errors are above")
+    return record
+
+
+def _measure(
+    record: dict[str, Any],
+    planned: Sequence[cases.Case],
+    order: dict[str, Any],
+    say: Callable[[str], None],
+    *worker: str,
+) -> None:
+    """Add to a record what is measured of the cases."""
     done = 0
     for kind in dict.fromkeys(case.memory for case in planned):
         chosen = [case for case in planned if case.memory == kind]
-        for answer in _worker(kind, order | {"cases": [case.as_json() for case in chosen]}):
+        for answer in _worker(kind, order | {"cases": [case.as_json() for case in chosen]}, *worker):
             if "copy_bandwidth" in answer:
                 record.setdefault("copy_bandwidth", answer["copy_bandwidth"])
                 continue
@@ -95,21 +138,12 @@ def bench(
             record["rows"] += answer["rows"]
             for line in table.block(answer["rows"], f"[{done}/{len(planned)}]"):
                 say(line)
-    record |= {"load_after": host.load(), "wall_seconds": round(time.monotonic() - began, 1)}
-    for line in table.summary(record):
-        say(line)
-    if json_path is not None:
-        write_json(json_path, record)
-        say(f"written: {json_path}")
-    if record["failed"]:
-        raise LabError(f"bench: {len(record['failed'])} of {len(planned)} cases failed; their errors are above")
-    return record
 
 
-def _worker(kind: str, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _worker(kind: str, order: dict[str, Any], *command: str) -> Iterator[dict[str, Any]]:
     """Let a process of its own measure, and yield its answers as they come."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "empool.bench.worker"],
+        command or (sys.executable, "-m", "empool.bench.worker"),
         env=memory.environment(kind),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shapes=cases.read_shapes(options.shapes) if options.shapes else None,
             only=options.only,
             seconds=options.seconds,
+            base=options.base,
             command=shlex.join(["python", "-m", "empool.bench", *given]),
         )
     except (LabError, OSError) as error:
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", help="such as 64x64x56x56,128x64x32x32")
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose line has all of these words")
     parser.add_argument("--seconds", type=float, help="that a case takes (default: 1, or 0.3 on a GPU)")
+    parser.add_argument("--base", metavar="REV", help="compare with a git revision, once the kernel tests pass")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="measure nothing: write the table of this file")
     parser.add_argument(
         "--into", type=Path, metavar="FILE", help="with --markdown: put it between the file's marks, not on the screen"

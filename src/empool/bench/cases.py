@@ -22,7 +22,16 @@ TINY = (1, 8, 4, 4)
 """So small that the time of a call is what the call costs, apart from any work."""
 
 MAX, OURS, COPY = "max", "ensemble:0.1", "copy"
-METHODS = ("average", "max-dropout:0.2", "stochastic-max:0.5", "stochastic", "ordinal:0.6,0.3,0.1")
+METHODS = ("average", "max-dropout:0.2", "stochastic-max:0.5", "stochastic", "ordinal:0.6,0.3,0.1", "soft:1")
+PEERS = (
+    "SoftPool in PyTorch",
+    "ordinal by unfold",
+    "nn.AdaptiveMaxPool2d",
+    "nn.FractionalMaxPool2d",
+    "BlurPool",
+    "F.lp_pool2d",
+)
+"""What else is used in place of max-pooling, as PyTorch has it or as it is usually written."""
 UNFOLD, UNFOLD_COMPILED, MAX_COMPILED = "unfold-topk", "unfold-topk compiled", "max compiled"
 TWIN = "torch"
 """The PyTorch operator that an operator of ours stands for."""
@@ -34,7 +43,16 @@ PHASES = {
     FORWARD: "training forward",
     NETWORK: "training step of a VGG-16-shaped stack",
 }
-OPERATORS = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean", "rank_mean_backward")
+MEAN_BACKWARDS = ("rank_mean_backward", "rank_mean_weight_grad", "value_mean_backward")
+OPERATORS = (
+    "rank_draw",
+    "value_draw",
+    "drawn_scatter",
+    "drawn_gather",
+    "rank_mean",
+    "value_mean",
+    *MEAN_BACKWARDS,
+)
 
 REUSED, AS_IT_COMES, DEVICE = "reused", "as it comes", "device"
 
@@ -64,8 +82,8 @@ class Window:
 
 
 WINDOWS = (Window(2, 2), Window(3, 2, 1))
-GENERAL = Window(5, 3, 2)
-"""A window that no kernel is specialised for."""
+GENERAL = (Window(5, 3, 2), Window(3, 1, 1), Window(7, 7))
+"""Windows that the specialised kernels do not serve; the last one is global, on images of 7x7."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,10 @@ class Case:
             "drawn_scatter": read + written + outputs,
             "drawn_gather": 2 * written + outputs,
             "rank_mean": read + written,
+            "value_mean": read + written,
             "rank_mean_backward": 2 * read + written,
+            "rank_mean_weight_grad": read + written,
+            "value_mean_backward": 2 * read + written,
         }[self.phase]
 
     def as_json(self) -> dict[str, Any]:
@@ -203,6 +224,8 @@ def _layers(device: str, quick: bool, shapes: Sequence[tuple[int, ...]], dtypes:
             contestants = [MAX, OURS, COPY]
             if not quick and (first or shape == shapes[-1]):
                 contestants += METHODS
+            if not quick and dtype == "float32" and shape == shapes[-1] and window == WINDOWS[0]:
+                contestants += PEERS
             if first and _has_time_for_unfold(device, quick, shapes.index(shape), phase):
                 contestants.append(UNFOLD)
             if not quick and phase == STEP and shape == shapes[0]:
@@ -220,9 +243,10 @@ def _has_time_for_unfold(device: str, quick: bool, number: int, phase: str) -> b
 
 
 def _general(device: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> Iterator[Case]:
-    for phase, dtype, layout in itertools.product((STEP, TEST), dtypes[:2], LAYOUTS):
+    for phase, window, dtype, layout in itertools.product((STEP, TEST), GENERAL, dtypes[:2], LAYOUTS):
         contestants = (MAX, OURS, COPY, *METHODS)
-        yield Case(phase, shapes[-1], GENERAL, layout, dtype, contestants, _memory(device))
+        shape = (*shapes[-1][:2], 7, 7) if window == GENERAL[-1] else shapes[-1]
+        yield Case(phase, shape, window, layout, dtype, contestants, _memory(device))
 
 
 def _operators(device: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> Iterator[Case]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import empool
 from empool._window import Geometry
-from empool.bench import cases
+from empool.bench import cases, peers
 from empool.bench.cases import Case, Window
 from empool.bench.timing import Call
 
@@ -73,6 +73,8 @@ def calls(case: Case, data: Data, forwards: Mapping[str, Pool]) -> dict[str, Cal
 def pool(case: Case, name: str) -> Pool:
     """Return a contestant's forward pass, in the phase of the case."""
     training = case.phase != cases.TEST
+    if name in peers.PEERS:
+        return peers.PEERS[name](case)
     if name in (cases.UNFOLD, cases.UNFOLD_COMPILED):
         p = empool.pooling(cases.OURS).p  # type: ignore[attr-defined]
         obvious: Pool = functools.partial(unfold_topk, window=case.window, p=p, training=training)
@@ -136,14 +138,15 @@ def _operator_calls(case: Case, data: Data) -> dict[str, Call]:
     assert isinstance(distribution, empool.RankDistribution)
     kernel_size, stride, padding = ([side, side] for side in (window.kernel_size, window.stride, window.padding))
     geometry = Geometry(kernel_size, stride, padding, [1, 1])
-    counts = geometry.possible_counts()
-    weights, thresholds = distribution.weight_table(counts), distribution.threshold_table(counts)
-    seed = torch.tensor(0, device=data.inputs[0].device)
+    counts, device = geometry.possible_counts(), data.inputs[0].device
+    weights = torch.tensor([distribution.weight_table(counts)], dtype=torch.float64, device=device)
+    thresholds = torch.tensor([distribution.threshold_table(counts)], dtype=torch.int64, device=device)
+    seed = torch.tensor(0, device=device)
     spatial, where = case.shape[2:], (kernel_size, stride, padding, [1, 1])
     drawn, indices = [], []
     if case.phase.startswith("drawn"):
-        drawn = [ops.rank_draw(input, seed, counts, thresholds, *geometry)[1] for input in data.inputs]
-    if case.phase in ("drawn_scatter", "drawn_gather", "rank_mean_backward"):
+        drawn = [ops.rank_draw(input, seed, thresholds, counts, *geometry, 0)[1] for input in data.inputs]
+    if case.phase in ("drawn_scatter", "drawn_gather", *cases.MEAN_BACKWARDS):
         indices = [F.max_pool2d(input, *where, False, True)[1] for input in data.inputs]
 
     def max_pool(input: Tensor, gradient: Tensor, i: int) -> Any:
@@ -156,20 +159,21 @@ def _operator_calls(case: Case, data: Data) -> dict[str, Call]:
         return input.flatten(2).gather(2, indices[i].flatten(2))
 
     ours: dict[str, Callable[[Tensor, Tensor, int], Any]] = {
-        "rank_draw": lambda input, gradient, i: ops.rank_draw(input, seed, counts, thresholds, *geometry),
-        "value_draw": lambda input, gradient, i: ops.value_draw(input, seed, *geometry),
-        "drawn_scatter": lambda input, gradient, i: ops.drawn_scatter(gradient, drawn[i], spatial, *where),
-        "drawn_gather": lambda input, gradient, i: ops.drawn_gather(input, drawn[i], *where),
-        "rank_mean": lambda input, gradient, i: ops.rank_mean(input, counts, weights, *geometry),
-        "rank_mean_backward": lambda input, gradient, i: ops.rank_mean_backward(
-            gradient, input, counts, weights, *geometry
-        ),
+        "rank_draw": lambda input, gradient, i: ops.rank_draw(input, seed, thresholds, counts, *geometry, 0),
+        "value_draw": lambda input, gradient, i: ops.value_draw(input, seed, None, *geometry, 0),
+        "drawn_scatter": lambda input, gradient, i: ops.drawn_scatter(gradient, drawn[i], spatial, *where, []),
+        "drawn_gather": lambda input, gradient, i: ops.drawn_gather(input, drawn[i], *where, []),
+        "rank_mean": lambda input, gradient, i: ops.rank_mean(input, weights, counts, *geometry),
+        "value_mean": lambda input, gradient, i: ops.value_mean(input, None, *geometry),
     }
-    twins = {
-        "drawn_scatter": max_pool_backward,
-        "rank_mean_backward": max_pool_backward,
-        "drawn_gather": gather,
-    }
+
+    def mean_backward(name: str) -> Callable[[Tensor, Tensor, int], Any]:
+        tables = (None,) if name.startswith("value") else (weights, counts)
+        return lambda input, gradient, i: getattr(ops, name)(gradient, input, *tables, *geometry)
+
+    ours |= {name: mean_backward(name) for name in cases.MEAN_BACKWARDS}
+    twins = {"drawn_scatter": max_pool_backward, "drawn_gather": gather}
+    twins |= dict.fromkeys(cases.MEAN_BACKWARDS, max_pool_backward)
 
     def on(operator: Callable[[Tensor, Tensor, int], Any]) -> Call:
         return lambda index: operator(data.inputs[index % sets], data.gradients[index % sets], index % sets)

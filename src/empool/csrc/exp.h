@@ -30,7 +30,6 @@ EMPOOL_INLINE std::pair<Vec<Int<C>, L>, Vec<C, L>> floor_of(Vec<C, L> x) {
 template <class C, int L>
 EMPOOL_INLINE Vec<C, L> exp2_of(Vec<C, L> x) {
     using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
     constexpr int mantissa = sizeof(C) == 8 ? 52 : 23, bias = sizeof(C) == 8 ? 1023 : 127;
     const V least = fill<V>(C(-126)), bounded = larger(x, least);
     const auto [whole, floor] = floor_of<C, L>(bounded);

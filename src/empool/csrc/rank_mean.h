@@ -51,11 +51,12 @@ class WindowWeights {
     }
     // sum + weight * value, for the weight of rank r; a weight of 0 takes no part.
     EMPOOL_INLINE V add(int r, int64_t c, V sum, V value) const {
+        if (r >= columns) return sum;
         if constexpr (by_lane) {
             const V weight = load_wide(weight_ + r * step_ + c);
             return select(unequal(weight, V{}), sum + weight * value, sum);
         } else {
-            return r < columns && weight_[r] != 0 ? sum + weight_[r] * value : sum;
+            return weight_[r] != 0 ? sum + weight_[r] * value : sum;
         }
     }
 

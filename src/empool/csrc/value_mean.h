@@ -57,7 +57,14 @@ EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta,
         total += held[k];
         sum = add_where(unequal(held[k], V{}), sum, held[k] * a);
     });
-    return {sum / total, total};
+    V mean = sum / total;
+    if (any(~(mean - mean == 0))) {
+        // The sum left the type's range, unless an activation is infinite or a NaN: each is divided first.
+        V divided{};
+        for (int k = 0; k < n; ++k) divided += held[k] == 0 ? V{} : held[k] / total * tap(k);
+        mean = mean - mean == 0 ? mean : divided;
+    }
+    return {mean, total};
 }
 
 template <int N, class T, class I>

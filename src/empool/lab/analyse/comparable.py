@@ -83,6 +83,11 @@ def images_tested(record: Record) -> int | None:
     return min(whole, limit) if whole and limit else whole or limit
 
 
+def augmented(record: Record) -> bool:
+    """Tell whether training images were augmented."""
+    return record.get("augment") not in (None, "none")
+
+
 def converged(record: Record) -> bool:
     """Tell whether a run's losses stayed finite and its network does better than guess on its training images."""
     if not record.get("converged", True):

@@ -19,7 +19,8 @@ def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     images = comparable.images_trained(first)
     told = [
         f"{count(len(rows), 'pooling')} compared in {first['model']} on {comparable.data_name(first)}, {trained}"
-        f"{f' on {images:,} images' if images else ''}, {seeds_each(rows)}."
+        f"{f' on {images:,} images' if images else ''}{', augmented' if comparable.augmented(first) else ''}, "
+        f"{seeds_each(rows)}."
     ]
     reached = [row for row in rows if row.mean is not None]
     lowest = min(reached, key=lambda row: row.mean or 0.0, default=None)
@@ -106,6 +107,20 @@ def sentence(summary: Summary) -> str:
 def label(pooling: str) -> str:
     """Name a pooling so that the network without one reads as what it is."""
     return "none (strides)" if pooling == "none" else pooling
+
+
+def setting(records: Sequence[Record]) -> str:
+    """Say in a few words what was trained on what."""
+    first, images = records[0], comparable.images_trained(records[0])
+    said = [
+        f"{first['model']} on {comparable.data_name(first)}",
+        f"{images:,} images" if images else "all images",
+        count(first["epochs"], "epoch") if first.get("epochs") else "",
+        "augmented" if comparable.augmented(first) else "no augmentation",
+        count(len({record["seed"] for record in records}), "seed"),
+        "GPU" if str(first.get("device")).startswith("cuda") else "",
+    ]
+    return ", ".join(part for part in said if part)
 
 
 def seeds_each(rows: Sequence[Row]) -> str:

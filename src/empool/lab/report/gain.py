@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 
 from empool.lab.analyse import comparable
 from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.findings import count, label
+from empool.lab.analyse.findings import label, setting
 from empool.lab.analyse.statistics import Interval, Summary, Verdict, mean, mean_interval, method
 from empool.lab.report import table
 from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
 
 _APART = 0.012  # of the axis, between the poolings of a setting
-_WIDEST = 0.09  # of the axis, that a setting takes
+_WIDEST = 0.065  # of the axis, that a setting takes
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def points(summary: Summary, records: Sequence[Record]) -> list[Point]:
         return []
     return [
         Point(
-            _setting(records),
-            _augmented(records[0]),
+            setting(records),
+            comparable.augmented(records[0]),
             summary.baseline,
             row.pooling,
             gap,
@@ -80,24 +80,6 @@ def points(summary: Summary, records: Sequence[Record]) -> list[Point]:
         for row in summary.rows
         if row.error.interval is not None and row.error.difference is not None and row.pooling != "none"
     ]
-
-
-def _setting(records: Sequence[Record]) -> str:
-    first = records[0]
-    images = comparable.images_trained(first)
-    said = [
-        f"{first['model']} on {comparable.data_name(first)}",
-        f"{images:,} images" if images else "all images",
-        count(first["epochs"], "epoch") if first.get("epochs") else "",
-        "augmented" if _augmented(first) else "no augmentation",
-        f"{count(len({record['seed'] for record in records}), 'seed')}",
-        "GPU" if str(first.get("device")).startswith("cuda") else "",
-    ]
-    return ", ".join(part for part in said if part)
-
-
-def _augmented(record: Record) -> bool:
-    return record.get("augment") not in (None, "none")
 
 
 def _apart(gaps: Sequence[float], widths: Sequence[float], margin: float) -> list[float]:
@@ -126,7 +108,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         high += 0.06 * (high - low) or 1.0
         columns = [[point for point in points if (point.gap, point.setting) == setting] for setting in settings]
         widths = [min(_APART * (len(column) - 1), _WIDEST) * (high - low) for column in columns]
-        centres = _apart([gap for gap, _ in settings], widths, 0.025 * (high - low))
+        centres = _apart([gap for gap, _ in settings], widths, 0.015 * (high - low))
         for number, (column, centre, width) in enumerate(zip(columns, centres, widths, strict=True), start=1):
             for point, x in zip(column, np.linspace(-width / 2, width / 2, len(column)) + centre, strict=True):
                 colour, marker = style(point.pooling)

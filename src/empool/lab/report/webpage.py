@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from empool.lab.analyse import comparable
+from empool.lab.analyse import comparable, findings
 from empool.lab.analyse.comparable import SETTINGS, Record
 from empool.lab.analyse.findings import count, label
 from empool.lab.report import svg, table
@@ -63,6 +63,7 @@ class _Part:
         name: what it is.
         anchor: where it is, unique in the page.
         title: its heading.
+        entry: what it is called in the contents, if it is there.
         warnings: what to know before anything else.
         sheets: its tables.
         plots: what is drawn in it.
@@ -74,6 +75,7 @@ class _Part:
     name: str
     anchor: str
     title: str
+    entry: str = ""
     warnings: Sequence[str] = ()
     sheets: Sequence[Sheet | None] = ()
     plots: Sequence[Plot] = ()
@@ -90,8 +92,10 @@ def _parts(section: Section, study: Mapping[str, Any], several: bool) -> list[_P
         return [drawn[stem] for stem in stems if stem in drawn]
 
     def part(name: str, title: str, **shown: Any) -> _Part:
-        lead = f"{section.title}: " if several else ""
-        return _Part(name, f"{section.anchor}-{name}", lead + title, **shown)
+        setting = findings.setting(section.records)
+        entry = title if not several else setting if name == "results" else ""
+        heading = f"{setting}: {title[0].lower()}{title[1:]}" if several else title
+        return _Part(name, f"{section.anchor}-{name}", heading, entry, **shown)
 
     missing = (
         [f"{count(len(section.missing), 'run')} missing: {'; '.join(section.missing)}."] if section.missing else []
