@@ -261,7 +261,7 @@ def bench(
         only=only,
         seconds=seconds,
         command=context.obj,
-        **({"base": base} if base else {}),
+        base=base,
     )
 
 
