@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -49,7 +50,7 @@ class _Pool(nn.Module):
         """Pool."""
         if isinstance(input, Proxy):
             if self._is_leaf(input.tracer):
-                return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
+                return self._leaf(input)
             own = {name: getattr(self, name) for name in self._own}
         else:
             own = self._arguments()
@@ -73,7 +74,10 @@ class _Pool(nn.Module):
         Not where a call does more than pool, which the trace records as well, or where the layer is all there is.
         """
         hooks = self._forward_hooks or self._forward_pre_hooks
-        return type(self).forward is _Pool.forward and not hooks and tracer.root is not self
+        return type(self).forward.__module__ == __name__ and not hooks and tracer.root is not self
+
+    def _leaf(self, input: Proxy) -> Any:
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
 
     def extra_repr(self) -> str:
         given = [name for name in ("seed", "generator", "tied") if getattr(self, name) is not None]
@@ -97,6 +101,10 @@ class _Tabled(_Pool):
     """A layer that keeps a rank distribution's tables: not as buffers, which `half` rounds and `state_dict` saves."""
 
     _tables: Tables
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._tables = copy.copy(self._tables)  # `copy.copy` of a layer shares what it holds.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -605,8 +613,8 @@ class _SoftPoolMethod(_Pool):
         values: Any = beta.detach().tolist() if isinstance(beta, Tensor) else beta
         several = isinstance(values, Iterable) and not isinstance(values, str)
         checked = [finite(owner, "beta", value) for value in (values if several else [values])]
-        if trainable:
-            self.beta = nn.Parameter(torch.tensor(checked))
+        if trainable or isinstance(beta, nn.Parameter):
+            self.beta = beta if isinstance(beta, nn.Parameter) else nn.Parameter(torch.tensor(checked))
         else:
             self.beta = torch.tensor(checked, dtype=torch.float64) if several else checked[0]
 
@@ -651,7 +659,8 @@ class SoftPool2d(_SoftPool):
         return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
         ceil_mode: round the output size up instead of down.
         beta: 0 is average pooling, large values are max-pooling; several are one for each channel.
-        trainable: make beta a parameter. A sample sends it the gradient of the expectation.
+        trainable: make beta a parameter, as a beta that is one always is. A sample sends it the gradient of the
+            expectation.
         seed: repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
         tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
@@ -884,7 +893,11 @@ class _LearnedRankPool(_WindowPool):
         for name, number in (("ranks", ranks), ("channels", channels)):
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
                 raise ValueError(f"{type(self).__name__}: expected {name} to be an int of at least 1, got {number}")
-        self.ranks, self.channels, self.sample = min(ranks or volume, volume), channels, sample
+        if ranks is not None and ranks > volume:
+            raise ValueError(
+                f"{type(self).__name__}: expected ranks of at most {volume}, the activations of a window, got {ranks}"
+            )
+        self.ranks, self.channels, self.sample = ranks or volume, channels, sample
         self._start = distribution_argument(type(self).__name__, Max() if start is None else start)
         self.logits = nn.Parameter(torch.empty(channels or 1, self.ranks))
         self.reset_parameters()
@@ -904,6 +917,8 @@ class _LearnedRankPool(_WindowPool):
 
     def forward(self, input: Tensor | Proxy) -> Any:
         """Pool."""
+        if isinstance(input, Proxy) and self._is_leaf(input.tracer):
+            return self._leaf(input)
         return type(self)._function(
             input,
             *[getattr(self, name) for name in self._geometry],

@@ -68,7 +68,7 @@ def beside(records: Sequence[Record]) -> paper.Table | None:
 
 
 def judge(claims: Sequence[Claim], summary: Summary) -> list[Judgement]:
-    """Hold claims against a study; those of which no pooling was trained are left out.
+    """Judge claims by a study; those of which no pooling was trained are left out.
 
     A claim is a contrast of means. Its standard error is that of the study's test: with the spread that all rows share
     where Dunnett's test was used, else with each row's own (Welch). Holm's correction is over the claims tested; the

@@ -50,7 +50,7 @@ def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float
 
     Args:
         right: (runs, images) by pooling, of two runs or more and of the same images.
-        baseline: the pooling that the others are held against.
+        baseline: the pooling that the others are compared with.
 
     Returns:
         Low and high ends in points, by pooling; of those of which nothing varies, none.

@@ -38,7 +38,7 @@ class Outlook:
 
     Attributes:
         seeds: the fewest that a tested row, or the baseline, has.
-        compared: number of poolings that are held against the baseline.
+        compared: number of poolings that are compared with the baseline.
         spread: standard deviation over seeds, in points.
         shown: the smallest true difference, in points, that this many seeds decide in 80 % of studies.
         needs: for each tested row.

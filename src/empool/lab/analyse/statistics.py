@@ -35,7 +35,7 @@ class Verdict(Enum):
 
 
 class Rule(Enum):
-    """How poolings are held against the baseline."""
+    """How poolings are compared with the baseline."""
 
     DUNNETT = "Dunnett's test"
     WELCH = "Welch's t tests with Holm's correction"
@@ -55,7 +55,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pooling held against the baseline by one score, of which less is better.
+    """A pooling compared with the baseline by one score, of which less is better.
 
     Attributes:
         verdict: what the runs support.
@@ -176,7 +176,7 @@ class Summary:
 
     Attributes:
         rows: one a pooling.
-        baseline: spelling of what the others are held against.
+        baseline: spelling of what the others are compared with.
         error: the primary comparison, by test error.
         nll: a family of its own, by negative log-likelihood.
     """
@@ -194,14 +194,14 @@ class Summary:
 def summarise(records: Sequence[Mapping[str, Any]], baseline: str = BASELINE) -> Summary:
     """Summarise the runs of one study, one row a pooling, in the order of their first appearance.
 
-    Each pooling is held against the baseline by Dunnett's test, which is made for many treatments beside one control;
+    Each pooling is compared with the baseline by Dunnett's test, which is made for many treatments beside one control;
     where Levene's test says that the spreads differ (p < 0.05), by Welch's t tests with Holm's correction. Runs of
     equal seed are not paired: they correlate by -0.3 to 0.3, so pairing would cost degrees of freedom and gain nothing.
 
     Args:
         records: one mapping a run with at least pooling, seed, test_error and converged; all of the same data, network
             and recipe, which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
-        baseline: spelling of the pooling that the others are held against.
+        baseline: spelling of the pooling that the others are compared with.
 
     Raises:
         ValueError: if a pooling has two runs with the same seed, or a converged run has no test error.
@@ -239,14 +239,14 @@ def summarise(records: Sequence[Mapping[str, Any]], baseline: str = BASELINE) ->
 
 
 def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
-    """Hold the scores of each pooling against the baseline's.
+    """Compare the scores of each pooling with the baseline's.
 
     A pooling with a run that did not converge is not tested, nor is any where the baseline has one: the seeds that are
     left were selected by their outcome.
 
     Args:
         scores: of the runs that converged, by pooling; less is better.
-        baseline: the pooling that the others are held against.
+        baseline: the pooling that the others are compared with.
         failed: poolings with runs that did not converge.
     """
     samples = {pooling: tuple(map(float, values)) for pooling, values in scores.items()}

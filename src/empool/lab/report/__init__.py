@@ -45,7 +45,7 @@ def write_report(directory: Path, baseline: str = BASELINE) -> Path:
 
     Args:
         directory: holds results.json, and where they exist study.json, evaluation.json and the runs' folders.
-        baseline: spelling of the pooling that the others are held against.
+        baseline: spelling of the pooling that the others are compared with.
 
     Raises:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
@@ -90,13 +90,13 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     Args:
         directories: folders of studies, or of folders that hold some.
         out: folder for gain.svg and gain.md, its numbers.
-        baseline: spelling of the pooling that the others are held against.
+        baseline: spelling of the pooling that the others are compared with.
 
     Returns:
         The drawing's path.
 
     Raises:
-        LabError: as `write_report`, and if no study has a gap and something to hold against the baseline.
+        LabError: as `write_report`, and if no study has a gap and something to compare with the baseline.
     """
     points = []
     for directory in _studies(directories):
@@ -164,9 +164,16 @@ def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
-    """Return the figure of a study's test errors, as SVG."""
+    """Return the figure of a study's test errors, as SVG.
+
+    Raises:
+        LabError: as `write_report` does, or if no run converged.
+    """
     _, _, made = _read(Path(directory), baseline, drawn=True)
-    return next(plot.svg for section in made for plot in section.plots)
+    drawn = [plot.svg for section in made for plot in section.plots if plot.name.startswith("error")]
+    if not drawn:
+        raise LabError(f"{directory} holds no run that converged")
+    return drawn[0]
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:

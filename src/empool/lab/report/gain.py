@@ -18,7 +18,7 @@ from empool.lab.report import table
 from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
 
 _APART = 0.012  # of the axis, between the poolings of a setting
-_WIDEST = 0.09  # of the axis, that a setting takes
+_WIDEST = 0.065  # of the axis, that a setting takes
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def plot(points: Sequence[Point], least: int = 2) -> Plot | None:
         high += 0.06 * (high - low) or 1.0
         columns = [[point for point in points if (point.gap, point.setting) == setting] for setting in settings]
         widths = [min(_APART * (len(column) - 1), _WIDEST) * (high - low) for column in columns]
-        centres = _apart([gap for gap, _ in settings], widths, 0.025 * (high - low))
+        centres = _apart([gap for gap, _ in settings], widths, 0.015 * (high - low))
         for number, (column, centre, width) in enumerate(zip(columns, centres, widths, strict=True), start=1):
             for point, x in zip(column, np.linspace(-width / 2, width / 2, len(column)) + centre, strict=True):
                 colour, marker = style(point.pooling)

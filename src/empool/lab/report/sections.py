@@ -83,7 +83,7 @@ def make(
         index: its place in the report.
         runs: its runs.
         study: what study.json says.
-        baseline: spelling of the pooling that the others are held against.
+        baseline: spelling of the pooling that the others are compared with.
         learned: their learning curves.
         evaluated: what `empool evaluate` found of them.
         drawn: whether its plots are wanted.

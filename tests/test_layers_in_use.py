@@ -1,0 +1,110 @@
+"""Layers as users treat them: copied, traced, given parameters, moved to other types."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import empool
+
+LAYERS = {
+    "ensemble": empool.EnsembleMaxPool2d(2, p=0.3),
+    "a p for each channel": empool.EnsembleMaxPool2d(2, p=[0.0, 0.5, 1.0]),
+    "dropout": empool.MaxPoolDropout2d(2, p=0.3),
+    "stochastic max": empool.StochasticMaxPool2d(2),
+    "stochastic": empool.StochasticPool2d(2),
+    "rank": empool.RankPool2d(2, distribution=empool.Ordinal((0.5, 0.3, 0.2))),
+    "soft": empool.SoftPool2d(2),
+    "learned": empool.LearnedRankPool2d(2, start=empool.Average()),
+    "learned, sampling": empool.LearnedRankPool2d(2, start=empool.Average(), channels=3, sample=True),
+    "adaptive": empool.AdaptiveEnsembleMaxPool2d((3, 5), p=0.3),
+    "adaptive soft": empool.AdaptiveSoftPool2d(3),
+}
+layers = pytest.mark.parametrize("layer", [pytest.param(layer, id=name) for name, layer in LAYERS.items()])
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def sampled(layer: nn.Module, input: Tensor) -> Tensor:
+    torch.manual_seed(2)
+    output: Tensor = layer.train()(input)
+    return output
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@layers
+def test_a_copy_computes_the_same(layer: nn.Module, duplicate: object) -> None:
+    made = duplicate(layer)
+    assert repr(made) == repr(layer)
+    torch.testing.assert_close(sampled(made, images()), sampled(layer, images()), rtol=0, atol=0)
+    torch.testing.assert_close(made.eval()(images()), layer.eval()(images()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_has_a_p_of_its_own(duplicate: object) -> None:
+    layer = empool.EnsembleMaxPool2d(2, p=0.3).eval()
+    layer(images())
+    made = duplicate(layer)
+    made.p = 0.9
+    assert (layer.p, made.p) == (0.3, 0.9)
+    for each in (layer, made):
+        expected = empool.functional.ensemble_max_pool2d(images(), 2, p=each.p, training=False)
+        torch.testing.assert_close(each(images()), expected, rtol=0, atol=0)
+
+
+@layers
+def test_a_symbolic_trace_takes_it_for_a_leaf(layer: nn.Module) -> None:
+    traced = torch.fx.symbolic_trace(nn.Sequential(layer))
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", "call_module", "output"]
+    torch.testing.assert_close(sampled(traced, images()), sampled(layer, images()), rtol=0, atol=0)
+
+
+@layers
+def test_layouts_and_threads_change_no_bit(layer: nn.Module) -> None:
+    expected = sampled(layer, images()), layer.eval()(images())
+    threads = torch.get_num_threads()
+    input = images().to(memory_format=torch.channels_last)
+    torch.set_num_threads(3)
+    try:
+        torch.testing.assert_close((sampled(layer, input), layer.eval()(input)), expected, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_p_for_each_channel_is_that_p() -> None:
+    layer = LAYERS["a p for each channel"].eval()
+    for channel, p in enumerate((0.0, 0.5, 1.0)):
+        part = images()[:, channel : channel + 1]
+        expected = empool.functional.ensemble_max_pool2d(part, 2, p=p, training=False)
+        torch.testing.assert_close(layer(images())[:, channel : channel + 1], expected, rtol=0, atol=0)
+    largest, second = F.max_pool2d(images(), 2)[:, 0], -F.max_pool2d(-images(), 2)[:, 2]
+    output = sampled(layer, images())
+    torch.testing.assert_close(output[:, 0], largest, rtol=0, atol=0)
+    assert (output[:, 2] >= second).all()
+    assert (output[:, 2] < F.max_pool2d(images(), 2)[:, 2]).all()
+
+
+@pytest.mark.parametrize("beta", [1.5, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_trainable_beta_is_a_parameter_and_gets_a_gradient(given: bool, beta: float | list[float]) -> None:
+    parameter = nn.Parameter(torch.tensor(beta))
+    layer = empool.SoftPool2d(2, beta=parameter) if given else empool.SoftPool2d(2, beta=beta, trainable=True)
+    assert [name for name, _ in layer.named_parameters()] == ["beta"]
+    assert not given or layer.beta is parameter
+    fixed = empool.SoftPool2d(2, beta=beta).eval()
+    torch.testing.assert_close(layer.eval()(images()), fixed(images()))
+    layer(images()).square().sum().backward()
+    assert layer.beta.grad.abs().min() > 0
+
+
+def test_more_ranks_than_a_window_has_are_refused() -> None:
+    message = "^LearnedRankPool2d: expected ranks of at most 4, the activations of a window, got 9$"
+    with pytest.raises(ValueError, match=message):
+        empool.LearnedRankPool2d(2, ranks=9)
