@@ -108,3 +108,58 @@ def test_more_ranks_than_a_window_has_are_refused() -> None:
     message = "^LearnedRankPool2d: expected ranks of at most 4, the activations of a window, got 9$"
     with pytest.raises(ValueError, match=message):
         empool.LearnedRankPool2d(2, ranks=9)
+
+
+def test_a_distribution_of_more_ranks_takes_the_place_of_one_of_fewer() -> None:
+    layer = empool.RankPool2d(2, distribution=empool.Ordinal((0.5, 0.5)))
+    for weights in ((0.5, 0.5), (0.4, 0.3, 0.3), (1.0,)):
+        layer.distribution = empool.Ordinal(weights)
+        expected = empool.RankPool2d(2, distribution=empool.Ordinal(weights))
+        torch.testing.assert_close(sampled(layer, images()), sampled(expected, images()), rtol=0, atol=0)
+        torch.testing.assert_close(layer.eval()(images()), expected.eval()(images()), rtol=0, atol=0)
+
+
+def test_p_may_change_between_evaluations_and_their_backward() -> None:
+    layer = empool.EnsembleMaxPool2d(2, p=0.3).eval()
+    input, expected = images().requires_grad_(), images().requires_grad_()
+    outputs = []
+    for p in (0.3, 0.6):
+        layer.p = p
+        outputs.append(layer(input))
+        empool.functional.ensemble_max_pool2d(expected, 2, p=p, training=False).sum().backward()
+    sum(outputs).sum().backward()
+    torch.testing.assert_close(input.grad, expected.grad)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_output_without_a_gradient_is_one_of_0(training: bool) -> None:
+    input = (torch.randperm(32, dtype=torch.float64).reshape(1, 2, 4, 4) + 1).requires_grad_()
+
+    def pooled(input: Tensor) -> Tensor:
+        output: Tensor = empool.functional.ensemble_max_pool2d(input, 2, p=0.3, training=training, seed=1)
+        return output
+
+    assert torch.autograd.gradcheck(pooled, (input,))
+    assert torch.autograd.gradgradcheck(pooled, (input,))
+
+
+@layers
+def test_fake_tensors_leave_nothing_behind(layer: nn.Module) -> None:
+    layer = copy.deepcopy(layer)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs="learned" in repr(layer).lower()):
+        for training in (True, False):
+            assert layer.train(training)(torch.empty(2, 3, 8, 8)).shape[:2] == (2, 3)
+    assert type(layer.train()(images()).detach()) is Tensor
+    assert type(layer.eval()(images()).detach()) is Tensor
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("training", [False, True])
+def test_quantised_images_keep_their_scale(training: bool) -> None:
+    quantised = torch.quantize_per_tensor(images(), 0.05, 128, torch.quint8)
+    layer = empool.EnsembleMaxPool2d(2, p=0.3, return_indices=True, seed=1).train(training)
+    output, indices = layer(quantised)
+    expected, expected_indices = layer(quantised.dequantize())
+    assert (output.q_scale(), output.q_zero_point(), output.dtype) == (0.05, 128, torch.quint8)
+    torch.testing.assert_close(output.dequantize(), expected, rtol=0, atol=0.026)
+    torch.testing.assert_close(indices, expected_indices, rtol=0, atol=0)

@@ -136,6 +136,8 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
         return mean
     entries = method.tables.get(plan.counts, False, input.device).entries
     _check_channels(function, input, entries.size(0))
+    if isinstance(method.tables, Tables) and torch.is_grad_enabled() and input.requires_grad:
+        entries = entries.clone()  # The layer's p may change before the backward pass.
     mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
     return mean
 
@@ -158,6 +160,8 @@ def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor |
         return None
     if torch.compiler.is_compiling():
         return _in_graph(beta, input.device)
+    if _private.has_dispatch_mode():  # Its tensors, such as fake ones, are no one else's.
+        return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return _remembered_beta(beta, input.device)
 
 
@@ -242,6 +246,12 @@ def _pool_others(
     function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool, method: Method
 ) -> Any:
     """Take the maximum of what PyTorch takes it of, such as integers, in either phase; there is no expectation."""
+    if input.is_quantized and input.qscheme() == torch.per_tensor_affine:
+        made = pool(function, dims, input.dequantize(), windows, return_indices, method)
+        output, *indices = made if return_indices else (made,)
+        # The output lies between activations, so their scale does for it, as for PyTorch's average.
+        output = torch.quantize_per_tensor(output, input.q_scale(), input.q_zero_point(), input.dtype)
+        return (output, *indices) if return_indices else output
     plan = _plan(dims, input.shape[-dims - 1 :], windows) if input.dim() in (dims + 1, dims + 2) else None
     if plan is None:
         windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error, if it has one.

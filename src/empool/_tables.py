@@ -78,10 +78,13 @@ class Tables:
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
                 self.number.copy_(_numbers(self.each, self.number.device))
-            for (counts, training, device), table in self.kept.items():
-                fresh = _table(self.each, counts, training, torch.device("cpu"))
+            for key, table in list(self.kept.items()):
+                fresh = _table(self.each, key[0], key[1], torch.device("cpu"))
+                if fresh.entries.shape != table.entries.shape:  # Such as one rank more.
+                    del self.kept[key]
+                    continue
                 table.entries.copy_(fresh.entries)
-                self.kept[counts, training, device] = fresh._replace(entries=table.entries)
+                self.kept[key] = fresh._replace(entries=table.entries)
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""
