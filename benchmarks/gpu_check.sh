@@ -20,7 +20,7 @@ caches=$(mktemp -d)
 trap 'rm -rf "$caches"' EXIT
 export TRITON_CACHE_DIR=$caches/triton TORCHINDUCTOR_CACHE_DIR=$caches/inductor
 workers=()
-"$python" -c "import xdist" 2>"/dev/null" && workers=(-p xdist -n 14 --dist worksteal) # Side by side, where it is.
+"$python" -c "import xdist" 2>"/dev/null" && workers=(-p xdist -n 8 --dist worksteal) # Side by side, where it is.
 failed=""
 
 part() { # name, seconds, lines to print, command...

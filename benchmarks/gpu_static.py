@@ -6,8 +6,8 @@ Kernels are compiled for sm_90 by Triton's own `ptxas` and disassembled. A warp 
 cycle; comparisons, selections, logic and integer sums take two cycles of it (the ALU has 16 lanes for 32 threads), and
 so do integer products, of which the wide ones take four. The time by instructions, on 132 x 4 schedulers at 1.7 GHz,
 is set against that of the bytes, every tensor moved once at 3.0 TB/s. "share" is the bytes' time over the larger of
-the two. Every instruction is counted once, as if all were executed: so this is good for kernels without loops, and for
-comparing two versions of a kernel. `gpu_timing.py` measures.
+the two. Every instruction is counted once, but for those that a condition jumps over: so this is good for kernels
+without loops, and for comparing two versions of a kernel. `gpu_timing.py` measures.
 """
 
 from __future__ import annotations
@@ -213,12 +213,7 @@ def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout
 
 def _counted(cubin: bytes) -> tuple[collections.Counter[str], collections.Counter[str]]:
     """Count a kernel's instructions by what does them, and its accesses by width."""
-    found = [
-        match.group(1)
-        for line in _tool("nvdisasm", "-c", binary=cubin).splitlines()
-        if (match := _INSTRUCTION.match(line))
-    ]
-    found = found[: max((i for i, name in enumerate(found) if name == "EXIT"), default=len(found)) + 1]
+    found = _executed(_tool("nvdisasm", "-c", binary=cubin))
     units: collections.Counter[str] = collections.Counter(all=len(found))
     accesses: collections.Counter[str] = collections.Counter()
     for name in found:
@@ -232,6 +227,22 @@ def _counted(cubin: bytes) -> tuple[collections.Counter[str], collections.Counte
         elif not _ELSEWHERE.fullmatch(base) and not base.startswith("U"):
             units["alu"] += 1
     return units, accesses
+
+
+def _executed(assembly: str) -> list[str]:
+    """List a kernel's instructions, but those that a condition jumps over: kernels do so with what is seldom."""
+    found: list[str] = []
+    until = None
+    for line in assembly.splitlines():
+        if until is not None:
+            until = None if line.strip() == f"{until}:" else until
+            continue
+        jump = re.search(r"@!?U?P\w+\s+BRA(?:\.\w+)*\s+`\((\.L\w+)\)", line)
+        if (match := _INSTRUCTION.match(line)) is not None:
+            found.append(match.group(1))
+        if jump is not None and f"\n{jump.group(1)}:" in assembly[assembly.index(line) :]:
+            until = jump.group(1)
+    return found[: max((i for i, name in enumerate(found) if name == "EXIT"), default=len(found)) + 1]
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

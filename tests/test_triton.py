@@ -97,7 +97,7 @@ def _to_device(tensor: Tensor) -> Tensor:
     """Move a tensor with its strides, an offset from an aligned address and elements that repeat."""
     if DEVICE == "cpu":
         return tensor
-    storage = torch.empty(0, dtype=tensor.dtype, device=DEVICE).set_(tensor.untyped_storage().to(DEVICE))
+    storage = torch.empty(0, dtype=tensor.dtype, device=DEVICE).set_(tensor.untyped_storage().cuda())
     return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 

@@ -2,12 +2,21 @@
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF059
 
 import triton
 import triton.language as tl
 
 from empool._triton._load import corner_of, load_window
-from empool._triton._rank import largest, last_nan, ranked_after, ranks, two_largest, valid_positions
+from empool._triton._rank import (
+    first_or_second,
+    largest,
+    last_nan,
+    ranked_after,
+    ranks,
+    two_largest,
+    valid_positions,
+)
 from empool._triton._table import rank_of, row_of, rows_of, set_of
 from empool._triton._tile import (
     DIVISORS,
@@ -28,6 +37,24 @@ def store_draw(output, drawn, at, value, position, live):
     """Write a draw. Position -1, "zero", is 255 as a byte."""
     tl.store(output + at, value.to(output.dtype.element_ty), mask=live)
     tl.store(drawn + at, position.to(drawn.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _any_first_or_second(
+    input, plane_start, start, ends, size, block, step, row_live, live, reached, first_at, second_at,
+    WINDOW: tl.constexpr, HIGH: tl.constexpr, PAIRS: tl.constexpr, LEAST: tl.constexpr, CHECKED: tl.constexpr, like,
+):  # fmt: skip
+    """Find the largest of every window, or where `reached` the second largest, of whatever there is."""
+    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+    values, valids = load_window(
+        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, like.dtype
+    )
+    first, first_at, second, second_at = two_largest(values, first_at, second_at, K, True, CHECKED, like)
+    drop = reached & (first == first)
+    if LEAST[0] * LEAST[1] * LEAST[2] <= 1:
+        second = tl.where(second_at >= 0, second, 0.0)
+        drop = drop & (first_at >= 0)
+    return tl.where(drop, second, first), tl.where(drop, second_at, first_at)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -64,6 +91,7 @@ def _rank_draw_kernel(
     SETS: tl.constexpr,
     ROWS: tl.constexpr,
     COUNTS: tl.constexpr,
+    LOWEST: tl.constexpr,
     SIDES: tl.constexpr,
     WIDTHS: tl.constexpr,
     LEAST: tl.constexpr,
@@ -135,9 +163,10 @@ def _rank_draw_kernel(
             value = tl.where(nan_at >= 0, float("nan"), value)
             position = tl.where(nan_at >= 0, nan_at, position)
         else:
-            values, valids = load_window(
-                input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
-            )
+            if METHOD != "second":
+                values, valids = load_window(
+                    input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
+                )
             if CHECKED:
                 first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
             else:
@@ -164,17 +193,26 @@ def _rank_draw_kernel(
                     position = tl.where(found[k] == rank, k, position)
                 value = tl.where(nan_at >= 0, float("nan"), value)
                 position = tl.where(nan_at >= 0, nan_at, position)
+            elif METHOD == "first":
+                value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
             else:
-                value, position, second, second_at = two_largest(
-                    values, first_at, second_at, K, METHOD == "second", CHECKED, like
-                )
-                if METHOD == "second":
-                    number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-                    drop = rank_of(number, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS) > 0
-                    drop = drop & (value == value)
-                    if LEAST[0] * LEAST[1] * LEAST[2] <= 1:
-                        second = tl.where(second_at >= 0, second, 0.0)
-                        drop = drop & (position >= 0)
-                    value = tl.where(drop, second, value)
-                    position = tl.where(drop, second_at, position)
+                number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
+                reached = rank_of(number, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS) > 0
+                if K > 4:
+                    values, valids = load_window(
+                        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide,
+                        LOWEST,
+                    )  # fmt: skip
+                    value, position, void = first_or_second(values, reached, K, LOWEST, like)
+                    again = tl.max((void & live).to(tl.int32)) > 0
+                    if again:  # Seldom: all of the tile once more, with infinities and NaN.
+                        value, position = _any_first_or_second(
+                            input, plane_start, start, ends, size, block, step, row_live, live, reached, first_at,
+                            second_at, WINDOW, HIGH, PAIRS, LEAST, CHECKED, like,
+                        )  # fmt: skip
+                else:
+                    value, position = _any_first_or_second(
+                        input, plane_start, start, ends, size, block, step, row_live, live, reached, first_at,
+                        second_at, WINDOW, HIGH, PAIRS, LEAST, CHECKED, like,
+                    )  # fmt: skip
         store_draw(output, drawn, at, value, position, live)

@@ -58,6 +58,7 @@ def rank_draw(
         METHOD=draw_method(columns, windows.volume),
         COLUMNS=columns,
         SETS=thresholds.size(0) != 1,
+        LOWEST=torch.finfo(input.dtype).min,
     )
     return output, drawn
 

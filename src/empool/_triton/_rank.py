@@ -85,6 +85,58 @@ def two_largest(values, first_at, second_at, K: tl.constexpr, SECOND: tl.constex
 
 
 @triton.jit
+def _sign_of(value):
+    """Return a number's sign bit, in 32 bits."""
+    if value.dtype == tl.float64:
+        high = (value.to(tl.int64, bitcast=True) >> 32).to(tl.int32)
+    else:
+        high = value.to(tl.int32, bitcast=True)
+    return high & -2147483648
+
+
+@triton.jit
+def _with_sign(value, sign):
+    if value.dtype == tl.float64:
+        bits = (value.to(tl.int64, bitcast=True) & 9223372036854775807) | (sign.to(tl.int64) << 32)
+        signed = bits.to(tl.float64, bitcast=True)
+    else:
+        signed = ((value.to(tl.int32, bitcast=True) & 2147483647) | sign).to(tl.float32, bitcast=True)
+    return signed
+
+
+@triton.jit
+def first_or_second(values, reached, K: tl.constexpr, LOWEST: tl.constexpr, like):
+    """Find the largest of every window, or where `reached` the second largest, of numbers alone: quickly.
+
+    The value by maxima and minima, then the position by comparing all with it; of equal ones the first, or for the
+    second largest of two equal ones the second. With the position goes the sign, by which equal zeros may differ.
+
+    Args:
+        values: as `load_window` gives, with LOWEST for padding, the type's lowest number.
+    Returns:
+        The value, its position, and whether both are void: there is an infinity or a NaN, or padding was chosen, or
+        what is as low.
+    """
+    first = tl.maximum(values[0], values[1])
+    second = tl.minimum(values[0], values[1])
+    odd = tl.fma(values[0], like, values[1] * 0.0)
+    for k in tl.static_range(2, K):
+        second = tl.maximum(second, tl.minimum(first, values[k]))
+        first = tl.maximum(first, values[k])
+        odd = tl.fma(values[k], like, odd)
+    chosen = tl.where(reached, second, first)
+    top = like.to(tl.int32)
+    next = top
+    for k in tl.static_range(K - 1, -1, -1):
+        equal = values[k] == chosen
+        next = tl.where(equal, top, next)
+        top = tl.where(equal, _sign_of(values[k]) | k, top)
+    place = tl.where(reached & (first == second), next, top)
+    value = _with_sign(chosen, place & -2147483648)
+    return value, place & 2147483647, (odd != odd) | (chosen <= LOWEST)
+
+
+@triton.jit
 def ranks(values, valids, K: tl.constexpr, like):
     """Return the rank of every position of every window, as a tuple, padding's behind all; by comparing pairs."""
     found = ()
