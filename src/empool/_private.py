@@ -38,6 +38,8 @@ class _Torch:
 
     def __getattr__(self, name: str) -> Any:
         """Look a name up, the first time."""
+        if name not in _PATHS:
+            raise AttributeError(name)
         found: Any = torch
         for depth, part in enumerate(parts := _PATHS[name].split(".")):
             try:
