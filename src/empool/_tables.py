@@ -63,7 +63,10 @@ class Tables:
         key = counts, training, device
         found = self.kept.get(key)
         if found is None:
-            found = self.kept[key] = _table(self.each, counts, training, device)
+            found = _table(self.each, counts, training, device)
+            # What is made in a capture belongs to the graph.
+            if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+                self.kept[key] = found
         return found
 
     def set(self, each: Sequence[RankDistribution]) -> None:
@@ -114,6 +117,7 @@ class Learned:
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Work a table out."""
         logits = self.number[:, : max(counts)]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         rank = torch.arange(logits.size(-1), device=device)
         rows = [logits.masked_fill(rank >= n, -math.inf) if n < logits.size(-1) else logits for n in counts]
         weights = torch.stack(rows, 1).softmax(-1)
@@ -150,9 +154,19 @@ def _table(
     dtype = torch.int64 if training else torch.float64
     if torch.compiler.is_compiling():
         return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)
-    with torch.inference_mode(False):
-        entries = torch.tensor(sets, dtype=dtype, device=device)
+    with torch.inference_mode(False), _private.untraced():
+        entries = _made(sets, dtype, device)
     return Table(_private.unwrapped(entries), draws, zeros)
+
+
+def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return torch.tensor(sets, dtype=dtype, device=device)
+    # A capture takes no copy from the host, but it does take fills.
+    columns = len(sets[0][0])
+    entries = [torch.full((1,), entry, dtype=dtype, device=device) for table in sets for row in table for entry in row]
+    empty = torch.empty(0, dtype=dtype, device=device)
+    return torch.cat([empty, *entries]).reshape(len(sets), len(sets[0]), columns)
 
 
 def of(distribution: RankDistribution) -> Tables:
