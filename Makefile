@@ -29,14 +29,13 @@ demo: $(SETUP)  ## compare three poolings on photographs: about 3 minutes on two
 	$(BIN)/empool compare --data cifar10-mini --model cnn --recipe width=16 --epochs 20 --batch-size 64 --augment none \
 		--poolings max,ensemble:0.4,max-dropout:0.4 --seeds 8 --device cpu --jobs 2 --out $(OUT)
 
-# Ray's tests have a process of their own, as a study on a cluster has: in one that had run all the others before, two of
-# them failed. A process started in the background ignores Ctrl-C, which may have been why.
+# One process a core, a file each at a time, so that what a file's tests share is made once. One thread in each.
 test: $(SETUP)  ## run every test
-	EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q --timeout 900 --ignore tests/test_lab_cluster.py
-	$(BIN)/python -m pytest -q --timeout 900 tests/test_lab_cluster.py
+	OMP_NUM_THREADS=1 EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q --timeout 900 --numprocesses auto --dist loadfile
 
 test-pure: $(SETUP)  ## run every test but Ray's without the compiled extension
-	EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q --timeout 900 --ignore tests/test_lab_cluster.py
+	OMP_NUM_THREADS=1 EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q --timeout 900 --numprocesses auto --dist loadfile \
+		--ignore tests/test_lab_cluster.py
 
 check: $(SETUP)  ## format, lint and type-check, changing nothing
 	$(BIN)/ruff format --check .

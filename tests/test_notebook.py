@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from empool import lab
 from tiny_data import python_path
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
-if not hasattr(lab, "compare"):
-    pytest.skip("the lab's Python interface is not there yet", allow_module_level=True)
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "poolings.ipynb"
 
 

@@ -16,7 +16,14 @@ net: nn.Module = nn.Sequential(nn.Conv2d(3, 8, 3), pool, empool.RankPool2d(2, di
 pooling: empool.Pooling = empool.pooling("ensemble:0.1")
 names: list[str] = [name for name, old, new in empool.convert_(net, pooling, strided_convs=True)]
 names = empool.set_p(net, 0.2)
-output: Tensor = EF.ensemble_max_pool2d(torch.zeros(1, 3, 8, 8), (2, 2), p=0.3, seed=1)
+image = torch.zeros(1, 3, 8, 8)
+output: Tensor = EF.ensemble_max_pool2d(image, (2, 2), p=0.3, seed=1)
+output = EF.ensemble_max_pool2d(image, kernel_size=2, stride=2, p=torch.rand(3), tied="channel")
+pair: tuple[Tensor, Tensor] = EF.ensemble_max_pool2d(image, 2, return_indices=True, generator=torch.Generator())
+output = EF.adaptive_max_pool_dropout2d(image, (4, None), p=0.2)
+output = EF.soft_pool2d(image, 2, beta=2.0)
+pool.p = [0.1, 0.2, 0.3]
+learned: nn.Module = empool.LearnedRankPool2d(3, ranks=4, channels=3, start=empool.TopMean(2), sample=True)
 entropy: Tensor = empool.monte_carlo(net, torch.zeros(1, 3, 32, 32), samples=2).entropy
 model: nn.Module = empool.models.create("cnn", num_classes=10, pooling=empool.Max())
 kernels: dict[str, dict[str, str]] = empool.kernels()
@@ -26,6 +33,13 @@ WRONG = {
     'empool.EnsembleMax(p="0.1")': "arg-type",
     'empool.models.create("cnn", num_classes="10")': "arg-type",
     "empool.ensemble_pool2d": "attr-defined",
+    "EF.ensemble_max_pool2d(image, 2, pp=3)": "call-overload",
+    "EF.stochastic_pool2d(image, 2, p=0.3)": "call-overload",
+    'EF.ensemble_max_pool2d(image, 2, tied="row")': "call-overload",
+    "EF.rank_pool2d(image, 2)": "call-overload",
+    "EF.soft_pool2d(image, 2, return_indices=True, bet=1.0)": "call-overload",
+    "text: str = EF.max_pool_dropout2d(image, 2)": "assignment",
+    "one: Tensor = EF.max_pool_dropout2d(image, 2, return_indices=True)": "assignment",
 }
 
 
@@ -33,5 +47,7 @@ def test_wrong_use_is_found_and_right_use_passes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "consumer.py").write_text(RIGHT + "\n".join(WRONG))
     out, _, _ = mypy.api.run(["--strict", "--config-file", "/dev/null", "consumer.py"])
-    found = {int(line.split(":")[1]): line.rpartition("[")[2].rstrip("]") for line in out.splitlines()[:-1]}
+    found = {
+        int(line.split(":")[1]): line.rpartition("[")[2].rstrip("]") for line in out.splitlines() if ": error: " in line
+    }
     assert found == dict(enumerate(WRONG.values(), RIGHT.count("\n") + 1)), out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
-from empool import _ops, _tables, reference
+from empool import _ops, _private, _tables, reference
 from empool._tables import Learned, Numbers, Tables
 from empool._window import Geometry, adaptive_bounds
 from empool.distributions import RankDistribution, finite
@@ -58,6 +59,7 @@ class Method(NamedTuple):
         tables: pools by rank with these.
         beta: where there are no tables, the weight of the softmax; None weighs by positive part.
         training, seed, generator, tied: as every function takes them.
+        first_image: the number of images of the batch before these.
     """
 
     tables: Tables | Numbers | Learned | None
@@ -66,6 +68,7 @@ class Method(NamedTuple):
     seed: Seed
     generator: torch.Generator | None
     tied: Tied
+    first_image: int = 0
 
     @property
     def learns(self) -> bool:
@@ -78,6 +81,13 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
     """Pool by rank, or by value where there are no tables."""
     if not isinstance(input, Tensor):
         windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error.
+    if type(input) is not Tensor and _is_distributed(input):
+        from empool import _distributed
+
+        def local(part: Tensor, first: int) -> Any:
+            return pool(function, dims, part, windows, return_indices, method._replace(first_image=first))
+
+        return _distributed.pool_locally(function, input, dims, local)
     if method.seed is not None or method.generator is not None or method.tied is not None:
         _check_draw(function, input, method)
     if input.dtype not in DTYPES:
@@ -95,18 +105,24 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
     return output if indices is None else (output, indices)
 
 
+def _is_distributed(input: Tensor) -> bool:
+    """Tell whether it is a DTensor, whose module nobody waits for who has none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(input, module.DTensor)
+
+
 def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Tensor, Tensor, bool]:
     """Return the output, the offsets drawn, and whether an output may be no activation's."""
-    tied = _TIED[method.tied]
+    how = _TIED[method.tied], method.first_image
     if method.tables is None:
         zeros, beta = True, _beta(function, input, method.beta)
-        output, drawn = _ops.call("value_draw", input, _key(input, method), beta, *plan.geometry, tied)
+        output, drawn = _ops.call("value_draw", input, _key(input, method), beta, *plan.geometry, *how)
     else:
         entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
         _check_channels(function, input, entries.size(0))
         # What needs no random numbers takes none from the generator.
         key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
-        output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, tied)
+        output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, *how)
     if method.learns:  # A draw has no derivative in its probabilities, so it has the expectation's.
         expected = _mean(function, input.detach(), plan, method)
         output = output + torch.where(expected.isfinite(), expected - expected.detach(), 0)
@@ -141,14 +157,21 @@ def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor |
     if beta is None:
         return None
     if torch.compiler.is_compiling():
+        return _in_graph(beta, input.device)
+    if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return _remembered_beta(beta, input.device)
 
 
+def _in_graph(number: float, device: torch.device) -> Tensor:
+    """Return a number as a tensor, by arithmetic: a compiled graph then serves every number."""
+    return torch.ones(1, dtype=torch.float64, device=device) * number
+
+
 @functools.lru_cache(maxsize=256)
 def _remembered_beta(beta: float, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.full((1,), beta, dtype=torch.float64, device=device)
+    with torch.inference_mode(False), _private.untraced():
+        return _private.unwrapped(torch.full((1,), beta, dtype=torch.float64, device=device))
 
 
 def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:
@@ -171,7 +194,7 @@ def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> 
             )
         return Numbers(kind, number)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return Numbers(kind, torch.full((1,), check(function, name, number), dtype=torch.float64))
+        return Numbers(kind, _in_graph(check(function, name, number), torch.device("cpu")))
     if type(number) is float or type(number) is int:
         return _remembered_tables(kind, check, function, name, number)
     return _tables.of_kind(kind, check(function, name, number))

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 
-import torch
+from empool import _private
 
 OPERATORS = (
     "rank_draw",
@@ -59,7 +59,7 @@ def why_not(operator: str) -> str | None:
     Args:
         operator: a name in the namespace `torch.ops.empool`.
     """
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"empool::{operator}", "CPU"):
+    if _private.has_kernel(f"empool::{operator}", "CPU"):
         return None
     if operator not in OPERATORS:
         return "not written: the reference serves every device"

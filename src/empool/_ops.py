@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from empool import _private, _window, reference
+from empool import _onnx, _private, _window, reference
 from empool._window import Geometry
 
 _GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size"
@@ -147,7 +147,9 @@ class _DrawnScatter(_Derivative):
         ctx.input_size, ctx.geometry = inputs[4], inputs[5:]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 10
         return None, None, call("drawn_gather", grad, *ctx.saved_tensors, *ctx.geometry), *[None] * 7
 
     @staticmethod
@@ -162,7 +164,9 @@ class _DrawnGather(_Derivative):
         ctx.input_size, ctx.geometry = inputs[2].shape[2:], inputs[4:]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 9
         grad_input = call("drawn_scatter", grad, *ctx.saved_tensors, ctx.input_size, *ctx.geometry)
         return None, None, grad_input, *[None] * 6
 
@@ -187,10 +191,11 @@ class _RankForm(_Derivative):
         ctx.rest, ctx.shape = inputs[2 + len(tensors) :], output.shape
 
     @staticmethod
-    def results(ctx: Any, *parts: Callable[[], Tensor] | None) -> tuple[Any, ...]:
+    def results(ctx: Any, grad: Tensor | None, *parts: Callable[[], Tensor] | None) -> tuple[Any, ...]:
         """Work out the gradients of the tensors that need one."""
         needed = zip(parts, ctx.needs_input_grad[2:], strict=False)
-        return None, None, *[part() if part and need else None for part, need in needed], *[None] * len(ctx.rest)
+        wanted = [part() if part and need and grad is not None else None for part, need in needed]
+        return None, None, *wanted, *[None] * len(ctx.rest)
 
 
 def _sum(ctx: Any, *terms: Tensor | None) -> Tensor:
@@ -210,10 +215,11 @@ def _form(name: str, ctx: Any) -> Callable[..., Tensor | None]:
 
 class _RankMean(_RankForm):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
         input, weights = ctx.saved_tensors
         return _RankMean.results(
             ctx,
+            grad,
             lambda: call("rank_mean_backward", grad, input, weights, *ctx.rest),
             lambda: call("rank_mean_weight_grad", grad, input, weights, *ctx.rest),
         )
@@ -227,10 +233,11 @@ class _RankMean(_RankForm):
 
 class _RankMeanBackward(_RankForm):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
         grad_output, input, weights = ctx.saved_tensors
         return _RankMeanBackward.results(
             ctx,
+            grad,
             lambda: call("rank_mean_jvp", grad, input, weights, *ctx.rest),
             None,
             lambda: call("rank_mean_weight_grad_jvp", grad_output, grad, input, weights, *ctx.rest),
@@ -245,10 +252,11 @@ class _RankMeanBackward(_RankForm):
 
 class _RankMeanJvp(_RankForm):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
         tangent, input, weights = ctx.saved_tensors
         return _RankMeanJvp.results(
             ctx,
+            grad,
             lambda: call("rank_mean_backward", grad, input, weights, *ctx.rest),
             None,
             lambda: call("rank_mean_weight_grad_jvp", grad, tangent, input, weights, *ctx.rest),
@@ -263,10 +271,11 @@ class _RankMeanJvp(_RankForm):
 
 class _RankMeanWeightGrad(_RankForm):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
         grad_output, input, _ = ctx.saved_tensors
         return _RankMeanWeightGrad.results(
             ctx,
+            grad,
             lambda: call("rank_mean_jvp", input, input, grad, *ctx.rest),
             lambda: call("rank_mean_backward", grad_output, input, grad, *ctx.rest),
             None,
@@ -281,10 +290,11 @@ class _RankMeanWeightGrad(_RankForm):
 
 class _RankMeanWeightGradJvp(_RankForm):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
         grad_output, tangent, input, _ = ctx.saved_tensors
         return _RankMeanWeightGradJvp.results(
             ctx,
+            grad,
             lambda: call("rank_mean_jvp", tangent, input, grad, *ctx.rest),
             lambda: call("rank_mean_backward", grad_output, input, grad, *ctx.rest),
             None,
@@ -307,9 +317,11 @@ class _ValueMean(_Derivative):
         ctx.geometry = inputs[4:]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
         input, beta = ctx.saved_tensors
         grad_input = grad_beta = None
+        if grad is None:
+            return (None,) * (4 + len(ctx.geometry))
         if ctx.needs_input_grad[2]:
             grad_input = call("value_mean_backward", grad, input, beta, *ctx.geometry)
         if ctx.needs_input_grad[3]:
@@ -431,7 +443,7 @@ def _by_channels(name: str, batch: int, in_dims: Sequence[Any], args: Sequence[A
     folded = []
     for i, example in enumerate(examples):
         if i == at:
-            sets = example.reshape(batch, -1, *example.shape[2:]) if example.dim() > 1 else example.reshape(batch, 1)
+            sets = example if example.dim() > 1 else example.unsqueeze(-1)
             folded.append(sets.expand(batch, channels, *sets.shape[2:]).flatten(0, 1))
         else:
             folded.append(example.movedim(0, 1).flatten(1, 2) if isinstance(example, Tensor) else example)
@@ -451,3 +463,5 @@ for _name in SCHEMAS:
 # entry in the table of fakes.
 for _name in ("rank_mean", "value_mean"):
     _private.decompose(OPERATORS[_name], getattr(reference, _name), _FAKES[_name])
+for _name in ("rank_draw", "value_draw"):
+    _private.decompose(OPERATORS[_name], getattr(_onnx, _name), _FAKES[_name])

@@ -1,104 +1,143 @@
-"""What empool uses of PyTorch that is not public: all of it, each with what would end it; needed at first use only."""
+"""What empool uses of PyTorch that is not public: all of it, looked up at first use, each with what would end it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
+
+_PATHS = {
+    # Until `torch.library.register_autograd` has a forward mode, derivatives are registered by hand, as it does it.
+    "below_autograd": "_C._AutoDispatchBelowAutograd",
+    "keys_below_autograd": "_C._after_autograd_keyset",
+    "any_requires_grad": "_C._any_requires_grad",
+    "forward_ad": "autograd.forward_ad",
+    "are_transforms_active": "_C._are_functorch_transforms_active",
+    "one_level": "_functorch.utils.enable_single_level_autograd_function",
+    # Until there are public questions for what sees a call.
+    "dispatch_modes": "_C._len_torch_dispatch_stack",
+    "tracing_state": "_C._get_tracing_state",
+    "set_tracing_state": "_C._set_tracing_state",
+    # Until `torch.func` wraps no constants.
+    "is_wrapped": "_C._functorch.is_functorch_wrapped_tensor",
+    "unwrap": "_C._functorch.get_unwrapped",
+    # Until `torch.library` can say what a tracer records for an operator of several devices.
+    "FunctionalTensorMode": "_subclasses.functional_tensor.FunctionalTensorMode",
+    # Until `torch.onnx.export` takes decompositions of the user's operators.
+    "register_decomposition": "_decomp.register_decomposition",
+    # Until `torch.library` tells which operator has a kernel where.
+    "has_kernel": "_C._dispatch_has_kernel_for_dispatch_key",
+}
 
 
-def _found(path: str) -> Any:
-    """Return what a dotted path below `torch` names, or say that this PyTorch has it no more."""
-    import importlib
+class _Torch:
+    """What the names above stand for."""
 
-    module, _, name = f"torch.{path}".rpartition(".")
-    try:
-        found = importlib.import_module(module) if module not in ("torch._C",) else torch._C
-        return getattr(found, name)
-    except (ImportError, AttributeError):
-        raise ImportError(
-            f"empool: torch.{path} is missing from PyTorch {torch.__version__}; install a version that empool's "
-            "requirements name, or report it"
-        ) from None
+    def __getattr__(self, name: str) -> Any:
+        """Look a name up, the first time."""
+        if name not in _PATHS:
+            raise AttributeError(name)
+        found: Any = torch
+        for depth, part in enumerate(parts := _PATHS[name].split(".")):
+            try:
+                if not hasattr(found, part):
+                    importlib.import_module(".".join(["torch", *parts[: depth + 1]]))
+                found = getattr(found, part)
+            except (ImportError, AttributeError):
+                raise ImportError(
+                    f"empool: torch.{_PATHS[name]} is missing from PyTorch {torch.__version__}; install a version that "
+                    "empool's requirements name"
+                ) from None
+        setattr(self, name, found)
+        return found
+
+
+_torch = _Torch()
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_watched(input: torch.Tensor) -> bool:
     """Tell whether anything but autograd wants to see what is called on the tensor.
 
-    That is a tracer, a mode, a transform, or the tensor's own class. Delete with `below_autograd`.
+    That is a tracer, a mode, a transform, or the tensor's own class.
     """
     return (
         type(input) not in _PLAIN
         or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
+        or _torch.are_transforms_active()
+        or _torch.dispatch_modes() > 0
+        or _torch.tracing_state() is not None
     )
 
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
 def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
-    """Call an operator's kernel below autograd, as `torch.library` does itself; without a keyset, from the top.
-
-    Delete when `torch.library.register_autograd` has a forward mode.
-    """
-    with torch._C._AutoDispatchBelowAutograd():
+    """Call an operator's kernel below autograd, as `torch.library` does itself; without a keyset, from the top."""
+    with _torch.below_autograd():
         if keyset is None:
             return op._op(*args)
-        return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        return op.redispatch(keyset & _torch.keys_below_autograd, *args)
 
 
 def is_differentiating(*args: Any) -> bool:
-    """Tell whether one of the tensors requires grad, or forward mode is on. Delete with `below_autograd`."""
-    return is_forward_mode() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args))
+    """Tell whether one of the tensors requires grad, or forward mode is on."""
+    return is_forward_mode() or (torch.is_grad_enabled() and bool(_torch.any_requires_grad(*args)))
 
 
 def is_forward_mode() -> bool:
-    """Tell whether forward-mode derivatives are taken. Delete with `below_autograd`."""
-    return forward_ad._current_level >= 0
+    """Tell whether forward-mode derivatives may be taken.
+
+    A compiled transform enters a level without telling the module of forward mode.
+    """
+    return bool(_torch.forward_ad._current_level >= 0 or _torch.are_transforms_active())
 
 
 def record(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """Apply an autograd function at one level of `torch.func`'s transforms, the one where the dispatcher is.
-
-    Delete with `below_autograd`.
-    """
+    """Apply an autograd function at one level of `torch.func`'s transforms, the one where the dispatcher is."""
     apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
-    if not torch._C._are_functorch_transforms_active():
+    if not _torch.are_transforms_active():
         return apply(*args)
-    from torch._functorch.utils import enable_single_level_autograd_function
-
-    with enable_single_level_autograd_function():
+    with _torch.one_level():
         return apply(*args)
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what `torch.func`'s transforms wrapped a constant in. Delete when constants are not wrapped."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+    """Return what `torch.func`'s transforms wrapped a constant in."""
+    while _torch.is_wrapped(tensor):
+        tensor = _torch.unwrap(tensor)
     return tensor
 
 
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Keep what is made out of `torch.jit.trace`, as a constant."""
+    state = _torch.tracing_state()
+    _torch.set_tracing_state(None)
+    try:
+        yield
+    finally:
+        _torch.set_tracing_state(state)
+
+
 def has_dispatch_mode() -> bool:
-    """Tell whether a mode sees every operator, such as one of fake tensors. Delete when there is a public question."""
-    return torch._C._len_torch_dispatch_stack() > 0
+    """Tell whether a mode sees every operator, such as one of fake tensors."""
+    return bool(_torch.dispatch_modes() > 0)
 
 
-def functional_mode() -> type:
+def has_kernel(operator: str, key: str) -> bool:
+    """Tell whether an operator has a kernel of its own for a dispatch key."""
+    found: bool = _torch.has_kernel(operator, key)
+    return found
+
+
+def functional_mode() -> Any:
     """Return the mode in which `torch.compile` makes calls functional, as `torch.library.triton_op` uses it."""
-    from torch._subclasses.functional_tensor import FunctionalTensorMode
-
-    return FunctionalTensorMode
+    return _torch.FunctionalTensorMode
 
 
 def decompose(op: Any, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Let the ONNX exporter put an operator's definition for it.
-
-    Delete when `torch.onnx.export` asks an `ExportedProgram.run_decompositions` table of the user's.
-    """
-    torch._decomp.register_decomposition(op)(definition)
-    torch._decomp.register_decomposition(op, type="meta")(fake)
+    """Let the ONNX exporter put an operator's definition for it; fake tensors know it by its fake."""
+    _torch.register_decomposition(op)(definition)
+    _torch.register_decomposition(op, type="meta")(fake)

@@ -63,22 +63,31 @@ class Tables:
         key = counts, training, device
         found = self.kept.get(key)
         if found is None:
-            found = self.kept[key] = _table(self.each, counts, training, device)
+            found = _table(self.each, counts, training, device)
+            # What is made in a capture belongs to the graph.
+            if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+                self.kept[key] = found
         return found
 
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
-        before, self.each = self.each, tuple(each)
+        before, number, self.each = self.each, self.number, tuple(each)
         if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
             self.__init__(each)  # type: ignore[misc]
+            if number is not None:
+                self.to(number.device)
             return
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
                 self.number.copy_(_numbers(self.each, self.number.device))
-            for (counts, training, device), table in self.kept.items():
-                fresh = _table(self.each, counts, training, torch.device("cpu"))
-                table.entries.copy_(fresh.entries)
-                self.kept[counts, training, device] = fresh._replace(entries=table.entries)
+            for key, table in list(self.kept.items()):
+                fresh = _table(self.each, key[0], key[1], torch.device("cpu"))
+                # A CPU has no graph that knows an address, but may have a backward to come that needs the old table.
+                if not table.entries.is_cuda or fresh.entries.shape != table.entries.shape:
+                    del self.kept[key]
+                else:
+                    table.entries.copy_(fresh.entries)
+                    self.kept[key] = fresh._replace(entries=table.entries)
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""
@@ -114,6 +123,7 @@ class Learned:
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Work a table out."""
         logits = self.number[:, : max(counts)]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         rank = torch.arange(logits.size(-1), device=device)
         rows = [logits.masked_fill(rank >= n, -math.inf) if n < logits.size(-1) else logits for n in counts]
         weights = torch.stack(rows, 1).softmax(-1)
@@ -150,9 +160,19 @@ def _table(
     dtype = torch.int64 if training else torch.float64
     if torch.compiler.is_compiling():
         return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)
-    with torch.inference_mode(False):
-        entries = torch.tensor(sets, dtype=dtype, device=device)
+    with torch.inference_mode(False), _private.untraced():
+        entries = _made(sets, dtype, device)
     return Table(_private.unwrapped(entries), draws, zeros)
+
+
+def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return torch.tensor(sets, dtype=dtype, device=device)
+    # A capture takes no copy from the host, but it does take fills.
+    columns = len(sets[0][0])
+    entries = [torch.full((1,), entry, dtype=dtype, device=device) for table in sets for row in table for entry in row]
+    empty = torch.empty(0, dtype=dtype, device=device)
+    return torch.cat([empty, *entries]).reshape(len(sets), len(sets[0]), columns)
 
 
 def of(distribution: RankDistribution) -> Tables:

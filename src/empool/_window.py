@@ -112,7 +112,8 @@ def windows(
     """Gather every window along a last dimension, ``(N, C, *output, K)``, padding as `fill`; and what is no padding."""
     output = geometry.output_sizes(input.shape[2:]) if output is None else output
     index, valid = positions(geometry, input.shape[2:], output, input.device)
-    gathered = input.flatten(2).index_select(2, index.flatten()).reshape(*input.shape[:2], *index.shape)
+    flat = input.reshape(*input.shape[:2], math.prod(input.shape[2:]))
+    gathered = flat.index_select(2, index.flatten()).reshape(*input.shape[:2], *index.shape)
     return torch.where(valid, gathered, fill), valid
 
 

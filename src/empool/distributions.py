@@ -34,7 +34,7 @@ def share(owner: str, name: str, value: Any) -> float:
 def finite(owner: str, name: str, value: Any) -> float:
     """Return the value as a float, or say that it is no finite number."""
     number = _number(owner, name, value, "(-inf, inf)")
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:
         raise ValueError(f"{owner}: expected {name} to be finite, got {value}")
     return number
 

@@ -55,7 +55,7 @@ def rank_draw(
     rank = torch.zeros_like(windows[..., 0], dtype=torch.int64)
     if thresholds.size(-1):
         number = _philox.uniform32(seed, windows.shape[:-1], *numbers)
-        rank = rank + (number.unsqueeze(-1) >= _rows(thresholds, counts, count)).sum(-1)
+        rank = rank + (number.unsqueeze(-1) >= rows(thresholds, counts, count)).sum(-1)
     order = _order(windows, valid)
     position = order.gather(-1, rank.clamp(max=windows.size(-1) - 1).unsqueeze(-1)).squeeze(-1)
     output, drawn = _draw(windows, valid, position, zero=rank >= count)
@@ -122,7 +122,7 @@ def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: 
         first = windows.gather(-1, (windows == ranked[..., :1]).to(torch.uint8).argmax(-1, keepdim=True))
         ranked = torch.cat([torch.where(ranked[..., :1].isnan(), ranked[..., :1], first), ranked[..., 1:]], -1)
     count, largest = valid.sum(-1), ranked[..., 0]
-    mean = _weighted_sum(ranked.to(wide), _rows(weights.to(wide), counts, count)).to(input.dtype)
+    mean = _weighted_sum(ranked.to(wide), rows(weights.to(wide), counts, count)).to(input.dtype)
     mean = torch.where(largest.isnan(), largest, torch.where(count == 0, -math.inf, mean))
     return _window.dense(mean, _window.is_channels_last(input))
 
@@ -332,7 +332,7 @@ def _laid_out(output: Tensor, drawn: Tensor, input: Tensor) -> tuple[Tensor, Ten
     return _window.dense(output, channels_last), _window.dense(drawn, channels_last)
 
 
-def _rows(table: Tensor, counts: Sequence[int], count: Tensor) -> Tensor:
+def rows(table: Tensor, counts: Sequence[int], count: Tensor) -> Tensor:
     """Look up the table's row for every window's count of valid activations: ``(S, *output, columns)``."""
     row = torch.zeros_like(count)
     for index, n in enumerate(counts[1:], 1):
@@ -344,7 +344,7 @@ def _shares(input: Tensor, weights: Tensor, counts: Sequence[int], geometry: Geo
     """Return the weight of every activation in every window's mean: ``(N, C, *output, K)``, float32 at least."""
     windows, valid = _window.windows(input, geometry)
     wide = torch.promote_types(input.dtype, torch.float32)
-    weight = _rows(weights.to(wide), counts, valid.sum(-1)).expand(*windows.shape[:-1], -1)
+    weight = rows(weights.to(wide), counts, valid.sum(-1)).expand(*windows.shape[:-1], -1)
     ranked = _order(windows, valid)[..., : weight.size(-1)]
     share = torch.zeros_like(windows, dtype=wide).scatter(-1, ranked, weight)
     has_nan, last_nan = _last_nan(windows, valid)

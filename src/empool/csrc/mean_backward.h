@@ -5,6 +5,7 @@
 #pragma once
 
 #include "rank_mean.h"
+#include "stride2_backward.h"
 #include "value_mean.h"
 
 namespace empool {
@@ -41,7 +42,9 @@ EMPOOL_INLINE int64_t backward_channels(const Geometry& g) {
 
 template <class T>
 EMPOOL_INLINE Tiling mean_backward_tiling(const Geometry& g) {
-    return Tiling(g.axis[0].in, g.axis[1].in, g.axis[2].in, backward_channels<T>(g), 2 * sizeof(Compute<T>),
+    // What lies in place needs no room; the sums should stay in the first cache.
+    return Tiling(g.axis[0].in, g.axis[1].in, g.axis[2].in, backward_channels<T>(g),
+                  (backward_in_place<T>(g) ? 4 : 2) * sizeof(Compute<T>),
                   [&](const Box& box) { return outputs_of(g, box); });
 }
 
@@ -97,6 +100,7 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
                 sum_windows.set_row(od, oh);
             },
             [&](int64_t od, int64_t oh, int64_t first, int64_t last) {
+                if (placed && last < g.axis[2].out) in_windows.prefetch(in, last, 4);
                 for (int64_t ow = first; ow < last; ++ow) {
                     int64_t in_base, sum_base;
                     const Taps taps = in_windows.at(ow, in_base), to = sum_windows.at(ow, sum_base);
@@ -326,6 +330,9 @@ void rank_mean_backward_windows(const RankMean& a, int64_t begin, int64_t end) {
 
 template <class T>
 constexpr Strategy<RankMean> rank_mean_backward[] = {
+    // Rows shorter than a vector are better off as planes side by side.
+    {[](const RankMean& a) { return a.geometry.axis[2].out >= lanes<T> && stride2_means(a); },
+     [](const RankMean& a) { return stride2_units(a.geometry); }, stride2_rank_mean_backward<T>},
     {[](const RankMean&) { return true; }, [](const RankMean& a) { return mean_backward_units<T>(a.geometry); },
      rank_mean_backward_windows<T>},
 };

@@ -242,6 +242,10 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="That a case takes. Default: 1, or 0.3 on a GPU.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Compare with a git revision, once the kernel tests pass."),
+    ] = None,
 ) -> None:
     """Time layers and operators beside PyTorch's, the obvious way to write them, and a plain copy."""
     from empool.bench import bench as measure
@@ -257,6 +261,7 @@ def bench(
         only=only,
         seconds=seconds,
         command=context.obj,
+        base=base,
     )
 
 
