@@ -57,10 +57,6 @@ class Replicas:
         for seed in self.seeds:
             torch.manual_seed(derived_seed(seed, "weights"))
             network = models.create(model, num_classes=10, pooling=models.read_pooling(pooling), **options)
-            for module in network.modules():
-                if isinstance(module, nn.AvgPool2d) and module.padding:
-                    # In channels-last, the gradient of padded average pooling is wrong on CUDA: pytorch issue 188344.
-                    module.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
             self.networks.append(network.to(device=device, memory_format=torch.channels_last))  # type: ignore[call-overload]
         raw = images.to(device).double()
         # The standard deviation of all pixels, not of a sample.

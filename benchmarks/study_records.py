@@ -18,8 +18,8 @@ from typing import Any
 FOLDERS = {"check": "airbench/check", "table1": "table1-cuda", "table2": "table2-cuda"}
 
 
-# PyTorch's gradient of padded average pooling was wrong on CUDA in channels-last (pytorch issue 188344), which
-# replicas.py avoids now.
+# PyTorch's gradient of padded average pooling was wrong on CUDA in channels-last (pytorch issue 188344); the layer
+# avoids that now.
 WRONG = ("table1", "average", "ac2b44bf1e1cd8725650c243f98dea592d4fe90c")
 
 

@@ -65,15 +65,21 @@ def _commands(app, docname, source):
 
 def _command(name, command):
     context = click.Context(command, info_name=name)
-    lines = [f"## empool {name}\n", inspect.cleandoc(command.help or "") + "\n", "| option | meaning |", "|---|---|"]
+    lines = [f"## empool {name}\n", inspect.cleandoc(command.help or "") + "\n"]
     for parameter in command.get_params(context):
         if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         record = parameter.get_help_record(context)
         spelled, meaning = record or (parameter.human_readable_name, getattr(parameter, "help", "") or "")
-        cells = [cell.replace("|", "\\|") for cell in (spelled, " ".join(meaning.split()))]
-        lines.append(f"| `{cells[0]}` | {cells[1]} |")
+        lines.append(f"- `{spelled}`: {' '.join(meaning.split())}")
     return "\n".join(lines) + "\n"
+
+
+def _returns(app, what, name, obj, options, signature, return_annotation):
+    """Say what a pooling function returns, which depends on its `return_indices`."""
+    if name.startswith("empool.functional.") and str(return_annotation).endswith("Any"):
+        return signature, "Tensor | tuple[Tensor, Tensor]"
+    return None
 
 
 def _reports(app, doctree):
@@ -95,6 +101,7 @@ def _copy_reports(app, exception):
 
 def setup(app):
     app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-process-signature", _returns)
     app.connect("autodoc-skip-member", _is_hidden)
     app.connect("source-read", _commands)
     app.connect("doctree-read", _reports)

@@ -373,3 +373,17 @@ def test_compiled_mean_of_whole_windows() -> None:
     layer, input = empool.EnsembleMaxPool2d(3, 2, ceil_mode=True, p=0.3).eval(), torch.randn(2, 8, 13, 13).cuda()
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(input), layer(input))
+
+
+@needs_gpu
+@pytest.mark.parametrize("padding", [0, 1])
+def test_average_in_channels_last(padding: int) -> None:
+    layer = empool.layer(empool.Average(), 2, 3, 2, padding)
+    results = []
+    for device in ("cpu", "cuda"):
+        input = torch.arange(2.0 * 4 * 9 * 9).view(2, 4, 9, 9).to(device).contiguous(memory_format=torch.channels_last)
+        output = layer(input.requires_grad_())
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        weights = torch.arange(float(output.numel()), device=device).view(output.shape)
+        results.append((output.cpu(), torch.autograd.grad((output * weights).sum(), input)[0].cpu()))
+    torch.testing.assert_close(results[1], results[0])

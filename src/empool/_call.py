@@ -158,6 +158,8 @@ def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor |
         return None
     if torch.compiler.is_compiling():
         return _in_graph(beta, input.device)
+    if _private.has_dispatch_mode():
+        return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return _remembered_beta(beta, input.device)
 
 
@@ -169,7 +171,7 @@ def _in_graph(number: float, device: torch.device) -> Tensor:
 @functools.lru_cache(maxsize=256)
 def _remembered_beta(beta: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _private.untraced():
-        return torch.full((1,), beta, dtype=torch.float64, device=device)
+        return _private.unwrapped(torch.full((1,), beta, dtype=torch.float64, device=device))
 
 
 def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:

@@ -15,7 +15,7 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 from empool import modules
 from empool._forward import max_pooling_calls
 from empool.distributions import Average, Pooling
-from empool.pooling import adaptive_layer, layer
+from empool.pooling import AvgPool2d, adaptive_layer, layer
 from empool.pooling import pooling as read_pooling
 from empool.tandem import halves, to_tandem
 
@@ -31,7 +31,7 @@ def _by_class(torch_stems: Iterable[str], prefix: str) -> dict[type[nn.Module], 
     return {getattr(library, f"{stem}{dims}d"): dims for library, stem in stems for dims in (1, 2, 3)}
 
 
-_POOLS = _by_class(("MaxPool", "AvgPool", "LPPool"), "")
+_POOLS = {**_by_class(("MaxPool", "AvgPool", "LPPool"), ""), AvgPool2d: 2}
 _ADAPTIVE = _by_class(("AdaptiveMaxPool", "AdaptiveAvgPool"), "Adaptive")
 # Their windows are random.
 _WINDOWLESS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)

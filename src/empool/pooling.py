@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from empool import modules
 from empool.distributions import (
@@ -47,6 +48,20 @@ _LAYERS: dict[type[Pooling], str] = {
     Stochastic: "StochasticPool",
     Soft: "SoftPool",
 }
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """PyTorch's layer, with the right gradient for padded windows in channels-last on CUDA.
+
+    Delete when no supported PyTorch has its issue 188344: https://github.com/pytorch/pytorch/issues/188344.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool maps ``(N, C, H, W)`` or ``(C, H, W)``."""
+        if input.device.type != "cuda" or self.padding in (0, (0, 0)) or input.is_contiguous():
+            return super().forward(input)
+        output = super().forward(input.contiguous())
+        return output.contiguous(memory_format=torch.channels_last) if output.dim() == 4 else output
 
 
 def pooling(text: str) -> Pooling:
@@ -105,7 +120,7 @@ def layer(
     if type(pooling) is Average:
         if dilation not in (1, (1,) * dims, [1] * dims):
             raise ValueError(f"layer: expected dilation 1 for average pooling, got {dilation}; use RankPool{dims}d")
-        average = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1]
+        average = (nn.AvgPool1d, AvgPool2d, nn.AvgPool3d)[dims - 1]
         return average(kernel_size, stride, padding, ceil_mode=ceil_mode, count_include_pad=False)
     geometry = (kernel_size, stride, padding, dilation)
     if type(pooling) is Max:

@@ -429,7 +429,7 @@ EMPOOL_INLINE Vec<C, L> look_up(const C* table, Vec<Int<C>, L> index, int count)
 #elif defined(__x86_64__) && EMPOOL_LANES >= 8
     if constexpr (sizeof(C) == 4 && L == 8) {
         const auto low = bits<V>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), bits<__m256i>(index)));
-        if (count <= 8) return low;
+        // The permutation reads three bits of an index.
         return index > 7 ? bits<V>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), bits<__m256i>(index))) : low;
     }
 #endif
