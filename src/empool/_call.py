@@ -264,6 +264,8 @@ def _plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_i
         if plan is not None:
             return plan
     windows.max_pool(input, dims, return_indices)
+    if windows.adaptive:
+        raise ValueError(f"{function}: expected output sizes of at least 1, got {windows.output_size}")
     raise TypeError(f"{function}: expected whole numbers for the geometry, got {tuple(windows[:5])}")
 
 
