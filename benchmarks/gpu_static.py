@@ -104,13 +104,14 @@ def versions() -> dict[str, str]:
 
 def kernels(words: list[str] | None = None) -> Iterator[Kernel]:
     """Compile the kernels whose description has all of the words."""
-    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
     driver = SimpleNamespace(
         get_current_target=lambda: GPUTarget("cuda", 90, 32),
         get_current_device=lambda: 0,
         get_current_stream=lambda _: 0,
     )
-    before = triton.runtime.driver._active, _operators.launch
+    before = triton.runtime.driver._active, _operators.launch, os.environ.get("TRITON_CACHE_DIR")
+    cache = tempfile.TemporaryDirectory()
+    os.environ["TRITON_CACHE_DIR"] = cache.name
     triton.runtime.driver._active = driver
     try:
         for name, shape, window, dtype, layout in itertools.product(CALLS, SHAPES, WINDOWS, DTYPES, LAYOUTS):
@@ -118,7 +119,11 @@ def kernels(words: list[str] | None = None) -> Iterator[Kernel]:
             if all(word in line for word in words or []):
                 yield _compiled(name, shape, window, dtype, layout)
     finally:
-        triton.runtime.driver._active, _operators.launch = before
+        triton.runtime.driver._active, _operators.launch, folder = before
+        os.environ.pop("TRITON_CACHE_DIR")
+        if folder is not None:
+            os.environ["TRITON_CACHE_DIR"] = folder
+        cache.cleanup()
 
 
 Call = Callable[[Tensor, Tensor, Any], None]

@@ -1,6 +1,7 @@
 """Time poolings on a GPU beside PyTorch's and a copy: what a training step and an inference forward take there.
 
     python benchmarks/gpu_timing.py [--json FILE] [--quick] [--jobs 12]
+    python benchmarks/gpu_timing.py --table BEFORE.json AFTER.json    # no GPU needed: two results as a table
 
 Every call of a contestant works on another of several input sets, together four times as large as the L2 cache, and
 keeps what it returns, so that nothing is read or written in the cache alone. Calls are captured in CUDA graphs that
@@ -51,7 +52,11 @@ def main() -> None:
     parser.add_argument("--json", help="write all results to this file")
     parser.add_argument("--quick", action="store_true", help="the first two shapes alone")
     parser.add_argument("--jobs", type=int, default=12, help="processes that compile the kernels first, side by side")
+    parser.add_argument("--table", nargs=2, metavar="FILE", help="print a table of two earlier results, and stop")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(_table(*arguments.table))
+        return
     cases = [case for case in CASES if not arguments.quick or case[0] != SHAPES[2]]
     begun = time.perf_counter()
     if arguments.jobs:
@@ -308,6 +313,37 @@ def _print(result: dict[str, Any]) -> None:
             part += f" {result['ratios'].get(contestant, math.nan):.2f} of max"
         parts.append(part)
     print(name, *parts, f"| {result.get('clocks.sm', '?')}/{result.get('clocks.mem', '?')} MHz", flush=True)
+
+
+def _table(before: str, after: str) -> str:
+    """Set two results side by side: microseconds before and after, what max-pooling takes, and the share of a copy."""
+    earlier, later = (_read(file) for file in (before, after))
+    names = {"step": "max step", "draw": None, "scatter": "max backward", "mean": "max forward"}
+    lines = [
+        "| shape | window | type | layout | step | of max | draw | of copy | backward | of copy "
+        "| inference | of copy | of max |",
+        "| --- " * 13 + "|",
+    ]
+    for first, second in zip(earlier["results"], later["results"], strict=True):
+        us = {n: [f"{result['seconds'][n] * 1e6:.0f}" for result in (first, second)] for n in names}
+        times = {name: " -> ".join(pair) for name, pair in us.items()}
+        # Of the faster of the two copies: an earlier one was timed while the clocks were still low.
+        copy = max(result["copy"] for result in (earlier, later))
+        share = {n: f"{second['of_copy'][n] * later['copy'] / copy:.0%}" for n in names}
+        ratio = {n: f"{second['ratios'][n]:.2f}" for n in ("step", "mean")}
+        shape = "x".join(map(str, second["shape"]))
+        where = f"| {shape} | {second['window']} | {second['dtype']} | {second['layout']} "
+        lines.append(
+            f"{where}| {times['step']} | {ratio['step']} | {times['draw']} | {share['draw']} "
+            f"| {times['scatter']} | {share['scatter']} | {times['mean']} | {share['mean']} | {ratio['mean']} |"
+        )
+    return "\n".join(lines)
+
+
+def _read(file: str) -> dict[str, Any]:
+    with open(file) as opened:
+        content: dict[str, Any] = json.load(opened)
+    return content
 
 
 if __name__ == "__main__":

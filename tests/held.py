@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -29,7 +30,8 @@ def at_step(epoch: int, step: int, act: Callable[[], object]) -> None:
 
 def wait(file: Path) -> None:
     """Wait in a run's process for a file, or for SIGTERM, which ends the run after its step."""
-    file.with_name(f"waiting-{os.getpid()}").touch()
+    with contextlib.suppress(OSError):
+        file.with_name(f"waiting-{os.getpid()}").touch()
     end = time.monotonic() + 120
     # While a run is on in the main thread, the handler is `signals.Deferred.note`.
     term = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)

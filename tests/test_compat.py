@@ -243,3 +243,41 @@ def test_unpooling_takes_the_indices(dims: int) -> None:
         torch.testing.assert_close(
             input.flatten(2).gather(2, indices.flatten(2)).reshape(output.shape)[drawn], output[drawn], rtol=0, atol=0
         )
+
+
+ADAPTIVE = {int(op.name[-2]): op for op in op_db if op.name.startswith("nn.functional.adaptive_max_pool")}
+assert sorted(ADAPTIVE) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("dims", ADAPTIVE)
+def test_pytorch_samples_of_adaptive_pooling(dims: int) -> None:
+    samples = list(ADAPTIVE[dims].sample_inputs("cpu", torch.float32, requires_grad=True))
+    assert len(samples) > 5
+    call = function("adaptive_ensemble_max_pool", dims)
+    for sample in samples:
+        expected = ADAPTIVE[dims].op(sample.input, *sample.args, **sample.kwargs)
+        for training in (True, False):
+            result = call(sample.input, *sample.args, **sample.kwargs, p=0.0, training=training)
+            assert_same_bits(result, expected, f"{sample.args} {sample.kwargs}", layout=False)
+            gradient = torch.randn_like(_first(expected))
+            (g,), (e,) = (
+                torch.autograd.grad(_first(each), sample.input, gradient, retain_graph=True)
+                for each in (result, expected)
+            )
+            torch.testing.assert_close(g, e)
+
+
+@pytest.mark.parametrize("output_size", [(2, 2, 2), -1, "2", 2.0, (2, 2.0)], ids=repr)
+def test_the_same_error_for_a_bad_output_size(output_size: Any) -> None:
+    call = functools.partial(function("adaptive_ensemble_max_pool", 2), p=0.0)
+    outcome = _outcome(F.adaptive_max_pool2d, torch.zeros(1, 2, 5, 5), output_size)
+    if isinstance(outcome, Tensor):
+        _check_same(call, F.adaptive_max_pool2d, torch.zeros(1, 2, 5, 5), output_size)
+    else:
+        assert _outcome(call, torch.zeros(1, 2, 5, 5), output_size)[0] is outcome[0]
+
+
+def test_no_output_is_refused() -> None:
+    """PyTorch gives nothing back; there is no window to pool."""
+    with pytest.raises(ValueError, match="adaptive_ensemble_max_pool2d: expected output sizes of at least 1, got 0"):
+        function("adaptive_ensemble_max_pool", 2)(torch.zeros(1, 2, 5, 5), 0)

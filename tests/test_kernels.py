@@ -128,9 +128,10 @@ def test_other_instruction_sets(capability: str) -> None:
     own = empool.kernels()["rank_draw"]["cpu"]
     if not own.startswith("C++") or own == f"C++ ({capability})":
         pytest.skip(f"this process has {own}")
+    paths = (os.path.dirname(__file__), os.path.dirname(os.path.dirname(empool.__file__)))
     done = subprocess.run(
         [sys.executable, "-c", f"import test_kernels; test_kernels.check_every_case({capability!r})"],
-        env={**os.environ, "EMPOOL_CPU_CAPABILITY": capability, "PYTHONPATH": os.path.dirname(__file__)},
+        env={**os.environ, "EMPOOL_CPU_CAPABILITY": capability, "PYTHONPATH": os.pathsep.join(paths)},
         stderr=subprocess.PIPE,
         text=True,
         check=False,

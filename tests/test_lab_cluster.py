@@ -118,10 +118,8 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     for pooling in ("max", "ensemble-0.2"):
         assert len(list((tmp_path / "there" / pooling / "0").glob("events.*"))) == 1
     said = capfd.readouterr().err.splitlines()
-    assert said[-3] == "2 runs"
-    assert {line.partition(":")[0] for line in said[-2:]} <= {
-        f"[{number}/2] {pooling}, seed 0".partition(":")[0] for number in (1, 2) for pooling in ("max", "ensemble:0.2")
-    }
+    assert "2 runs" in said
+    assert [line[:6] for line in said if line.startswith("[")] == ["[1/2] ", "[2/2] "]
     assert not any("ray" in line.lower() for line in said)
     assert cli.main([*arguments, "--out", "here"]) == 0
     assert outcomes(tmp_path / "there") == outcomes(tmp_path / "here")

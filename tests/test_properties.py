@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 
 import empool
-from cases import DISTRIBUTIONS, DTYPES, LAYOUTS, Case
+from cases import DISTRIBUTIONS, DTYPES, LAYOUTS, Case, thresholds, weights
 from empool import _window, reference
 from tolerances import MEANS, assert_same_bits, assert_same_numbers, plain
 
@@ -53,30 +53,31 @@ distributions = st.sampled_from(sorted(DISTRIBUTIONS)).map(DISTRIBUTIONS.__getit
 
 
 def _draw(case: Case, input: Tensor, distribution: empool.RankDistribution, seed: int) -> tuple[Tensor, Tensor]:
-    thresholds = distribution.threshold_table(case.counts)
-    result: tuple[Tensor, Tensor] = ops.rank_draw(input, torch.tensor(seed), case.counts, thresholds, *case.geometry)
+    table = thresholds(distribution, case.counts)
+    result: tuple[Tensor, Tensor] = ops.rank_draw(input, torch.tensor(seed), table, case.counts, *case.geometry, 0)
     return result
 
 
 def _mean(case: Case, input: Tensor, distribution: empool.RankDistribution) -> Tensor:
-    result: Tensor = ops.rank_mean(input, case.counts, distribution.weight_table(case.counts), *case.geometry)
+    result: Tensor = ops.rank_mean(input, weights(distribution, case.counts), case.counts, *case.geometry)
     return result
 
 
 def _max_pool(case: Case, input: Tensor) -> Any:
-    return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[case.dims - 1](input, *case.geometry)
+    return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[case.dims - 1](input, *case.arguments)
 
 
 @given(case=cases(), dtype=dtypes, seed=seeds)
 @settings(max_examples=120)
 def test_operators_agree_with_their_references(case: Case, dtype: torch.dtype, seed: int) -> None:
     input, key = case.input(dtype), torch.tensor(seed)
-    *window, _ = case.geometry
-    assert_same_numbers(ops.value_draw(input, key, *case.geometry), reference.value_draw(input, key, *case.geometry))
+    window = case.geometry[:5]
+    for beta in (None, torch.tensor(0.7)):
+        by_value = (input, key, beta, *case.geometry, 0)
+        assert_same_numbers(ops.value_draw(*by_value), reference.value_draw(*by_value))
     for name in ("ensemble", "max-dropout", "ordinal"):
         distribution = DISTRIBUTIONS[name]
-        thresholds, weights = distribution.threshold_table(case.counts), distribution.weight_table(case.counts)
-        drawing = (input, key, case.counts, thresholds, *case.geometry)
+        drawing = (input, key, thresholds(distribution, case.counts), case.counts, *case.geometry, 0)
         result = ops.rank_draw(*drawing)
         assert_same_bits(result, reference.rank_draw(*drawing), name)
         grad = case.grad_output(dtype)
@@ -84,7 +85,7 @@ def test_operators_agree_with_their_references(case: Case, dtype: torch.dtype, s
         assert_same_numbers(ops.drawn_scatter(*scattering), reference.drawn_scatter(*scattering), name)
         gathering = (input, result[1], *window)
         assert_same_bits(ops.drawn_gather(*gathering), reference.drawn_gather(*gathering), name)
-        mean = (case.counts, weights, *case.geometry)
+        mean = (weights(distribution, case.counts), case.counts, *case.geometry)
         assert_same_numbers(ops.rank_mean(input, *mean), reference.rank_mean(input, *mean), name)
         assert_same_numbers(
             ops.rank_mean_backward(grad, input, *mean), reference.rank_mean_backward(grad, input, *mean), name
@@ -109,7 +110,7 @@ def test_the_output_is_an_activation_of_its_window_or_zero(
 ) -> None:
     input = case.input(dtype)
     output, drawn = _draw(case, input, distribution, seed)
-    windows, valid = _window.windows(input, case.geometry), _window.valid(input, case.geometry)
+    windows, valid = _window.windows(input, case.geometry)
     nothing = drawn == reference.zero_drawn(drawn.dtype)
     offset = torch.where(nothing, 0, drawn.long()).unsqueeze(-1)
     drawn_is_valid = valid.expand_as(windows).gather(-1, offset).squeeze(-1)
@@ -125,7 +126,7 @@ def test_the_function_says_where_the_output_comes_from(case: Case, dtype: torch.
     assume(case.shape[0] > 0 and not case.has_empty_windows)
     input = case.input(dtype)
     call = getattr(empool.functional, f"ensemble_max_pool{case.dims}d")
-    output, indices = call(input, *case.geometry, return_indices=True, p=0.5, seed=seed)
+    output, indices = call(input, *case.arguments, return_indices=True, p=0.5, seed=seed)
     assert_same_bits(input.flatten(2).gather(2, indices.flatten(2)).reshape(output.shape), output, layout=False)
 
 
@@ -144,7 +145,7 @@ def test_the_mean_lies_in_the_window(case: Case, dtype: torch.dtype, distributio
 def test_scatter_and_gather_are_adjoint(case: Case, distribution: empool.RankDistribution, seed: int) -> None:
     """The scalar products <scatter(g), x> and <g, gather(x)> are equal."""
     input, grad = case.input(torch.float64), case.grad_output(torch.float64)
-    *window, _ = case.geometry
+    window = case.geometry[:5]
     _, drawn = _draw(case, input, distribution, seed)
     one = (ops.drawn_scatter(grad, drawn, case.shape[2:], *window) * input).sum()
     other = (grad * ops.drawn_gather(input, drawn, *window)).sum()
@@ -155,7 +156,7 @@ def test_scatter_and_gather_are_adjoint(case: Case, distribution: empool.RankDis
 def test_backward_and_jvp_of_the_mean_are_adjoint(case: Case, distribution: empool.RankDistribution) -> None:
     input, grad = case.input(torch.float64), case.grad_output(torch.float64)
     tangent = case.tensor(case.shape, torch.float64, "normal", "tangent")
-    mean = (input, case.counts, distribution.weight_table(case.counts), *case.geometry)
+    mean = (input, weights(distribution, case.counts), case.counts, *case.geometry)
     one = (ops.rank_mean_backward(grad, *mean) * tangent).sum()
     other = (grad * ops.rank_mean_jvp(tangent, *mean)).sum()
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -183,9 +184,9 @@ def test_the_mean_is_homogeneous(case: Case, distribution: empool.RankDistributi
 def test_the_average_is_over_valid_activations(case: Case, dtype: torch.dtype) -> None:
     assume(not case.has_empty_windows)
     ones = torch.ones(1, 1, *case.shape[2:], dtype=torch.float64)
-    count = _window.windows(ones, case.geometry, fill=0.0).sum(-1)
+    count = _window.windows(ones, case.geometry, fill=0.0)[0].sum(-1)
     mean = _mean(case, case.input(dtype), empool.Average())
-    expected = _window.windows(case.input(dtype).double(), case.geometry, fill=0.0).sum(-1) / count
+    expected = _window.windows(case.input(dtype).double(), case.geometry, fill=0.0)[0].sum(-1) / count
     torch.testing.assert_close(mean, expected.to(dtype), **MEANS[dtype])
 
 
@@ -194,7 +195,7 @@ def test_the_average_is_pytorchs(case: Case, dtype: torch.dtype) -> None:
     """`count_include_pad=False` counts valid activations, as every pooling here; PyTorch's has no dilation."""
     assume(case.shape[0] > 0 and not case.has_empty_windows)
     input = case.input(dtype)
-    kernel_size, stride, padding, _, ceil_mode = case.geometry
+    kernel_size, stride, padding, _, ceil_mode = case.arguments
     # PyTorch's in three dimensions refuses windows that are larger than the image, whatever the padding.
     assume(case.dims < 3 or all(k <= size for k, size in zip(kernel_size, case.shape[2:], strict=True)))
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[case.dims - 1]

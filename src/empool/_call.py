@@ -136,8 +136,8 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
         return mean
     entries = method.tables.get(plan.counts, False, input.device).entries
     _check_channels(function, input, entries.size(0))
-    if isinstance(method.tables, Tables) and torch.is_grad_enabled() and input.requires_grad:
-        entries = entries.clone()  # The layer's p may change before the backward pass.
+    if entries.is_cuda and isinstance(method.tables, Tables) and torch.is_grad_enabled() and input.requires_grad:
+        entries = entries.clone()  # A new p is written into the table, perhaps before the backward pass.
     mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
     return mean
 
@@ -160,7 +160,7 @@ def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor |
         return None
     if torch.compiler.is_compiling():
         return _in_graph(beta, input.device)
-    if _private.has_dispatch_mode():  # Its tensors, such as fake ones, are no one else's.
+    if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return _remembered_beta(beta, input.device)
 
@@ -173,7 +173,7 @@ def _in_graph(number: float, device: torch.device) -> Tensor:
 @functools.lru_cache(maxsize=256)
 def _remembered_beta(beta: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _private.untraced():
-        return torch.full((1,), beta, dtype=torch.float64, device=device)
+        return _private.unwrapped(torch.full((1,), beta, dtype=torch.float64, device=device))
 
 
 def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:
@@ -272,6 +272,8 @@ def _plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_i
         if plan is not None:
             return plan
     windows.max_pool(input, dims, return_indices)
+    if windows.adaptive:
+        raise ValueError(f"{function}: expected output sizes of at least 1, got {windows.output_size}")
     raise TypeError(f"{function}: expected whole numbers for the geometry, got {tuple(windows[:5])}")
 
 

@@ -443,7 +443,7 @@ def _by_channels(name: str, batch: int, in_dims: Sequence[Any], args: Sequence[A
     folded = []
     for i, example in enumerate(examples):
         if i == at:
-            sets = example.reshape(batch, -1, *example.shape[2:]) if example.dim() > 1 else example.reshape(batch, 1)
+            sets = example if example.dim() > 1 else example.unsqueeze(-1)
             folded.append(sets.expand(batch, channels, *sets.shape[2:]).flatten(0, 1))
         else:
             folded.append(example.movedim(0, 1).flatten(1, 2) if isinstance(example, Tensor) else example)

@@ -83,7 +83,7 @@ def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
 
 def is_differentiating(*args: Any) -> bool:
     """Tell whether one of the tensors requires grad, or forward mode is on."""
-    return is_forward_mode() or (torch.is_grad_enabled() and _torch.any_requires_grad(*args))
+    return is_forward_mode() or (torch.is_grad_enabled() and bool(_torch.any_requires_grad(*args)))
 
 
 def is_forward_mode() -> bool:
@@ -91,7 +91,7 @@ def is_forward_mode() -> bool:
 
     A compiled transform enters a level without telling the module of forward mode.
     """
-    return _torch.forward_ad._current_level >= 0 or _torch.are_transforms_active()
+    return bool(_torch.forward_ad._current_level >= 0 or _torch.are_transforms_active())
 
 
 def record(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -123,7 +123,7 @@ def untraced() -> Iterator[None]:
 
 def has_dispatch_mode() -> bool:
     """Tell whether a mode sees every operator, such as one of fake tensors."""
-    return _torch.dispatch_modes() > 0
+    return bool(_torch.dispatch_modes() > 0)
 
 
 def has_kernel(operator: str, key: str) -> bool:

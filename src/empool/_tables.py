@@ -71,20 +71,23 @@ class Tables:
 
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
-        before, self.each = self.each, tuple(each)
+        before, number, self.each = self.each, self.number, tuple(each)
         if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
             self.__init__(each)  # type: ignore[misc]
+            if number is not None:
+                self.to(number.device)
             return
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
                 self.number.copy_(_numbers(self.each, self.number.device))
             for key, table in list(self.kept.items()):
                 fresh = _table(self.each, key[0], key[1], torch.device("cpu"))
-                if fresh.entries.shape != table.entries.shape:  # Such as one rank more.
+                # A CPU has no graph that knows an address, but may have a backward to come that needs the old table.
+                if not table.entries.is_cuda or fresh.entries.shape != table.entries.shape:
                     del self.kept[key]
-                    continue
-                table.entries.copy_(fresh.entries)
-                self.kept[key] = fresh._replace(entries=table.entries)
+                else:
+                    table.entries.copy_(fresh.entries)
+                    self.kept[key] = fresh._replace(entries=table.entries)
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""

@@ -2,13 +2,21 @@
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
-# ruff: noqa: RUF059
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
 
 from empool._triton._load import activation, corner_of, load_window
-from empool._triton._rank import descending, largest, ranked_after, two_largest, valid_positions
+from empool._triton._rank import (
+    descending,
+    largest,
+    ranked_after,
+    sign_of,
+    two_largest,
+    two_numbers,
+    valid_positions,
+)
 from empool._triton._table import entry, row_of, rows_of, set_of, start_of_mean
 from empool._triton._tile import (
     DIVISORS,
@@ -28,6 +36,43 @@ SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 def _plus(total, weight, value):
     """Add a weighted activation; one of weight 0 takes no part, so that an infinity there does no harm."""
     return tl.where(weight != 0, total + weight * value, total)
+
+
+@triton.jit
+def _weighted(
+    ranked, begin, rows, wide_w, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr,
+):  # fmt: skip
+    """Add up the weighted activations of every window, a tuple by rank."""
+    mean = begin
+    for column in tl.static_range(COLUMNS):
+        mean = _plus(mean, entry(rows, wide_w, column, ranked[0].dtype, SIDES, COUNTS, WIDTHS), ranked[column])
+    return mean
+
+
+@triton.jit
+def _any_mean(
+    input, plane_start, start, ends, size, block, step, row_live, live, begin, rows, tall, wide_w,
+    METHOD: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr, COLUMNS: tl.constexpr, SIDES: tl.constexpr,
+    COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
+    PAIRS: tl.constexpr, like,
+):  # fmt: skip
+    """Average the activations of every window, whatever they are."""
+    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+    values, valids = load_window(
+        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, like.dtype
+    )
+    none = tl.zeros([1, 1], tl.int32)
+    first, first_at, second, second_at = two_largest(values, none, none, K, METHOD == "second", False, like)
+    ranked = (first, second)
+    if METHOD == "sorted":
+        others = descending(values, K, NETWORK, EXCHANGES)
+        ranked = (first,)
+        for k in tl.static_range(1, K):
+            ranked = ranked + (others[k],)
+    mean = _weighted(ranked, begin, rows, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
+    if LEAST[0] * LEAST[1] * LEAST[2] == 0:
+        mean = tl.where(tall * wide_w > 0, mean, -float("inf"))
+    return tl.where(first == first, mean, first)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -60,6 +105,7 @@ def _rank_mean_kernel(
     SETS: tl.constexpr,
     ROWS: tl.constexpr,
     COUNTS: tl.constexpr,
+    LOWEST: tl.constexpr,
     SIDES: tl.constexpr,
     WIDTHS: tl.constexpr,
     LEAST: tl.constexpr,
@@ -77,8 +123,9 @@ def _rank_mean_kernel(
     """Average the ranked activations of every window with the weights of the table's row.
 
     METHOD "first" and "second": one weight or two, for activations found in one pass over registers. "sorted": the
-    window is in registers, and sorted there by a network. "any": the activations are selected one after another, each
-    in a pass over the window (the first from memory, the others from the cache).
+    window is in registers, and sorted there by a network. Of more than four activations, numbers are found by maxima
+    and minima, and all else seldom. "any": the activations are selected one after another, each in a pass over the
+    window (the first from memory, the others from the cache).
     """
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
@@ -117,33 +164,49 @@ def _rank_mean_kernel(
             mean = tl.where(count > 0, mean, -float("inf"))
             mean = tl.where(nan_at >= 0, float("nan"), mean)
         else:
-            values, valids = load_window(
-                input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
-            )
             if CHECKED:
                 first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
             else:
-                first_at = tl.zeros([1, 1], tl.int32)
-                second_at = first_at + (1 if K > 1 else -1)
-                tall = first_at + WINDOW[0] * WINDOW[1]
-                wide_w = first_at + WINDOW[2]
+                tall = tl.full([1, 1], WINDOW[0] * WINDOW[1], tl.int32)
+                wide_w = tl.full([1, 1], WINDOW[2], tl.int32)
             rows_of_table = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
-            first, first_at, second, second_at = two_largest(
-                values, first_at, second_at, K, METHOD == "second", CHECKED, like
-            )
-            mean = start_of_mean(rows_of_table, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
-            mean = _plus(mean, entry(rows_of_table, wide_w, 0, wide, SIDES, COUNTS, WIDTHS), first)
-            if METHOD == "second":
-                mean = _plus(mean, entry(rows_of_table, wide_w, 1, wide, SIDES, COUNTS, WIDTHS), second)
-            if METHOD == "sorted":
-                ranked = descending(values, K, NETWORK, EXCHANGES)
-                for column in tl.static_range(1, COLUMNS):
-                    mean = _plus(
-                        mean, entry(rows_of_table, wide_w, column, wide, SIDES, COUNTS, WIDTHS), ranked[column]
-                    )
-            if LEAST[0] * LEAST[1] * LEAST[2] == 0:
-                mean = tl.where(tall * wide_w > 0, mean, -float("inf"))
-            mean = tl.where(first == first, mean, first)
+            begin = start_of_mean(rows_of_table, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
+            if METHOD != "first" and K > 4:
+                values, valids = load_window(
+                    input,
+                    plane_start,
+                    start,
+                    ends,
+                    size,
+                    block,
+                    step,
+                    row_live,
+                    live,
+                    WINDOW,
+                    HIGH,
+                    PAIRS,
+                    wide,
+                    LOWEST,
+                )
+                first, second, odd = two_numbers(values, K, like)
+                ranked = (first, second)
+                if METHOD == "sorted":
+                    ranked = descending(values, K, NETWORK, EXCHANGES)
+                mean = _weighted(ranked, begin, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
+                void = (odd != odd) | (ranked[0] <= LOWEST) | ((ranked[0] == 0) & (sign_of(begin) != 0))
+                again = tl.max((void & live).to(tl.int32)) > 0
+                if again:  # Seldom: all of the tile once more, with infinities, NaN and the sign of a largest zero.
+                    mean = _any_mean(
+                        input, plane_start, start, ends, size, block, step, row_live, live, begin, rows_of_table, tall,
+                        wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST, WINDOW, HIGH, PAIRS,
+                        like,
+                    )  # fmt: skip
+            else:
+                mean = _any_mean(
+                    input, plane_start, start, ends, size, block, step, row_live, live, begin, rows_of_table, tall,
+                    wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST, WINDOW, HIGH, PAIRS,
+                    like,
+                )  # fmt: skip
         tl.store(output + at, mean.to(dtype), mask=live)
 
 

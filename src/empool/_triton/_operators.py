@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def rank_draw(
     input: Tensor, seed: Tensor, thresholds: Tensor, counts: Sequence[int], *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.rank_draw`."""
-    geometry, (tied, first_image) = Geometry(*rest[:6]), _numbers(rest[6:])
+    geometry, (tied, first_image) = rest[:6], _numbers(rest[6:])
     windows, input, output, drawn = _draw(input, geometry, counts)
     seed = _seeds(seed, windows)
     columns = thresholds.size(2)
@@ -65,7 +66,7 @@ def rank_draw(
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.value_draw`."""
-    geometry, (tied, first_image) = Geometry(*rest[:6]), _numbers(rest[6:])
+    geometry, (tied, first_image) = rest[:6], _numbers(rest[6:])
     windows, input, output, drawn = _draw(input, geometry)
     seed = _seeds(seed, windows)
     launch(
@@ -110,7 +111,7 @@ def drawn_gather(input: Tensor, drawn: Tensor, *geometry: Any) -> Tensor:
 
 def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any) -> Tensor:
     """Do as `empool.reference.rank_mean`."""
-    windows, input, shape = _windows(input, Geometry(*geometry), counts)
+    windows, input, shape = _windows(input, geometry, counts)
     output = _empty(shape, input, windows.channels_last)
     columns = weights.size(2)
     method = "any"
@@ -128,6 +129,7 @@ def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: 
         METHOD=method,
         NETWORK=network,
         EXCHANGES=len(network) // 2,
+        LOWEST=torch.finfo(input.dtype).min,
         COLUMNS=columns,
         SETS=weights.size(0) != 1,
     )
@@ -138,7 +140,7 @@ def rank_mean_backward(
     grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_backward`."""
-    windows, input, _ = _windows(input, Geometry(*geometry), counts)
+    windows, input, _ = _windows(input, geometry, counts)
     grad_output = _window.dense(grad_output, windows.channels_last)
     grad_input = _empty(input.shape, input, windows.channels_last)
     launch(
@@ -158,7 +160,7 @@ def rank_mean_weight_grad(
     grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_weight_grad`; of windows too large for registers, by it."""
-    windows, input, _ = _windows(input, Geometry(*geometry), counts)
+    windows, input, _ = _windows(input, geometry, counts)
     columns, rows = weights.size(2), windows.rows[1::2]
     if not (columns <= windows.volume <= _plan.SORTED_WINDOW and 0 < len(rows) * columns <= MOST_SUMS):
         return reference.rank_mean_weight_grad(grad_output, input, weights, counts, *geometry)
@@ -185,7 +187,7 @@ def rank_mean_weight_grad(
 
 def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean`."""
-    windows, input, shape = _windows(input, Geometry(*geometry))
+    windows, input, shape = _windows(input, geometry)
     output = _empty(shape, input, windows.channels_last)
     _value_mean(windows, input, beta, [output] * 3, keep=False)
     return output
@@ -193,7 +195,7 @@ def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
 
 def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean_backward`."""
-    windows, input, shape = _windows(input, Geometry(*geometry))
+    windows, input, shape = _windows(input, geometry)
     grad_output = _window.dense(grad_output, windows.channels_last)
     grad_input = _empty(input.shape, input, windows.channels_last)
     wide = torch.promote_types(input.dtype, torch.float32)
@@ -260,15 +262,29 @@ def _seeds(seed: Tensor, windows: Windows) -> Tensor:
     return seed.contiguous()
 
 
-def _windows(input: Tensor, geometry: Geometry, counts: Sequence[int] = ()) -> tuple[Windows, Tensor, tuple[int, ...]]:
+def _windows(
+    input: Tensor, geometry: Sequence[Any], counts: Sequence[int] = ()
+) -> tuple[Windows, Tensor, tuple[int, ...]]:
     """Describe the windows of an input; return it made dense, and the output's shape."""
     channels_last = _window.is_channels_last(input)
     input = _window.dense(input, channels_last)
-    shape = (*input.shape[:2], *geometry.output_sizes(input.shape[2:]))
-    return Windows.of(input.shape, shape, geometry, channels_last, input.element_size(), counts), input, shape
+    *lists, ceil_mode = geometry
+    windows, shape = _described(
+        input.shape, channels_last, input.element_size(), tuple(counts), (*map(tuple, lists), ceil_mode)
+    )
+    return windows, input, shape
 
 
-def _draw(input: Tensor, geometry: Geometry, counts: Sequence[int] = ()) -> tuple[Windows, Tensor, Tensor, Tensor]:
+@functools.lru_cache(maxsize=4096)
+def _described(
+    size: Sequence[int], channels_last: bool, itemsize: int, counts: tuple[int, ...], geometry: tuple[Any, ...]
+) -> tuple[Windows, tuple[int, ...]]:
+    where = Geometry(*geometry)
+    shape = (*size[:2], *where.output_sizes(size[2:]))
+    return Windows.of(size, shape, where, channels_last, itemsize, counts), shape
+
+
+def _draw(input: Tensor, geometry: Sequence[Any], counts: Sequence[int] = ()) -> tuple[Windows, Tensor, Tensor, Tensor]:
     """Describe a draw; return the input made dense, and what is to be written."""
     windows, input, shape = _windows(input, geometry, counts)
     output = _empty(shape, input, windows.channels_last)

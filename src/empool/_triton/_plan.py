@@ -9,7 +9,7 @@ import math
 import operator
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ SORTED_WINDOW = 9
 """The most positions of a window that a program sorts, or ranks by pairs, in registers."""
 
 
-class Windows(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Windows:
     """Where the windows of a call lie, for three spatial dimensions, the missing ones of size 1; hashable."""
 
     images: int
@@ -40,6 +41,14 @@ class Windows(NamedTuple):
     counts: tuple[int, ...]  # Of the table's rows; empty where there is no table.
     channels_last: bool
     itemsize: int
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        """The hash, worked out once: plans are looked up by it at every call."""
+        return hash(dataclasses.astuple(self))
 
     @classmethod
     def of(

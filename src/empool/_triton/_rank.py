@@ -85,7 +85,7 @@ def two_largest(values, first_at, second_at, K: tl.constexpr, SECOND: tl.constex
 
 
 @triton.jit
-def _sign_of(value):
+def sign_of(value):
     """Return a number's sign bit, in 32 bits."""
     if value.dtype == tl.float64:
         high = (value.to(tl.int64, bitcast=True) >> 32).to(tl.int32)
@@ -105,6 +105,19 @@ def _with_sign(value, sign):
 
 
 @triton.jit
+def two_numbers(values, K: tl.constexpr, like):
+    """Return the two largest of numbers, but for zeros' signs, and NaN where there is an infinity or a NaN."""
+    first = tl.maximum(values[0], values[1])
+    second = tl.minimum(values[0], values[1])
+    odd = tl.fma(values[0], like, values[1] * 0.0)
+    for k in tl.static_range(2, K):
+        second = tl.maximum(second, tl.minimum(first, values[k]))
+        first = tl.maximum(first, values[k])
+        odd = tl.fma(values[k], like, odd)
+    return first, second, odd
+
+
+@triton.jit
 def first_or_second(values, reached, K: tl.constexpr, LOWEST: tl.constexpr, like):
     """Find the largest of every window, or where `reached` the second largest, of numbers alone: quickly.
 
@@ -117,20 +130,14 @@ def first_or_second(values, reached, K: tl.constexpr, LOWEST: tl.constexpr, like
         The value, its position, and whether both are void: there is an infinity or a NaN, or padding was chosen, or
         what is as low.
     """
-    first = tl.maximum(values[0], values[1])
-    second = tl.minimum(values[0], values[1])
-    odd = tl.fma(values[0], like, values[1] * 0.0)
-    for k in tl.static_range(2, K):
-        second = tl.maximum(second, tl.minimum(first, values[k]))
-        first = tl.maximum(first, values[k])
-        odd = tl.fma(values[k], like, odd)
+    first, second, odd = two_numbers(values, K, like)
     chosen = tl.where(reached, second, first)
     top = like.to(tl.int32)
     next = top
     for k in tl.static_range(K - 1, -1, -1):
         equal = values[k] == chosen
         next = tl.where(equal, top, next)
-        top = tl.where(equal, _sign_of(values[k]) | k, top)
+        top = tl.where(equal, sign_of(values[k]) | k, top)
     place = tl.where(reached & (first == second), next, top)
     value = _with_sign(chosen, place & -2147483648)
     return value, place & 2147483647, (odd != odd) | (chosen <= LOWEST)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from empool.lab.data import sets
 from empool.lab.data.sets import Data
 from empool.lab.errors import LabError
@@ -17,7 +15,6 @@ def load_data(
     train_limit: int | None,
     test_limit: int | None,
     workers: int | None = None,
-    say: Any = None,
     *,
     validation: float = 0.0,
     label_column: str | None = None,
@@ -30,7 +27,6 @@ def load_data(
         train_limit: number of training images; None for all.
         test_limit: number of test images; None for all.
         workers: processes that load images, where these aren't held in memory.
-        say: not used.
         validation: share of the training images that is held out.
         label_column: of parquet files.
 

@@ -145,11 +145,6 @@ def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def own_p(pooling: str) -> float | None:
-    """Give the p of a pooling by its spelling, or None if it has none."""
-    return getattr(models.read_pooling(pooling.partition("@")[0]), "p", None)
-
-
 def changed(recipe: Recipe, choices: Iterable[str]) -> Recipe:
     """Change fields of a recipe, each given once as "FIELD=VALUE", the value as the field's type.
 
