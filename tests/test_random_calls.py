@@ -163,3 +163,12 @@ def test_a_random_call_gives_what_the_reference_gives(block: int) -> None:
             torch.testing.assert_close(
                 actual, expected, **near, equal_nan=True, msg=lambda text, what=what: f"{what}\n{text}"
             )
+
+
+@pytest.mark.parametrize("values", [(0.0, -0.0, 1.0), (0.0, -0.0, 0.0, 1.0, 0.0), (-0.0, 0.0, -1.0, 1.0, 0.0)])
+def test_a_runner_up_among_zeros_is_the_first_of_them(values: tuple[float, ...]) -> None:
+    size = len(values)
+    input = _window.dense(torch.tensor(values * 6).expand(2, 70, 6 * size), True)
+    thresholds, windows = torch.full((1, 1, 1), 2**31), ([size], [size], [0], [1], [], False, 0)
+    call = (input, torch.tensor(1), thresholds, (size,), *windows)
+    assert_same_numbers(ops.rank_draw(*call), reference.rank_draw(*call))

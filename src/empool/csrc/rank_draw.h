@@ -107,7 +107,8 @@ void draw_of_two(const Window<T, I>& w, const uint32_t* limits) {
                     const V v = load<L>(in + q * L);
                     const auto passes_first = greater(v, first[q]), passes_second = greater(v, second[q]);
                     second_code[q] = select(passes_first, first_code[q], select(passes_second, code, second_code[q]));
-                    second[q] = larger(smaller(v, first[q]), second[q]);
+                    // Of equal zeros the earlier: the largest until now, which came before the second.
+                    second[q] = select(passes_first, first[q], larger(v, second[q]));
                     first_code[q] = select(passes_first, code, first_code[q]);
                     first[q] = larger(v, first[q]);
                     sum[q] += v;
