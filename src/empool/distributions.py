@@ -381,9 +381,9 @@ class Mixed(RankDistribution):
 
 @dataclasses.dataclass(frozen=True)
 class Stochastic(Pooling):
-    """Stochastic pooling: an activation is drawn with a probability proportional to its positive part.
+    """Stochastic pooling: an activation is sampled with a probability proportional to its positive part.
 
-    Not a rank distribution: it draws by value.
+    Not a rank distribution: it samples by value.
     Source: Zeiler and Fergus, "Stochastic pooling for regularization of deep convolutional neural networks", 2013.
     """
 
@@ -392,9 +392,9 @@ class Stochastic(Pooling):
 
 @dataclasses.dataclass(frozen=True)
 class Soft(Pooling):
-    """Soft pooling: an activation is drawn with its probability under the softmax of beta times the activations.
+    """Soft pooling: an activation is sampled with its probability under the softmax of beta times the activations.
 
-    Not a rank distribution: it draws by value.
+    Not a rank distribution: it samples by value.
     Source: Stergiou, Poppe and Kalliatakis, "Refining activation downsampling with SoftPool", ICCV 2021.
     """
 

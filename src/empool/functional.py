@@ -31,17 +31,17 @@ Pair = tuple[Tensor, Tensor]
 _SHAPES = {1: ("L", "OL"), 2: ("H, W", "OH, OW"), 3: ("D, H, W", "OD, OH, OW")}
 _WINDOWS = {
     False: """kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them. Padding is
-            not an activation: it is never drawn and counts in no mean.""",
+            not an activation: it is never sampled and counts in no mean.""",
     True: "output_size: as `torch.nn.functional.{twin}` takes it.",
 }
 _INPUT = """input: ``(N, C, {spatial})`` or ``(C, {spatial})``; any floating dtype, any memory format, kept.
         {windows}
         return_indices: also return where each output comes from, as flat indices into the input's spatial
             dimensions: the maximum's in the expectation and for a 0 that no activation gave."""
-_DRAW = """training: draw if true; the exact expectation over the draws if false.
-        seed: 64-bit seed of the draws, an int or an int64 tensor of one element on the input's device. By default it
-            is drawn from PyTorch's default generator of that device.
-        generator: draws the seed in place of the default generator.
+_DRAW = """training: sample if true; the exact expectation if false.
+        seed: 64-bit seed of the samples, an int or an int64 tensor of one element on the input's device. By default it
+            is taken from PyTorch's default generator of that device.
+        generator: gives the seed in place of the default generator.
         tied: which outputs share a random number: ``"channel"`` all channels at a position, ``"position"`` all
             positions of a channel, ``"image"`` all of an image. By default none do."""
 _RETURNS = """``(N, C, {output})``, sizes as `torch.nn.functional.{twin}` gives; with `return_indices` a pair

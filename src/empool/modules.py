@@ -31,7 +31,7 @@ Number = float | Iterable[float] | Tensor
 
 
 class _Pool(nn.Module):
-    """A layer that draws: its method's own arguments by name, and where its random numbers come from."""
+    """A layer that samples: its method's own arguments by name, and where its random numbers come from."""
 
     _function: ClassVar[Callable[..., Any]]
     _own: ClassVar[tuple[str, ...]] = ()

@@ -189,7 +189,7 @@ def gain(
     out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
     baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
 ) -> None:
-    """Draw when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
+    """Plot when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
     from empool.lab.report import write_gain
 
     print(f"figure: {write_gain(directories, out, baseline)}")
