@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -222,3 +225,21 @@ def test_features_of_a_converted_network(torchvision: Any) -> None:
         "maxpool": (1, 64, 16, 16),
         "layer2": (1, 128, 8, 8),
     }
+
+
+CALLED_AS_IT_IS = """
+import torch
+import empool
+
+for layer in (empool.EnsembleMaxPool2d(2, p=0.3), empool.SoftPool2d(2)):
+    for training in (True, False):
+        compiled = torch.compile(layer.train(training), fullgraph=True)
+        assert compiled(torch.randn(1, 2, 8, 8)).shape == (1, 2, 4, 4)
+"""
+
+
+def test_inductor_takes_operators_where_ci_is_set() -> None:
+    """There, it refuses an operator that the ONNX exporter has a definition for, unless it is in its list."""
+    environment = {**os.environ, "CI": "true"}
+    done = subprocess.run([sys.executable, "-c", CALLED_AS_IT_IS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

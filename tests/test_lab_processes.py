@@ -75,6 +75,7 @@ def step(self, epoch, batch, *images):
         os.kill(os.getpid(), signal.SIGTERM)
 
 loop._Run._step = step
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # When one process has ended, torchrun ends the other.
 code = cli.main(sys.argv[1:])
 with open(f"code{os.environ['RANK']}", "w") as file:
     file.write(str(code))

@@ -93,6 +93,8 @@ def _fake_table(weights: Tensor) -> Tensor:
     return torch.empty_like(weights, memory_format=torch.contiguous_format)
 
 
+for _name in ("rank_draw", "value_draw", "rank_mean", "value_mean"):  # What has a definition for ONNX, below.
+    _FAKES[_name] = _private.called_by_inductor(_name, _FAKES[_name])
 for _name, _fake in _FAKES.items():
     torch.library.register_fake(f"empool::{_name}", _fake, lib=_library)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +30,7 @@ _PATHS = {
     "FunctionalTensorMode": "_subclasses.functional_tensor.FunctionalTensorMode",
     # Until `torch.onnx.export` takes decompositions of the user's operators.
     "register_decomposition": "_decomp.register_decomposition",
+    "called_by_inductor": "_inductor.lowering.FALLBACK_ALLOW_LIST",
     # Until `torch.library` tells which operator has a kernel where.
     "has_kernel": "_C._dispatch_has_kernel_for_dispatch_key",
 }
@@ -141,3 +144,19 @@ def decompose(op: Any, definition: Callable[..., Any], fake: Callable[..., Any])
     """Let the ONNX exporter put an operator's definition for it; fake tensors know it by its fake."""
     _torch.register_decomposition(op)(definition)
     _torch.register_decomposition(op, type="meta")(fake)
+
+
+def called_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a fake that tells Inductor, if it is about to compile, to call the operator as it is.
+
+    Where the variable CI is set Inductor refuses an operator that has a definition and isn't in its list. A fake runs
+    before it looks there, and nothing of Inductor is imported for whom doesn't compile.
+    """
+
+    @functools.wraps(fake)
+    def listed(*args: Any) -> Any:
+        if "torch._inductor" in sys.modules:
+            _torch.called_by_inductor.add(f"empool::{name}")
+        return fake(*args)
+
+    return listed
