@@ -163,3 +163,74 @@ def test_quantised_images_keep_their_scale(training: bool) -> None:
     assert (output.q_scale(), output.q_zero_point(), output.dtype) == (0.05, 128, torch.quint8)
     torch.testing.assert_close(output.dequantize(), expected, rtol=0, atol=0.026)
     torch.testing.assert_close(indices, expected_indices, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_function_takes_quantised_images(training: bool, p: float) -> None:
+    quantised = torch.quantize_per_tensor(images(), 0.05, 128, torch.quint8)
+    output = empool.functional.ensemble_max_pool2d(quantised, 2, p=p, training=training, seed=1)
+    expected = empool.functional.ensemble_max_pool2d(quantised.dequantize(), 2, p=p, training=training, seed=1)
+    expected = torch.quantize_per_tensor(expected, 0.05, 128, torch.quint8)
+    assert torch.equal(output.int_repr(), expected.int_repr())
+    assert p > 0 or torch.equal(output.int_repr(), F.max_pool2d(quantised, 2).int_repr())
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_channel")
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_scale_for_each_channel_is_refused_with_what_helps(p: float) -> None:
+    scales, zeros = torch.tensor([0.05, 0.1, 0.2]), torch.zeros(3, dtype=torch.int64)
+    quantised = torch.quantize_per_channel(images(), scales, zeros, 1, torch.qint8)
+    with pytest.raises(TypeError, match=r"^ensemble_max_pool2d: .* convert it with \.dequantize\(\)$"):
+        empool.functional.ensemble_max_pool2d(quantised, 2, p=p)
+    assert empool.functional.ensemble_max_pool2d(quantised.dequantize(), 2, p=p).shape == (2, 3, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's of what it will replace.
+def test_a_quantised_model_evaluates() -> None:
+    quantization = pytest.importorskip("torch.ao.quantization")
+    if torch.backends.quantized.engine == "none":
+        pytest.skip("this PyTorch has no quantised convolution")
+    pool = empool.EnsembleMaxPool2d(2, p=0.3)
+    net = nn.Sequential(quantization.QuantStub(), nn.Conv2d(3, 4, 3), pool, nn.Conv2d(4, 4, 1), nn.Flatten())
+    net.append(quantization.DeQuantStub()).eval()
+    net.qconfig = quantization.get_default_qconfig(torch.backends.quantized.engine)
+    prepared = quantization.prepare(net)
+    prepared(images())
+    converted = quantization.convert(prepared)
+    assert isinstance(converted[2], empool.EnsembleMaxPool2d)
+    expected = net(images())
+    assert (converted(images()) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_fully_sharded_model_trains_as_a_whole_one() -> None:
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("this PyTorch has no Gloo")
+    fully_shard = getattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard", None)
+    if fully_shard is None:
+        pytest.skip("this PyTorch shards no module in place")
+
+    def trained(shard: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        pools = empool.EnsembleMaxPool2d(2, p=0.3), empool.LearnedRankPool2d(2, start=empool.Average())
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), pools[0], nn.Conv2d(4, 4, 3, padding=1), pools[1])
+        if shard:
+            fully_shard(net, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        before = pools[1].logits.detach().clone()
+        for _ in range(2):
+            net(images()).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert not torch.equal(pools[1].logits.detach(), before)
+        return [p.full_tensor().detach() if shard else p.detach() for p in net.parameters()]
+
+    expected = trained(shard=False)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        torch.testing.assert_close(trained(shard=True), expected)
+    finally:
+        dist.destroy_process_group()

@@ -119,14 +119,15 @@ def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Ten
         output, drawn = _ops.call("value_draw", input, _key(input, method), beta, *plan.geometry, *how)
     else:
         entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
-        _check_channels(function, input, entries.size(0))
+        if (sets := entries.size(0)) != 1:
+            _check_channels(function, input, sets)
         # What needs no random numbers takes none from the generator.
         key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
         output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, *how)
     if method.learns:  # A draw has no derivative in its probabilities, so it has the expectation's.
         expected = _mean(function, input.detach(), plan, method)
         output = output + torch.where(expected.isfinite(), expected - expected.detach(), 0)
-    return output, drawn, zeros or plan.geometry.may_hold_nothing()
+    return output, drawn, zeros or plan.may_hold_nothing
 
 
 def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
@@ -135,7 +136,8 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
         mean = _ops.call("value_mean", input, _beta(function, input, method.beta), *plan.geometry)
         return mean
     entries = method.tables.get(plan.counts, False, input.device).entries
-    _check_channels(function, input, entries.size(0))
+    if (sets := entries.size(0)) != 1:
+        _check_channels(function, input, sets)
     if entries.is_cuda and isinstance(method.tables, Tables) and torch.is_grad_enabled() and input.requires_grad:
         entries = entries.clone()  # A new p is written into the table, perhaps before the backward pass.
     mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
@@ -240,6 +242,7 @@ class Plan(NamedTuple):
 
     geometry: Geometry
     counts: tuple[int, ...]
+    may_hold_nothing: bool = False
 
 
 def _pool_others(
@@ -252,6 +255,8 @@ def _pool_others(
         # The output lies between activations, so their scale does for it, as for PyTorch's average.
         output = torch.quantize_per_tensor(output, input.q_scale(), input.q_zero_point(), input.dtype)
         return (output, *indices) if return_indices else output
+    if input.is_quantized:  # With a scale for each channel, which PyTorch's pooling refuses too.
+        raise TypeError(f"{function}: expected one scale for the whole input; convert it with .dequantize()")
     plan = _plan(dims, input.shape[-dims - 1 :], windows) if input.dim() in (dims + 1, dims + 2) else None
     if plan is None:
         windows.max_pool(input, dims, return_indices)  # Raises PyTorch's own error, if it has one.
@@ -330,7 +335,9 @@ def _regular(sizes: Sequence[int], *arguments: Any) -> Plan | None:
         floor = geometry._replace(ceil_mode=False)
         if floor.output_sizes(sizes[1:]) == output:
             geometry = floor  # Every window is whole: one count, and the kernels' fast paths.
-    return Plan(geometry, geometry.possible_counts()) if all(size > 0 for size in output) else None
+    if not all(size > 0 for size in output):
+        return None
+    return Plan(geometry, geometry.possible_counts(), geometry.may_hold_nothing())
 
 
 def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan | None:
