@@ -24,7 +24,12 @@ OWN: dict[str, list[dict[str, Any]]] = {
     **{LAYERS[stem]: [arguments] for stem, arguments in METHODS.items()},
     "RankPool": [
         {"distribution": distribution}
-        for distribution in (empool.Ordinal((0.5, 0.3, 0.2)), empool.TopMean(3), empool.Geometric(0.6), empool.Mixed(0.5))
+        for distribution in (
+            empool.Ordinal((0.5, 0.3, 0.2)),
+            empool.TopMean(3),
+            empool.Geometric(0.6),
+            empool.Mixed(0.5),
+        )
     ],
     "LearnedRankPool": [{"sample": True, "start": empool.Mixed(0.5)}],
 }
