@@ -68,7 +68,8 @@ def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float
         drawn = generator.integers(images, size=(_AT_ONCE, images))
         shares = np.stack([np.bincount(line, minlength=images) for line in drawn]) / images  # (resamples, images)
         for pooling, matrix in wrong.items():
-            errors, runs = shares @ matrix.T, len(matrix)  # (resamples, runs)
+            errors: NDArray[np.float64] = shares @ matrix.T  # (resamples, runs)
+            runs = len(matrix)
             chosen = np.take_along_axis(errors, generator.integers(runs, size=errors.shape), axis=1).mean(1)
             centre = errors.mean(1)
             means[pooling].extend(centre + (chosen - centre) * (runs / (runs - 1)) ** 0.5)
