@@ -119,7 +119,7 @@ def test_the_architecture_names_every_file_of_the_core_and_folder_of_the_lab():
     core = {path.name for path in (ROOT / "src/empool").glob("*.py")} - {"__init__.py", "_version.py"}
     assert sorted(name for name in core if name not in page) == []
     section = page[page.index("## The lab") :]
-    folders = {path.parent.name for path in (ROOT / "src/empool/lab").glob("*/__init__.py")} | {"bench"}
+    folders = {path.parent.name for path in (ROOT / "src/empool/lab").glob("*/__init__.py")}
     assert sorted(name for name in folders if f"{name}/" not in section) == []
 
 
