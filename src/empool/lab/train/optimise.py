@@ -30,7 +30,7 @@ class Optimiser:
         self.recipe: Any = recipe  # with what else it may have
         groups: list[dict[str, Any]]
         groups = [{"params": list(network.parameters()), "lr": recipe.rate(0), "weight_decay": recipe.weight_decay}]
-        if hasattr(recipe, "groups"):
+        if hasattr(self.recipe, "groups"):
             groups = self.recipe.groups(network)
         self.highest = [group["lr"] for group in groups]
         self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
