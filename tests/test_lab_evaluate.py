@@ -20,7 +20,7 @@ from empool.lab.data import sources
 from empool.lab.errors import LabError
 from empool.lab.execute.here import Here
 from empool.lab.report.sheets import rule_notes
-from empool.lab.train.augment import Normaliser
+from empool.lab.train.batches import Normaliser
 from empool.lab.train.experiment import make_network
 from empool.lab.train.loop import fit
 from empool.lab.train.metrics import Tally

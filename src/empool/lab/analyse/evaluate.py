@@ -23,9 +23,9 @@ from empool.lab.files import read_json, write_json
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig, derived_seed
 from empool.lab.study.run import poolings as read_poolings
-from empool.lab.train import memory, schedule
+from empool.lab.train import schedule
 from empool.lab.train.checkpoint import read_checkpoint
-from empool.lab.train.device import device_named
+from empool.lab.train.device import device_named, keep_freed
 from empool.lab.train.experiment import Experiment, finite, make_experiment
 from empool.lab.train.metrics import Scores, Tally
 
@@ -68,7 +68,7 @@ def evaluate(
     """
     runs = _finished(directory, poolings)
     if device_named(device) == "cpu":
-        memory.keep_freed()
+        keep_freed()
     loaded = _load(runs[0][1], source, label_column)
     path = directory / "evaluation.json"
     records: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from empool.lab.data.sets import Data
 from empool.lab.errors import LabError
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig, changed
-from empool.lab.train import augment, schedule
+from empool.lab.train import batches, schedule
 from empool.lab.train.device import device_named
 from empool.lab.train.experiment import make_network
 from empool.models import Network, Recipe
@@ -98,8 +98,6 @@ def configure(
     except ValueError as error:
         raise LabError(str(error)) from None
     p_schedule = _p_schedule(options.p_schedule, recipe.epochs)
-    if options.compile and p_schedule != RunConfig.p_schedule:
-        raise LabError(f"--compile is for a constant p: each value that {p_schedule} gives it would be compiled anew")
     data = load_data(
         network,
         options.data,
@@ -152,7 +150,7 @@ def _recipe(network: Network, options: Options) -> Recipe:
         return recipe
     if recipe.augment == "auto":
         recipe = dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
-    return dataclasses.replace(recipe, augment=str(augment.parse(recipe.augment)))
+    return dataclasses.replace(recipe, augment=str(batches.parse(recipe.augment)))
 
 
 def _p_schedule(spelling: str, epochs: int) -> str:
