@@ -28,11 +28,10 @@ class Optimiser:
     def __init__(self, network: nn.Module, recipe: Recipe, steps: int) -> None:
         self.network, self.steps, self.total = network, steps, recipe.epochs * steps
         self.recipe: Any = recipe  # with what else it may have
-        groups: list[dict[str, Any]] = (
-            self.recipe.groups(network)
-            if hasattr(recipe, "groups")
-            else [{"params": list(network.parameters()), "lr": recipe.rate(0), "weight_decay": recipe.weight_decay}]
-        )
+        groups: list[dict[str, Any]]
+        groups = [{"params": list(network.parameters()), "lr": recipe.rate(0), "weight_decay": recipe.weight_decay}]
+        if hasattr(self.recipe, "groups"):
+            groups = self.recipe.groups(network)
         self.highest = [group["lr"] for group in groups]
         self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         self.lookahead: int = getattr(recipe, "lookahead", 0)
