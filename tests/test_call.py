@@ -12,9 +12,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import empool
-from empool import _call, functional
+from empool import _call, _extension, _ops, _private, _tables, functional
 from empool._call import Method
 from empool.distributions import RankDistribution
+from tolerances import assert_same_bits
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 9), (2, 3, 8, 9)], ids=["unbatched", "batched"])
@@ -22,10 +23,41 @@ from empool.distributions import RankDistribution
 def test_the_second_call_is_planned_already(shape: tuple[int, ...], training: bool) -> None:
     input = torch.zeros(shape)
     functional.ensemble_max_pool2d(input, 2, p=0.3, training=training)
-    before = _call._remembered_regular.cache_info()
+    before = _tables._cache.cache_info()
     functional.ensemble_max_pool2d(input, [2, 2], p=0.3, training=training)
-    after = _call._remembered_regular.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    after = _tables._cache.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 2, before.misses)  # Its windows and its p.
+
+
+@pytest.mark.skipif(not _extension.load(), reason="kernels that are not built remember nothing")
+@pytest.mark.parametrize("windows", [(2,), (3, 2, 1), (3, 1, 0, 2)], ids=str)
+def test_numbers_remembered_as_one_give_the_same_bits(
+    windows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results() -> list[torch.Tensor]:
+        found = []
+        for call in (functional.ensemble_max_pool2d, functional.stochastic_pool2d, functional.soft_pool2d):
+            for training in (True, False):
+                for tied, size in ((None, 9), ("channel", 8)):
+                    input = torch.randn(2, 3, size, 11, generator=torch.Generator().manual_seed(1)).requires_grad_()
+                    output = call(input, *windows, training=training, seed=7, tied=tied)
+                    output.square().sum().backward()
+                    found += [output.detach(), input.grad]
+        return found
+
+    with monkeypatch.context() as without:
+        without.setattr(_ops, "_recalled", {})
+        expected = results()
+    monkeypatch.setattr(_private, "below_autograd", None)  # What is not recalled would need it.
+    for _ in range(2):
+        assert_same_bits(results(), expected)
+
+
+def test_where_no_more_numbers_can_be_remembered_calls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    input = torch.randn(1, 1, 6, 6)
+    expected = functional.ensemble_max_pool2d(input, 3, 3, p=0.5, seed=1)
+    monkeypatch.setattr(_ops, "_remembered", dict.fromkeys(_ops._remembered, -1))
+    assert_same_bits(functional.ensemble_max_pool2d(input, 3, 3, p=0.5, seed=1), expected)
 
 
 def test_a_table_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,10 +125,18 @@ def test_a_dispatch_mode_sees_the_operator() -> None:
     assert {"empool::rank_draw", "empool::drawn_scatter"} <= set(seen.names)
 
 
+def test_a_profiler_sees_the_operators() -> None:
+    input = INPUT.clone().requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        functional.ensemble_max_pool2d(input, 2, p=0.5).sum().backward()
+    names = {event.key for event in seen.key_averages()}
+    assert {"empool::rank_draw", "empool::drawn_scatter"} <= names
+
+
 def test_what_is_missing_from_pytorch_is_named_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_private, "_torch", _private._Torch())
-    monkeypatch.delattr(torch._C, "_AutoDispatchBelowAutograd")
-    with pytest.raises(ImportError, match=r"torch._C._AutoDispatchBelowAutograd is missing from PyTorch"):
+    monkeypatch.delattr(torch._C, "_len_torch_dispatch_stack")
+    with pytest.raises(ImportError, match=r"torch._C._len_torch_dispatch_stack is missing from PyTorch"):
         functional.ensemble_max_pool2d(INPUT, 2)
 
 
