@@ -1,9 +1,10 @@
-"""Draws the figures of these pages that no command draws: `python docs/figures.py`."""
+"""Draws the figures of these pages: `python docs/figures.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import emp
 import matplotlib as mpl
 import tomllib
 from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def imports() -> str:
     return render(figure, "Imports of the core, from the top to the bottom")
 
 
-FIGURES = {"ranks": ranks, "imports": imports}
+FIGURES = {"emp": emp.draw, "ranks": ranks, "imports": imports}
 
 if __name__ == "__main__":
     with mpl.rc_context(SETTINGS):

@@ -18,7 +18,7 @@ from empool.lab.errors import LabError
 from empool.lab.execute.session import Where
 from empool.lab.study.run import difference, folder_name, planned, results
 from empool.lab.watch import progress as watch
-from empool.lab.watch.progress import Lines, Quiet, Screen, duration, progress
+from empool.lab.watch.progress import Progress
 
 
 def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):
@@ -26,7 +26,7 @@ def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None
     return tiny_data.study(directory, runs, progress=progress, command=command)
 
 
-class Noted(Lines):
+class Noted(Progress):
     """Remembers which runs were started; may be interrupted."""
 
     def __init__(self, interrupt=None):
@@ -215,7 +215,7 @@ def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
     config = tiny_data.config(epochs=2)
     recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
     lines = io.StringIO()
-    records = start(tmp_path, config=dataclasses.replace(config, recipe=recipe), progress=Lines(lines))
+    records = start(tmp_path, config=dataclasses.replace(config, recipe=recipe), progress=Progress(lines))
     assert [record["converged"] for record in records] == [False] * 4
     assert "[1/4] max, seed 0: did not converge" in lines.getvalue()
     assert "NaN" not in (tmp_path / "results.json").read_text()
@@ -231,7 +231,7 @@ def test_folder_names_suit_every_file_system(pooling, name):
 
 def test_lines_say_what_is_done_and_what_is_left(tmp_path):
     lines = io.StringIO()
-    start(tmp_path, seeds=(0,), progress=Lines(lines))
+    start(tmp_path, seeds=(0,), progress=Progress(lines))
     said = lines.getvalue().splitlines()
     assert said[0] == "2 runs"
     assert said[1].startswith("[1/2] max, seed 0: test error ")
@@ -239,7 +239,7 @@ def test_lines_say_what_is_done_and_what_is_left(tmp_path):
     assert said[2].startswith("[2/2] ensemble:0.2, seed 0: test error ")
     assert len(said) == 3
     again = io.StringIO()
-    start(tmp_path, progress=Lines(again))
+    start(tmp_path, progress=Progress(again))
     assert again.getvalue().splitlines()[0] == "4 runs, 2 of them done already"
 
 
