@@ -1,10 +1,9 @@
-"""Draws the figures of these pages: `python docs/figures.py`."""
+"""Draws the figures of these pages that no command draws: `python docs/figures.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import emp
 import matplotlib as mpl
 import tomllib
 from matplotlib.figure import Figure
@@ -54,7 +53,7 @@ def imports() -> str:
     return render(figure, "Imports of the core, from the top to the bottom")
 
 
-FIGURES = {"emp": emp.draw, "ranks": ranks, "imports": imports}
+FIGURES = {"ranks": ranks, "imports": imports}
 
 if __name__ == "__main__":
     with mpl.rc_context(SETTINGS):

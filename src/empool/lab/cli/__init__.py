@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
+    except SystemExit as followed:  # Another process speaks for this one.
+        return int(followed.code or 0)
     except (LabError, OSError) as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:

@@ -219,16 +219,19 @@ def _join(address: str | None) -> ModuleType:
 
 def _choose(address: str | None) -> str:
     """Choose HOST:PORT of a cluster that answers, "local" to start one, or "auto" to look for a process of one."""
-    chosen = os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address
-    if chosen is None:
-        chosen = _current() or address or "local"
-        if address is None and chosen != "local":
-            with contextlib.suppress(LabError):
-                _knock(chosen)
-                return chosen
-            return "local"
-    if chosen not in ("auto", "local"):
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
+    chosen = address or "local"
+    if address in (None, "auto"):
+        chosen = _current() or chosen
+    if chosen in ("auto", "local"):
+        return chosen
+    try:
         _knock(chosen)
+    except LabError:
+        if address is not None:
+            raise
+        return "local"
     return chosen
 
 

@@ -131,7 +131,7 @@ def configure(
 def _recipe(network: Network, options: Options) -> Recipe:
     """Settle the recipe: the network's, changed by the options."""
     known = sources.KNOWN.get(options.data)
-    of_data = {"epochs": known.epochs} if known and known.epochs else {}
+    of_data: dict[str, Any] = {"epochs": known.epochs} if known and known.epochs else {}
     given = {name: getattr(options, name) for name in ("epochs", "batch_size", "augment")}
     choices = [f"{name}={value}" for name, value in given.items() if value is not None]
     recipe = run.changed(dataclasses.replace(network.recipe, **of_data), [*choices, *options.recipe])

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from empool.lab.study.run import RunConfig
     from empool.lab.watch.loggers import Loggers
 
-_IMPORTED = ["empool.lab.execute.supervise"]  # what takes seconds to import
+# What takes seconds to import; the compiler, since the first step of an optimiser asks whether it is on.
+_IMPORTED = ["empool.lab.execute.supervise", "torch._dynamo"]
 _POLL = 0.2  # seconds between two looks at what ending runs say
 _GRACE = 15.0  # seconds that runs have to end by themselves after Ctrl-C or an error
 

@@ -101,7 +101,7 @@ class Progress(logging.Handler):
             self.worked += max(0.0, self.left[run] - left)
         self.on.add(run)
         self.left[run] = left
-        known = {} if row is None else {"known": state(run, epochs, row)}
+        known: Any = {} if row is None else {"known": state(run, epochs, row)}
         self.bars.update(self.tasks[run], completed=epochs, **known)
         total = sum(other.training.epochs for other in self.runs)
         done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self._rest()}"
