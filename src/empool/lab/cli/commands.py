@@ -206,7 +206,6 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
-    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of parquet files, as in training.")] = None,
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
@@ -219,9 +218,7 @@ def evaluate(
     with Progress():
         from empool.lab.analyse.evaluate import evaluate as test
 
-        records = test(
-            directory, samples=samples, source=data, device=device, poolings=poolings, label_column=label_column
-        )
+        records = test(directory, samples=samples, source=data, device=device, poolings=poolings)
 
     from rich.console import Console
 
