@@ -40,6 +40,8 @@ def finite(owner: str, name: str, value: Any) -> float:
 
 
 def _number(owner: str, name: str, value: Any, interval: str) -> float:
+    if type(value) is float:  # At every call.
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: expected {name} to be a number in {interval}, got {type(value).__name__}")
     return float(value)

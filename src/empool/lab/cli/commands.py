@@ -169,9 +169,10 @@ def report(
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
 
-    print(f"report: {write_report(directory, baseline=baseline)}")
+    written = f"report: {write_report(directory, baseline=baseline)}, beside it table.md, table.tex and the plots"
     if into is not None:
-        write_table(directory, into, baseline=baseline)
+        written += f"; tables in {into}: {', '.join(write_table(directory, into, baseline=baseline))}"
+    print(written)
 
 
 @app.command()
@@ -206,6 +207,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of parquet files, as in training.")] = None,
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
@@ -218,16 +220,15 @@ def evaluate(
     with Progress():
         from empool.lab.analyse.evaluate import evaluate as test
 
-        records = test(directory, samples=samples, source=data, device=device, poolings=poolings)
+        records = test(
+            directory, samples=samples, source=data, device=device, poolings=poolings, label_column=label_column
+        )
 
     from rich.console import Console
 
-    from empool.lab.report import rules, table
+    from empool.lab.report import rules
 
-    sheet = rules.sheet(records)
-    assert sheet is not None  # There is a finished run.
-    Console().print(table.terminal(sheet))
-    print("\n".join(sheet.notes))
+    Console().print(rules(records))
     print(f"evaluation: {directory / 'evaluation.json'}")
 
 

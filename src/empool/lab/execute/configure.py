@@ -16,7 +16,7 @@ from empool.lab.data.sets import Data
 from empool.lab.errors import LabError
 from empool.lab.study import networks, run
 from empool.lab.study.run import RunConfig
-from empool.lab.train import augment, schedule
+from empool.lab.train import batches, schedule
 from empool.lab.train.experiment import make_network
 from empool.models import Network, Recipe
 
@@ -105,8 +105,6 @@ def configure(
         raise LabError(str(error)) from None
     if p_schedule.kind == "warmup" and p_schedule.number > recipe.epochs:
         raise LabError(f"p_schedule: {p_schedule} is longer than the training, whose epochs are {recipe.epochs}")
-    if options.compile and p_schedule.kind != "constant":
-        raise LabError(f"--compile is for a constant p: each value that {p_schedule} gives it would be compiled anew")
     data = load_data(
         network,
         options.data,
@@ -140,7 +138,7 @@ def _recipe(network: Network, options: Options) -> Recipe:
     spelling = recipe.augment
     if spelling == "auto":
         spelling = known.augment if known else sources.PATH_AUGMENT
-    return dataclasses.replace(recipe, augment=str(augment.parse(spelling)))
+    return dataclasses.replace(recipe, augment=str(batches.parse(spelling)))
 
 
 def _try_out(each: RunConfig, data: Data) -> None:
