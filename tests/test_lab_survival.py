@@ -233,24 +233,12 @@ def test_a_checkpoint_of_which_the_directory_is_damaged_is_said(tmp_path, offset
         checkpoint.read_checkpoint(path, "delete it")
 
 
-def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
-    path = tmp_path / "none" / "x.svg"
-    with pytest.raises(FileNotFoundError) as caught:
-        files.write_text(path, "")
-    assert caught.value.filename == str(path)
-
-
 def test_what_other_programs_left_unfinished_stays(tmp_path):
     theirs = {".letter.odt.7.tmp", ".notes.json.tmp", ".last.ckpt.part.tmp", "last.ckpt.7.tmp"}
     for name in (*theirs, ".last.ckpt.7.tmp"):
         (tmp_path / name).write_bytes(b"half")
     files.remove_unfinished(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == theirs
-
-
-def test_a_file_that_is_finished_meanwhile_is_no_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.Path, "glob", lambda *_: [tmp_path / ".last.ckpt.7.tmp"])
-    files.remove_unfinished(tmp_path)
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
