@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -77,7 +76,7 @@ def test_what_is_as_claimed_supports_and_the_reverse_contradicts():
 def test_holms_correction_is_over_the_claims_that_are_tested():
     (alone,) = held([LOWER], **CLEAR)
     among = held(
-        [replace(LOWER, said=f"claim {number}") for number in range(4)] + [Claim("lacks runs", ("max",), ("average",))],
+        [LOWER._replace(said=f"claim {number}") for number in range(4)] + [Claim("lacks runs", ("max",), ("average",))],
         **CLEAR,
     )
     assert among[0].p_value == pytest.approx(4 * alone.p_value)

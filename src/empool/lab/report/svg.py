@@ -110,10 +110,11 @@ def render(figure: Figure, title: str, description: str = "") -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # What changes no pixel: comments, a style sheet for clips, fonts named at each text, ids that nothing refers to,
-    # indentation, digits beyond 0.01.
+    # indentation and lines, digits beyond 0.01.
     svg = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
     svg = re.sub(r' id="[a-zA-Z]+\d*(_\d+)+"|(?<=\n) +| transform="rotate\(-0 [^)]*\)"', "", svg)
+    svg = re.sub(r" ?\n(?=[^<])", " ", svg)
     svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"\d+\.\d{3,}", _rounded, value[0]), svg)
     said = quoteattr(f"{title}. {description}" if description else title)
     fonts = "style=\"font-family: 'DejaVu Sans', Verdana, sans-serif; stroke-linejoin: round; stroke-linecap: butt\""
