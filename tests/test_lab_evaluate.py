@@ -18,13 +18,13 @@ from empool.lab.analyse.evaluate import evaluate
 from empool.lab.analyse.records import read_evaluation
 from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.execute.here import Here
+from empool.lab.execute.supervise import Here
 from empool.lab.report.sheets import rule_notes
 from empool.lab.train.batches import Normaliser
 from empool.lab.train.experiment import make_network
 from empool.lab.train.loop import fit
 from empool.lab.train.metrics import Tally
-from empool.lab.watch.progress import Lines
+from empool.lab.watch.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def finished(tmp_path_factory):
     """Train a study of two poolings and two seeds."""
     directory = tmp_path_factory.mktemp("finished")
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max"], [0, 1])
-    tiny_data.study(directory, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
+    tiny_data.study(directory, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
     return directory
 
 
