@@ -77,6 +77,12 @@ def test_the_example_of_other_libraries_networks_runs(timm, capsys):
     assert len(pools) > 4
 
 
+def test_changelog_and_citation_have_the_version():
+    (newest, *_) = re.findall(r"^## (\S+?),", TEXTS["CHANGELOG.md"], flags=re.MULTILINE)
+    cited = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [newest] == cited == [empool.__version__]
+
+
 def test_the_readme_is_short():
     text, citations = TEXTS["README.md"].split("## Citing")
     assert len(text.split()) < 740

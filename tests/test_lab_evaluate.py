@@ -15,11 +15,11 @@ import tiny_data
 from empool.lab import cli, files
 from empool.lab.analyse import evaluate as evaluation
 from empool.lab.analyse.evaluate import evaluate
-from empool.lab.analyse.rules import read_evaluation
+from empool.lab.analyse.records import read_evaluation
 from empool.lab.data import sources
 from empool.lab.errors import LabError
 from empool.lab.execute.here import Here
-from empool.lab.report.rules import notes
+from empool.lab.report.sheets import rule_notes
 from empool.lab.train.batches import Normaliser
 from empool.lab.train.experiment import make_network
 from empool.lab.train.loop import fit
@@ -153,7 +153,7 @@ def test_all_finished_runs_of_a_study_are_evaluated(tmp_path, caplog):
     assert [record["draws"] for record in records] == [True, True, False, False, False]
     assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == records
-    assert notes(records) == [
+    assert rule_notes(records) == [
         "expectation: inference mode, one deterministic pass.",
         "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
         "normalisation with the pools in inference mode. Max-pooling's is the control.",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from empool.distributions import Pooling
 from empool.lab import report
-from empool.lab.errors import LabError
 from empool.lab.execute.session import Where, study
-from empool.lab.files import write_json
 
 _WHERE = ("launcher", "address", "cpus_per_run", "gpus_per_run", "jobs")
 
@@ -145,17 +142,7 @@ def table(records: Iterable[Mapping[str, Any]], baseline: str = "max") -> Any:
         >>> table(rows).index.tolist()
         ['max', 'ensemble:0.1']
     """
-    whole = []
-    for number, record in enumerate(records):
-        lacking = [name for name in ("pooling", "seed", "test_error") if name not in record]
-        if lacking:
-            raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
-        error = record["test_error"]
-        own = {"data": "data", "model": "model", "converged": error is not None, "epochs": 0, "seconds": 0.0}
-        whole.append({**own, **record})
-    with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "results.json", whole)
-        return report.frame(Path(folder), baseline=baseline)
+    return report.frame(records, baseline=baseline)
 
 
 def _spelled(value: Any) -> str:

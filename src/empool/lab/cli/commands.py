@@ -165,9 +165,10 @@ def report(
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
 
-    print(f"report: {write_report(directory, baseline=baseline)}")
+    written = f"report: {write_report(directory, baseline=baseline)}, beside it table.md, table.tex and the plots"
     if into is not None:
-        write_table(directory, into, baseline=baseline)
+        written += f"; tables in {into}: {', '.join(write_table(directory, into, baseline=baseline))}"
+    print(written)
 
 
 @app.command()
@@ -218,12 +219,9 @@ def evaluate(
 
     from rich.console import Console
 
-    from empool.lab.report import rules, table
+    from empool.lab.report import rules
 
-    sheet = rules.sheet(records)
-    assert sheet is not None  # There is a finished run.
-    Console().print(table.terminal(sheet))
-    print("\n".join(sheet.notes))
+    Console().print(rules(records))
     print(f"evaluation: {directory / 'evaluation.json'}")
 
 
