@@ -8,9 +8,7 @@ from typing import Any
 
 from empool.distributions import Pooling
 from empool.lab import report
-from empool.lab.execute.session import Where, study
-
-_WHERE = ("launcher", "address", "cpus_per_run", "gpus_per_run", "jobs")
+from empool.lab.execute.session import study
 
 
 class Study:
@@ -85,7 +83,6 @@ def compare(
     *,
     baseline: str = "max",
     out: str | Path | None = None,
-    logger: Sequence[str] = (),
     **options: Any,
 ) -> Study:
     """Train a network with each pooling and several seeds; what is done already is not done again.
@@ -98,9 +95,8 @@ def compare(
         seeds: number of runs of each pooling, or their seeds.
         baseline: pooling that the others are held against.
         out: folder of the study; None: runs/DATA-MODEL.
-        logger: names of trackers that are told.
         options: those of the command `empool compare`, by their names: ``epochs=5``, ``validation=0.1``, ``jobs=2``,
-            ``recipe=["width=32"]``; see `empool.lab.execute.configure.Options`.
+            ``recipe=["width=32"]``, ``logger=["tensorboard"]``; see `empool.lab.execute.configure.Options`.
 
     Raises:
         empool.lab.LabError: for what is wrong with any of them.
@@ -111,15 +107,12 @@ def compare(
             "@".join((str(pooling), *(f"{field}={_spelled(value)}" for field, value in own.items())))
             for pooling, own in poolings.items()
         ]
-    where = Where(**{name: options.pop(name) for name in _WHERE if name in options})
     directory, _ = study(
-        {"data": data, "model": model, **options},
         poolings,
         range(seeds) if isinstance(seeds, int) else seeds,
-        where=where,
         out=None if out is None else Path(out),
-        loggers=logger,
         command="empool.lab.compare(...)",
+        **{"data": data, "model": model, **options},
     )
     return Study(directory, baseline)
 
