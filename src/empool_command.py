@@ -30,5 +30,6 @@ def main() -> int:
         package.__class__ = _Unread
         sys.modules["empool"] = package
     from empool.lab import cli
+    from empool.lab.train.processes import until_left
 
-    return cli.main()
+    return until_left(cli.main)

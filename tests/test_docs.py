@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import warnings
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_the_commands_of_a_page_are_understood(page):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_the_links_of_a_page_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXTS[page])
+    targets = re.findall(r'(?:\]\(|<img src=")([^)#"\s]+)', TEXTS[page])
     missing = [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()]
     assert missing == []
 
@@ -118,5 +119,14 @@ def test_the_architecture_names_every_file_of_the_core_and_folder_of_the_lab():
     core = {path.name for path in (ROOT / "src/empool").glob("*.py")} - {"__init__.py", "_version.py"}
     assert sorted(name for name in core if name not in page) == []
     section = page[page.index("## The lab") :]
-    folders = {path.parent.name for path in (ROOT / "src/empool/lab").glob("*/__init__.py")} | {"bench"}
+    folders = {path.parent.name for path in (ROOT / "src/empool/lab").glob("*/__init__.py")}
     assert sorted(name for name in folders if f"{name}/" not in section) == []
+
+
+def test_the_table_and_the_figure_of_the_readme_are_those_of_the_records():
+    """If not: `python docs/readme.py`."""
+    made = runpy.run_path(str(ROOT / "docs/readme.py"))
+    results = [made["result"](study, pooling) for study, (_, pooling) in made["STUDIES"].items()]
+    for page in ("README.md", "docs/results.md"):
+        assert made["table"](results) in TEXTS[page]
+    assert made["figure"](results) == (ROOT / "docs/images/helps.svg").read_text(encoding="utf-8")

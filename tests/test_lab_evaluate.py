@@ -16,7 +16,6 @@ from empool.lab import cli, files
 from empool.lab.analyse import evaluate as evaluation
 from empool.lab.analyse.evaluate import evaluate
 from empool.lab.analyse.rules import read_evaluation
-from empool.lab.data import sets as data_sets
 from empool.lab.data import sources
 from empool.lab.errors import LabError
 from empool.lab.execute.here import Here
@@ -32,7 +31,7 @@ from empool.lab.watch.progress import Lines
 def _tiny(monkeypatch):
     """Let the data set of `tiny_data` be one with a name."""
     monkeypatch.setitem(sources.KNOWN, "tiny", sources.KNOWN["digits"])
-    monkeypatch.setattr(data_sets, "load", lambda *arguments, **options: tiny_data.data_set())
+    monkeypatch.setattr("empool.lab.analyse.evaluate.load_data", lambda *_, **options: tiny_data.data_set())
 
 
 def run(directory, samples=8, poolings=None):

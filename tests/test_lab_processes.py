@@ -65,7 +65,7 @@ import os
 import signal
 import sys
 from empool.lab import cli
-from empool.lab.train import loop
+from empool.lab.train import loop, processes
 
 following = loop._Run._step
 
@@ -76,10 +76,15 @@ def step(self, epoch, batch, *images):
 
 loop._Run._step = step
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # When one process has ended, torchrun ends the other.
-code = cli.main(sys.argv[1:])
-with open(f"code{os.environ['RANK']}", "w") as file:
-    file.write(str(code))
-sys.exit(code)
+
+
+def main():
+    code = cli.main(sys.argv[1:])
+    with open(f"code{os.environ['RANK']}", "w") as file:
+        file.write(str(code))
+    return code
+
+processes.until_left(main)
 """
 
 
@@ -108,18 +113,22 @@ def test_sigterm_ends_both_processes_after_the_same_step_and_the_run_goes_on(tmp
 PARTED = """
 import errno
 import os
-import sys
-from empool.lab import cli
+import runpy
+import threading
+from torch import distributed
 from empool.lab.train import loop
 
 def fail(self):
     following(self)
     if os.environ["RANK"] == FAILS and len(self.history) == 2:
+        # As gloo may: neither a polite end of the group nor the interpreter's own would ever come.
+        distributed.destroy_process_group = threading.Event().wait
+        threading.Thread(target=threading.Event().wait).start()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt")
 
 following = loop._Run.epoch
 loop._Run.epoch = fail
-sys.exit(cli.main(sys.argv[1:]))
+runpy.run_module("empool.lab.cli", run_name="__main__")
 """
 
 

@@ -1,4 +1,4 @@
-"""Networks of timm on images that are read when their turn comes: on folders and files of the hub's layout."""
+"""Networks of timm on images that are read when their turn comes, of folders and of the hub."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pickle
 import random
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -73,32 +71,30 @@ def test_resnets_have_their_published_parameters_and_one_other_pooling():
     parameters = {"resnet18": 11_689_512, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808}
     for name, count in parameters.items():
         with torch.device("meta"):
-            plain = models.create(f"timm:{name}", num_classes=1000)
-            net = models.create(f"timm:{name}", num_classes=1000, pooling=empool.EnsembleMax(0.1))
-            tandems = models.create(
-                f"timm:{name}", num_classes=1000, pooling=empool.EnsembleMax(0.1), strided_convs=True
+            plain, net, tandems = (
+                models.create(f"timm:{name}", num_classes=1000, **options)
+                for options in (
+                    {},
+                    {"pooling": empool.EnsembleMax(0.1)},
+                    {"pooling": empool.EnsembleMax(0.1), "strided_convs": True},
+                )
             )
         assert sum(parameter.numel() for parameter in net.parameters()) == count
         assert isinstance(plain.maxpool, torch.nn.MaxPool2d)
         assert repr(net.maxpool) == repr(empool.EnsembleMaxPool2d(3, 2, 1, p=0.1))
-        drawing = [type(module) for module in net.modules() if isinstance(module, empool.EnsembleMaxPool2d)]
-        assert len(drawing) == 1
-        assert sum(isinstance(module, empool.EnsembleMaxPool2d) for module in tandems.modules()) == 8
+        for network, drawing in ((net, 1), (tandems, 8)):
+            assert sum(isinstance(module, empool.EnsembleMaxPool2d) for module in network.modules()) == drawing
         assert list(plain.state_dict()) == list(net.state_dict()) == list(tandems.state_dict())
 
 
 def test_a_network_with_nothing_to_replace_says_so():
     with torch.device("meta"):
-        assert isinstance(
-            models.create("timm:resnet18", num_classes=3, pooling=empool.Max()).maxpool, torch.nn.MaxPool2d
-        )
-        for pooling in (empool.Max(), empool.EnsembleMax(0.1)):
-            with pytest.raises(
-                ValueError, match=r"timm:convnext_atto has no max-pooling layer to replace; strided_convs"
-            ):
-                models.create("timm:convnext_atto", num_classes=3, pooling=pooling)
-        with pytest.raises(ValueError, match="has no max-pooling layer to replace and no convolution with stride 2"):
-            models.create("timm:vit_tiny_patch16_224", num_classes=3, pooling=empool.Max(), strided_convs=True)
+        for name, strided, message in (
+            ("convnext_atto", False, r"timm:convnext_atto has no max-pooling layer to replace; strided_convs"),
+            ("vit_tiny_patch16_224", True, "no max-pooling layer to replace and no convolution with stride 2"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                models.create(f"timm:{name}", num_classes=3, pooling=empool.Max(), strided_convs=strided)
 
 
 def test_the_recipe_is_the_standard_one():
@@ -117,19 +113,15 @@ def test_images_are_resized_cropped_and_normalised(load, folder):
     assert images.dtype == torch.float32
     assert sorted(labels.tolist()) == sorted([0, 1, 2, 3] * 12)
     # The mean colour says which class an image is of, so images and labels belong together.
-    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in lab_constants())
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    mean, std = (torch.tensor(of)[:, None, None] * 255 for of in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     colours = (images * std + mean).mean((2, 3))  # (48, 3)
     hues = torch.tensor(tiny_data.HUES) + 59.5
     assert (torch.cdist(colours, hues).argmin(1) == labels).all()
     test = list(streaming(data.test, config(data), training=False))
     assert [len(labels) for _, labels in test] == [16]
     assert test[0][1].tolist() == sorted(test[0][1].tolist())
-
-
-def lab_constants():
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -211,20 +203,19 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(load, folder, tmp_path):
     torch.testing.assert_close(cut, whole, rtol=0, atol=0)
 
 
-def test_limits_choose_as_many_of_each_class(load, folder):
+def test_limits_choose_as_many_of_each_class_and_a_test_folder_may_lack_some(load, tmp_path):
+    folder = tiny_data.photographs(tmp_path / "some", test=8, test_folder="validation")
+    whole = load(str(folder))
     data = load(str(folder), train_limit=20, test_limit=6)
     (_, labels), *_ = passes(data, 1, recipe=dataclasses.replace(RECIPE, batch_size=20))
     assert np.bincount(labels).tolist() == [5, 5, 5, 5]
-    assert len(data.test) == 6
-    assert data.fingerprint == load(str(folder)).fingerprint
-
-
-def test_a_test_folder_may_lack_classes(load, tmp_path):
-    folder = tiny_data.photographs(tmp_path / "some", test=4, test_folder="validation")
-    (folder / "validation" / "n01" / "001.png").unlink()
+    assert (len(data.test), data.fingerprint) == (6, whole.fingerprint)
+    for number in (1, 5):
+        (folder / "validation" / "n01" / f"{number:03}.png").unlink()
     data = load(str(folder))
     (_, labels), *_ = streaming(data.test, config(data), training=False)
-    assert labels.tolist() == [0, 2, 3]
+    assert labels.tolist() == [0, 0, 2, 2, 3, 3]
+    assert len(load(str(tiny_data.photographs(tmp_path / "test", test_folder="test"))).test) == 16
 
 
 def refused(capsys, *arguments):
@@ -234,43 +225,15 @@ def refused(capsys, *arguments):
     return error.removeprefix("empool: error: ")
 
 
-def test_compare_trains_each_pooling_and_reports(folder, tmp_path, capsys):
-    arguments = ["compare", "--data", str(folder), "--poolings", "max,ensemble:0.1", "--seeds", "1", *SMALL]
-    assert cli.main([*arguments, "--precision", "bfloat16", "--train-limit", "32", "--test-limit", "8"]) == 0
-    assert "report: runs/photographs-timm-test_resnet/report.html" in capsys.readouterr().out
-    records = json.loads((tmp_path / "runs" / "photographs-timm-test_resnet" / "results.json").read_text())
-    assert [(record["pooling"], record["train_limit"], record["test_limit"]) for record in records] == [
-        ("max", 32, 8),
-        ("ensemble:0.1", 32, 8),
-    ]
-    report = (tmp_path / "runs" / "photographs-timm-test_resnet" / "report.html").read_text()
-    assert "timm:test_resnet" in report
-
-
 def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path, capsys):
-    arguments = ["train", "--data", str(folder), *SMALL, "--p-schedule", "anneal:0", "--out", "study"]
-    assert cli.main(arguments) == 0
+    arguments = ["compare", "--data", str(folder), *SMALL, "--p-schedule", "anneal:0", "--out", "study", "--seeds", "1"]
+    assert cli.main([*arguments, "--poolings", "ensemble:0.1", "--precision", "bfloat16", "--train-limit", "32"]) == 0
+    assert "timm:test_resnet" in (tmp_path / "study" / "report.html").read_text()
     assert cli.main(["evaluate", "study", "--data", str(folder), "--samples", "2", "--device", "cpu"]) == 0
     (record,) = json.loads((tmp_path / "study" / "evaluation.json").read_text())
     (trained,) = json.loads((tmp_path / "study" / "results.json").read_text())
     assert record["expectation"]["error"] == trained["test_error"]
-    assert record["test_images"] == 16
-
-
-def test_train_goes_on_if_asked_to(folder, capsys, monkeypatch):
-    from empool.lab.train import loop
-
-    arguments = ["train", "--data", str(folder), *SMALL, "--epochs", "2", "--out", "study", "--no-channels-last"]
-
-    def interrupt(self, epoch):
-        if epoch > 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_set_p", interrupt)
-        assert cli.main(arguments) == 130
-    assert cli.main([*arguments, "--resume"]) == 0
-    assert "after 2 epochs" in capsys.readouterr().out
+    assert (record["test_images"], trained["train_limit"]) == (16, 32)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -326,76 +289,35 @@ def test_incomplete_folders_are_named(load, tmp_path):
         load(str(folder))
     for path in (folder / "val").rglob("*.png"):
         path.unlink()
-    with pytest.raises(LabError, match=r"some/val: Found 0 images in subfolders of"):
+    with pytest.raises(LabError, match=r"some/val: no images; expected train/CLASS/IMAGE"):
         load(str(folder))
     (folder / "val").rename(folder / "other")
     with pytest.raises(LabError, match=r"some has no folder val: expected train/CLASS/IMAGE and val/CLASS/IMAGE"):
         load(str(folder))
 
 
-@pytest.fixture
-def _hub(tmp_path, monkeypatch):
-    """Keep what datasets prepares; leave out the five seconds that it rests after a shuffled pass over parquet."""
+def test_data_sets_of_the_hub_are_read_row_by_row(load, tmp_path, monkeypatch, capsys):
     import datasets
-    from datasets.packaged_modules.parquet.parquet import Parquet
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
-    monkeypatch.setattr(Parquet, "SLEEP_ON_THREADS_SHUTDOWNS", False)
-
-
-def hub_files(folder, damaged=None):
-    """Write parquet files as the hub has them, two shards for training."""
-    info = {"features": {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b", "c", "d"]}}}
-    schema = pa.schema(
-        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": info})},
-    )
-    source = tiny_data.photographs(folder / "source")
-    folder = folder / "data"
-    folder.mkdir()
-    for split, name, shards in (("train", "train", 2), ("val", "validation", 1)):
-        paths = sorted((source / split).rglob("*.png"), key=lambda path: path.name)
-        rows = [
-            {"bytes": b"no image" if n == damaged else path.read_bytes(), "path": None} for n, path in enumerate(paths)
-        ]
-        labels = [int(path.parent.name[1:]) for path in paths]
-        for shard in range(shards):
-            part = slice(shard * len(rows) // shards, (shard + 1) * len(rows) // shards)
-            table = pa.table({"image": rows[part], "label": labels[part]}, schema=schema)
-            pq.write_table(table, folder / f"{name}-{shard:05}-of-{shards:05}.parquet")
-    names = "".join(f"            '{number}': {name}\n" for number, name in enumerate("abcd"))
-    splits = "".join(
-        f"  - name: {name}\n    num_examples: {count}\n    num_bytes: {count}\n"
-        for name, count in (("train", 48), ("validation", 16))
-    )
-    features = (
-        f"  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n{names}"
-    )
-    (folder / "README.md").write_text(f"---\ndataset_info:\n  features:\n{features}  splits:\n{splits}---\n")
-    return folder
-
-
-@pytest.mark.usefixtures("_hub")
-def test_fetched_data_sets(load, tmp_path):
-    data = load(f"hfds/{hub_files(tmp_path)}", train_limit=32)
-    assert data.classes == ("a", "b", "c", "d")
-    assert (len(data.train), len(data.test)) == (32, 16)
-    first, second = passes(data)
-    assert np.bincount(first[1]).tolist() == [8, 8, 8, 8]
-    assert (first[1] != second[1]).any()
-    torch.testing.assert_close(passes(data), [first, second], rtol=0, atol=0)
-
-
-@pytest.mark.usefixtures("_hub")
-def test_a_damaged_image_of_a_fetched_data_set_is_named(load, tmp_path):
-    source = f"hfds/{hub_files(tmp_path, damaged=5)}"
-    data = load(source)
-    with pytest.raises(LabError, match=rf"{source}, train: row 5: cannot decode the image \(unknown image format\)"):
-        passes(data, 1)
-
-
-@pytest.mark.usefixtures("_hub")
-def test_a_data_set_of_the_hub_can_be_trained_on(tmp_path, capsys):
-    source = f"hub:{hub_files(tmp_path)}"
-    assert cli.main(["train", "--data", source, *SMALL, "--out", "study"]) == 0
-    assert capsys.readouterr().out.startswith("ensemble:0.1, seed 0: test error ")
+    names = ("a", "b", "c", "d")
+    for damaged in (None, 5):
+        source = tmp_path / f"damaged-{damaged}"
+        source.mkdir()
+        for split, where in (("train", "train"), ("validation", "val")):
+            paths = sorted((tiny_data.photographs(tmp_path / "files") / where).rglob("*.png"), key=lambda p: p.name)
+            content = [b"no image" if n == damaged else path.read_bytes() for n, path in enumerate(paths)]
+            labels = [int(path.parent.name[1:]) for path in paths]
+            tiny_data.write_parquet(source / f"{split}.parquet", content, labels, names, image="image")
+        data = load(f"hfds/{source}", train_limit=32)
+        assert (data.classes, len(data.train), len(data.test)) == (names, 32, 16)
+        if damaged is None:
+            first, second = passes(data)
+            assert np.bincount(first[1]).tolist() == [8, 8, 8, 8]
+            assert (first[1] != second[1]).any()
+            torch.testing.assert_close(passes(data), [first, second], rtol=0, atol=0)
+            assert cli.main(["train", "--data", f"hfds/{source}", *SMALL, "--out", "study"]) == 0
+            assert capsys.readouterr().out.startswith("ensemble:0.1, seed 0: test error ")
+            continue
+        with pytest.raises(LabError, match=rf"{source}, train: row 5: cannot decode the image"):
+            passes(load(f"hfds/{source}"), 1)

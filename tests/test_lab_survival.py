@@ -35,7 +35,7 @@ from held import at_step
 # Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["empool.lab.execute.supervise", "empool.lab.execute.configure", "empool.lab.cli.commands"]
+    ["empool.lab.execute.supervise", "empool.lab.execute.configure", "empool.lab.cli.commands", "torch._dynamo"]
 )
 
 POOLINGS = ("max", "ensemble:0.3")

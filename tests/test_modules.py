@@ -169,8 +169,8 @@ def test_named_functions_and_layers_are_all_there() -> None:
 
 CORE = [
     name
-    for _, name, package in pkgutil.iter_modules(empool.__path__, "empool.")
-    if not package and name != "empool._C" and not name.rpartition(".")[2].startswith("_C")
+    for _, name, package in pkgutil.walk_packages(empool.__path__, "empool.", onerror=lambda name: None)
+    if not package and (name.count(".") == 1 or name.startswith("empool.modules.")) and not name.startswith("empool._C")
 ]
 
 
@@ -187,7 +187,23 @@ def test_docstring_examples(name: str) -> None:
 def test_the_functions_have_examples() -> None:
     finder = doctest.DocTestFinder()
     found = {test.name for test in finder.find(empool.functional) if test.examples}
-    assert found >= {f"empool.functional.{stem}2d" for stem in METHODS}
+    assert found >= {f"empool.functional.{name}" for name in empool.functional.__all__}
+
+
+NAMES = [name for name in empool.__all__ if name[-2:] in ("1d", "2d", "3d")]
+
+
+def test_every_layer_has_an_example_with_its_own_sizes() -> None:
+    for name in NAMES:
+        doc = getattr(empool, name).__doc__
+        assert f"empool.{name}(" in doc
+        assert all(f"{d}d" not in doc.partition("Args:")[2] for d in DIMS if d != int(name[-2]))
+
+
+def test_layers_pickled_before_they_had_files_of_their_own_can_be_read() -> None:
+    for name in NAMES:
+        made = getattr(empool, name)
+        assert pickle.loads(f"cempool.modules\n{name}\n.".encode()) is made
 
 
 def test_a_geometry_of_a_tensor_is_read_at_every_call() -> None:

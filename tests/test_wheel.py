@@ -45,7 +45,7 @@ def test_the_links_of_its_page_lead_out_of_the_repository(wheel: zipfile.ZipFile
     links = re.findall(r"\]\(([^)]+)\)", page)
     assert len(links) > 8
     assert [link for link in links if not link.startswith("https://")] == []
-    assert "/raw/main/docs/images/emp.svg" in page
+    assert page.count('<img src="https://github.com/empool/empool/raw/main/docs/images/') == 2
 
 
 def test_every_module_is_there(names: set[str]) -> None:

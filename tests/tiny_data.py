@@ -93,20 +93,24 @@ def parquet_folder(folder: Path, channels: int = 3, train: int = 30, test: int =
 
 
 def write_parquet(
-    path: Path, contents: list[bytes | None], labels: list[int | None], names: tuple[str, ...] = NAMES
+    path: Path,
+    contents: list[bytes | None],
+    labels: list[int | None],
+    names: tuple[str, ...] = NAMES,
+    image: str = "img",
 ) -> None:
     """Write encoded images and labels as the hub does; without names as others do."""
     label = {"_type": "ClassLabel", "names": list(names)} if names else {"_type": "Value"}
-    features = {"img": {"_type": "Image"}, "label": label}
+    features = {image: {"_type": "Image"}, "label": label}
     schema = pa.schema(
         [
-            ("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            (image, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             ("label", pa.int64()),
         ],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     rows = [{"bytes": content, "path": None} for content in contents]
-    pq.write_table(pa.table({"img": rows, "label": labels}, schema=schema), path)
+    pq.write_table(pa.table({image: rows, "label": labels}, schema=schema), path)
 
 
 def class_folders(folder: Path, channels: int = 1, train: int = 30, test: int = 9) -> Path:

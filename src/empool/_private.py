@@ -7,9 +7,10 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 _PATHS = {
     # Until `torch.library.register_autograd` has a forward mode, derivatives are registered by hand, as it does it.
@@ -59,6 +60,22 @@ class _Torch:
 
 
 _torch = _Torch()
+
+# By way of public classes: the bases of torch.nn's layers, which have no public names.
+if TYPE_CHECKING:
+    from torch.nn.modules import batchnorm, pooling
+
+    BatchNorm = batchnorm._BatchNorm
+    MaxPoolNd = pooling._MaxPoolNd
+    AvgPoolNd = pooling._AvgPoolNd
+    LPPoolNd = pooling._LPPoolNd
+    AdaptiveMaxPoolNd = pooling._AdaptiveMaxPoolNd
+    AdaptiveAvgPoolNd = pooling._AdaptiveAvgPoolNd
+else:
+    BatchNorm, LPPoolNd = nn.BatchNorm2d.__base__, nn.LPPool2d.__base__
+    MaxPoolNd, AdaptiveMaxPoolNd = nn.MaxPool2d.__base__, nn.AdaptiveMaxPool2d.__base__
+    AvgPoolNd, AdaptiveAvgPoolNd = nn.AvgPool2d.__base__, nn.AdaptiveAvgPool2d.__base__
+POOLS = (MaxPoolNd, AvgPoolNd, LPPoolNd, AdaptiveMaxPoolNd, AdaptiveAvgPoolNd)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 

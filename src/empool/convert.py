@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd
 
-from empool import modules
+from empool import _private, modules
 from empool._forward import max_pooling_calls
 from empool.distributions import Average, Pooling
+from empool.modules._layer import Pool
 from empool.pooling import AvgPool2d, adaptive_layer, layer
 from empool.pooling import pooling as read_pooling
 from empool.tandem import halves, to_tandem
@@ -151,7 +151,7 @@ def convert_(
 
 
 def _chosen(name: str, module: nn.Module, filter_fn: Filter | None, strided_convs: bool) -> bool:
-    kinds = (_MaxPoolNd, _AvgPoolNd, _LPPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, *_WINDOWLESS)
+    kinds = (*_private.POOLS, *_WINDOWLESS)
     if isinstance(module, kinds):
         return isinstance(module, _MAX_POOLS) if filter_fn is None else filter_fn(name, module)
     return strided_convs and halves(module) and (filter_fn is None or filter_fn(name, module))
@@ -191,7 +191,7 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
         )
     if return_indices:
         made.return_indices = True
-    if isinstance(made, modules._Pool):
+    if isinstance(made, Pool):
         vars(made).update({name: vars(old)[name] for name in ("seed", "generator", "tied") if name in vars(old)})
     vars(made).update({name: value for name, value in vars(old).items() if name == "_modules" or "_hook" in name})
     made.train(old.training)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from empool.distributions import probability
-from empool.modules import Number, _Pool, _RankPoolMethod
+from empool.modules._layer import Pool
+from empool.modules._methods import Number, Ranked
 
 
 class MonteCarlo(NamedTuple):
@@ -150,11 +151,11 @@ def set_p(model: nn.Module, p: Number, filter_fn: Callable[[str, nn.Module], boo
         layers = [(name, module) for name, module in layers if filter_fn(name, module)]
         if not layers:
             raise ValueError("set_p: expected filter_fn to choose at least one of the layers that have a p")
-    by_distribution = [name for name, module in layers if isinstance(module, _RankPoolMethod)]
+    by_distribution = [name for name, module in layers if isinstance(module, Ranked)]
     if by_distribution and isinstance(number, list):
         raise TypeError(f"set_p: expected one number for the rank distribution of {by_distribution[0]}, got a list")
     for _, module in layers:
-        if isinstance(module, _RankPoolMethod):
+        if isinstance(module, Ranked):
             distribution: Any = module.distribution
             module.distribution = dataclasses.replace(distribution, p=number)
         else:
@@ -171,14 +172,14 @@ def _checked(p: Any) -> float | list[float]:
 
 
 def _has_p(module: nn.Module) -> bool:
-    if isinstance(module, _RankPoolMethod):
+    if isinstance(module, Ranked):
         return "p" in getattr(module.distribution, "__dataclass_fields__", ())
-    return isinstance(module, _Pool) and "p" in module._own
+    return isinstance(module, Pool) and "p" in module._own
 
 
 def _samples(module: nn.Module) -> bool:
     """Tell whether a layer samples in training; learned pooling need not."""
-    return isinstance(module, _Pool) and bool(getattr(module, "sample", True))
+    return isinstance(module, Pool) and bool(getattr(module, "sample", True))
 
 
 @contextmanager

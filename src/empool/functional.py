@@ -46,6 +46,7 @@ _DRAW = """training: sample if true; the exact expectation if false.
             positions of a channel, ``"image"`` all of an image. By default none do."""
 _RETURNS = """``(N, C, {output})``, sizes as `torch.nn.functional.{twin}` gives; with `return_indices` a pair
         with int64 indices."""
+_REQUIRED = {"distribution": "empool.TopMean(2)"}
 _RAISES = "RuntimeError: for a geometry that `torch.nn.functional.{twin}` refuses, in its words."
 
 
@@ -131,15 +132,23 @@ def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Calla
     fields = {"twin": twin, "spatial": spatial, "output": output, "windows": _WINDOWS[adaptive].format(twin=twin)}
     parts = {"input": _INPUT, "draw": _DRAW, "returns": _RETURNS, "raises": _RAISES}
     doc = inspect.getdoc(method) or ""
+    own = list(inspect.signature(method).parameters.values())[1:]
     if dims != 2 or adaptive:
-        doc = doc.partition("Example:")[0].rstrip()
+        doc = doc.partition("Example:")[0] + _example(name, dims, adaptive, own)
     indented = {key: part.replace("\n    ", "\n").format(**fields) for key, part in parts.items()}
     call.__doc__ = doc.format(**indented)
-    own = list(inspect.signature(method).parameters.values())[1:]
     shared = [p for p in inspect.signature(call).parameters.values() if p.kind is not p.VAR_KEYWORD]
     call.__signature__ = inspect.Signature([*shared, *own], return_annotation=Tensor | Pair)
     call.__name__ = call.__qualname__ = name
     return call  # type: ignore[no-any-return]
+
+
+def _example(name: str, dims: int, adaptive: bool, own: list[inspect.Parameter]) -> str:
+    """Write the example of a function that has none of its own."""
+    given = [f", {p.name}={_REQUIRED[p.name]}" for p in own if p.default is p.empty]
+    before, after = ([9] * dims, [3] * dims) if adaptive else ([8] * dims, [4] * dims)
+    call = f"{name}(torch.randn(16, 32, {', '.join(map(str, before))}), {3 if adaptive else 2}{''.join(given)})"
+    return f"Example:\n    >>> {call}.shape\n    torch.Size({[16, 32, *after]})"
 
 
 @_functions
@@ -147,7 +156,7 @@ def _ensemble_max_pool(
     function: str, *, p: Number = 0.1, training: bool = True, seed: Seed = None, generator: Generator | None = None,
     tied: Tied = None,
 ) -> Method:  # fmt: skip
-    """Output the runner-up of each window with probability p, the largest activation otherwise.
+    """Output the second largest activation of each window with probability p, and the largest otherwise.
 
     Args:
         {input}
@@ -238,7 +247,7 @@ def _rank_pool(
     function: str, *, distribution: RankDistribution | Tables | Learned, training: bool = True, seed: Seed = None,
     generator: Generator | None = None, tied: Tied = None,
 ) -> Method:  # fmt: skip
-    """Output an activation whose rank is drawn from a distribution: ordered weighted averaging.
+    """Sample a rank from a distribution and output that activation; on average, ordered weighted averaging.
 
     Args:
         {input}
@@ -269,7 +278,7 @@ def _stochastic_pool(
     function: str, *, training: bool = True, seed: Seed = None, generator: Generator | None = None,
     tied: Tied = None,
 ) -> Method:  # fmt: skip
-    """Draw an activation in proportion to its positive part; the expectation is the sum of squares over the sum.
+    """Sample an activation in proportion to its positive part; the expectation is the sum of squares over the sum.
 
     Args:
         {input}
@@ -297,7 +306,7 @@ def _soft_pool(
     function: str, *, beta: float | Tensor = 1.0, training: bool = True, seed: Seed = None,
     generator: Generator | None = None, tied: Tied = None,
 ) -> Method:  # fmt: skip
-    """Draw an activation with its probability under the softmax of beta times the activations; on average SoftPool.
+    """Sample an activation by the softmax of beta times the activations; the expectation is SoftPool.
 
     Args:
         {input}
@@ -311,8 +320,8 @@ def _soft_pool(
         {raises}
     Source: Stergiou, Poppe and Kalliatakis, Refining activation downsampling with SoftPool, ICCV 2021.
     Example:
-        >>> soft_pool2d(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]), 2, beta=2.0, training=False)
-        tensor([[[0.]]])
+        >>> soft_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, beta=0.0, training=False)
+        tensor([[[3.2500]]])
     """
     return Method(None, by_value(function, beta), training, seed, generator, tied)
 

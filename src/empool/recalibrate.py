@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from empool._private import BatchNorm
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         >>> loader = [torch.randn(16, 3, 8, 8) for _ in range(4)]
         >>> net = empool.recalibrate_(net, loader)
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     norms = [norm for norm in norms if norm.running_mean is not None]
     if not norms:
         raise ValueError("recalibrate_: expected a model with batch normalisation that keeps running statistics")

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from empool._private import BatchNorm
 from empool.distributions import Pooling
 from empool.tandem import to_tandem
 
@@ -72,7 +72,7 @@ def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Keep batch normalisation from counting a recomputed batch again."""
     # The layers update copies: autograd checks that the recomputed tensors are like the first ones.
-    counted = [(m, dict(m._buffers)) for m in block.modules() if isinstance(m, _BatchNorm)]
+    counted = [(m, dict(m._buffers)) for m in block.modules() if isinstance(m, BatchNorm)]
     for module, buffers in counted:
         module._buffers = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
     try:

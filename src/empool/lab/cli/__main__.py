@@ -3,5 +3,6 @@
 import sys
 
 from empool.lab.cli import main
+from empool.lab.train.processes import until_left
 
-sys.exit(main())
+sys.exit(until_left(main))

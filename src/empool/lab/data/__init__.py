@@ -1,1 +1,1 @@
-"""Images with labels: by name, from a folder, or a user's own."""
+"""Where images and labels come from: `load.load_data` gives a `sets.DataSet` for a name, a folder or a factory."""

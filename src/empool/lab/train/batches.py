@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sized
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from empool.lab.data.sets import Split
+from empool.lab.data.sets import Split, Streamed
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig, derived_seed
 from empool.lab.train.augment import Augment, Draws, Normaliser
@@ -81,11 +81,10 @@ class Batches:
 
 
 class Stream:
-    """Batches of a split whose images are loaded when their turn comes, on the device.
+    """Batches of images that are loaded when their turn comes, on the device.
 
     Args:
-        images: a `torch.utils.data.Dataset` of image tensors ``(C, H, W)`` with labels, or what makes one by
-            ``view(config, training)``.
+        images: to be loaded.
         config: the run.
         training: whether the images are shuffled, and an incomplete last batch left out.
 
@@ -93,20 +92,19 @@ class Stream:
         LabError: if there is not one batch.
     """
 
-    def __init__(self, images: Sized, config: RunConfig, *, training: bool) -> None:
+    def __init__(self, images: Streamed, config: RunConfig, *, training: bool) -> None:
         size = config.training.batch_size
         if training and len(images) < size:
             raise LabError(f"{len(images)} training images are no batch of {size}: give a --batch-size")
         self.images, self.config, self.training, self.epoch = images, config, training, 0
-        self.view: Any = images.view(config, training=training) if hasattr(images, "view") else images
+        self.view: Any = images.view(config, training)
         self.generator = torch.Generator()  # The default one belongs to the draws of the network.
-        workers = min(8, os.cpu_count() or 1) if config.workers is None else config.workers
         self.loader: DataLoader[Any] = DataLoader(
-            cast("Dataset[Any]", self.view),
+            self.view,
             batch_size=size,
             shuffle=training,
             drop_last=training,
-            num_workers=workers,
+            num_workers=min(8, os.cpu_count() or 1) if config.workers is None else config.workers,
             pin_memory=config.device == "cuda",
             generator=self.generator,
         )

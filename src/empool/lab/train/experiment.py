@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from empool.lab.data.sets import Data, DataSet, Split
+from empool.lab.data.sets import Data, Split, Streamed
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
 from empool.lab.train import augment, compilation, processes
@@ -31,8 +31,8 @@ class Experiment(nn.Module):
     """
 
     batches: Any  # of an epoch: sized, with the number of the epoch in `epoch` and the images behind them in `images`
-    test_images: Sized
-    held_out: Sized | None  # training images that are measured alone
+    test_images: Split | Streamed
+    held_out: Split | None  # training images that are measured alone
 
     def __init__(self, config: RunConfig, network: nn.Module, data: Data) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Experiment(nn.Module):
         self.together = processes.connected()
         self.num_classes = len(data.classes)
         recipe, device = config.training, torch.device(config.device)
-        if not isinstance(data, DataSet):
+        if not isinstance(data.train, Split):
             self.batches = Stream(data.train, config, training=True)
             self.test_images, self.held_out = data.test, None
             return
@@ -59,7 +59,7 @@ class Experiment(nn.Module):
             self.together,
             drop_last=getattr(recipe, "drop_last", False),
         )
-        self.test_images = data.test.to(device)
+        self.test_images = data.test.to(device) if isinstance(data.test, Split) else data.test
         self.held_out = data.validation.to(device) if data.validation is not None else None
 
     def prepare(self) -> None:
@@ -68,12 +68,12 @@ class Experiment(nn.Module):
             prepare: Any = self.network.prepare_
             prepare(self.normaliser.plain(self.batches.images.images[:5000]))
 
-    def test(self, images: Sized) -> Scores:
+    def test(self, images: Split | Streamed) -> Scores:
         """Score the predictions for images as they are, in inference mode."""
         return self.tally(images).scores()
 
     @torch.no_grad()
-    def tally(self, images: Sized) -> Tally:
+    def tally(self, images: Split | Streamed) -> Tally:
         """Count the predictions for images as they are, in inference mode."""
         self.network.eval()
         self.together.share_buffers(self.network)
@@ -84,7 +84,7 @@ class Experiment(nn.Module):
         tally.add_up(self.together)
         return tally
 
-    def plain_batches(self, images: Sized) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain_batches(self, images: Split | Streamed) -> Iterator[tuple[Tensor, Tensor]]:
         """Give images as they are, as the network takes them, and their labels."""
         if not isinstance(images, Split):
             yield from Stream(images, self.config, training=False)

@@ -369,7 +369,7 @@ def _record(run: _Run, data: Data) -> dict[str, Any]:
         "test_images": len(run.experiment.test_images),
         "classes": run.experiment.num_classes,
         "image_shape": None if size is None else [data.in_channels, *size],
-        "chance_error": data.chance_error,
+        "chance_error": data.train.chance_error,
         "augment": recipe.augment,
         "precision": config.precision,
         "p_schedule": config.p_schedule,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,7 +84,10 @@ def started() -> Processes:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Connect the processes that were started together: by gloo, and tensors on GPUs by NCCL."""
+    """Connect the processes that were started together: by gloo, and tensors on GPUs by NCCL.
+
+    A process that fails doesn't take leave of the others, who may be waiting for it: they notice when it ends.
+    """
     these = started()
     if these.count == 1:
         yield these
@@ -98,10 +104,28 @@ def joined() -> Iterator[Processes]:
         torch.cuda.set_device(these.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, rank=these.rank, world_size=these.count)
+    yield these
+    # What wrapped a network holds the group too. Were it the last to, freeing it would wait for gloo's threads without
+    # giving up the interpreter's lock, which these may be waiting for.
+    gc.collect()
+    distributed.destroy_process_group()
+
+
+def until_left(main: Callable[[], int]) -> int:
+    """Run a program, and return its exit code; one of several processes ends there and then.
+
+    The interpreter's own end may wait for threads that talk to the others, and they for it.
+    """
+    if started().count == 1:
+        return main()
     try:
-        yield these
-    finally:
-        distributed.destroy_process_group()
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_parting(error: RuntimeError) -> bool:

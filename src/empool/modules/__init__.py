@@ -1,0 +1,6 @@
+"""The pooling layers: they hold arguments and call `empool.functional` once; no buffers, parameters only if learned."""
+
+# ruff: noqa: F403
+from empool.modules.adaptive import *
+from empool.modules.learned import *
+from empool.modules.regular import *

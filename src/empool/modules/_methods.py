@@ -1,0 +1,146 @@
+"""What the layers of each method keep: the function that they call, and its own arguments."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from empool import functional
+from empool._call import distribution_argument
+from empool._tables import Tables
+from empool.distributions import (
+    EnsembleMax,
+    MaxDropout,
+    RankDistribution,
+    StochasticMax,
+    Tunable,
+    finite,
+    probability,
+    share,
+)
+from empool.modules._layer import Pool
+
+Number = float | Iterable[float] | Tensor
+"""A method's own number: one, or one for each channel."""
+
+
+class _Tabled(Pool):
+    """A layer that keeps a rank distribution's tables: not as buffers, which `half` rounds and `state_dict` saves."""
+
+    _tables: Tables
+
+    def _take(self, each: list[Any]) -> None:
+        if "_tables" in vars(self):
+            self._tables.set(each)
+        else:
+            self._tables = Tables(each)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._tables = copy.copy(self._tables)  # `copy.copy` of a layer shares what it holds.
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._tables.number is not None:
+            self._tables.to(fn(torch.empty(0, device=self._tables.number.device)).device)
+        return self
+
+
+class Numbered(_Tabled):
+    """A layer of a distribution with one number, which may differ by channel."""
+
+    _kind: ClassVar[type[Tunable]]
+    _check: ClassVar[Callable[..., float]] = staticmethod(probability)
+
+    def _read(self) -> Any:
+        values = [getattr(distribution, self._own[0]) for distribution in self._tables.each]
+        return values[0] if len(values) == 1 else torch.tensor(values, dtype=torch.float64)
+
+    def _write(self, number: Number) -> None:
+        owner, name = type(self).__name__, self._own[0]
+        each = [self._kind(type(self)._check(owner, name, value)) for value in _values(number)]  # type: ignore[call-arg]
+        if not each:
+            raise ValueError(f"{owner}: expected {name} as a number or one for each channel, got none")
+        self._take(each)
+
+    def _arguments(self, traced: bool) -> dict[str, Any]:
+        return self._spelled() if traced else {self._own[0]: self._tables}
+
+
+class EnsembleMaxed(Numbered):
+    """Layers of ensemble max-pooling."""
+
+    _functions, _own, _kind = functional._ensemble_max_pool, ("p",), EnsembleMax
+    p = property(Numbered._read, Numbered._write)
+
+
+class MaxDropped(Numbered):
+    """Layers of max-pooling dropout."""
+
+    _functions, _own, _kind = functional._max_pool_dropout, ("p",), MaxDropout
+    p = property(Numbered._read, Numbered._write)
+
+
+class StochasticMaxed(Numbered):
+    """Layers of stochastic max-pooling."""
+
+    _functions, _own, _kind = functional._stochastic_max_pool, ("drop",), StochasticMax
+    _check = staticmethod(share)
+    drop = property(Numbered._read, Numbered._write)
+
+
+class Valued(Pool):
+    """Layers of stochastic pooling, which has no arguments of its own."""
+
+    _functions = functional._stochastic_pool
+
+
+class Ranked(_Tabled):
+    """Layers of any rank distribution."""
+
+    _functions, _own = functional._rank_pool, ("distribution",)
+
+    @property
+    def distribution(self) -> RankDistribution:
+        """How likely each rank is."""
+        return self._tables.each[0]
+
+    @distribution.setter
+    def distribution(self, distribution: RankDistribution) -> None:
+        self._take([distribution_argument(type(self).__name__, distribution)])
+
+    def _arguments(self, traced: bool) -> dict[str, Any]:
+        # What says that it cannot change has its tables kept; what may have changed is asked at every call.
+        return {"distribution": self._tables if self._tables.is_unchanging and not traced else self.distribution}
+
+
+class Softened(Pool):
+    """Layers of soft pooling, whose beta may be a parameter."""
+
+    _functions, _own = functional._soft_pool, ("beta",)
+    beta: Any
+
+    def _set_beta(self, beta: Number, trainable: bool) -> None:
+        checked = [finite(type(self).__name__, "beta", value) for value in _values(beta)]
+        if trainable or isinstance(beta, nn.Parameter):
+            self.beta = beta if isinstance(beta, nn.Parameter) else nn.Parameter(torch.tensor(checked))
+        else:
+            self.beta = torch.tensor(checked, dtype=torch.float64) if _is_several(beta) else checked[0]
+
+
+def _is_several(number: Any) -> bool:
+    """Tell whether it is one number for each channel."""
+    return number.dim() > 0 if isinstance(number, Tensor) else _is_iterable(number)
+
+
+def _is_iterable(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
+
+
+def _values(number: Any) -> list[Any]:
+    values = number.detach().tolist() if isinstance(number, Tensor) else number
+    return list(values) if _is_iterable(values) else [values]
