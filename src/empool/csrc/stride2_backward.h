@@ -165,20 +165,23 @@ class PlaneGradients {
         C *even0 = sums_, *odd0 = even0 + length_, *even1 = odd0 + length_, *odd1 = even1 + length_;
         C *even2 = below(0), *odd2 = below(1);
         V before[side] = {};
+        const V zero{};  // Sums begin with it, so that none is -0.
         const auto add = [&](int64_t ow, const V(&part)[taps]) EMPOOL_LAMBDA {
             if constexpr (side == 2) {
-                store_raw(even0 + ow, part[0]);
-                store_raw(odd0 + ow, part[1]);
-                store_raw(even1 + ow, part[2]);
-                store_raw(odd1 + ow, part[3]);
+                store_raw(even0 + ow, zero + part[0]);
+                store_raw(odd0 + ow, zero + part[1]);
+                store_raw(even1 + ow, zero + part[2]);
+                store_raw(odd1 + ow, zero + part[3]);
             } else {
-                store_raw(even0 + ow, load_raw<V>(even2 + ow) + shift_in(before[0], part[2]) + part[0]);
+                V next[3];
+                repeat<3, 0>(3, [&](int kh) EMPOOL_LAMBDA { next[kh] = zero + part[3 * kh + 2]; });
+                store_raw(even0 + ow, load_raw<V>(even2 + ow) + shift_in(before[0], next[0]) + part[0]);
                 store_raw(odd0 + ow, load_raw<V>(odd2 + ow) + part[1]);
-                store_raw(even1 + ow, shift_in(before[1], part[5]) + part[3]);
-                store_raw(odd1 + ow, part[4]);
-                store_raw(even2 + ow, shift_in(before[2], part[8]) + part[6]);
-                store_raw(odd2 + ow, part[7]);
-                repeat<3, 0>(3, [&](int kh) EMPOOL_LAMBDA { before[kh] = part[3 * kh + 2]; });
+                store_raw(even1 + ow, shift_in(before[1], next[1]) + part[3]);
+                store_raw(odd1 + ow, zero + part[4]);
+                store_raw(even2 + ow, shift_in(before[2], next[2]) + part[6]);
+                store_raw(odd2 + ow, zero + part[7]);
+                repeat<3, 0>(3, [&](int kh) EMPOOL_LAMBDA { before[kh] = next[kh]; });
             }
         };
         int64_t ow = 0;

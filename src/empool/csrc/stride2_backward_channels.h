@@ -150,21 +150,22 @@ class ChannelGradients {
                 for (V& p : given) p = V{};
                 for (int k = 0; k < N; ++k) given[place[k]] = part[k];
             }
+            const V zero{};  // Sums begin with it, so that none is -0.
             if constexpr (side == 2) {
-                store_rounded(to.even0 + c, given[0]);
-                store_rounded(to.odd0 + c, given[1]);
-                store_rounded(to.even1 + c, given[2]);
-                store_rounded(to.odd1 + c, given[3]);
+                store_rounded(to.even0 + c, zero + given[0]);
+                store_rounded(to.odd0 + c, zero + given[1]);
+                store_rounded(to.even1 + c, zero + given[2]);
+                store_rounded(to.odd1 + c, zero + given[3]);
             } else {
                 store_rounded(to.even0 + c, load_raw<V>(to.below + c) + load_raw<V>(next + c) + given[0]);
                 store_rounded(to.odd0 + c, load_raw<V>(below1 + c) + given[1]);
                 store_rounded(to.even1 + c, load_raw<V>(next1 + c) + given[3]);
-                store_rounded(to.odd1 + c, given[4]);
+                store_rounded(to.odd1 + c, zero + given[4]);
                 store_raw(to.below + c, load_raw<V>(next2 + c) + given[6]);
-                store_raw(below1 + c, given[7]);
+                store_raw(below1 + c, zero + given[7]);
                 store_raw(next + c, given[2]);
-                store_raw(next1 + c, given[5]);
-                store_raw(next2 + c, given[8]);
+                store_raw(next1 + c, zero + given[5]);
+                store_raw(next2 + c, zero + given[8]);
             }
         }
     }
