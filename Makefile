@@ -29,13 +29,15 @@ demo: $(SETUP)  ## compare three poolings on photographs: about 3 minutes on two
 	$(BIN)/empool compare --data cifar10-mini --model cnn --recipe width=16 --epochs 20 --batch-size 64 --augment none \
 		--poolings max,ensemble:0.4,max-dropout:0.4 --seeds 8 --device cpu --jobs 2 --out $(OUT)
 
-# One process a core, a file each at a time, so that what a file's tests share is made once. One thread in each.
+# One process a core, a file each at a time, so that what its tests share is made once, and in the order of their names:
+# the last files are short. One thread in each.
+PYTEST := $(BIN)/python -m pytest -q --timeout 900 --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: $(SETUP)  ## run every test
-	OMP_NUM_THREADS=1 EMPOOL_REQUIRE=cpu,triton $(BIN)/python -m pytest -q --timeout 900 --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 EMPOOL_REQUIRE=cpu,triton $(PYTEST)
 
 test-pure: $(SETUP)  ## run every test but Ray's without the compiled extension
-	OMP_NUM_THREADS=1 EMPOOL_EXTENSION=0 $(BIN)/python -m pytest -q --timeout 900 --numprocesses auto --dist loadfile \
-		--ignore tests/test_lab_cluster.py
+	OMP_NUM_THREADS=1 EMPOOL_EXTENSION=0 $(PYTEST) --ignore tests/test_lab_cluster.py
 
 check: $(SETUP)  ## format, lint and type-check, changing nothing
 	$(BIN)/ruff format --check .

@@ -54,7 +54,7 @@ def result(study: str, pooling: str) -> Result:
 
 def table(results: list[Result]) -> str:
     """Write a row for each result, as Markdown."""
-    lines = ["| CIFAR-10 | max-pooling | sampling | fewer errors, points [95 %] |", "|---|---:|---:|---:|"]
+    lines = ["| CIFAR-10 | max-pooling | sampling | fewer errors, points [95\u00a0%] |", "|---|---:|---:|---:|"]
     for each in results:
         gain = f"{each.gain:+.2f} [{each.low:+.2f}, {each.high:+.2f}]"
         gain = f"**{gain}**" if each.decided else gain

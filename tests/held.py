@@ -1,4 +1,4 @@
-"""Runs in other processes that wait for a file, so that what happens to them does so while they are on."""
+"""Runs in other processes that wait at gates, so that what happens to them does so while they are on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import functools
 import os
+import select
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from empool.lab.data.sets import Split
 from empool.lab.train import loop
+
+_LONGEST = 120  # seconds after which a test that would wait for ever fails
 
 
 def at_step(epoch: int, step: int, act: Callable[[], object]) -> None:
@@ -28,26 +30,75 @@ def at_step(epoch: int, step: int, act: Callable[[], object]) -> None:
     loop._Run._step = stepped  # type: ignore[method-assign]
 
 
-def wait(file: Path) -> None:
-    """Wait in a run's process for a file, or for SIGTERM, which ends the run after its step."""
-    with contextlib.suppress(OSError):
-        file.with_name(f"waiting-{os.getpid()}").touch()
-    end = time.monotonic() + 120
+class Gates:
+    """A folder of named pipes: one by which runs say that they wait, and one for each gate, readable once it is open.
+
+    Args:
+        folder: a new one.
+        epochs: after each of these, in the first step of the next, runs wait.
+    """
+
+    def __init__(self, folder: Path, epochs: tuple[int, ...]) -> None:
+        self.folder, self.epochs = folder, epochs
+        for name in ("waiting", *map(str, epochs)):
+            os.mkfifo(folder / name)
+        self.waits = os.open(folder / "waiting", os.O_RDWR)
+        self.gates = {epoch: os.open(folder / str(epoch), os.O_RDWR) for epoch in epochs}
+
+    def open(self, *epochs: int) -> None:
+        """Let the runs that wait there, and those that come later, go on."""
+        for epoch in epochs:
+            os.write(self.gates[epoch], b".")
+
+    def waiting(self) -> int:
+        """Wait for a run to wait, and give its process."""
+        assert select.select([self.waits], [], [], _LONGEST)[0], "no run waits"
+        return int(os.read(self.waits, 8))
+
+    def hold(self, images: Split) -> Held:
+        """Give images at which runs wait."""
+        return Held(images.images, images.labels, self.folder, self.epochs)
+
+
+@contextlib.contextmanager
+def gates(folder: Path, *epochs: int) -> Iterator[Gates]:
+    """Make gates, which are open in the end."""
+    made = Gates(folder, epochs)
+    try:
+        yield made
+    finally:
+        made.open(*epochs)
+        for pipe in (made.waits, *made.gates.values()):
+            os.close(pipe)
+
+
+def wait(gate: Path) -> None:
+    """Say in a run's process that it waits, and do so until the gate is open, or for SIGTERM, which ends the run."""
+    told = os.open(gate.with_name("waiting"), os.O_WRONLY)
+    os.write(told, f"{os.getpid():8}".encode())
+    os.close(told)
+    is_open = os.open(gate, os.O_RDONLY | os.O_NONBLOCK)
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    before = signal.set_wakeup_fd(wakes)
     # While a run is on in the main thread, the handler is `signals.Deferred.note`.
     term = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    while not file.exists() and not getattr(term, "came", False):
-        assert time.monotonic() < end, f"{file} did not come"
-        time.sleep(0.01)
+    try:
+        while not getattr(term, "came", False):
+            ready, _, _ = select.select([is_open, woken], [], [], _LONGEST)
+            assert ready, f"{gate} was not opened"
+            if is_open in ready:
+                break
+            os.read(woken, 1)
+    finally:
+        signal.set_wakeup_fd(before)
+        for pipe in (is_open, woken, wakes):
+            os.close(pipe)
 
 
 @dataclasses.dataclass(frozen=True)
 class Held(Split):
-    """Images at which runs in other processes wait.
-
-    Attributes:
-        folder: of the files that let them go on.
-        epochs: after each of these, in the first step of the next, a run waits for the file of that name.
-    """
+    """Images at which runs in other processes wait; see `Gates`."""
 
     folder: Path
     epochs: tuple[int, ...]

@@ -17,7 +17,6 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tables: list[list[list[str]]] = []
         self.captions: list[str] = []
-        self.exact: list[list[list[str | None]]] = []  # what each cell is sorted by
         self.labels: dict[str | None, str] = {}  # captions by their ids
         self.labelling: str | None = None
         self.words: list[str] = []
@@ -34,14 +33,11 @@ class Page(HTMLParser):
             self.labels[self.labelling] = ""
         if tag == "table":
             self.tables.append([])
-            self.exact.append([])
             self.captions.append(self.labels[dict(attrs)["aria-labelledby"]])
         elif tag == "tr":
             self.tables[-1].append([])
-            self.exact[-1].append([])
         elif tag in ("th", "td"):
             self.tables[-1][-1].append("")
-            self.exact[-1][-1].append(dict(attrs).get("data-value"))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -67,11 +63,8 @@ class Page(HTMLParser):
 
     def table(self, caption: str) -> list[list[str]]:
         """Return the rows of the table whose caption begins so."""
-        return self.tables[self.place(caption)]
-
-    def place(self, caption: str) -> int:
         (place,) = (i for i, found in enumerate(self.captions) if found.startswith(caption))
-        return place
+        return self.tables[place]
 
     def having(self, attribute: str) -> list[str]:
         return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]

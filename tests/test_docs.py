@@ -77,6 +77,12 @@ def test_the_example_of_other_libraries_networks_runs(timm, capsys):
     assert len(pools) > 4
 
 
+def test_changelog_and_citation_have_the_version():
+    (newest, *_) = re.findall(r"^## (\S+?),", TEXTS["CHANGELOG.md"], flags=re.MULTILINE)
+    cited = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [newest] == cited == [empool.__version__]
+
+
 def test_the_readme_is_short():
     text, citations = TEXTS["README.md"].split("## Citing")
     assert len(text.split()) < 740
@@ -118,15 +124,19 @@ def test_the_architecture_names_every_file_of_the_core_and_folder_of_the_lab():
     page = TEXTS["docs/architecture.md"]
     core = {path.name for path in (ROOT / "src/empool").glob("*.py")} - {"__init__.py", "_version.py"}
     assert sorted(name for name in core if name not in page) == []
+    contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\nlayers = [\n")[2].partition("\n]")[0]
+    assert re.sub(r'[",]', "", contract) in page
     section = page[page.index("## The lab") :]
     folders = {path.parent.name for path in (ROOT / "src/empool/lab").glob("*/__init__.py")}
     assert sorted(name for name in folders if f"{name}/" not in section) == []
 
 
-def test_the_table_and_the_figure_of_the_readme_are_those_of_the_records():
-    """If not: `python docs/readme.py`."""
+def test_tables_and_figures_are_what_their_commands_make():
+    """If not: `python docs/readme.py`, `python docs/figures.py`."""
     made = runpy.run_path(str(ROOT / "docs/readme.py"))
     results = [made["result"](study, pooling) for study, (_, pooling) in made["STUDIES"].items()]
     for page in ("README.md", "docs/results.md"):
         assert made["table"](results) in TEXTS[page]
+    drawn = runpy.run_path(str(ROOT / "docs/figures.py"))["ranks"]()
+    assert drawn == (ROOT / "docs/images/ranks.svg").read_text(encoding="utf-8")
     assert made["figure"](results) == (ROOT / "docs/images/helps.svg").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,49 +18,43 @@ from tiny_data import python_path
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def _run(name: str, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a program in this process, and return what it printed."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # As for a reader, who is only told.
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def _numbers(pattern: str, text: str) -> list[float]:
     return [float(number) for number in re.findall(pattern, text)]
 
 
-def test_training_loop():
-    mean = _run("training_loop.py", "--epochs", "3", "--seeds", "1").splitlines()[-1]
+def test_training_loop(run):
+    mean = run("training_loop.py", "--epochs", "2", "--seeds", "1").splitlines()[-1]
     errors = _numbers(r"(?:max|ensemble) ([\d.]+) %", mean)
     assert len(errors) == 2
     assert max(errors) < 75  # by chance 90
 
 
-def test_finetune():
-    first, *_, gain = _run("finetune.py", "--epochs", "1", "--seeds", "1").splitlines()
+def test_finetune(run):
+    first, *_, gain = run("finetune.py", "--epochs", "1", "--seeds", "1").splitlines()
     assert first.split() == ["module", "was", "is", "now"]
     assert re.fullmatch(r"converted has -?[\d.]+ points fewer errors", gain)
 
 
-def test_lightning_module():
-    printed = _run("lightning_module.py", "--epochs", "4")
+def test_lightning_module(run):
+    printed = run("lightning_module.py", "--epochs", "4")
     assert _numbers(r"p ([\d.]+),", printed) == [0.15, 0.3, 0.3, 0.3]
     errors = _numbers(r"test error ([\d.]+) %", printed)
     assert errors[-1] < 45  # by chance 90
     assert errors[-1] < errors[0]
-
-
-@pytest.fixture
-def run_here(timm, monkeypatch, capsys):
-    """Run a program in this process, which alone can import timm."""
-
-    def run(name: str, *arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -73,8 +68,8 @@ def run_here(timm, monkeypatch, capsys):
     ],
     ids=["max-pooling", "strided convolutions"],
 )
-def test_finetune_timm(run_here, arguments, replaced):
-    printed = run_here("finetune_timm.py", *arguments)
+def test_finetune_timm(timm, run, arguments, replaced):
+    printed = run("finetune_timm.py", *arguments)
     assert replaced in printed
     assert "the same keys" in printed
     before, after = _numbers(r"test error ([\d.]+) %", printed)
@@ -84,11 +79,14 @@ def test_finetune_timm(run_here, arguments, replaced):
 def test_finetune_timm_finds_what_make_setup_installed():
     if not (Path(sys.prefix) / "imagenet" / "timm").is_dir():
         pytest.skip("timm is not beside this environment")
-    printed = _run("finetune_timm.py", "--model", "test_resnet", "--epochs", "1")
-    assert "EnsembleMaxPool2d(p=0.1)" in printed
+    environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / "finetune_timm.py"), "--model", "test_resnet", "--epochs", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "EnsembleMaxPool2d(p=0.1)" in done.stdout
 
 
-def test_finetune_timm_from_weights(timm, run_here, monkeypatch, tmp_path):
+def test_finetune_timm_from_weights(timm, run, monkeypatch, tmp_path):
     learned = timm.create_model("test_resnet")
     torch.save(learned.state_dict(), tmp_path / "weights.pth")
     create = timm.create_model
@@ -101,27 +99,27 @@ def test_finetune_timm_from_weights(timm, run_here, monkeypatch, tmp_path):
         return net
 
     monkeypatch.setattr(timm, "create_model", from_file)
-    run_here("finetune_timm.py", "--model", "test_resnet", "--epochs", "1", "--pretrained")
+    run("finetune_timm.py", "--model", "test_resnet", "--epochs", "1", "--pretrained")
     (weight,) = loaded
     torch.testing.assert_close(weight, learned.layer1[0].conv1.weight.detach(), rtol=0, atol=0)
 
 
-def test_segmentation():
-    printed = _run("segmentation.py", "--epochs", "4")
+def test_segmentation(run):
+    printed = run("segmentation.py", "--epochs", "3")
     background, mean = (_numbers(rf"{name} ([\d.]+)", printed) for name in ("background", "mean IoU"))
     assert len(background) == len(mean) == 2
     assert min(background) > 0.85
     assert min(mean) > 0.3  # 0.2 where all is background
 
 
-def test_audio():
-    errors = _numbers(r"test error ([\d.]+) %", _run("audio.py", "--epochs", "3"))
+def test_audio(run):
+    errors = _numbers(r"test error ([\d.]+) %", run("audio.py", "--epochs", "2"))
     assert len(errors) == 2
     assert max(errors) < 50  # by chance 83
 
 
-def test_uncertainty():
-    *rows, mean, information = _run("uncertainty.py", "--epochs", "5", "--seeds", "1").splitlines()[1:]
+def test_uncertainty(run):
+    *rows, mean, information = run("uncertainty.py", "--epochs", "4", "--seeds", "1").splitlines()[1:]
     found = {row.partition(":")[0]: _numbers(r"([\d.]+) \(", row) for row in rows}
     assert set(found) == {"digits 8 and 9", "inverted", "noise"}
     assert min(found["digits 8 and 9"]) > 0.6  # by chance 0.5

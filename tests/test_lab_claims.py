@@ -9,7 +9,7 @@ from scipy import stats
 
 from empool.lab.analyse.claims import Support, beside, judge
 from empool.lab.analyse.statistics import Rule, summarise
-from empool.lab.report.claims import sheet
+from empool.lab.report.sheets import claims as sheet
 from empool.lab.study import paper
 from empool.lab.study.paper import Claim
 from synthetic_study import OF_THE_PAPERS_KIND, record
@@ -75,7 +75,10 @@ def test_what_is_as_claimed_supports_and_the_reverse_contradicts():
 
 def test_holms_correction_is_over_the_claims_that_are_tested():
     (alone,) = held([LOWER], **CLEAR)
-    among = held([LOWER] * 4 + [Claim("lacks runs", ("max",), ("average",))], **CLEAR)
+    among = held(
+        [LOWER._replace(said=f"claim {number}") for number in range(4)] + [Claim("lacks runs", ("max",), ("average",))],
+        **CLEAR,
+    )
     assert among[0].p_value == pytest.approx(4 * alone.p_value)
     assert among[-1].reason == "no run with average"
 

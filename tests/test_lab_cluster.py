@@ -10,9 +10,7 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
-import types
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -21,12 +19,12 @@ import tiny_data
 from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.execute import cluster
-from empool.lab.execute.here import Here
+from empool.lab.execute.supervise import Here
 from empool.lab.study.run import results
 from empool.lab.train import signals
 from empool.lab.watch.loggers import Loggers
-from empool.lab.watch.progress import Lines
-from held import Held
+from empool.lab.watch.progress import Progress
+from held import gates
 
 EPOCHS = 4
 # A commit made while the tests run is no difference, nor are the variables that Ray sets for its workers.
@@ -61,23 +59,25 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-class Noted(Lines):
-    """Remembers what was said; `trouble` comes at the end of an epoch."""
+@pytest.fixture
+def held(tmp_path):
+    """A gate after the second epoch."""
+    (tmp_path / "held").mkdir()
+    with gates(tmp_path / "held", 2) as made:
+        yield made
+
+
+class Noted(Progress):
+    """Remembers what was said, and which epochs ended."""
 
     def __init__(self):
-        self.lines = io.StringIO()
+        self.lines, self.epochs = io.StringIO(), []
         super().__init__(self.lines)
-        self.seen = []
-        self.rows = []
-
-    def started(self, config):
-        super().started(config)
-        self.seen.append((config.pooling, config.seed))
 
     def advanced(self, config, epochs, row):
         super().advanced(config, epochs, row)
         if row is not None:
-            self.rows.append((config.pooling, row))
+            self.epochs.append(row["epoch"])
 
 
 def outcomes(directory):
@@ -85,23 +85,13 @@ def outcomes(directory):
 
 
 def start(directory, place, poolings, noted=None, held=None):
-    """Do a study of runs that wait after their second epoch, if a folder is given, for the file "2" in there."""
+    """Do a study of runs that wait after their second epoch, if there is a gate."""
     runs = tiny_data.plan(tiny_data.config(epochs=EPOCHS), poolings)
     data = tiny_data.data_set()
     if held is not None:
-        data = dataclasses.replace(data, train=Held(data.train.images, data.train.labels, held, (2,)))
+        data = dataclasses.replace(data, train=held.hold(data.train))
     with contextlib.closing(place):
-        place.device_named("cpu")
         return tiny_data.study(directory, runs, data, place, noted)
-
-
-@pytest.fixture
-def held(tmp_path):
-    """A folder for the file that runs wait for, which is there in the end."""
-    folder = tmp_path / "held"
-    folder.mkdir()
-    yield folder
-    (folder / "2").touch()
 
 
 def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, capfd, one_thread):
@@ -110,11 +100,9 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
     tiny_data.parquet_folder(tmp_path / "shapes")
     arguments = ["compare", "--data", "shapes", "--poolings", "max,ensemble:0.2", "--seeds", "1", "--epochs", "2"]
     arguments += ["--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
+    there = ["--launcher", "ray", "--address", nodes, "--logger", "tensorboard", "--out", "there"]
     capfd.readouterr()
-    assert (
-        cli.main([*arguments, "--launcher", "ray", "--address", nodes, "--logger", "tensorboard", "--out", "there"])
-        == 0
-    )
+    assert cli.main([*arguments, *there]) == 0
     for pooling in ("max", "ensemble-0.2"):
         assert len(list((tmp_path / "there" / pooling / "0").glob("events.*"))) == 1
     said = capfd.readouterr().err.splitlines()
@@ -132,11 +120,11 @@ def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread, he
     class Counted(Noted):
         def started(self, config):
             super().started(config)
-            if len(self.seen) == 2:
-                (held / "2").touch()
+            if len(self.tasks) == 2:
+                held.open(2)
 
-    poolings = [f"ensemble:0.{digit}" for digit in range(1, 5)]
-    start(tmp_path / "there", cluster.Ray(nodes), poolings, Counted(), held)
+    poolings = [f"ensemble:0.{digit}" for digit in range(1, 4)]
+    start(tmp_path / "there", cluster.Ray(nodes, device="cpu"), poolings, Counted(), held)
     folders = [tmp_path / "there" / pooling.replace(":", "-") / "0" for pooling in poolings]
     begun = [(folder / "config.json").stat().st_mtime_ns for folder in folders]
     ended = [(folder / "result.json").stat().st_mtime_ns for folder in folders]
@@ -146,62 +134,44 @@ def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread, he
 
 @pytest.mark.parametrize(("fatal", "final"), [("SIGKILL", "SIGINT"), ("SIGTERM", "SIGTERM")])
 def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thread, held, fatal, final):
-    # A shell that starts the tests in the background has them ignore Ctrl-C.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with signals.raised():  # As the command does, before it joins the cluster.
-            outlive(nodes, tmp_path, held, fatal, final)
-    finally:
-        signal.signal(signal.SIGINT, inherited)
-
-
-def outlive(nodes, tmp_path, held, fatal, final):
     class Troubled(Noted):
         """Kills the first worker when its run waits, and this process when the run waits in another."""
 
         def started(self, config):
             super().started(config)
-            first = len(self.seen) == 1
-            number, process = (fatal, None) if first else (final, os.getpid())
-            threading.Thread(target=signal_what_waits, args=(held, number, process)).start()
+            worker = held.waiting()
+            self.deaths = getattr(self, "deaths", 0) + 1
+            if self.deaths == 1:
+                os.kill(worker, signal.Signals[fatal])
+            else:
+                os.kill(os.getpid(), signal.Signals[final])
 
     noted = Troubled()
-    with pytest.raises(KeyboardInterrupt) as ended:
-        start(tmp_path / "there", cluster.Ray(nodes), ["max"], noted, held)
+    with signals.raised(), pytest.raises(KeyboardInterrupt) as ended:  # As the command does, before it joins.
+        start(tmp_path / "there", cluster.Ray(nodes, device="cpu"), ["max"], noted, held)
     assert signals.exit_code(ended.value) == 128 + signal.Signals[final]
     assert "max, seed 0: its worker died (" in noted.lines.getvalue()
     assert "; the run goes on in another" in noted.lines.getvalue()
     assert not (tmp_path / "there" / ".cluster").exists()
     assert results(tmp_path / "there") == []
-    (held / "2").touch()
+    held.open(2)
     resumed = Noted()
-    start(tmp_path / "there", cluster.Ray(nodes), ["max"], resumed)
-    epochs = [row["epoch"] for _, row in noted.rows + resumed.rows]
-    assert epochs.count(1) == 1  # It never began again.
-    start(tmp_path / "here", Here(), ["max"])
+    start(tmp_path / "there", cluster.Ray(nodes, device="cpu"), ["max"], resumed)
+    assert (noted.epochs + resumed.epochs).count(1) == 1  # It never began again.
+    start(tmp_path / "here", Here("cpu"), ["max"])
     assert outcomes(tmp_path / "here") == outcomes(tmp_path / "there")
 
 
-def signal_what_waits(held, name, process=None):
-    """Wait until a run waits; then send a signal to its process, or to the one given."""
-    end = time.monotonic() + 100
-    while not (waiting := list(held.glob("waiting-*"))):
-        assert time.monotonic() < end, "no run waits"
-        time.sleep(0.01)
-    (path,) = waiting
-    path.unlink()
-    os.kill(process or int(path.name.partition("-")[2]), signal.Signals[name])
-
-
-def test_what_no_node_has_is_refused(nodes, tmp_path):
-    for arguments, device, message in (
-        ((64,), "cpu", r"no node of the cluster has the 64 CPUs and 0 GPUs .* 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs"),
-        ((1, 0.5), "auto", r"no node of the cluster has the 1 CPUs and 0\.5 GPUs"),
-        ((1, 0.5), "cpu", "--gpus-per-run is for --device cuda"),
-        ((1, 0.0), "cuda", "--device cuda needs --gpus-per-run"),
+def test_what_no_node_has_is_refused(nodes):
+    for arguments, message in (
+        ((64, None, "cpu"), r"no node of the cluster has the 64 CPUs and 0 GPUs .* 1 CPUs and 0 GPUs, 1 CPUs and 0"),
+        ((1, 0.5, "auto"), r"no node of the cluster has the 1 CPUs and 0\.5 GPUs"),
+        ((1, 0.5, "cpu"), "--gpus-per-run is for --device cuda"),
+        ((1, 0.0, "cuda"), "--device cuda needs --gpus-per-run"),
+        ((1, 1.5, "cuda"), r"expected a whole number or a share of one GPU, got 1\.5"),
     ):
-        with contextlib.closing(cluster.Ray(nodes, *arguments)) as place, pytest.raises(LabError, match=message):
-            place.device_named(device)
+        with pytest.raises(LabError, match=message):
+            cluster.Ray(nodes, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +183,17 @@ def test_what_no_node_has_is_refused(nodes, tmp_path):
 )
 def test_an_error_of_a_run_arrives_in_one_line(tmp_path, cause, message):
     exceptions = pytest.importorskip("ray.exceptions")
-
-    def get(reference):
-        raise exceptions.RayTaskError("_do", f"Traceback ...\n{cause!r}", cause).as_instanceof_cause()
-
-    launcher = cluster.Ray.__new__(cluster.Ray)
-    launcher.directory = tmp_path
-    launcher.ray = types.SimpleNamespace(get=get)
+    failed = Future()
+    failed.set_exception(exceptions.RayTaskError("_do", f"Traceback ...\n{cause!r}", cause).as_instanceof_cause())
     with pytest.raises(LabError, match=message):
-        launcher._outcome(None, tiny_data.config())
+        joined(tmp_path).result(tiny_data.config(), failed)
+
+
+def joined(directory):
+    """Give a cluster's place without a cluster."""
+    place = cluster.Ray.__new__(cluster.Ray)
+    place.directory, place.on = directory, {}
+    return place
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://localhost:10001", ":1", "localhost:99999"])
@@ -272,17 +244,6 @@ def test_the_cluster_that_ray_started_last_is_joined(nodes, monkeypatch, tmp_pat
     assert cluster._choose(None) == cluster._choose("auto") == nodes
 
 
-def test_what_answers_but_is_no_cluster_is_named(monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.setattr(cluster, "_ANSWER", 0.2)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(LabError, match=f"no Ray cluster answers at {address} "):
-            cluster.Ray(address)
-
-
 def test_ray_is_named_if_it_is_not_installed(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["compare", "--launcher", "ray"]) == 1
@@ -301,13 +262,7 @@ def test_a_worker_that_sees_another_folder_trains_nothing(tmp_path, monkeypatch)
 def test_a_result_that_is_not_seen_here_is_an_error(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr(cluster, "_APPEAR", 0.0)
-    launcher = cluster.Ray.__new__(cluster.Ray)
-    launcher.directory = tmp_path
-    launcher.ray = types.SimpleNamespace(get=lambda reference: {})
+    done = Future()
+    done.set_result({})
     with pytest.raises(LabError, match=r"result\.json was written on another node and is not here: --out must be a"):
-        launcher._outcome(None, tiny_data.config())
-
-
-def test_shares_of_gpus_are_of_one():
-    with pytest.raises(LabError, match=r"expected a whole number or a share of one GPU, got 1\.5"):
-        cluster.Ray(gpus=1.5)
+        joined(tmp_path).result(tiny_data.config(), done)

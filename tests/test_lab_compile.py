@@ -10,11 +10,8 @@ import torch
 
 import tiny_data
 from empool import models
-from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.execute import session
 from empool.lab.study.run import difference
-from empool.lab.train import compilation
 from empool.lab.train.loop import fit, make_experiment
 from finished_runs import outcome, weights
 from test_lab_training import interrupt_after
@@ -65,9 +62,11 @@ def test_a_compiled_run_that_is_interrupted_ends_as_if_it_had_not_been(tmp_path)
 
 
 def test_a_compiled_run_is_trained_as_another_but_for_rounding_and_names_the_same_weights(tmp_path, traced):
+    fit(dataclasses.replace(config(), p_schedule="anneal:0"), tiny_data.data_set(), tmp_path / "scheduled")
+    assert graphs() == 1  # p is data: a new one needs no new code.
     run = config("max")  # It draws nothing.
     fit(run, tiny_data.data_set(), tmp_path / "compiled")
-    assert graphs() == 1
+    assert graphs() == 2
     plain = dataclasses.replace(run, compile=False)
     fit(plain, tiny_data.data_set(), tmp_path / "plain")
     ours, theirs = (weights(run.folder(tmp_path / name))["weights"] for name in ("compiled", "plain"))
@@ -123,29 +122,3 @@ def test_what_cannot_be_compiled_is_said_in_one_line(tmp_path, monkeypatch):
     assert str(caught.value).startswith("--compile: PyTorch cannot compile cnn here (")
     assert str(caught.value).endswith(" Leave --compile out, or install what is missing")
     assert "\n" not in str(caught.value)
-
-
-def test_other_errors_are_not_taken_for_those_of_the_compiler():
-    assert compilation.refusal(RuntimeError("something else"), "cnn") is None
-
-
-def test_a_scheduled_p_is_refused(capsys, tmp_path):
-    arguments = ["compare", "--compile", "--p-schedule", "anneal:0", "--device", "cpu", "--out", str(tmp_path)]
-    assert cli.main(arguments) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "empool: error: --compile is for a constant p: each value that anneal:0 gives it would be compiled anew"
-    )
-
-
-@pytest.mark.parametrize("command", ["compare", "train"])
-def test_the_commands_pass_it_on(command, tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    def carry_out(directory, runs, *_):
-        assert {run.compile for run in runs} == {True}
-        raise Stop
-
-    monkeypatch.setattr(session, "carry_out", carry_out)
-    with pytest.raises(Stop):
-        cli.main([command, "--compile", "--device", "cpu", "--out", str(tmp_path)])

@@ -18,8 +18,8 @@ from empool.lab.data import load as loading
 from empool.lab.data import sources
 from empool.lab.data.sets import stratified
 from empool.lab.errors import LabError
-from empool.lab.train import augment as batches
-from empool.lab.train.augment import Augment, Draws, Normaliser
+from empool.lab.train import batches
+from empool.lab.train.batches import Augment, Draws, Normaliser
 
 GOOD = tiny_data.png(np.zeros((8, 8, 1), np.uint8))
 CUT = tiny_data.png(tiny_data.images(1)[0][0])[:60]

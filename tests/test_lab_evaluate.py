@@ -15,16 +15,16 @@ import tiny_data
 from empool.lab import cli, files
 from empool.lab.analyse import evaluate as evaluation
 from empool.lab.analyse.evaluate import evaluate
-from empool.lab.analyse.rules import read_evaluation
+from empool.lab.analyse.records import read_evaluation
 from empool.lab.data import sources
 from empool.lab.errors import LabError
-from empool.lab.execute.here import Here
-from empool.lab.report.rules import notes
-from empool.lab.train.augment import Normaliser
+from empool.lab.execute.supervise import Here
+from empool.lab.report.sheets import rule_notes
+from empool.lab.train.batches import Normaliser
 from empool.lab.train.experiment import make_network
 from empool.lab.train.loop import fit
 from empool.lab.train.metrics import Tally
-from empool.lab.watch.progress import Lines
+from empool.lab.watch.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def test_with_p_annealed_to_0_all_rules_agree(tmp_path):
 
 def test_all_finished_runs_of_a_study_are_evaluated(tmp_path, caplog):
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
     (tmp_path / "max" / "1" / "result.json").unlink()
     caplog.clear()
     with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
@@ -153,7 +153,7 @@ def test_all_finished_runs_of_a_study_are_evaluated(tmp_path, caplog):
     assert [record["draws"] for record in records] == [True, True, False, False, False]
     assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == records
-    assert notes(records) == [
+    assert rule_notes(records) == [
         "expectation: inference mode, one deterministic pass.",
         "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
         "normalisation with the pools in inference mode. Max-pooling's is the control.",
@@ -179,7 +179,7 @@ def test_a_run_that_diverged_has_no_likelihood(tmp_path):
 
 def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch, caplog):
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
     evaluated, whole = [], evaluation._evaluate
 
     def until_the_third(folder, *arguments):
@@ -282,7 +282,7 @@ def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
 
 def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
     make, made = evaluation.make_experiment, []
 
     def noted(*arguments):
@@ -299,7 +299,7 @@ def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
 
 def test_evaluations_of_one_study_at_once_keep_each_others_results(tmp_path, monkeypatch):
     runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Lines(), "empool ...")
+    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
     evaluate_run, write = evaluation._evaluate, evaluation.write_json
 
     def interleaved(*arguments):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.machinery
 import importlib.util
-import json
+import io
 import os
-import subprocess
 import sys
 import types
 
@@ -17,12 +16,10 @@ import torch
 import tiny_data
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.execute.here import Here
 from empool.lab.execute.processes import Processes
-from empool.lab.execute.session import carry_out
 from empool.lab.execute.supervise import do
 from empool.lab.watch.loggers import Loggers, named
-from empool.lab.watch.progress import Quiet
+from empool.lab.watch.progress import Progress
 from finished_runs import weights
 
 ROW = ("train_loss", "train_error", "test_loss", "test_error", "test_ece", "lr")
@@ -43,7 +40,7 @@ def started(directory, names, config=None, watch=lambda epochs, row: None):
     told = named(names)
     directory.mkdir(exist_ok=True)
     told.prepare(directory)
-    return do(config or tiny_data.config(), tiny_data.data_set(), directory, watch, told)
+    return do(config or tiny_data.config(), watch, tiny_data.data_set(), directory, told)
 
 
 def cut(directory, names, config, epochs):
@@ -114,22 +111,32 @@ def test_tensorboard_shows_what_metrics_csv_says(tmp_path, capfd):
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
     names = {path.name.partition(".")[0] for path in (tmp_path / "study" / "max" / "0").iterdir()}
     assert names == {"config", "metrics", "last", "result", "loggers", "events"}
+    started(tmp_path / "without", [])  # A logger changes neither a bit nor the configuration.
+    with_it, without = (tmp_path / name / "max/0" for name in ("study", "without"))
+    torch.testing.assert_close(weights(with_it), weights(without), rtol=0, atol=0)
+    assert (with_it / "config.json").read_text() == (without / "config.json").read_text()
+    assert {path.name for path in without.iterdir()} == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
 
 
-def test_mlflow_keeps_a_study_in_a_sqlite_file(tmp_path, capfd):
+@pytest.mark.parametrize("given", [False, True], ids=["of its own", "given"])
+def test_mlflow_keeps_a_study_in_a_sqlite_file_or_where_the_environment_says(tmp_path, monkeypatch, capfd, given):
     directory = tmp_path / "study"
+    uri = f"sqlite:///{(tmp_path / 'elsewhere.db' if given else directory / 'mlflow.db')}"
+    if given:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     record = started(directory, ["mlflow"])
     assert capfd.readouterr() == ("", "")
-    client, run = mlflow_run(directory)
+    assert (directory / "mlflow.db").exists() != given
+    client, run = mlflow_run(directory, uri)
     assert (run.info.run_name, run.info.status) == ("max/0", "FINISHED")
     close(mlflow_scalars(client, run, ROW), metrics(directory))
     for name in RESULTS:
         assert run.data.metrics[f"final/{name}"] == pytest.approx(record[name])
     assert run.data.metrics["images_per_second"] > 0
-    assert run.data.params["recipe.learning_rate"] == "0.05"
+    assert run.data.params["recipe/learning_rate"] == "0.05"
     assert (run.data.params["pooling"], run.data.params["seed"]) == ("max", "0")
-    assert "MLFLOW_TRACKING_URI" not in os.environ
-    assert {path.name for path in tmp_path.iterdir()} <= {"study", "cache"}  # Nothing where the process is.
+    assert os.environ.get("MLFLOW_TRACKING_URI") == (uri if given else None)
+    assert {path.name for path in tmp_path.iterdir()} <= {"study", "cache", "elsewhere.db"}
 
 
 def test_an_interrupted_run_goes_on_as_the_same(tmp_path):
@@ -152,30 +159,14 @@ def test_a_logger_that_comes_later_is_told_what_it_missed(tmp_path):
     cut(tmp_path, ["tensorboard"], config, 1.5)
     cut(tmp_path, [], config, 3.5)
     assert len(tensorboard(tmp_path).Scalars("train_loss")) == 1
+    started(tmp_path, [], config)
+    (tmp_path / "max/0/result.json").unlink()  # Its training had ended.
     started(tmp_path, ["tensorboard"], config)
-    close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
-
-
-def test_a_run_whose_training_had_ended_is_told_whole(tmp_path):
-    started(tmp_path, [])
-    (tmp_path / "max" / "0" / "result.json").unlink()
-    started(tmp_path, ["tensorboard"])
     close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
     assert tensorboard(tmp_path).Scalars("final/test_error")
 
 
-def test_loggers_change_neither_a_bit_nor_the_configuration(tmp_path):
-    for directory, names in (("without", []), ("with", ["tensorboard", "mlflow"])):
-        started(tmp_path / directory, names)
-    torch.testing.assert_close(weights(tmp_path / "with/max/0"), weights(tmp_path / "without/max/0"), rtol=0, atol=0)
-    one, other = ((tmp_path / name / "max" / "0" / "config.json").read_text() for name in ("with", "without"))
-    assert one == other
-    assert {path.name for path in (tmp_path / "without" / "max" / "0").iterdir()} == {
-        *("config.json", "metrics.csv", "last.ckpt", "result.json")
-    }
-
-
-def test_a_logger_that_fails_does_not_end_the_run_and_is_told_later(tmp_path, monkeypatch, caplog):
+def test_a_logger_that_fails_does_not_end_the_run_and_is_told_later(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -188,31 +179,17 @@ def test_a_logger_that_fails_does_not_end_the_run_and_is_told_later(tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(TensorBoardLogger, "log_metrics", fail)
-        runs = tiny_data.plan(tiny_data.config(), ("max",))
-        told = named(["tensorboard"])
-        carry_out(tmp_path, runs, tiny_data.data_set(), Here(), Quiet(), told, "empool")
-    assert [record.getMessage() for record in caplog.records] == [
-        "--logger tensorboard: no answer; the run goes on without it"
-    ]
-    carry_out(tmp_path, runs, tiny_data.data_set(), Here(), Quiet(), told, "empool")
+        runs, said = tiny_data.plan(tiny_data.config(), ("max",)), io.StringIO()
+        tiny_data.study(tmp_path, runs, progress=Progress(said), loggers=named(["tensorboard"]))
+    assert "--logger tensorboard: no answer; the run goes on without it" in said.getvalue().splitlines()
+    tiny_data.study(tmp_path, runs, loggers=named(["tensorboard"]))
     close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
     assert tensorboard(tmp_path).Scalars("final/test_error")
 
 
-def test_mlflow_logs_where_the_environment_says(tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    started(tmp_path / "study", ["mlflow"])
-    assert os.environ["MLFLOW_TRACKING_URI"] == uri
-    assert not (tmp_path / "study" / "mlflow.db").exists()
-    client, run = mlflow_run(tmp_path / "study", uri)
-    close(mlflow_scalars(client, run, ROW), metrics(tmp_path / "study"))
-
-
 def test_runs_at_once_are_logged_too(tmp_path):
     runs = tiny_data.plan(tiny_data.config(), ["max", "average"])
-    told = named(["tensorboard"])
-    tiny_data.study(tmp_path, runs, place=Processes(2), loggers=told)
+    tiny_data.study(tmp_path, runs, place=Processes(2, "cpu"), loggers=named(["tensorboard", "tensorboard"]))
     for pooling in ("max", "average"):
         close(scalars(tensorboard(tmp_path, pooling), ROW), metrics(tmp_path, pooling))
 
@@ -224,14 +201,6 @@ def test_a_tracker_that_cannot_be_used_is_an_error_before_the_first_run(tmp_path
     with pytest.raises(LabError, match=r"--logger mlflow: .*nonsense"):
         tiny_data.study(tmp_path, runs, loggers=named(["mlflow"]))
     assert not (tmp_path / "max").exists()
-
-
-def test_secrets_of_the_environment_stay_where_they_are(monkeypatch):
-    pytest.importorskip("mlflow")
-    monkeypatch.setenv("WANDB_API_KEY", "s3cret")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert named(["mlflow"]).variables == {"WANDB_MODE": "offline"}
 
 
 class FakeRun:
@@ -276,7 +245,7 @@ def wandb(monkeypatch):
     return module
 
 
-def test_wandb_is_offline_and_a_group_is_a_study(tmp_path, wandb):
+def test_wandb_is_offline_without_a_login_and_a_group_is_a_study(tmp_path, wandb, monkeypatch):
     config = tiny_data.config("ensemble:0.2", epochs=4)
     cut(tmp_path / "study", ["wandb"], config, 2.5)
     record = started(tmp_path / "study", ["wandb"], config)
@@ -297,21 +266,13 @@ def test_wandb_is_offline_and_a_group_is_a_study(tmp_path, wandb):
     shown = {name: [(v["trainer/global_step"], v[name]) for v in logged if name in v] for name in ROW}
     close(shown, metrics(tmp_path / "study", "ensemble-0.2"))
     assert logged[-1]["final/test_error"] == record["test_error"]
-    assert second.summary["config"]["recipe.width"] == 8
-
-
-def test_wandb_goes_by_its_own_variables_and_login(tmp_path, wandb, monkeypatch):
+    assert second.summary["config"]["recipe"]["width"] == 8
     wandb.key = True
-    started(tmp_path / "a", ["wandb"])
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_PROJECT", "pools")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "there"))
-    started(tmp_path / "b", ["wandb"])
-    ours = [{name: run.arguments[name] for name in ("mode", "project", "dir")} for run in wandb.runs]
-    assert ours == [
-        {"mode": "online", "project": "empool", "dir": str(tmp_path / "a")},
-        {"mode": "offline", "project": "pools", "dir": str(tmp_path / "there")},
-    ]
+    for name, value in {"WANDB_PROJECT": "pools", "WANDB_DIR": str(tmp_path / "there")}.items():
+        monkeypatch.setenv(name, value)
+    started(tmp_path / "other", ["wandb"])
+    ours = {name: wandb.runs[-1].arguments[name] for name in ("mode", "project", "dir")}
+    assert ours == {"mode": "online", "project": "pools", "dir": str(tmp_path / "there")}
 
 
 def test_unknown_names_and_missing_packages_are_one_line(tmp_path, monkeypatch, capsys):
@@ -327,36 +288,3 @@ def test_unknown_names_and_missing_packages_are_one_line(tmp_path, monkeypatch, 
         "empool: error: the lab needs tensorboard, which is not installed: pip install 'empool[tensorboard]'"
     )
     assert not (tmp_path / "study").exists()
-
-
-SMALL = ["--data", "shapes", "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--recipe", "width=4"]
-
-
-def test_commands_take_several_loggers(tmp_path):
-    tiny_data.parquet_folder(tmp_path / "shapes")
-    arguments = ["compare", *SMALL, "--poolings", "max,average", "--seeds", "1", "--out", "study"]
-    assert cli.main([*arguments, "--logger", "tensorboard", "--logger", "mlflow"]) == 0
-    for pooling in ("max", "average"):
-        close(scalars(tensorboard(tmp_path / "study", pooling), ROW), metrics(tmp_path / "study", pooling))
-    client = client_of(f"sqlite:///{tmp_path / 'study' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("study")
-    assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"max/0", "average/0"}
-    assert "logger" not in json.loads((tmp_path / "study" / "study.json").read_text())["configuration"]
-
-
-def process(folder, *arguments, count=1, **variables):
-    """Run `empool train` in processes of its own."""
-    together = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone"] if count > 1 else []
-    command = [sys.executable, *together, "-m", "empool.lab.cli", "train", *SMALL, "--pooling", "max", *arguments]
-    environment = {**os.environ, "PYTHONPATH": tiny_data.python_path(), "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
-
-
-def test_only_the_first_of_several_processes_logs(tmp_path):
-    tiny_data.parquet_folder(tmp_path / "shapes", train=36, test=9)
-    done = process(tmp_path, "--logger", "tensorboard", "--out", "two", count=2)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "two" / "max" / "0").glob("events.*"))) == 1
-    close(scalars(tensorboard(tmp_path / "two"), ROW), metrics(tmp_path / "two"))

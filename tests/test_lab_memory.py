@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C
 FAULTS = """
 import resource, sys
 import torch
-from empool.lab.train import memory
+from empool.lab.train import device as memory
 
 said = memory.keep_freed() if sys.argv[1] == "keep" else False
 for _ in range(8):

@@ -13,8 +13,7 @@ import torch
 import tiny_data
 from empool.lab.errors import LabError
 from empool.lab.train import processes
-from empool.lab.train.augment import Augment, Normaliser
-from empool.lab.train.batches import Batches
+from empool.lab.train.batches import Augment, Batches, Normaliser
 from empool.lab.train.processes import Processes
 from finished_runs import weights
 

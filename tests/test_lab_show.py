@@ -1,84 +1,148 @@
-"""The drawing of the two phases: its numbers come from the layers, and it lands where it is asked for."""
+"""What the terminal shows: the drawing of training and inference, and a study while it runs."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
-from pathlib import Path
+import io
 
 import pytest
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch.testing import assert_close
 
-from empool.lab.cli.show import compute, picture, show
-from empool.lab.errors import LabError
+import tiny_data
+from empool.lab.cli.show import compute, show
+from empool.lab.watch import progress as watch
+from empool.lab.watch.progress import Progress, duration
 
 
-def test_window() -> None:
+def test_the_numbers_come_from_the_layers() -> None:
     phases = compute(p=0.4, seed=0)
-    assert phases.window.tolist() == [[2.0, 9.0], [7.0, 1.0]]
     assert (phases.largest, phases.second) == (9.0, 7.0)
     assert_close(phases.expectation, 8.2, rtol=1e-6, atol=0)  # 0.6 * 9 + 0.4 * 7
-
-
-def test_image() -> None:
-    phases = compute(p=0.4, seed=0)
     windows = phases.image.unfold(0, 2, 2).unfold(1, 2, 2).reshape(4, 4, 4)
     first, second = windows.sort(dim=-1, descending=True).values[..., :2].unbind(-1)
-    assert_close(phases.maximum, first, rtol=0, atol=0)
-    assert_close(phases.mean, 0.6 * first + 0.4 * second)
-    for draw in phases.draws:
-        assert bool(((draw == first) | (draw == second)).all())
-        assert bool((draw != first).any())
-    assert not torch.equal(*phases.draws)
+    maximum, one, other, mean = phases.pooled
+    assert_close(maximum, first, rtol=0, atol=0)
+    assert_close(mean, 0.6 * first + 0.4 * second)
+    for sample in (one, other):
+        assert bool(((sample == first) | (sample == second)).all())
+        assert bool((sample != first).any())
+    assert not torch.equal(one, other)
 
 
 def test_the_seed_decides_and_the_generator_is_left_alone() -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    once, again, other = compute(0.4, 0), compute(0.4, 0), compute(0.4, 1)
-    assert_close(torch.rand(1), expected, rtol=0, atol=0)
-    assert torch.equal(once.draws[0], again.draws[0])
-    assert not torch.equal(once.draws[0], other.draws[0])
+    before = torch.get_rng_state()
+    once, again, other = (compute(0.4, seed).pooled[1] for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
 
 
-def test_terminal() -> None:
-    console = Console(width=80, color_system=None)
-    with console.capture() as capture:
-        show(console=console)
-    lines = capture.get().splitlines()
+def test_the_drawing_fits_a_terminal() -> None:
+    console = Console(width=80, color_system=None, file=io.StringIO())
+    show(console=console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
     assert any("(1-p) a1 + p a2 = 0.6 * 9 + 0.4 * 7 = 8.2" in line for line in lines)
+    maximum, *sampled, _ = compute(0.4, 0).pooled
     stars = sum(line.count("*") for line in lines[-4:])
-    phases = compute(0.4, 0)
-    assert stars == sum(int((draw != phases.maximum).sum()) for draw in phases.draws)
+    assert stars == sum(int((sample != maximum).sum()) for sample in sampled)
 
 
-def test_svg(tmp_path: Path) -> None:
-    show(tmp_path / "emp.svg")
-    text = (tmp_path / "emp.svg").read_text(encoding="utf-8")
-    root = ElementTree.fromstring(text)
-    words = {"".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"Training: sample", "the second largest", "8.2", "max-pooling"} <= words
-    assert "@media(prefers-color-scheme:dark)" in text
-    assert [path.name for path in tmp_path.iterdir()] == ["emp.svg"]
+def study(directory, progress, seeds=(0,)):
+    runs = tiny_data.plan(tiny_data.config(epochs=2), ("max", "ensemble:0.2"), seeds)
+    tiny_data.study(directory, runs, progress=progress)
 
 
-@pytest.mark.parametrize(("suffix", "head"), [(".png", b"\x89PNG\r\n"), (".pdf", b"%PDF-")])
-def test_other_formats(suffix: str, head: bytes) -> None:
-    content = picture(compute(0.4, 0), suffix)
-    assert content.startswith(head)
-    assert content == picture(compute(0.4, 0), suffix)
+def test_lines_say_what_is_done_and_what_is_left(tmp_path):
+    first, second = io.StringIO(), io.StringIO()
+    study(tmp_path, Progress(first))
+    said = first.getvalue().splitlines()
+    assert (len(said), said[0]) == (3, "2 runs")
+    assert said[1].startswith("[1/2] max, seed 0: test error ")
+    assert said[1].endswith(" left")
+    assert said[2].startswith("[2/2] ensemble:0.2, seed 0: test error ")
+    study(tmp_path, Progress(second), (0, 1))
+    assert second.getvalue().splitlines()[0] == "4 runs, 2 of them done already"
 
 
-@pytest.mark.parametrize("name", ["emp.gif", "emp"])
-def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LabError, match=r"expected a file name that ends in \.png, \.svg or \.pdf"):
-        show(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
+def test_a_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
+    shown = []
+
+    class Watched(Progress):
+        def advanced(self, run, epochs, row):
+            super().advanced(run, epochs, row)
+            with self.console.capture() as capture:
+                self.console.print(self.bars.get_renderable())
+            shown.append(Text.from_ansi(capture.get()).plain)
+
+    terminal = io.StringIO()
+    study(tmp_path, Watched(console=Console(file=terminal, force_terminal=True, width=150)))
+    assert "max, seed 0" in shown[0]
+    assert "max, seed 0" not in shown[-1]
+    assert " left" in shown[-2]
+    assert [
+        part for part in ("ensemble:0.2, seed 0", "epoch 2 of 2, loss ", "1 of 2 runs") if part not in shown[-1]
+    ] == []
+    assert "[2/2] ensemble:0.2, seed 0: test error " in Text.from_ansi(terminal.getvalue()).plain
 
 
-def test_p_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected p in \[0, 1\], got 1\.5"):
-        show(p=1.5)
+@pytest.fixture
+def time_passes(monkeypatch):
+    """Give a function that moves the clock on."""
+    now = [1000.0]
+
+    def pass_time(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    return pass_time
+
+
+def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passes):
+    run, other, third = tiny_data.plan(tiny_data.config(epochs=4), ("max", "average", "stochastic"))
+    shown = Progress(quiet=True)
+    shown.begin([run, other, third], [{"pooling": "stochastic", "seed": 0}])
+    assert shown.seconds_left() is None
+    shown.started(run)
+    shown.advanced(run, 2.0, None)  # It goes on from there.
+    time_passes(10)
+    shown.advanced(run, 3.0, None)
+    assert shown.seconds_left() == pytest.approx(10 * (1 + 4))
+    shown.started(other)
+    time_passes(10)
+    shown.advanced(run, 4.0, None)
+    shown.advanced(other, 0.0, None)
+    assert shown.seconds_left() == pytest.approx(10 * 4)
+    shown.started(run)  # It died, and begins again.
+    shown.advanced(run, 0.0, None)
+    assert shown.seconds_left() == pytest.approx(10 * 8)
+
+
+def test_lines_tell_how_far_a_long_run_is(time_passes):
+    (run,) = tiny_data.plan(tiny_data.config(epochs=4), ("max",))
+    lines = io.StringIO()
+    shown = Progress(lines)
+    shown.begin([run], [])
+    shown.started(run)
+    shown.advanced(run, 0.5, None)
+    time_passes(40)
+    row = {"train_loss": 1.2345, "train_error": 45.3, "test_error": 40.1, "images_per_second": 1234.0}
+    shown.advanced(run, 1.0, row)
+    assert lines.getvalue().splitlines()[-1] == (
+        "max, seed 0: epoch 2 of 4, loss 1.234, training error 45.3 %, test error 40.1 %, 1,234 images/s, "
+        "about 4 min left"
+    )
+
+
+@pytest.mark.parametrize(("terminal", "drawn"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_that_cannot_take_lines_back_gets_lines(monkeypatch, terminal, drawn):
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Progress().drawn == drawn
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (150, "2 min"), (12_000, "3 h 20 min")])
+def test_duration_is_written_as_people_say_it(seconds, words):
+    assert duration(seconds) == words

@@ -11,8 +11,8 @@ from scipy import stats
 from torch.testing import assert_close
 
 from empool.lab.analyse import images, power
-from empool.lab.analyse.comparable import converged, differences, group
 from empool.lab.analyse.findings import answer, sentence
+from empool.lab.analyse.records import converged, differences, group
 from empool.lab.analyse.statistics import Row, Rule, Summary, Verdict, compare, holm, mean_interval, summarise
 from empool.lab.errors import LabError
 

@@ -9,16 +9,12 @@ import json
 
 import pytest
 from filelock import FileLock
-from rich.console import Console
-from rich.text import Text
 
 import tiny_data
 from empool.lab import files
 from empool.lab.errors import LabError
-from empool.lab.execute.session import Where
 from empool.lab.study.run import difference, folder_name, planned, results
-from empool.lab.watch import progress as watch
-from empool.lab.watch.progress import Lines, Quiet, Screen, duration, progress
+from empool.lab.watch.progress import Progress
 
 
 def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):
@@ -26,7 +22,7 @@ def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None
     return tiny_data.study(directory, runs, progress=progress, command=command)
 
 
-class Noted(Lines):
+class Noted(Progress):
     """Remembers which runs were started; may be interrupted."""
 
     def __init__(self, interrupt=None):
@@ -215,7 +211,7 @@ def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
     config = tiny_data.config(epochs=2)
     recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
     lines = io.StringIO()
-    records = start(tmp_path, config=dataclasses.replace(config, recipe=recipe), progress=Lines(lines))
+    records = start(tmp_path, config=dataclasses.replace(config, recipe=recipe), progress=Progress(lines))
     assert [record["converged"] for record in records] == [False] * 4
     assert "[1/4] max, seed 0: did not converge" in lines.getvalue()
     assert "NaN" not in (tmp_path / "results.json").read_text()
@@ -227,112 +223,6 @@ def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
 )
 def test_folder_names_suit_every_file_system(pooling, name):
     assert folder_name(pooling) == name
-
-
-def test_lines_say_what_is_done_and_what_is_left(tmp_path):
-    lines = io.StringIO()
-    start(tmp_path, seeds=(0,), progress=Lines(lines))
-    said = lines.getvalue().splitlines()
-    assert said[0] == "2 runs"
-    assert said[1].startswith("[1/2] max, seed 0: test error ")
-    assert said[1].endswith(" left")
-    assert said[2].startswith("[2/2] ensemble:0.2, seed 0: test error ")
-    assert len(said) == 3
-    again = io.StringIO()
-    start(tmp_path, progress=Lines(again))
-    assert again.getvalue().splitlines()[0] == "4 runs, 2 of them done already"
-
-
-def test_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
-    shown = []
-
-    class Watched(Screen):
-        def advanced(self, run, epochs, row):
-            super().advanced(run, epochs, row)
-            with self.console.capture() as capture:
-                self.console.print(self.bars.get_renderable())
-            shown.append(Text.from_ansi(capture.get()).plain)
-
-    terminal = io.StringIO()
-    start(tmp_path, progress=Watched(Console(file=terminal, force_terminal=True, width=150)))
-    assert "ensemble:0.2, seed 1" in shown[-1]
-    assert "epoch 2 of 2, loss " in shown[-1]
-    assert "3 of 4 runs" in shown[-1]
-    assert " left" in shown[-2]
-    assert "max, seed 0" in shown[0]
-    assert "max, seed 0" not in shown[-1]
-    said = Text.from_ansi(terminal.getvalue()).plain
-    assert said.count("test error") >= 4
-    assert "[4/4] ensemble:0.2, seed 1: test error " in said
-
-
-@pytest.fixture
-def time_passes(monkeypatch):
-    """Give a function that moves the clock on."""
-    now = [1000.0]
-
-    def pass_time(seconds):
-        now[0] += seconds
-
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-    return pass_time
-
-
-def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passes):
-    run, other, third = tiny_data.plan(tiny_data.config(epochs=4), ("max", "average", "stochastic"))
-    shown = Quiet()
-    shown.begin([run, other, third], [{"pooling": "stochastic", "seed": 0}])
-    assert shown.seconds_left() is None
-    shown.started(run)
-    shown.advanced(run, 2.0, None)  # It goes on from there.
-    time_passes(10)
-    shown.advanced(run, 3.0, None)
-    assert shown.seconds_left() == pytest.approx(10 * (1 + 4))
-    shown.started(other)
-    time_passes(10)
-    shown.advanced(run, 4.0, None)
-    shown.advanced(other, 0.0, None)
-    assert shown.seconds_left() == pytest.approx(10 * 4)
-    shown.started(run)  # It died, and begins again.
-    shown.advanced(run, 0.0, None)
-    assert shown.seconds_left() == pytest.approx(10 * 8)
-
-
-def test_lines_tell_how_far_a_long_run_is(time_passes):
-    (run,) = tiny_data.plan(tiny_data.config(epochs=4), ("max",))
-    lines = io.StringIO()
-    shown = Lines(lines)
-    shown.begin([run], [])
-    shown.started(run)
-    shown.advanced(run, 0.5, None)
-    time_passes(40)
-    row = {"train_loss": 1.2345, "train_error": 45.3, "test_error": 40.1, "images_per_second": 1234.0}
-    shown.advanced(run, 1.0, row)
-    assert lines.getvalue().splitlines()[-1] == (
-        "max, seed 0: epoch 2 of 4, loss 1.234, training error 45.3 %, test error 40.1 %, 1,234 images/s, "
-        "about 4 min left"
-    )
-
-
-@pytest.mark.parametrize(("terminal", "kind"), [("xterm", Screen), ("dumb", Lines)])
-def test_a_terminal_that_cannot_take_lines_back_gets_lines(monkeypatch, terminal, kind):
-    monkeypatch.setenv("TERM", terminal)
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(progress(), kind)
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (150, "2 min"), (12_000, "3 h 20 min")])
-def test_duration_is_written_as_people_say_it(seconds, words):
-    assert duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    "option", [{"address": "a:1"}, {"cpus_per_run": 2}, {"gpus_per_run": 0.0}], ids=lambda option: next(iter(option))
-)
-def test_what_only_a_cluster_takes_is_refused(option):
-    name = next(iter(option)).replace("_", "-")
-    with pytest.raises(LabError, match=f"--{name} is for --launcher ray"):
-        Where(**option).place()
 
 
 def test_a_smaller_plan_takes_the_place_of_one_that_was_stopped(tmp_path):

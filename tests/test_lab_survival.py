@@ -28,7 +28,7 @@ from empool.lab.errors import LabError
 from empool.lab.train import checkpoint, loop
 from empool.lab.train.experiment import Experiment
 from empool.lab.train.loop import fit
-from empool.lab.watch.progress import Lines
+from empool.lab.watch.progress import Progress
 from finished_runs import outcome, rows, weights
 from held import at_step
 
@@ -59,7 +59,7 @@ def config(**changes):
 
 def start(directory, settings=None, poolings=POOLINGS, said=None):
     runs = tiny_data.plan(settings or config(), poolings, [0])
-    return tiny_data.study(directory, runs, progress=Lines(said or io.StringIO()))
+    return tiny_data.study(directory, runs, progress=Progress(said or io.StringIO()))
 
 
 def die(*_):

@@ -24,8 +24,7 @@ from empool.lab.report import write_report
 from empool.lab.study.run import RunConfig, derived_seed, results
 from empool.lab.train import experiment as experiments
 from empool.lab.train import loop
-from empool.lab.train.augment import Augment, Normaliser
-from empool.lab.train.batches import Batches
+from empool.lab.train.batches import Augment, Batches, Normaliser
 from empool.lab.train.loop import fit
 from empool.lab.train.processes import Processes
 from finished_runs import outcome, rows, weights

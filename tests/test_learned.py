@@ -22,21 +22,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 
 ops = torch.ops.empool
 TINY = (
-    Case("1d padded", (2, 2, 7), 3, 2, 1),
-    Case("2x2/2", (2, 2, 4, 4), 2, 2),
+    Case("1d padded", (2, 2, 5), 3, 2, 1),
+    Case("2x2/2", (2, 2, 4, 2), 2, 2),
     Case("3x3/2 padded, channels last", (1, 2, 4, 3), 3, 2, 1, layout="channels last"),
-    Case("adaptive", (1, 2, 5, 4), 0, 0, output_size=(2, 3)),
+    Case("adaptive", (1, 2, 5, 2), 0, 0, output_size=(2, 3)),
 )
 
 
-@pytest.mark.parametrize("sets", ["shared", "by channel"])
 @pytest.mark.parametrize("case", TINY, ids=str)
-def test_every_form_of_the_mean_is_differentiable_in_everything(case: Case, sets: str) -> None:
-    counts, volume = case.counts, case.geometry.volume
+def test_every_form_of_the_mean_is_differentiable_in_everything(case: Case) -> None:
+    counts, volume, sets = case.counts, case.geometry.volume, 1 if case == TINY[1] else case.shape[1]
     generator = torch.Generator().manual_seed(2)
-    weights = torch.randn(
-        1 if sets == "shared" else case.shape[1], len(counts), min(3, volume), dtype=torch.float64, generator=generator
-    )
+    weights = torch.randn(sets, len(counts), min(3, volume), dtype=torch.float64, generator=generator)
     input, tangent = tie_free(case.shape), tie_free(case.shape, seed=1)
     grad = tie_free(case.output_shape, seed=2)
     forms: dict[str, tuple[Tensor, ...]] = {

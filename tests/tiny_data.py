@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from empool.lab.data.sets import DataSet, Split
-from empool.lab.execute.here import Here
 from empool.lab.execute.session import carry_out
+from empool.lab.execute.supervise import Here
 from empool.lab.study.run import RunConfig
 from empool.lab.watch.loggers import Loggers
-from empool.lab.watch.progress import Quiet
+from empool.lab.watch.progress import Progress
 from empool.models.cnn import CNNRecipe
 
 NAMES = ("bright", "dark", "left")
@@ -68,7 +68,7 @@ def plan(settings: RunConfig, poolings: tuple[str, ...], seeds: tuple[int, ...] 
 
 def study(directory, runs, data=None, place=None, progress=None, command="empool ...", loggers=None):
     """Do a study, by default in this process and without a word."""
-    where = place or Here(), progress or Quiet(), loggers or Loggers()
+    where = place or Here("cpu"), progress or Progress(quiet=True), loggers or Loggers()
     with where[1]:
         return carry_out(directory, runs, data or data_set(), *where, command)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 import sys
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
 from empool import _ops, _private, _tables, reference
-from empool._tables import Learned, Numbers, Tables
+from empool._tables import Learned, Numbers, Tables, remembered
 from empool._window import Geometry, adaptive_bounds
 from empool.distributions import RankDistribution, finite
 
@@ -73,7 +72,9 @@ class Method(NamedTuple):
     @property
     def learns(self) -> bool:
         """Whether a gradient of the probabilities is asked for."""
-        number = self.beta if self.tables is None else getattr(self.tables, "number", None)
+        if type(self.tables) is Tables:
+            return False
+        number = self.beta if self.tables is None else self.tables.number
         return isinstance(number, Tensor) and number.requires_grad and torch.is_grad_enabled()
 
 
@@ -164,7 +165,7 @@ def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor |
         return _in_graph(beta, input.device)
     if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
-    return _remembered_beta(beta, input.device)
+    return remembered(_filled, beta, input.device)
 
 
 def _in_graph(number: float, device: torch.device) -> Tensor:
@@ -172,10 +173,9 @@ def _in_graph(number: float, device: torch.device) -> Tensor:
     return torch.ones(1, dtype=torch.float64, device=device) * number
 
 
-@functools.lru_cache(maxsize=256)
-def _remembered_beta(beta: float, device: torch.device) -> Tensor:
+def _filled(number: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _private.untraced():
-        return _private.unwrapped(torch.full((1,), beta, dtype=torch.float64, device=device))
+        return _private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device))
 
 
 def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:
@@ -188,7 +188,7 @@ def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> 
         number: its value.
         check: `empool.distributions.probability` or `share`.
     """
-    if isinstance(number, Tables):
+    if type(number) is Tables:
         return number
     if isinstance(number, Tensor):
         if number.dim() > 1 or not number.dtype.is_floating_point:
@@ -197,16 +197,10 @@ def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> 
                 f"got {tuple(number.shape)} of {number.dtype}"
             )
         return Numbers(kind, number)
+    value = check(function, name, number)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return Numbers(kind, _in_graph(check(function, name, number), torch.device("cpu")))
-    if type(number) is float or type(number) is int:
-        return _remembered_tables(kind, check, function, name, number)
-    return _tables.of_kind(kind, check(function, name, number))
-
-
-@functools.lru_cache(maxsize=1024, typed=True)
-def _remembered_tables(kind: Any, check: Any, *argument: Any) -> Tables:
-    return _tables.of_kind(kind, check(*argument))
+        return Numbers(kind, _in_graph(value, torch.device("cpu")))
+    return remembered(_tables.of_kind, kind, value)
 
 
 def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Learned:
@@ -290,15 +284,13 @@ def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
     kernel_size, stride, padding, dilation, ceil_mode, output_size, adaptive = windows
     if adaptive:
         output = _numbers(output_size, dims, none=True)
-        plan: Any = _adaptive if torch.compiler.is_compiling() else _remembered_adaptive
-        return None if output is None else plan(sizes, output)
+        return None if output is None else remembered(_adaptive, sizes, output)
     kernel, pads, steps = _numbers(kernel_size, dims), _numbers(padding, dims), _numbers(dilation, dims)
     no_stride = stride is None or (isinstance(stride, (tuple, list)) and not stride)
     strides = kernel if no_stride else _numbers(stride, dims)
     if kernel is None or strides is None or pads is None or steps is None or type(ceil_mode) is not bool:
         return None
-    plan = _regular if torch.compiler.is_compiling() else _remembered_regular
-    return plan(sizes, kernel, strides, pads, steps, ceil_mode)
+    return remembered(_regular, sizes, kernel, strides, pads, steps, ceil_mode)
 
 
 def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None:
@@ -356,11 +348,6 @@ def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan |
     return Plan(geometry, geometry.possible_counts(spatial))
 
 
-# The checks cost more than a small pooling. Only plain numbers come here.
-_remembered_regular = functools.lru_cache(maxsize=1024)(_regular)
-_remembered_adaptive = functools.lru_cache(maxsize=1024)(_adaptive)
-
-
 def _check_draw(function: str, input: Tensor, method: Method) -> None:
     seed, generator = method.seed, method.generator
     if method.tied is not None and method.tied not in _TIED:
@@ -397,9 +384,7 @@ def _key(input: Tensor, method: Method) -> Tensor:
     """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
     seed = method.seed
     if seed is None:
-        return torch.randint(
-            -(2**63), 2**63 - 1, (), dtype=torch.int64, device=input.device, generator=method.generator
-        )
+        return torch.randint(-(2**63), 2**63 - 1, (), device=input.device, generator=method.generator)
     if isinstance(seed, Tensor):
         if _is_key(seed):
             words = seed.view(torch.int64)

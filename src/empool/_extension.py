@@ -20,6 +20,8 @@ OPERATORS = (
     "value_mean_backward",
 )
 """The operators that the compiled part implements."""
+RECALLED = tuple(name for name in OPERATORS if name not in ("drawn_gather", "rank_mean_weight_grad"))
+"""Those that it also implements with the whole numbers of a call as one, which it remembers."""
 
 _NOT_BUILT = (
     "not built: PyTorch or a C++20 compiler was missing at install, or EMPOOL_BUILD=0 was set; "

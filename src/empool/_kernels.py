@@ -36,7 +36,8 @@ if _has_triton:
     for _name in _traced.VISIBLE:
         _ops.register_traced(_name, _traced.rule(_name, functools.partial(_run_triton, _name)))
         _traced.remember(_name)
-_extension.load()
+if _extension.load():
+    _ops.recall(_extension.RECALLED)
 
 
 def kernels() -> dict[str, dict[str, str]]:

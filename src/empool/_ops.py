@@ -31,6 +31,8 @@ SCHEMAS = {
 }
 """Every operator; `empool.reference` says what its arguments mean."""
 
+_TENSORS = {name: schema.partition("->")[0].count("Tensor") for name, schema in SCHEMAS.items()}
+
 _library = torch.library.Library("empool", "DEF")
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -99,6 +101,47 @@ for _name, _fake in _FAKES.items():
     torch.library.register_fake(f"empool::{_name}", _fake, lib=_library)
 
 
+# Where nothing looks, the CPU's kernels take all whole numbers of a call as one, under which C++ remembers them: to
+# hand over six lists takes 3 microseconds, more than the pooling of a tiny tensor.
+
+_recalled: dict[str, tuple[int, Callable[..., Any]]] = {}
+_remembered: dict[Any, int] = {}
+
+
+def recall(names: Sequence[str]) -> None:
+    """Let these operators' kernels on the CPU take remembered numbers."""
+    for name in names:
+        if kernel := getattr(torch.ops.empool_recalled, name, None):  # None where the build is older than this file.
+            _recalled[name] = _TENSORS[name], kernel.default._op
+
+
+def _remember(name: str, numbers: tuple[Any, ...]) -> int:
+    """Return what stands for the numbers, or a negative number if they stay as they are."""
+    if not all(isinstance(number, (tuple, int)) for number in numbers):
+        return -1
+    names = [argument.name for argument in OPERATORS[name]._schema.arguments][_TENSORS[name] :]
+    given = dict(zip(names, numbers, strict=True))
+    shapes = [given.get(name, ()) for name in ("counts", *Geometry._fields[:5], "input_size")]
+    rest = given.get("ceil_mode", False), given.get("tied", 0), given.get("first_image", 0)
+    _remembered[name, numbers] = index = torch.ops.empool_recalled.remember(*shapes, *rest)
+    return index
+
+
+def _run(name: str, args: tuple[Any, ...]) -> Any:
+    """Run an operator's kernel below autograd."""
+    if name in _recalled:
+        count, kernel = _recalled[name]
+        tensors, numbers = args[:count], args[count:]
+        if _private.are_plain(*tensors):
+            try:
+                index = _remembered[name, numbers]
+            except (KeyError, TypeError):  # Lists, which the dispatcher makes of tuples, can't be looked up.
+                index = _remember(name, numbers)
+            if index >= 0:
+                return kernel(*tensors, index)
+    return _private.below_autograd(OPERATORS[name], None, *args)
+
+
 # Derivatives. They are registered at the Autograd key by hand because `torch.library.register_autograd` has no
 # forward mode. The arguments of the autograd functions are the operator, the dispatcher's keys, and the operator's own.
 
@@ -107,8 +150,8 @@ class _Derivative(torch.autograd.Function):
     """An operator as an autograd function."""
 
     @staticmethod
-    def forward(op: Any, keyset: Any, *args: Any) -> Any:
-        return _private.below_autograd(op, keyset, *args)
+    def forward(name: str, keyset: Any, *args: Any) -> Any:
+        return _run(name, args) if keyset is None else _private.below_autograd(OPERATORS[name], keyset, *args)
 
 
 def _keep(ctx: Any, *tensors: Tensor | None) -> None:
@@ -125,7 +168,7 @@ class _Draw(_Derivative):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         _keep(ctx, output[1])
-        first = 6 if inputs[0] is OPERATORS["rank_draw"] else 5
+        first = 6 if inputs[0] == "rank_draw" else 5
         ctx.arguments, ctx.input_size, ctx.geometry = len(inputs), inputs[2].shape[2:], inputs[first : first + 5]
 
     @staticmethod
@@ -188,9 +231,9 @@ class _RankForm(_Derivative):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        tensors = [arg for arg in inputs if isinstance(arg, Tensor)]
-        _keep(ctx, *tensors)
-        ctx.rest, ctx.shape = inputs[2 + len(tensors) :], output.shape
+        first = 2 + _TENSORS[inputs[0]]
+        _keep(ctx, *inputs[2:first])
+        ctx.rest, ctx.shape = inputs[first:], output.shape
 
     @staticmethod
     def results(ctx: Any, grad: Tensor | None, *parts: Callable[[], Tensor] | None) -> tuple[Any, ...]:
@@ -347,7 +390,7 @@ class _ValueMean(_Derivative):
         return None if change is None else _window.dense(change.to(input.dtype), _window.is_channels_last(input))
 
 
-_DERIVATIVES: dict[str, type[_Derivative]] = {
+_FUNCTIONS: dict[str, type[_Derivative]] = {
     "rank_draw": _Draw,
     "value_draw": _Draw,
     "drawn_scatter": _DrawnScatter,
@@ -361,13 +404,18 @@ _DERIVATIVES: dict[str, type[_Derivative]] = {
 }
 
 
+def _plain_formulas(name: str, keyset: Any, *args: Any) -> Any:
+    return getattr(reference, name)(*args)  # Which PyTorch differentiates.
+
+
+_DERIVATIVES = {name: _private.applied(_FUNCTIONS[name]) if name in _FUNCTIONS else _plain_formulas for name in SCHEMAS}
+
+
 def _recorded(name: str, keyset: Any, *args: Any) -> Any:
     """Record the call where a derivative can be asked for: a tensor that requires grad, or forward mode."""
     if not _private.is_differentiating(*args[:4]):
         return _private.below_autograd(OPERATORS[name], keyset, *args)
-    if name in _DERIVATIVES:
-        return _private.record(_DERIVATIVES[name], OPERATORS[name], keyset, *args)
-    return getattr(reference, name)(*args)  # Plain formulas, which PyTorch differentiates.
+    return _private.at_one_level(_DERIVATIVES[name], name, keyset, *args)
 
 
 for _name in SCHEMAS:
@@ -380,7 +428,9 @@ def call(name: str, *args: Any) -> Any:
     The dispatcher comes to the derivative in Python by way of C++. A call that nothing else wants to see goes there at
     once, which halves what a call of a tiny tensor costs (6 of 12 microseconds).
     """
-    return OPERATORS[name](*args) if _private.is_watched(args[0]) else _recorded(name, None, *args)
+    if _private.is_watched(args[0]):
+        return OPERATORS[name](*args)
+    return _DERIVATIVES[name](name, None, *args) if _private.is_differentiating(*args[:4]) else _run(name, args)
 
 
 # vmap: the batch is folded into the images, and every example brings its own seed; where tables differ by example, or

@@ -24,6 +24,7 @@ _PATHS = {
     "dispatch_modes": "_C._len_torch_dispatch_stack",
     "tracing_state": "_C._get_tracing_state",
     "set_tracing_state": "_C._set_tracing_state",
+    "profiler": "autograd.profiler",
     # Until `torch.func` wraps no constants.
     "is_wrapped": "_C._functorch.is_functorch_wrapped_tensor",
     "unwrap": "_C._functorch.get_unwrapped",
@@ -90,6 +91,7 @@ def is_watched(input: torch.Tensor) -> bool:
         or _torch.are_transforms_active()
         or _torch.dispatch_modes() > 0
         or _torch.tracing_state() is not None
+        or _torch.profiler._is_profiler_enabled
     )
 
 
@@ -99,6 +101,13 @@ def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
         if keyset is None:
             return op._op(*args)
         return op.redispatch(keyset & _torch.keys_below_autograd, *args)
+
+
+def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Tell whether the first tensor, which nothing watches, is dense and on the CPU, and the others have no class."""
+    if not first.is_cpu or first.layout is not torch.strided:
+        return False
+    return all(type(other) is torch.Tensor or other is None for other in others)
 
 
 def is_differentiating(*args: Any) -> bool:
@@ -114,13 +123,18 @@ def is_forward_mode() -> bool:
     return bool(_torch.forward_ad._current_level >= 0 or _torch.are_transforms_active())
 
 
-def record(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """Apply an autograd function at one level of `torch.func`'s transforms, the one where the dispatcher is."""
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Return what applies an autograd function and knows nothing of `torch.func`'s transforms."""
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
+
+
+def at_one_level(call: Callable[..., Any], *args: Any) -> Any:
+    """Call something at one level of `torch.func`'s transforms, the one where the dispatcher is."""
     if not _torch.are_transforms_active():
-        return apply(*args)
+        return call(*args)
     with _torch.one_level():
-        return apply(*args)
+        return call(*args)
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from empool import _private
 from empool.distributions import RankDistribution, Tunable
 from empool.reference import NEVER
+
+Made = TypeVar("Made")
 
 
 class Table(NamedTuple):
@@ -177,16 +179,27 @@ def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def of(distribution: RankDistribution) -> Tables:
     """Return the tables of a distribution: those of an earlier call where it says that it cannot change."""
-    fresh = Tables([distribution])
-    return _remembered(distribution) if fresh.is_unchanging and not torch.compiler.is_compiling() else fresh
+    is_unchanging = vars(type(distribution)).get("unchanging", False)
+    return remembered(_of, distribution) if is_unchanging else _of(distribution)
 
 
-@functools.lru_cache(maxsize=256)
-def _remembered(distribution: RankDistribution) -> Tables:
+def of_kind(kind: type[Tunable], number: float) -> Tables:
+    """Return the tables of a kind of distribution with its number."""
+    return Tables([kind(number)])  # type: ignore[call-arg]
+
+
+def _of(distribution: RankDistribution) -> Tables:
     return Tables([distribution])
 
 
-@functools.lru_cache(maxsize=1024)
-def of_kind(kind: Any, number: float) -> Tables:
-    """Return the tables of a kind of distribution with its number, made once."""
-    return Tables([kind(number)])
+def remembered(make: Callable[..., Made], *arguments: Any) -> Made:
+    """Return what a function makes of plain numbers and what cannot change, made once.
+
+    It is the one cache of calls: to make a plan or a table takes longer than to pool a small tensor.
+    """
+    return make(*arguments) if torch.compiler.is_compiling() else _cache(make, *arguments)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cache(make: Callable[..., Any], *arguments: Any) -> Any:
+    return make(*arguments)

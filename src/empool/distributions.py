@@ -40,6 +40,8 @@ def finite(owner: str, name: str, value: Any) -> float:
 
 
 def _number(owner: str, name: str, value: Any, interval: str) -> float:
+    if type(value) is float:  # At every call.
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: expected {name} to be a number in {interval}, got {type(value).__name__}")
     return float(value)
@@ -184,7 +186,12 @@ class Tunable(RankDistribution):
 
 @dataclasses.dataclass(frozen=True)
 class Max(RankDistribution):
-    """Max-pooling: always the largest activation."""
+    """Max-pooling: always the largest activation.
+
+    Example:
+        >>> empool.Max().probabilities(4)
+        (1.0,)
+    """
 
     name: ClassVar[str] = "max"
     unchanging: ClassVar[bool] = True
@@ -195,7 +202,12 @@ class Max(RankDistribution):
 
 @dataclasses.dataclass(frozen=True)
 class Average(RankDistribution):
-    """Average pooling: every activation is as likely as any other."""
+    """Average pooling: every activation is as likely as any other.
+
+    Example:
+        >>> empool.Average().probabilities(4)
+        (0.25, 0.25, 0.25, 0.25)
+    """
 
     name: ClassVar[str] = "average"
     unchanging: ClassVar[bool] = True
@@ -207,6 +219,10 @@ class Average(RankDistribution):
 @dataclasses.dataclass(frozen=True)
 class EnsembleMax(Tunable):
     """Ensemble max-pooling: the second largest activation with probability p, the largest otherwise.
+
+    Example:
+        >>> empool.EnsembleMax(0.1).probabilities(4)
+        (0.9, 0.1)
 
     Source: Zhang and Wu, J. USTC 47(10), 2017.
     """
@@ -230,6 +246,10 @@ class EnsembleMax(Tunable):
 @dataclasses.dataclass(frozen=True)
 class MaxDropout(Tunable):
     """Max-pooling dropout: every activation is dropped with probability p, then the largest that is left wins.
+
+    Example:
+        >>> empool.MaxDropout(0.5).probabilities(4)
+        (0.5, 0.25, 0.125, 0.0625)
 
     Source: Wu and Gu, "Towards dropout training for convolutional neural networks", 2015 (their p retains, ours drops).
     """
@@ -261,6 +281,10 @@ class MaxDropout(Tunable):
 @dataclasses.dataclass(frozen=True)
 class StochasticMax(Tunable):
     """Stochastic max-pooling: ``floor(drop * n)`` of the n activations are dropped, then the largest that is left wins.
+
+    Example:
+        >>> empool.StochasticMax(0.25).probabilities(4)
+        (0.75, 0.25)
 
     Source: Huang et al., "Channel-max, channel-drop and stochastic max-pooling", CVPRW 2015.
     """
@@ -294,7 +318,12 @@ class StochasticMax(Tunable):
 
 @dataclasses.dataclass(frozen=True)
 class Ordinal(RankDistribution):
-    """Ordinal pooling: rank r has weight r; in a window with fewer activations the first weights are renormalised."""
+    """Ordinal pooling: rank r has weight r; in a window with fewer activations the first weights are renormalised.
+
+    Example:
+        >>> empool.Ordinal((0.6, 0.3, 0.1)).probabilities(4)
+        (0.6, 0.3, 0.1)
+    """
 
     name: ClassVar[str] = "ordinal"
     unchanging: ClassVar[bool] = True
@@ -320,6 +349,10 @@ class Ordinal(RankDistribution):
 class TopMean(RankDistribution):
     """Rank-based average pooling: the t largest activations are equally likely; all of them where there are fewer.
 
+    Example:
+        >>> empool.TopMean(2).probabilities(4)
+        (0.5, 0.5)
+
     Source: Shi, Ye and Wu, "Rank-based pooling for deep convolutional neural networks", Neural Networks 83, 2016.
     """
 
@@ -340,6 +373,10 @@ class TopMean(RankDistribution):
 @dataclasses.dataclass(frozen=True)
 class Geometric(RankDistribution):
     """Rank-based weighted and stochastic pooling: each rank is 1 - a times as likely as the one before.
+
+    Example:
+        >>> empool.Geometric(0.75).probabilities(2)
+        (0.8, 0.2)
 
     Source: Shi, Ye and Wu, "Rank-based pooling for deep convolutional neural networks", Neural Networks 83, 2016.
     """
@@ -364,6 +401,10 @@ class Geometric(RankDistribution):
 class Mixed(RankDistribution):
     """Mixed pooling: the largest activation with probability a, any of them alike otherwise.
 
+    Example:
+        >>> empool.Mixed(0.5).probabilities(4)
+        (0.625, 0.125, 0.125, 0.125)
+
     Source: Lee, Gallagher and Tu, "Generalizing pooling functions in convolutional neural networks", AISTATS 2016.
     """
 
@@ -384,6 +425,10 @@ class Stochastic(Pooling):
     """Stochastic pooling: an activation is sampled with a probability proportional to its positive part.
 
     Not a rank distribution: it samples by value.
+    Example:
+        >>> empool.layer(empool.Stochastic(), 2, kernel_size=2)
+        StochasticPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)
+
     Source: Zeiler and Fergus, "Stochastic pooling for regularization of deep convolutional neural networks", 2013.
     """
 
@@ -395,6 +440,10 @@ class Soft(Pooling):
     """Soft pooling: an activation is sampled with its probability under the softmax of beta times the activations.
 
     Not a rank distribution: it samples by value.
+    Example:
+        >>> empool.layer(empool.Soft(1.0), 2, kernel_size=2)
+        SoftPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, beta=1.0)
+
     Source: Stergiou, Poppe and Kalliatakis, "Refining activation downsampling with SoftPool", ICCV 2021.
     """
 

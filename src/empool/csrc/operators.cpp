@@ -1,5 +1,7 @@
 // The operators on the CPU: arguments are checked, tensors made dense, and the kernels of the processor's instruction
 // set run on all threads. Schemas live in Python (_ops.py).
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -114,8 +116,8 @@ Seeds numbers_of(const Tensor& seed, int64_t tied, int64_t first_image) {
     return {static_cast<const int64_t*>(seed.const_data_ptr()), seed.numel(), static_cast<Tied>(tied), first_image};
 }
 
-std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thresholds, Ints counts, Ints kernel_size,
-                                         Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode,
+std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thresholds, const Ints& counts, const Ints& kernel_size,
+                                         const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode,
                                          int64_t tied, int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
@@ -135,8 +137,8 @@ std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thres
     return {output, drawn};
 }
 
-std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta, Ints kernel_size,
-                                          Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode,
+std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta, const Ints& kernel_size,
+                                          const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode,
                                           int64_t tied, int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
@@ -155,8 +157,8 @@ std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::option
     return {output, drawn};
 }
 
-Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, Ints input_size, Ints kernel_size, Ints stride, Ints padding,
-                         Ints dilation, Ints output_size) {
+Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, const Ints& input_size, const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                         const Ints& dilation, const Ints& output_size) {
     const bool channels_last = is_channels_last(drawn);
     const WindowArguments window{kernel_size, stride, padding, dilation, output_size};
     check_dims(grad_output, window);
@@ -176,8 +178,8 @@ Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, Ints input_size, Ints
     return grad_input;
 }
 
-Tensor drawn_gather_cpu(Tensor input, Tensor drawn, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
-                        Ints output_size) {
+Tensor drawn_gather_cpu(Tensor input, Tensor drawn, const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
+                        const Ints& output_size) {
     const bool channels_last = is_channels_last(drawn);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, false, channels_last, &drawn);
@@ -192,8 +194,8 @@ Tensor drawn_gather_cpu(Tensor input, Tensor drawn, Ints kernel_size, Ints strid
     return output;
 }
 
-Tensor rank_mean_cpu(Tensor input, Tensor weights, Ints counts, Ints kernel_size, Ints stride, Ints padding,
-                     Ints dilation, Ints output_size, bool ceil_mode) {
+Tensor rank_mean_cpu(Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                     const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -218,8 +220,8 @@ Geometry geometry_of_backward(Tensor& grad_output, Tensor& input, const WindowAr
     return g;
 }
 
-Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, Ints counts, Ints kernel_size,
-                              Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode) {
+Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size,
+                              const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
@@ -253,8 +255,8 @@ Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, 
     return grad_input;
 }
 
-Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, Ints counts, Ints kernel_size,
-                                 Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode) {
+Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size,
+                                 const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     const int64_t sets = check_table(weights, counts, g.C), rows = static_cast<int64_t>(counts.size()),
@@ -285,8 +287,8 @@ Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weight
     return grad_weights;
 }
 
-Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, Ints kernel_size, Ints stride, Ints padding,
-                      Ints dilation, Ints output_size, bool ceil_mode) {
+Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                      const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -300,8 +302,8 @@ Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, Ints kernel_size
     return output;
 }
 
-Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<Tensor> beta, Ints kernel_size,
-                               Ints stride, Ints padding, Ints dilation, Ints output_size, bool ceil_mode) {
+Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<Tensor> beta, const Ints& kernel_size,
+                               const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
@@ -311,6 +313,77 @@ Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<T
             {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), factors.table()});
     }
     return grad_input;
+}
+
+// The numbers of a call, which Python has remembered here under one: PyTorch takes longer to hand six lists over than a
+// kernel takes for a tiny tensor.
+struct Numbers {
+    Ints counts, kernel_size, stride, padding, dilation, output_size, input_size;
+    bool ceil_mode;
+    int64_t tied, first_image;
+};
+
+constexpr int64_t most_remembered = 4096;
+std::array<std::atomic<const Numbers*>, most_remembered> remembered;
+std::atomic<int64_t> next_remembered;
+
+// Returns -1 where there is no room.
+int64_t remember(const Ints& counts, const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                 const Ints& dilation, const Ints& output_size, const Ints& input_size, bool ceil_mode, int64_t tied,
+                 int64_t first_image) {
+    const int64_t index = next_remembered.fetch_add(1);
+    if (index >= most_remembered) return -1;
+    remembered[static_cast<size_t>(index)] = new Numbers{counts,      kernel_size, stride,    padding, dilation,
+                                                         output_size, input_size,  ceil_mode, tied,    first_image};
+    return index;
+}
+
+const Numbers& recall(int64_t index) {
+    const Numbers* numbers =
+        index >= 0 && index < most_remembered ? remembered[static_cast<size_t>(index)].load() : nullptr;
+    STD_TORCH_CHECK(numbers, "empool: expected numbers that are remembered");
+    return *numbers;
+}
+
+std::tuple<Tensor, Tensor> rank_draw_recalled(Tensor input, Tensor seed, Tensor thresholds, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return rank_draw_cpu(input, seed, thresholds, n.counts, n.kernel_size, n.stride, n.padding, n.dilation,
+                         n.output_size, n.ceil_mode, n.tied, n.first_image);
+}
+
+std::tuple<Tensor, Tensor> value_draw_recalled(Tensor input, Tensor seed, std::optional<Tensor> beta, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return value_draw_cpu(input, seed, beta, n.kernel_size, n.stride, n.padding, n.dilation, n.output_size, n.ceil_mode,
+                          n.tied, n.first_image);
+}
+
+Tensor drawn_scatter_recalled(Tensor grad_output, Tensor drawn, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return drawn_scatter_cpu(grad_output, drawn, n.input_size, n.kernel_size, n.stride, n.padding, n.dilation,
+                             n.output_size);
+}
+
+Tensor rank_mean_recalled(Tensor input, Tensor weights, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return rank_mean_cpu(input, weights, n.counts, n.kernel_size, n.stride, n.padding, n.dilation, n.output_size,
+                         n.ceil_mode);
+}
+
+Tensor rank_mean_backward_recalled(Tensor grad_output, Tensor input, Tensor weights, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return rank_mean_backward_cpu(grad_output, input, weights, n.counts, n.kernel_size, n.stride, n.padding, n.dilation,
+                                  n.output_size, n.ceil_mode);
+}
+
+Tensor value_mean_recalled(Tensor input, std::optional<Tensor> beta, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return value_mean_cpu(input, beta, n.kernel_size, n.stride, n.padding, n.dilation, n.output_size, n.ceil_mode);
+}
+
+Tensor value_mean_backward_recalled(Tensor grad_output, Tensor input, std::optional<Tensor> beta, int64_t numbers) {
+    const Numbers& n = recall(numbers);
+    return value_mean_backward_cpu(grad_output, input, beta, n.kernel_size, n.stride, n.padding, n.dilation,
+                                   n.output_size, n.ceil_mode);
 }
 
 }  // namespace
@@ -329,4 +402,31 @@ STABLE_TORCH_LIBRARY_IMPL(empool, CPU, m) {
     m.impl("rank_mean_weight_grad", TORCH_BOX(&empool::rank_mean_weight_grad_cpu));
     m.impl("value_mean", TORCH_BOX(&empool::value_mean_cpu));
     m.impl("value_mean_backward", TORCH_BOX(&empool::value_mean_backward_cpu));
+}
+
+STABLE_TORCH_LIBRARY(empool_recalled, m) {
+    m.def(
+        "remember(int[] counts, int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size, "
+        "int[] input_size, bool ceil_mode, int tied, int first_image) -> int");
+    m.def("rank_draw(Tensor input, Tensor seed, Tensor thresholds, int numbers) -> (Tensor, Tensor)");
+    m.def("value_draw(Tensor input, Tensor seed, Tensor? beta, int numbers) -> (Tensor, Tensor)");
+    m.def("drawn_scatter(Tensor grad_output, Tensor drawn, int numbers) -> Tensor");
+    m.def("rank_mean(Tensor input, Tensor weights, int numbers) -> Tensor");
+    m.def("rank_mean_backward(Tensor grad_output, Tensor input, Tensor weights, int numbers) -> Tensor");
+    m.def("value_mean(Tensor input, Tensor? beta, int numbers) -> Tensor");
+    m.def("value_mean_backward(Tensor grad_output, Tensor input, Tensor? beta, int numbers) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(empool_recalled, CompositeExplicitAutograd, m) {
+    m.impl("remember", TORCH_BOX(&empool::remember));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(empool_recalled, CPU, m) {
+    m.impl("rank_draw", TORCH_BOX(&empool::rank_draw_recalled));
+    m.impl("value_draw", TORCH_BOX(&empool::value_draw_recalled));
+    m.impl("drawn_scatter", TORCH_BOX(&empool::drawn_scatter_recalled));
+    m.impl("rank_mean", TORCH_BOX(&empool::rank_mean_recalled));
+    m.impl("rank_mean_backward", TORCH_BOX(&empool::rank_mean_backward_recalled));
+    m.impl("value_mean", TORCH_BOX(&empool::value_mean_recalled));
+    m.impl("value_mean_backward", TORCH_BOX(&empool::value_mean_backward_recalled));
 }

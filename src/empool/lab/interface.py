@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from empool.distributions import Pooling
 from empool.lab import report
-from empool.lab.errors import LabError
-from empool.lab.execute.session import Where, study
-from empool.lab.files import write_json
-
-_WHERE = ("launcher", "address", "cpus_per_run", "gpus_per_run", "jobs")
+from empool.lab.execute.session import study
 
 
 class Study:
@@ -88,7 +83,6 @@ def compare(
     *,
     baseline: str = "max",
     out: str | Path | None = None,
-    logger: Sequence[str] = (),
     **options: Any,
 ) -> Study:
     """Train a network with each pooling and several seeds; what is done already is not done again.
@@ -101,9 +95,8 @@ def compare(
         seeds: number of runs of each pooling, or their seeds.
         baseline: pooling that the others are held against.
         out: folder of the study; None: runs/DATA-MODEL.
-        logger: names of trackers that are told.
         options: those of the command `empool compare`, by their names: ``epochs=5``, ``validation=0.1``, ``jobs=2``,
-            ``recipe=["width=32"]``; see `empool.lab.execute.configure.Options`.
+            ``recipe=["width=32"]``, ``logger=["tensorboard"]``; see `empool.lab.execute.configure.Options`.
 
     Raises:
         empool.lab.LabError: for what is wrong with any of them.
@@ -114,15 +107,12 @@ def compare(
             "@".join((str(pooling), *(f"{field}={_spelled(value)}" for field, value in own.items())))
             for pooling, own in poolings.items()
         ]
-    where = Where(**{name: options.pop(name) for name in _WHERE if name in options})
     directory, _ = study(
-        {"data": data, "model": model, **options},
         poolings,
         range(seeds) if isinstance(seeds, int) else seeds,
-        where=where,
         out=None if out is None else Path(out),
-        loggers=logger,
         command="empool.lab.compare(...)",
+        **{"data": data, "model": model, **options},
     )
     return Study(directory, baseline)
 
@@ -145,17 +135,7 @@ def table(records: Iterable[Mapping[str, Any]], baseline: str = "max") -> Any:
         >>> table(rows).index.tolist()
         ['max', 'ensemble:0.1']
     """
-    whole = []
-    for number, record in enumerate(records):
-        lacking = [name for name in ("pooling", "seed", "test_error") if name not in record]
-        if lacking:
-            raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
-        error = record["test_error"]
-        own = {"data": "data", "model": "model", "converged": error is not None, "epochs": 0, "seconds": 0.0}
-        whole.append({**own, **record})
-    with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "results.json", whole)
-        return report.frame(Path(folder), baseline=baseline)
+    return report.frame(records, baseline=baseline)
 
 
 def _spelled(value: Any) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 from scipy import stats
 
-from empool.lab.analyse import comparable
-from empool.lab.analyse.comparable import Record
+from empool.lab.analyse import records as recorded
+from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import LEVEL, Family, Interval, Row, Rule, Summary, holm
 from empool.lab.study import paper
 from empool.lab.study.paper import Claim
@@ -57,14 +57,13 @@ def beside(records: Sequence[Record]) -> paper.Table | None:
     """
     first = records[0]
     table = paper.of(first["model"])
-    if table is None or comparable.canonical(first) != "cifar10" or (first.get("epochs") or 0) < table.epochs:
+    if table is None or recorded.canonical(first) != "cifar10" or (first.get("epochs") or 0) < table.epochs:
         return None
-    if (comparable.classes(first), comparable.image_shape(first)) != (paper.CLASSES, paper.IMAGE_SHAPE):
-        return None
-    trained, tested = comparable.images_trained(first), comparable.images_tested(first)
-    # Records of before the number was kept say only the limit: without one, all images.
-    enough = trained is None or trained >= table.train_images
-    return table if enough and tested is not None and tested >= table.test_images else None
+    # Records of before the number of training images was kept say only the limit: without one, all images.
+    trained, tested = recorded.images_trained(first) or table.train_images, recorded.images_tested(first) or 0
+    enough = trained >= table.train_images and tested >= table.test_images
+    kind = recorded.classes(first), recorded.image_shape(first)
+    return table if enough and kind == (paper.CLASSES, paper.IMAGE_SHAPE) else None
 
 
 def judge(claims: Sequence[Claim], summary: Summary) -> list[Judgement]:
@@ -76,13 +75,26 @@ def judge(claims: Sequence[Claim], summary: Summary) -> list[Judgement]:
     """
     rows = {row.pooling: row for row in summary.rows}
     present = [claim for claim in claims if any(pooling in rows for pooling in claim.of)]
-    judged = [_untested(claim, rows) or _Contrast.of(claim, rows, summary.error) for claim in present]
-    contrasts = [one for one in judged if isinstance(one, _Contrast)]
-    adjusted = iter(holm([contrast.p_value for contrast in contrasts]))
-    return [one if isinstance(one, Judgement) else one.judgement(next(adjusted), len(contrasts)) for one in judged]
+    judged = {claim: _untested(claim, rows) for claim in present}
+    contrasts = {claim: _contrast(claim, rows, summary.error) for claim, told in judged.items() if told is None}
+    p_values = [float(2 * stats.t.sf(abs(size) / error, freedom)) if error else 1.0
+                for size, error, freedom in contrasts.values()]  # fmt: skip
+    for (claim, (size, error, freedom)), p_value in zip(contrasts.items(), holm(p_values), strict=True):
+        judged[claim] = undecided = Judgement(claim, Support.UNDECIDED, difference=size)
+        if not error:
+            continue
+        half = float(stats.t.isf((1 - LEVEL) / 2 / len(contrasts), freedom)) * error
+        verdict = Support.SUPPORTED if (size < 0) == claim.lower else Support.CONTRADICTED
+        judged[claim] = replace(
+            undecided,
+            verdict=verdict if p_value < 1 - LEVEL else Support.UNDECIDED,
+            interval=Interval(size - half, size + half),
+            p_value=p_value,
+        )
+    return [one for one in judged.values() if one is not None]
 
 
-def _untested(claim: Claim, rows: dict[str, Row]) -> Judgement | None:
+def _untested(claim: Claim, rows: Mapping[str, Row]) -> Judgement | None:
     """Judge a claim that is not a contrast, or cannot be tested; None for the others."""
     missing = [pooling for pooling in (*claim.of, *claim.than) if pooling not in rows]
     if missing:
@@ -99,44 +111,17 @@ def _untested(claim: Claim, rows: dict[str, Row]) -> Judgement | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Contrast:
-    claim: Claim
-    difference: float
-    error: float  # its standard error; 0 where nothing varies
-    freedom: float
-
-    @classmethod
-    def of(cls, claim: Claim, rows: dict[str, Row], family: Family) -> _Contrast:
-        sides = [(pooling, 1 / len(claim.of)) for pooling in claim.of]
-        sides += [(pooling, -1 / len(claim.than)) for pooling in claim.than]
-        samples = [(np.array(rows[pooling].errors), share) for pooling, share in sides]
-        difference = sum(share * float(errors.mean()) for errors, share in samples)
-        if family.rule is Rule.DUNNETT and family.spread is not None:
-            variance = family.spread**2 * sum(share**2 / len(errors) for errors, share in samples)
-            return cls(claim, difference, math.sqrt(variance), family.freedom)
-        parts = [(share**2 * float(errors.var(ddof=1)) / len(errors), len(errors) - 1) for errors, share in samples]
-        variance = sum(part for part, _ in parts)
-        # Satterthwaite's degrees of freedom.
-        freedom = variance**2 / sum(part**2 / own for part, own in parts) if variance else 1.0
-        return cls(claim, difference, math.sqrt(variance), freedom)
-
-    @property
-    def p_value(self) -> float:
-        return float(2 * stats.t.sf(abs(self.difference) / self.error, self.freedom)) if self.error else 1.0
-
-    def judgement(self, adjusted: float, tested: int) -> Judgement:
-        if not self.error:
-            return Judgement(self.claim, Support.UNDECIDED, difference=self.difference)
-        half = float(stats.t.isf((1 - LEVEL) / 2 / tested, self.freedom)) * self.error
-        judged = Judgement(
-            self.claim,
-            Support.UNDECIDED,
-            difference=self.difference,
-            interval=Interval(self.difference - half, self.difference + half),
-            p_value=adjusted,
-        )
-        if adjusted >= 1 - LEVEL:
-            return judged
-        as_said = (self.difference < 0) == self.claim.lower
-        return replace(judged, verdict=Support.SUPPORTED if as_said else Support.CONTRADICTED)
+def _contrast(claim: Claim, rows: Mapping[str, Row], family: Family) -> tuple[float, float, float]:
+    """Give a contrast, its standard error (0 where nothing varies) and its degrees of freedom."""
+    shares = {pooling: 1 / len(claim.of) for pooling in claim.of}
+    shares |= {pooling: -1 / len(claim.than) for pooling in claim.than}
+    samples = [(np.array(rows[pooling].errors), share) for pooling, share in shares.items()]
+    difference = sum(share * float(errors.mean()) for errors, share in samples)
+    if family.rule is Rule.DUNNETT and family.spread is not None:
+        variance = family.spread**2 * sum(share**2 / len(errors) for errors, share in samples)
+        return difference, math.sqrt(variance), family.freedom
+    parts = [(share**2 * float(errors.var(ddof=1)) / len(errors), len(errors) - 1) for errors, share in samples]
+    variance = sum(part for part, _ in parts)
+    # Satterthwaite's degrees of freedom.
+    freedom = variance**2 / sum(part**2 / own for part, own in parts) if variance else 1.0
+    return difference, math.sqrt(variance), freedom

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from empool import Average, Max, monte_carlo, recalibrate_, set_p
 from empool.lab import provenance
-from empool.lab.analyse.rules import RULES, read_evaluation
+from empool.lab.analyse.records import RULES, read_evaluation
 from empool.lab.data import sources
 from empool.lab.data.load import load_data
 from empool.lab.data.sets import Data
@@ -23,9 +23,9 @@ from empool.lab.files import read_json, write_json
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig, derived_seed
 from empool.lab.study.run import poolings as read_poolings
-from empool.lab.train import memory, schedule
+from empool.lab.train import schedule
 from empool.lab.train.checkpoint import read_checkpoint
-from empool.lab.train.device import device_named
+from empool.lab.train.device import device_named, keep_freed
 from empool.lab.train.experiment import Experiment, finite, make_experiment
 from empool.lab.train.metrics import Scores, Tally
 
@@ -39,6 +39,7 @@ def evaluate(
     source: str | None,
     device: str,
     poolings: str | None = None,
+    label_column: str | None = None,
 ) -> list[dict[str, Any]]:
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
 
@@ -51,6 +52,7 @@ def evaluate(
         device: "auto", "cpu" or "cuda".
         poolings: spellings with commas between of those whose runs are tested; None for all. What evaluation.json says
             of others stays.
+        label_column: of parquet files; None chooses it if there is no doubt.
 
     Returns:
         One record a run that was tested. "expectation" is inference mode, one deterministic pass; "recalibrated" the
@@ -66,8 +68,8 @@ def evaluate(
     """
     runs = _finished(directory, poolings)
     if device_named(device) == "cpu":
-        memory.keep_freed()
-    loaded = _load(runs[0][1], source)
+        keep_freed()
+    loaded = _load(runs[0][1], source, label_column)
     path = directory / "evaluation.json"
     records: list[dict[str, Any]] = []
     for folder, config in runs:
@@ -115,41 +117,40 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
     """List the finished runs with their folders, in the order of the study's poolings and seeds."""
     paths = [directory / "config.json", *sorted(directory.glob("*/*/config.json"))]
     begun = {path.parent: RunConfig.from_json(read_json(path)) for path in paths if path.exists()}
-    finished = {folder: config for folder, config in begun.items() if (folder / "result.json").exists()}
+    finished = {config.pooling: config for folder, config in begun.items() if (folder / "result.json").exists()}
     if not finished:
         raise LabError(
             f"{directory} holds no finished run: expected the folder of a run or a study of empool train or compare"
         )
-    if poolings is not None:
-        wanted = read_poolings(poolings, next(iter(finished.values())).model)
-        missing = [pooling for pooling in wanted if pooling not in {config.pooling for config in finished.values()}]
-        if missing:
-            raise LabError(f"{directory} holds no finished run with {', '.join(missing)}")
-        begun, finished = (
-            {folder: config for folder, config in runs.items() if config.pooling in wanted}
-            for runs in (begun, finished)
-        )
-    for folder in begun:
-        if folder not in finished:
+    wanted = read_poolings(poolings, next(iter(finished.values())).model) if poolings is not None else list(finished)
+    if missing := [pooling for pooling in wanted if pooling not in finished]:
+        raise LabError(f"{directory} holds no finished run with {', '.join(missing)}")
+    runs = []
+    for folder, config in begun.items():
+        if poolings is not None and config.pooling not in wanted:
+            continue
+        if not (folder / "result.json").exists():
             _log.info("%s is not finished: left out", folder)
         elif not (folder / "last.ckpt").exists():
             raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
+        else:
+            runs.append((folder, config))
     study = directory / "study.json"
     order = read_json(study)["poolings"] if study.exists() else []
-
-    def place(run: tuple[Path, RunConfig]) -> tuple[int, int]:
-        config = run[1]
-        return order.index(config.pooling) if config.pooling in order else len(order), config.seed
-
-    return sorted(finished.items(), key=place)
+    places = {pooling: place for place, pooling in enumerate(order)}
+    return sorted(runs, key=lambda run: (places.get(run[1].pooling, len(places)), run[1].seed))
 
 
-def _load(config: RunConfig, source: str | None) -> Data:
+def _load(config: RunConfig, source: str | None, label_column: str | None) -> Data:
     if source is None and config.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
-    network = networks.network(config.model)
     return load_data(
-        network, source or config.data, config.train_limit, config.test_limit, None, validation=config.validation
+        networks.network(config.model),
+        source or config.data,
+        config.train_limit,
+        config.test_limit,
+        validation=config.validation,
+        label_column=label_column,
     )
 
 
@@ -166,11 +167,9 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
         epochs = checkpoint["history"][-1]["epoch"]
         p = schedule.parse(config.p_schedule).value(p, epochs, config.training.epochs)
         set_p(experiment, p)
-    rules: dict[str, Scores | None] = dict.fromkeys(RULES)
     tested = experiment.tally(experiment.test_images)
-    rules["expectation"] = tested.scores()
-    draws = _draws(config)
-    if draws:
+    rules: dict[str, Scores | None] = {**dict.fromkeys(RULES), "expectation": tested.scores()}
+    if _draws(config):
         rules["monte_carlo"] = _sampled(experiment, samples)
     if p is not None:
         set_p(experiment, 0)
@@ -185,7 +184,7 @@ def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> di
         "pooling": config.pooling,
         "p": p,
         "seed": config.seed,
-        "draws": draws,
+        "draws": _draws(config),
         "test_images": len(loaded.test),
         **{
             name: None if scores is None else {score: finite(value) for score, value in scores._asdict().items()}

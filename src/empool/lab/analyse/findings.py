@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from empool.lab.analyse import comparable
-from empool.lab.analyse.comparable import Record
+from empool.lab.analyse import records as recorded
+from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Family, Row, Rule, Summary, Verdict, method
 from empool.lab.study import paper
 
@@ -16,26 +16,21 @@ def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     """Say in sentences what was compared and what the runs support."""
     rows, baseline, first = summary.rows, label(summary.baseline), runs[0]
     trained = f"trained for {count(first.get('epochs'), 'epoch')}" if first.get("epochs") else "trained"
-    images = comparable.images_trained(first)
+    images = recorded.images_trained(first)
     told = [
-        f"{count(len(rows), 'pooling')} compared in {first['model']} on {comparable.data_name(first)}, {trained}"
-        f"{f' on {images:,} images' if images else ''}{', augmented' if comparable.augmented(first) else ''}, "
+        f"{count(len(rows), 'pooling')} compared in {first['model']} on {recorded.data_name(first)}, {trained}"
+        f"{f' on {images:,} images' if images else ''}{', augmented' if recorded.augmented(first) else ''}, "
         f"{seeds_each(rows)}."
     ]
-    reached = [row for row in rows if row.mean is not None]
-    lowest = min(reached, key=lambda row: row.mean or 0.0, default=None)
-    reference = summary.row(summary.baseline)
-    if lowest is not None:
-        against = f"; {baseline} has {reference.mean:.2f} %" if reference and reference.mean is not None else ""
-        told.append(
-            f"Lowest mean test error: {label(lowest.pooling)} with {lowest.mean:.2f} %"
-            f"{against if lowest is not reference else ''}."
-        )
+    means = {row.pooling: row.mean for row in rows if row.mean is not None}
+    if means:
+        lowest = min(means, key=means.__getitem__)
+        level = means.get(summary.baseline) if lowest != summary.baseline else None
+        against = f"; {baseline} has {level:.2f} %" if level is not None else ""
+        told.append(f"Lowest mean test error: {label(lowest)} with {means[lowest]:.2f} %{against}.")
     told += _decided(summary)
     failed = [f"{label(row.pooling)} ({len(row.not_converged)} of {row.runs})" for row in rows if row.not_converged]
-    if failed:
-        told.append(f"Did not converge: {', '.join(failed)}.")
-    return told
+    return [*told, f"Did not converge: {', '.join(failed)}."] if failed else told
 
 
 def _decided(summary: Summary) -> list[str]:
@@ -47,31 +42,25 @@ def _decided(summary: Summary) -> list[str]:
         return [f"Nothing is tested, since {baseline} did not always converge."]
     if max(row.runs for row in summary.rows) < 2:
         return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
-    named = _by_verdict(summary, "error")
+    by_error, by_nll = summary.error.by_verdict(), summary.nll.by_verdict()
     told = [
-        f"{words} than {baseline}: {_all_or(summary, named[verdict])}."
+        f"{words} than {baseline}: {_all_or(summary, by_error[verdict])}."
         for verdict, words in ((Verdict.BETTER, "Fewer test errors"), (Verdict.WORSE, "More test errors"))
-        if named[verdict]
+        if by_error[verdict]
     ]
-    if named[Verdict.UNDECIDED] and told:
-        told.append(f"Not decided by these seeds: {listed(named[Verdict.UNDECIDED])}.")
-    elif named[Verdict.UNDECIDED]:
-        told.append(f"These seeds do not decide whether any pooling has more or fewer test errors than {baseline}.")
-    if named[Verdict.UNTESTED]:
-        told.append(f"Not tested, for want of a second run: {listed(named[Verdict.UNTESTED])}.")
-    by_nll = _by_verdict(summary, "nll_against")
-    told += [
+    if by_error[Verdict.UNDECIDED]:
+        told.append(
+            f"Not decided by these seeds: {listed(by_error[Verdict.UNDECIDED])}."
+            if told
+            else f"These seeds do not decide whether any pooling has more or fewer test errors than {baseline}."
+        )
+    if by_error[Verdict.UNTESTED]:
+        told.append(f"Not tested, for want of a second run: {listed(by_error[Verdict.UNTESTED])}.")
+    return told + [
         f"{words} negative log-likelihood (NLL) than {baseline}: {_all_or(summary, by_nll[verdict])}."
         for verdict, words in ((Verdict.BETTER, "Lower"), (Verdict.WORSE, "Higher"))
         if by_nll[verdict]
     ]
-    return told
-
-
-def _by_verdict(summary: Summary, score: str) -> dict[Verdict, list[str]]:
-    return {
-        verdict: [row.pooling for row in summary.rows if getattr(row, score).verdict is verdict] for verdict in Verdict
-    }
 
 
 def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
@@ -81,27 +70,26 @@ def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
 
 def sentence(summary: Summary) -> str:
     """Say in one sentence how the poolings that were tested differ from the baseline, by test error and by NLL."""
-    tested = [row for row in summary.rows if row.error.interval and row.error.difference is not None]
+    tested = [row for row in summary.rows if row.error.interval]
     if not tested:
         return f"These runs decide nothing: that needs two seeds or more of {label(summary.baseline)} and of another."
     parts: list[str] = []
     for row in tested:
-        low, high = row.error.interval.low, row.error.interval.high  # type: ignore[union-attr]  # Chosen above.
-        size, more = abs(row.error.difference or 0.0), (row.error.difference or 0.0) > 0
-        ends = (low, high) if more else (-high, -low)
-        decided = "" if row.verdict in (Verdict.BETTER, Verdict.WORSE) else ", not decided"
-        against = "" if parts else f" than {label(summary.baseline)}"
+        difference, interval = row.error.difference or 0.0, row.error.interval
+        assert interval is not None
+        low, high = (interval.low, interval.high) if difference > 0 else (-interval.high, -interval.low)
         parts.append(
-            f"{label(row.pooling)} has {size:.1f} points {'more' if more else 'fewer'} test errors{against} "
-            f"(95 % interval {ends[0]:.1f} to {ends[1]:.1f}{decided})"
+            f"{label(row.pooling)} has {abs(difference):.1f} points {'more' if difference > 0 else 'fewer'} test errors"
+            f"{'' if parts else f' than {label(summary.baseline)}'} (95 % interval {low:.1f} to {high:.1f}"
+            f"{', not decided' if row.error.verdict is Verdict.UNDECIDED else ''})"
         )
-    named = _by_verdict(summary, "nll_against")
+    named = summary.nll.by_verdict()
     nll = [
-        f"{words} NLL: {listed(named[verdict])}"
+        f"; {words} NLL: {listed(named[verdict])}"
         for verdict, words in ((Verdict.BETTER, "lower"), (Verdict.WORSE, "higher"), (Verdict.UNDECIDED, "undecided"))
         if named[verdict]
     ]
-    return f"Over {seeds_each(tested).removesuffix(' each')}, {', '.join(parts)}{'; ' if nll else ''}{'; '.join(nll)}."
+    return f"Over {seeds_each(tested).removesuffix(' each')}, {', '.join(parts)}{''.join(nll)}."
 
 
 def label(pooling: str) -> str:
@@ -111,12 +99,12 @@ def label(pooling: str) -> str:
 
 def setting(records: Sequence[Record]) -> str:
     """Say in a few words what was trained on what."""
-    first, images = records[0], comparable.images_trained(records[0])
+    first, images = records[0], recorded.images_trained(records[0])
     said = [
-        f"{first['model']} on {comparable.data_name(first)}",
+        f"{first['model']} on {recorded.data_name(first)}",
         f"{images:,} images" if images else "all images",
         count(first["epochs"], "epoch") if first.get("epochs") else "",
-        "augmented" if comparable.augmented(first) else "no augmentation",
+        "augmented" if recorded.augmented(first) else "no augmentation",
         count(len({record["seed"] for record in records}), "seed"),
         "GPU" if str(first.get("device")).startswith("cuda") else "",
     ]
@@ -134,35 +122,35 @@ def listed(poolings: Sequence[str]) -> str:
     methods: dict[str, list[str]] = {}
     for pooling in poolings:
         methods.setdefault(method(pooling), []).append(label(pooling))
-    listed = []
+    told = []
     for first, *rest in methods.values():
         values = [pooling.partition(":")[2] for pooling in rest]
-        listed.append(f"{', '.join([first, *values[:-1]])} and {values[-1]}" if values else first)
-    return "; ".join(listed) if any(len(found) > 1 for found in methods.values()) else ", ".join(listed)
+        told.append(f"{', '.join([first, *values[:-1]])} and {values[-1]}" if values else first)
+    return ("; " if len(methods) < len(poolings) else ", ").join(told)
 
 
 def remarks(summary: Summary, runs: Sequence[Record], beside: paper.Table | None) -> list[str]:
     """Say what to know when reading the table of test errors."""
-    rows, baseline = summary.rows, label(summary.baseline)
+    baseline = label(summary.baseline)
     said = [
         "Test error: of the last epoch, in percent, averaged over the runs that converged. Spread: sample standard "
         f"deviation over seeds. Points: mean test error less that of {baseline}. Improvement: the same, relative to "
         f"{baseline}, as papers print it.",
         _how(summary.error, baseline, "test error"),
     ]
-    if any(row.sampled for row in rows):
+    if any(row.sampled for row in summary.rows):
         said.append(
             "The second interval also takes the test images for a sample: seeds and images are resampled (two-way "
             "bootstrap). It stands beside the test and decides nothing."
         )
     else:
-        said += _finite_test_set(rows, runs)
+        said += _finite_test_set(summary.rows, recorded.images_tested(runs[0]))
     if beside is not None:
         said.append(
             f"The paper's columns are {beside.name} of {paper.SOURCE}, improvement relative to {beside.baseline}. The "
             "paper names neither its recipe nor its number of runs: compare the pattern, not the digits."
         )
-        if beside.rows is paper.TABLE_1 and any(row.pooling in ("max-dropout:0.3", "max-dropout:0.4") for row in rows):
+        if beside.rows is paper.TABLE_1 and any(summary.row(f"max-dropout:{p}") for p in (0.3, 0.4)):
             said.append(
                 "The paper's improvements for max-dropout at p = 0.3 and 0.4 are as printed; its own errors give -8.79 "
                 "and -70.03 relative to max."
@@ -185,25 +173,22 @@ def _how(family: Family, baseline: str, score: str) -> str:
     """Say how a family of comparisons was made."""
     if family.rule is None:
         return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
-    several, levene = family.tested > 1, ""
+    several = family.tested > 1
     over = f"over the {family.tested} comparisons with {baseline}, at 5 % in all" if several else "at 5 %"
     at_once = "The 95 % intervals hold all at once" if several else "The interval is one of 95 %"
-    unpaired = "Runs of one seed are not paired."
-    if family.levene is not None:
-        levene = f" (Levene's test: p = {family.levene:.2g})"
+    levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
     if family.rule is Rule.DUNNETT:
-        return (
-            f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. {at_once}. "
-            f"All rows share one spread, {family.spread:.2g}{levene}. {unpaired}"
-        )
+        tested = f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. {at_once}."
+        return f"{tested} All rows share one spread, {family.spread:.2g}{levene}. Runs of one seed are not paired."
     wider = " (Bonferroni), so they are a little wider than the test" if several else ""
     return (
-        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. {at_once}{wider}. {unpaired}"
+        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. {at_once}{wider}. Runs of "
+        "one seed are not paired."
     )
 
 
-def _finite_test_set(rows: Sequence[Row], runs: Sequence[Record]) -> list[str]:
-    images, means = comparable.images_tested(runs[0]), sorted(row.mean for row in rows if row.mean is not None)
+def _finite_test_set(rows: Sequence[Row], images: int | None) -> list[str]:
+    means = sorted(row.mean for row in rows if row.mean is not None)
     if not images or not means:
         return []
     typical = means[len(means) // 2]

@@ -57,35 +57,28 @@ def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float
 
     Source: Owen and Eckles, Annals of Applied Statistics 6(3), 2012.
     """
-    if baseline not in right:
-        return {}
-    images = right[baseline].shape[1]
-    wrong = {
-        pooling: 100.0 * ~matrix for pooling, matrix in right.items() if len(matrix) > 1 and matrix.shape[1] == images
-    }
+    images = right[baseline].shape[1] if baseline in right else 0
+    wrong = {name: 100.0 * ~matrix for name, matrix in right.items() if len(matrix) > 1 and matrix.shape[1] == images}
     others = [pooling for pooling in wrong if pooling != baseline]
     if baseline not in wrong or not others:
         return {}
     generator = np.random.default_rng(0)
-    parts: dict[str, list[NDArray[np.float64]]] = {pooling: [] for pooling in wrong}
+    means: dict[str, list[float]] = {pooling: [] for pooling in wrong}
     for _ in range(RESAMPLES // _AT_ONCE):
         drawn = generator.integers(images, size=(_AT_ONCE, images))
         shares = np.stack([np.bincount(line, minlength=images) for line in drawn]) / images  # (resamples, images)
         for pooling, matrix in wrong.items():
-            errors, runs = shares @ matrix.T, len(matrix)  # (resamples, runs)
+            errors: NDArray[np.float64] = shares @ matrix.T  # (resamples, runs)
+            runs = len(matrix)
             chosen = np.take_along_axis(errors, generator.integers(runs, size=errors.shape), axis=1).mean(1)
             centre = errors.mean(1)
-            parts[pooling].append(centre + (chosen - centre) * (runs / (runs - 1)) ** 0.5)
-    means = {pooling: np.concatenate(values) for pooling, values in parts.items()}
+            means[pooling].extend(centre + (chosen - centre) * (runs / (runs - 1)) ** 0.5)
     observed = np.array([wrong[pooling].mean() - wrong[baseline].mean() for pooling in others])
-    away = np.stack([means[pooling] - means[baseline] for pooling in others]) - observed[:, None]
+    away = np.array([means[pooling] for pooling in others]) - np.array(means[baseline]) - observed[:, None]
     deviations = away.std(1)
     varying = deviations > 0
     if not varying.any():
         return {}
     widths = deviations * np.quantile(np.abs(away[varying] / deviations[varying, None]).max(0), 0.95)
-    return {
-        pooling: (float(difference - width), float(difference + width))
-        for pooling, difference, width, varies in zip(others, observed, widths, varying, strict=True)
-        if varies
-    }
+    ends = zip(others, (observed - widths).tolist(), (observed + widths).tolist(), varying, strict=True)
+    return {pooling: (low, high) for pooling, low, high, varies in ends if varies}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from empool.lab.analyse.statistics import LEVEL, Family, Rule, Summary
+from empool.lab.analyse.statistics import LEVEL, Rule, Summary
 
 POWER = 0.8
 MOST_SEEDS = 1000
@@ -56,23 +56,18 @@ def outlook(summary: Summary) -> Outlook | None:
 
     Where spreads differ, the planning takes the largest of them, and Bonferroni's level in place of Dunnett's.
     """
-    family: Family = summary.error
     tested = [row for row in summary.rows if row.error.p_value is not None]
     baseline = summary.row(summary.baseline)
-    if not tested or baseline is None or family.spread is None:
+    if not tested or baseline is None or summary.error.spread is None:
         return None
-    equal = family.rule is Rule.DUNNETT
-    spread = family.spread if equal else max(row.spread or 0.0 for row in [*tested, baseline])
+    rows = [*tested, baseline]
+    equal = summary.error.rule is Rule.DUNNETT
+    spread = summary.error.spread if equal else max(row.spread or 0.0 for row in rows)
     compared = len(tested) if equal else -len(tested)
-    seeds = min(len(row.errors) for row in [*tested, baseline])
-    needs = [(row.pooling, row.error.difference or 0.0) for row in tested]
-    return Outlook(
-        seeds,
-        len(tested),
-        spread,
-        detectable(seeds, spread, compared),
-        tuple(Need(pooling, size, seeds_needed(abs(size), spread, compared)) for pooling, size in needs),
-    )
+    seeds = min(len(row.errors) for row in rows)
+    sizes = {row.pooling: row.error.difference or 0.0 for row in tested}
+    needs = [Need(pooling, size, seeds_needed(abs(size), spread, compared)) for pooling, size in sizes.items()]
+    return Outlook(seeds, len(tested), spread, detectable(seeds, spread, compared), tuple(needs))
 
 
 @lru_cache(maxsize=4096)

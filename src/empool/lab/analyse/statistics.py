@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from empool.lab.analyse.comparable import converged
 from empool.lab.analyse.images import Matrix, two_way, which_were_right
+from empool.lab.analyse.records import converged
 
 BASELINE = "max"
 LEVEL = 0.95
@@ -93,6 +93,11 @@ class Family:
         """Number of poolings that were tested."""
         return sum(one.p_value is not None for one in self.comparisons.values())
 
+    def by_verdict(self) -> dict[Verdict, list[str]]:
+        """List the poolings of each verdict."""
+        found = self.comparisons.items()
+        return {verdict: [pooling for pooling, one in found if one.verdict is verdict] for verdict in Verdict}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -111,7 +116,6 @@ class Row:
         nlls: negative log-likelihoods of the test images in nats, of the runs that converged; empty where one of
             them does not say it.
         eces: likewise the expected calibration errors in percent.
-        train_error: mean error on the training images, in inference mode, in percent.
     """
 
     pooling: str
@@ -124,7 +128,6 @@ class Row:
     improvement: float | None = None
     nlls: tuple[float, ...] = ()
     eces: tuple[float, ...] = ()
-    train_error: float | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -216,26 +219,28 @@ def summarise(records: Sequence[Mapping[str, Any]], baseline: str = BASELINE) ->
         if converged(record) and (error is None or not math.isfinite(error)):
             raise ValueError(f"summarise: expected a test error, got {error} for {pooling} with seed {seed}")
         runs[pooling][seed] = record
-    rows = [_row(pooling, [by_seed[seed] for seed in sorted(by_seed)]) for pooling, by_seed in runs.items()]
-    failed = {row.pooling for row in rows if row.not_converged}
-    error = compare({row.pooling: row.errors for row in rows}, baseline, failed)
-    nll = compare({row.pooling: row.nlls for row in rows}, baseline, failed)
-    right = {row.pooling: matrix for row in rows if (matrix := _right([*runs[row.pooling].values()])) is not None}
-    sampled = two_way(right, baseline) if error.rule else {}
-    reference = next((row.mean for row in rows if row.pooling == baseline), None)
-    rows = [
+    rows = {pooling: _row(pooling, [by_seed[seed] for seed in sorted(by_seed)]) for pooling, by_seed in runs.items()}
+    failed = {pooling for pooling, row in rows.items() if row.not_converged}
+    error = compare({pooling: row.errors for pooling, row in rows.items()}, baseline, failed)
+    nll = compare({pooling: row.nlls for pooling, row in rows.items()}, baseline, failed)
+    right = {p: matrix for p, by_seed in runs.items() if (matrix := _right(by_seed.values())) is not None}
+    sampled = {
+        pooling: Interval(*ends)
+        for pooling, ends in (two_way(right, baseline) if error.rule else {}).items()
+        if error.comparisons[pooling].p_value is not None
+    }
+    level = rows[baseline].mean if baseline in rows else None
+    compared = [
         replace(
             row,
-            error=error.comparisons[row.pooling],
-            nll_against=nll.comparisons[row.pooling],
-            sampled=Interval(*sampled[row.pooling])
-            if row.pooling in sampled and error.comparisons[row.pooling].p_value is not None
-            else None,
-            improvement=100 * (1 - row.mean / reference) if reference and row.mean is not None else None,
+            error=error.comparisons[pooling],
+            nll_against=nll.comparisons[pooling],
+            sampled=sampled.get(pooling),
+            improvement=100 * (1 - row.mean / level) if level and row.mean is not None else None,
         )
-        for row in rows
+        for pooling, row in rows.items()
     ]
-    return Summary(rows, baseline, error, nll)
+    return Summary(compared, baseline, error, nll)
 
 
 def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
@@ -253,11 +258,10 @@ def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[st
     control = samples.get(baseline, ())
     testable = len(control) > 1 and baseline not in failed
     tested = [p for p, v in samples.items() if testable and p != baseline and p not in failed and len(v) > 1]
-    family = _family(control, [samples[pooling] for pooling in tested])
+    family, results = _family(control, tuple(samples[pooling] for pooling in tested))
     comparisons = {}
     for pooling, values in samples.items():
-        compared = values and control and pooling != baseline
-        difference = float(np.mean(values) - np.mean(control)) if compared else None
+        difference = float(np.mean(values) - np.mean(control)) if values and control and pooling != baseline else None
         if pooling in failed:
             comparisons[pooling] = Comparison(Verdict.FAILED, difference)
         elif pooling == baseline:
@@ -265,48 +269,38 @@ def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[st
         elif pooling not in tested or difference is None:
             comparisons[pooling] = Comparison(Verdict.UNTESTED, difference)
         else:
-            p_value, interval = family.results[tested.index(pooling)]
+            p_value, interval = results[tested.index(pooling)]
             verdict = _verdict(difference, p_value, interval if family.rule is Rule.DUNNETT else None)
             comparisons[pooling] = Comparison(verdict, difference, interval, p_value)
-    return Family(comparisons, family.rule, family.levene, family.spread, family.freedom)
+    return replace(family, comparisons=comparisons)
 
 
-@dataclass(frozen=True)
-class _Tested:
-    rule: Rule | None
-    levene: float | None
-    spread: float | None
-    freedom: int
-    results: tuple[tuple[float | None, Interval | None], ...]
+_Result = tuple[float | None, Interval | None]  # adjusted p-value, interval
 
 
 @lru_cache(maxsize=64)
-def _family_of(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) -> _Tested:
+def _family(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) -> tuple[Family, list[_Result]]:
+    """Test samples against the control by the rule that their spreads allow."""
+    if not samples:
+        return Family({}), []
     groups = (control, *samples)
     freedom = sum(map(len, groups)) - len(groups)
     spread = math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / freedom)
     levene = _levene(groups)
     if spread < _ROUNDING:  # Scores that agree to the image are no evidence that seeds do not differ.
-        return _Tested(None, levene, None, freedom, ((None, None),) * len(samples))
-    if levene is None or levene >= 1 - LEVEL:
-        with warnings.catch_warnings():
-            # Runs of one pooling may agree to the image; the spread comes from the others.
-            warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        return Family({}, None, levene, None, freedom), [(None, None)] * len(samples)
+    with warnings.catch_warnings():
+        # Runs of one pooling may agree to the image; the spread comes from the others.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        if levene is None or levene >= 1 - LEVEL:
             result = stats.dunnett(*samples, control=control, rng=np.random.default_rng(0))
             bounds = result.confidence_interval(LEVEL)
-        ends = zip(bounds.low.tolist(), bounds.high.tolist(), strict=True)
-        results: list[tuple[float | None, Interval | None]] = [
-            (p, Interval(*pair)) for p, pair in zip(result.pvalue.tolist(), ends, strict=True)
-        ]
-        return _Tested(Rule.DUNNETT, levene, spread, freedom, tuple(results))
-    welch = [_welch(values, control, len(samples)) for values in samples]
+            ends = map(Interval, bounds.low.tolist(), bounds.high.tolist())
+            return Family({}, Rule.DUNNETT, levene, spread, freedom), [*zip(result.pvalue.tolist(), ends, strict=True)]
+        welch = [_welch(values, control, len(samples)) for values in samples]
     adjusted = holm([1.0 if p is None else p for p, _ in welch])
     results = [(None if p is None else a, interval) for a, (p, interval) in zip(adjusted, welch, strict=True)]
-    return _Tested(Rule.WELCH, levene, spread, freedom, tuple(results))
-
-
-def _family(control: tuple[float, ...], samples: Sequence[tuple[float, ...]]) -> _Tested:
-    return _family_of(control, tuple(samples)) if samples else _Tested(None, None, None, 0, ())
+    return Family({}, Rule.WELCH, levene, spread, freedom), results
 
 
 def _levene(groups: Sequence[Sequence[float]]) -> float | None:
@@ -317,13 +311,11 @@ def _levene(groups: Sequence[Sequence[float]]) -> float | None:
     return float(stats.levene(*enough).pvalue)
 
 
-def _welch(values: Sequence[float], control: Sequence[float], of: int) -> tuple[float | None, Interval | None]:
+def _welch(values: Sequence[float], control: Sequence[float], of: int) -> _Result:
     """Give the p-value of Welch's test, before correction, and Bonferroni's interval of that many comparisons."""
     if max(np.ptp(values), np.ptp(control)) < _ROUNDING:
         return None, None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
-        result = stats.ttest_ind(values, control, equal_var=False)
+    result = stats.ttest_ind(values, control, equal_var=False)
     bounds = result.confidence_interval(1 - (1 - LEVEL) / of)
     return float(result.pvalue), Interval(float(bounds.low), float(bounds.high))
 
@@ -381,11 +373,10 @@ def _row(pooling: str, runs: Sequence[Mapping[str, Any]]) -> Row:
         not_converged=tuple(run["seed"] for run in runs if not converged(run)),
         nlls=scores("test_nll", "test_loss"),
         eces=scores("test_ece"),
-        train_error=mean([run.get("train_error") for run in kept]),
     )
 
 
-def _right(runs: Sequence[Mapping[str, Any]]) -> Matrix | None:
+def _right(runs: Iterable[Mapping[str, Any]]) -> Matrix | None:
     """Stack which images the runs got right, if all converged and say so."""
     rows = [which_were_right(run) if converged(run) else None for run in runs]
     known = [row for row in rows if row is not None]

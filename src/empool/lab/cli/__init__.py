@@ -23,22 +23,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        import typer
+
         from empool.lab.cli.commands import app
         from empool.lab.errors import LabError
     except ModuleNotFoundError as error:
         return _not_installed(error)
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    command = typer.main.get_command(app)
     try:
-        return app(args=given, prog_name="empool", standalone_mode=False, obj=shlex.join(["empool", *given])) or 0
-    except LabError as error:
+        with command.make_context("empool", list(given), obj=shlex.join(["empool", *given])) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except SystemExit as followed:  # Another process speaks for this one.
+        return int(followed.code or 0)
+    except (LabError, OSError) as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _not_installed(error)
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        return _fail(str(error))
+    except KeyboardInterrupt as stopped:
+        from empool.lab.train.signals import exit_code
+
+        return exit_code(stopped)
     except Exception as error:
         # PyTorch Lightning and timm import torchvision; one of another build knows no operators of its own.
         if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
@@ -49,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message(), 2)
+    return 0
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from empool.lab.cli.arguments import COMMON, WHERE, Device, Grouped, taking
+from empool.lab.cli.arguments import ALL, ONE, SEVERAL, Device, Grouped, taking
 from empool.lab.errors import LabError
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def _main(
 
 
 @app.command(cls=Grouped)
-@taking([*COMMON, *WHERE, "seeds", "baseline"])
+@taking(ALL)
 def compare(
     context: typer.Context,
     poolings: Annotated[
@@ -55,8 +55,10 @@ def compare(
 
     A study that is started again does what is missing.
     """
-    baseline = options.pop("baseline")
-    directory, _ = _study(context, poolings, range(options.pop("seeds")), options)
+    from empool.lab.execute.session import study
+
+    baseline, seeds = options.pop("baseline"), range(options.pop("seeds"))
+    directory, _ = study(poolings, seeds, command=context.obj, **options)
 
     from rich.console import Console
 
@@ -70,7 +72,7 @@ def compare(
 
 
 @app.command(cls=Grouped)
-@taking([*COMMON, "device"])
+@taking(ONE)
 def train(
     context: typer.Context,
     pooling: Annotated[
@@ -85,12 +87,13 @@ def train(
     **options: Any,
 ) -> None:
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
-    model = options["model"]
-    directory, records = _study(context, pooling, [seed], options, resume=resume)
+    from empool.lab.execute.session import study
+
+    directory, records = study(pooling, [seed], command=context.obj, resume=resume, **options)
 
     from empool.lab.study.run import poolings
 
-    spelling = poolings(pooling, model)[0]
+    (spelling,) = poolings(pooling, options["model"])
     record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
     error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
     if record["converged"] and record.get("test_top5_error") is not None:
@@ -101,7 +104,7 @@ def train(
 
 
 @app.command(cls=Grouped)
-@taking(["precision", "channels_last", "compile", "deterministic", *WHERE, "seeds", "baseline", "logger", "out"])
+@taking(SEVERAL)
 def reproduce(
     context: typer.Context,
     table: Annotated[
@@ -122,6 +125,7 @@ def reproduce(
 
     from rich.console import Console
 
+    from empool.lab.execute.session import Where, study
     from empool.lab.report import terminal, write_report
     from empool.lab.study import reproduce as tables
     from empool.lab.study.run import folder_name
@@ -131,8 +135,8 @@ def reproduce(
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
     name = protocol
     if name is None:
-        with closing(_where(options).place()) as place:
-            name = "full" if place.device_named(options["device"]) == "cuda" else "cpu"
+        with closing(Where.of({**options}).place()) as place:
+            name = "full" if place.device == "cuda" else "cpu"
     chosen = tables.protocol(table, name)
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
     baseline, seeds = options.pop("baseline"), options.pop("seeds")
@@ -142,7 +146,7 @@ def reproduce(
         for part in chosen.parts:
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
             own = {**options, "data": data, "model": part.model, "out": folder, **chosen.changes}
-            _study(context, part.poolings, range(count), own)
+            study(part.poolings, range(count), command=context.obj, **own)
             pages[part.model] = write_report(folder, baseline=baseline)
     for model, page in pages.items():
         Console().print(terminal(page.parent, baseline=baseline))
@@ -165,9 +169,10 @@ def report(
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
 
-    print(f"report: {write_report(directory, baseline=baseline)}")
+    written = f"report: {write_report(directory, baseline=baseline)}, beside it table.md, table.tex and the plots"
     if into is not None:
-        write_table(directory, into, baseline=baseline)
+        written += f"; tables in {into}: {', '.join(write_table(directory, into, baseline=baseline))}"
+    print(written)
 
 
 @app.command()
@@ -202,6 +207,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of parquet files, as in training.")] = None,
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
@@ -209,21 +215,20 @@ def evaluate(
 
     An evaluation that is started again does what is missing.
     """
-    from empool.lab.watch.progress import progress
+    from empool.lab.watch.progress import Progress
 
-    with progress():
+    with Progress():
         from empool.lab.analyse.evaluate import evaluate as test
 
-        records = test(directory, samples=samples, source=data, device=device, poolings=poolings)
+        records = test(
+            directory, samples=samples, source=data, device=device, poolings=poolings, label_column=label_column
+        )
 
     from rich.console import Console
 
-    from empool.lab.report import rules, table
+    from empool.lab.report import rules
 
-    sheet = rules.sheet(records)
-    assert sheet is not None  # There is a finished run.
-    Console().print(table.terminal(sheet))
-    print("\n".join(sheet.notes))
+    Console().print(rules(records))
     print(f"evaluation: {directory / 'evaluation.json'}")
 
 
@@ -267,44 +272,10 @@ def bench(
 
 @app.command()
 def show(
-    output: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Draw to this SVG, PNG or PDF. Default: the terminal.")
-    ] = None,
     p: Annotated[float, typer.Option(min=0, max=1, help="Probability of dropping the largest activation.")] = 0.4,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
 ) -> None:
     """Draw training and inference, on a small window of numbers and on an image."""
     from empool.lab.cli.show import show as draw
 
-    draw(output, p=p, seed=seed)
-
-
-def _where(options: dict[str, Any]) -> Any:
-    from empool.lab.execute.session import Where
-
-    return Where(**{name: options[name] for name in WHERE if name != "device" and name in options})
-
-
-def _study(
-    context: typer.Context, poolings: Any, seeds: Any, options: dict[str, Any], resume: bool | None = None
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Do a study; leave with the exit code of an interrupt."""
-    from empool.lab.execute import session
-
-    others = {"seeds", "baseline", "logger", "out", *WHERE} - {"device"}
-    chosen = {name: value for name, value in options.items() if name not in others and value is not None}
-    try:
-        return session.study(
-            chosen,
-            poolings,
-            seeds,
-            where=_where(options),
-            out=options["out"],
-            loggers=options["logger"] or (),
-            command=context.obj,
-            resume=resume,
-        )
-    except session.Interrupted as interrupted:
-        raise typer.Exit(interrupted.code) from None
-    except session.Followed as followed:
-        raise typer.Exit(followed.code) from None
+    draw(p, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import multiprocessing
 import os
@@ -13,27 +12,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, forkserver
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
     from empool.lab.data.sets import Data
-    from empool.lab.execute.supervise import Died, Hear
+    from empool.lab.execute.supervise import Hear, Record
     from empool.lab.study.run import RunConfig
     from empool.lab.watch.loggers import Loggers
 
-_IMPORTED = ["empool.lab.execute.supervise"]  # what takes seconds to import
-_POLL = 0.2  # seconds between two looks whether SIGTERM came
+# What takes seconds to import; the compiler, since the first step of an optimiser asks whether it is on.
+_IMPORTED = ["empool.lab.execute.supervise", "torch._dynamo"]
+_POLL = 0.2  # seconds between two looks at what ending runs say
 _GRACE = 15.0  # seconds that runs have to end by themselves after Ctrl-C or an error
-_EXIT = 5.0  # seconds that the system may take to tell what a process died of
-_PAUSE = 0.5  # seconds between two words within an epoch
 
 
 def warm_up(device: str) -> None:
@@ -66,170 +64,129 @@ def _context(device: str) -> ForkServerContext | SpawnContext:
 class Processes:
     """Processes on this machine, which share its cores, or its one GPU.
 
+    Each run has a pool of one process, so that one that dies takes no other with it, and a pipe: words come out of it,
+    "end" goes in, and a process whose pipe is closed dies.
+
     Args:
         slots: runs at once; each takes this process's number of PyTorch's threads divided by it.
+        device: "auto", "cpu" or "cuda".
     """
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self.on: dict[Connection[Any, Any], tuple[RunConfig, BaseProcess]] = {}  # by the pipe from it
-
-    def device_named(self, device: str) -> str:
-        """Look at this machine."""
+    def __init__(self, slots: int, device: str = "auto") -> None:
         from empool.lab.train.device import device_named
 
-        return device_named(device)
-
-    def close(self) -> None:
-        """There is nothing to leave."""
+        self.slots, self.device = slots, device_named(device)
+        self.on: dict[RunConfig, tuple[ProcessPoolExecutor, Connection[Any, Any], Future[Record]]] = {}
 
     @contextmanager
-    def opened(self, data: Data, directory: Path, loggers: Loggers) -> Iterator[None]:
-        """Take what the processes are given; end them at the end, and at once after an error."""
+    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
+        """Take what the processes are given; end them at the end, and soon after an error."""
         import torch.multiprocessing  # Processes then share the images' memory.
 
         self.given = data, directory, loggers, max(1, torch.get_num_threads() // self.slots)
+        self.hear = hear
         try:
             yield
         except BaseException:
             self._end(_GRACE)
             raise
-        self._end(None)
+        self._end(math.inf)
 
-    def submit(self, run: RunConfig) -> None:
+    def close(self) -> None:
+        """There is nothing to leave."""
+
+    def submit(self, run: RunConfig) -> Future[Record]:
         """Start a process for a run."""
         from empool.lab.train import signals
 
         warm_up(run.device)
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        # Not a daemon, since those may not have processes of their own, such as load images.
-        process = _context(run.device).Process(target=_work, args=(theirs, run, *self.given), daemon=False)
+        ours, theirs = multiprocessing.Pipe()
+        pool = ProcessPoolExecutor(1, _context(run.device), _begin, (theirs, run, *self.given))
         with signals.uninterrupted():
-            process.start()
-        theirs.close()  # So that ours ends when the process does.
-        self.on[ours] = run, process
+            future = pool.submit(_work)
+        theirs.close()
+        self.on[run] = pool, ours, future
+        return future
 
-    def wait(self, hear: Hear) -> Iterator[tuple[RunConfig, dict[str, Any] | Died]]:
-        """Listen to the processes."""
+    def listen(self) -> None:
+        """Take the words out of the pipes."""
+        for run, (_, pipe, _) in self.on.items():
+            with contextlib.suppress(EOFError, ConnectionError):  # Its process is dead.
+                while pipe.poll():
+                    self.hear(run, *pipe.recv())
+
+    def result(self, run: RunConfig, future: Future[Record]) -> Record:
+        """Take a run's record, and end its process."""
         from empool.lab.execute.supervise import Died
+        from empool.lab.train import signals
 
-        for pipe in connection.wait(list(self.on), _POLL):
-            assert isinstance(pipe, Connection)
-            run, process = self.on[pipe]
-            try:
-                what, *rest = pipe.recv()
-            except (EOFError, ConnectionError):
-                del self.on[pipe]
-                pipe.close()
-                yield run, Died(_death(process))
-                continue
-            if what == "failed":
-                error, traceback = rest
-                raise error from RuntimeError(traceback)
-            if what != "finished":
-                hear(run, what, *rest)
-                continue
-            del self.on[pipe]
-            pipe.close()
-            process.join(_EXIT)
-            yield run, rest[0]
+        pool, pipe, _ = self.on.pop(run)
+        pool.shutdown()
+        pipe.close()
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            raise Died("its process was killed, often for want of memory") from None
+        except signals.Terminated:
+            raise Died("its process was ended by SIGTERM") from None
 
-    def _end(self, grace: float | None) -> None:
+    def _end(self, grace: float) -> None:
         """End runs after their step, and their processes; what they did up to the last whole epoch stays.
 
         Args:
-            grace: seconds that they have before they are killed; None: as long as it takes.
+            grace: seconds that they have before they are killed.
         """
-        end = math.inf if grace is None else time.monotonic() + grace
-        on, self.on = list(self.on.items()), {}
+        end = time.monotonic() + grace
         try:
-            for _, (_, process) in on:
-                process.terminate()
-            while any(process.is_alive() for _, (_, process) in on) and time.monotonic() < end:
-                for pipe in connection.wait([pipe for pipe, _ in on if not pipe.closed], _POLL):
-                    assert isinstance(pipe, Connection)
-                    try:
-                        pipe.recv()  # So that its process need not wait to say something.
-                    except (EOFError, ConnectionError):
-                        pipe.close()
-                if all(pipe.closed for pipe, _ in on):
-                    break
+            for _, pipe, _ in self.on.values():
+                with contextlib.suppress(ConnectionError):
+                    pipe.send("end")
+            while wait([future for *_, future in self.on.values()], _POLL).not_done and time.monotonic() < end:
+                self.listen()  # So that no process need wait to say something.
         finally:
-            for pipe, (_, process) in on:
-                if not pipe.closed:
-                    process.kill()
-                process.join(_EXIT)
+            for pool, pipe, future in self.on.values():
+                if not future.done():
+                    pipe.close()
+                pool.shutdown()
                 pipe.close()
+            self.on.clear()
 
 
-def _death(process: BaseProcess) -> str:
-    """Say how a process died."""
-    process.join(_EXIT)
-    code = process.exitcode
-    if code is None or code >= 0:
-        return f"its process {process.pid} ended with exit code {code}"
-    memory = ", often for want of memory" if code == -signal.SIGKILL else ""
-    return f"its process {process.pid} was killed by {signal.Signals(-code).name}{memory}"
+_given: tuple[Any, ...] = ()  # in a run's process: what its pool was given
 
 
-class Words(logging.Handler):
-    """Tells the process of the study how far a run is, not more often than there is someone to look, and what it logs.
-
-    Args:
-        send: takes words.
-    """
-
-    def __init__(self, send: Any) -> None:
-        super().__init__(logging.INFO)
-        self.send, self.said = send, 0.0
-        log = logging.getLogger("empool.lab")
-        log.handlers[:] = [self]
-        log.setLevel(logging.INFO)
-        log.propagate = False
-
-    def watch(self, epochs: float, row: Any) -> None:
-        """Say how far it is; what `fit` takes to watch it."""
-        now = time.monotonic()
-        if row is not None or now - self.said > _PAUSE:
-            self.said = now
-            self.send(("advanced", epochs, row))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Say what was logged."""
-        self.send(("said", record.getMessage()))
-
-
-def _work(
-    pipe: Connection[Any, Any], run: RunConfig, data: Data, directory: Path, loggers: Loggers, threads: int
-) -> None:
-    """Do a run, and send back its record, or the error that ends the study."""
+def _begin(*given: Any) -> None:
+    """Take what a run needs: through the pool's queue neither the pipe nor shared memory could come."""
+    global _given
+    _given = given
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The terminal sends Ctrl-C to all; the parent ends its processes.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_obey, args=given[:1], daemon=True).start()
+
+
+def _obey(pipe: Connection[Any, Any]) -> None:
+    """End the run when the parent says so; die when it is dead: what it gathers, another study may be doing again."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        pipe.recv()
+        os.kill(os.getpid(), signal.SIGTERM)
+        pipe.recv()
+    os._exit(1)
+
+
+def _work() -> Record:
+    """Do the run."""
     import torch
 
-    from empool.lab.execute.supervise import do
-    from empool.lab.train import signals
+    from empool.lab.execute.supervise import Words, do
 
+    pipe, run, data, directory, loggers, threads = _given
     torch.set_num_threads(threads)
     words = Words(pipe.send)
     try:
-        try:
-            pipe.send(("started",))
-            pipe.send(("finished", do(run, data, directory, words.watch, loggers)))
-        except (BrokenPipeError, ConnectionError):  # There is no parent any more.
-            return
-        except Exception as error:
-            pipe.send(("failed", sendable(error), format_exc()))
-    except signals.Terminated as terminated:
-        sys.exit(signals.exit_code(terminated))
-
-
-def _end_with_parent() -> None:
-    """Die when the parent does: what it would have gathered, another study may already be doing again."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
+        words.send(("started",))
+        return do(run, words.watch, data, directory, loggers)
+    except Exception as error:
+        sent = sendable(error)
+        raise sent from (None if sent is error else error)
 
 
 def sendable(error: Exception) -> Exception:

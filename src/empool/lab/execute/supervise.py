@@ -1,11 +1,13 @@
-"""The one loop that does a study's runs, wherever they go."""
+"""The one loop that does a study's runs, wherever they go; by default one after another in this process."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +15,18 @@ from empool.lab.data.sets import Data
 from empool.lab.errors import LabError
 from empool.lab.files import read_object, remove_unfinished
 from empool.lab.study.run import RunConfig
-from empool.lab.train import signals
+from empool.lab.train import processes, signals
+from empool.lab.train.device import device_named
 from empool.lab.train.loop import Row, Watch, fit
 from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Progress
 
 _log = logging.getLogger(__name__)
 RETRIES = 2  # times that a run is taken up again after its process died
+_POLL = 0.2  # seconds between two looks at what the runs say
+_PAUSE = 0.5  # seconds between two words of a run within an epoch
 
+Record = dict[str, Any]
 Hear = Callable[..., None]  # a run and what is heard of it: "started"; "advanced", epochs, row; "said", line
 
 
@@ -32,36 +38,75 @@ class Place(Protocol):
     """Where runs are done.
 
     Attributes:
+        device: that computes them, "cpu" or "cuda".
         slots: runs that it takes at once.
     """
 
+    device: str
     slots: int
 
-    def device_named(self, device: str) -> str:
-        """Choose "cpu" or "cuda", which "auto" stands for.
-
-        Raises:
-            LabError: for a device that isn't where the runs go.
-        """
-
-    def opened(self, data: Data, directory: Path, loggers: Loggers) -> AbstractContextManager[object]:
-        """Get ready for runs of a study; at the end of the context those that are on end after their step."""
+    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> AbstractContextManager[object]:
+        """Get ready for the runs of a study; at the end of the context those that are on end after their step."""
 
     def close(self) -> None:
         """Leave what was joined."""
 
-    def submit(self, run: RunConfig) -> None:
+    def submit(self, run: RunConfig) -> Future[Record]:
         """Begin a run, or what is left of it."""
 
-    def wait(self, hear: Hear) -> Iterator[tuple[RunConfig, dict[str, Any] | Died]]:
-        """Tell what is heard of the runs, and yield those that ended, with their records; soon, even if none has.
+    def listen(self) -> None:
+        """Tell `hear` what the runs have said since."""
+
+    def result(self, run: RunConfig, future: Future[Record]) -> Record:
+        """Take the record of a run that ended.
 
         Raises:
-            Exception: what a run raised.
+            Died: if its process did.
+            Exception: what the run raised.
         """
 
 
-def do(run: RunConfig, data: Data, directory: Path, watch: Watch, loggers: Loggers) -> dict[str, Any]:
+class Here:
+    """This process, together with those that `follow` where several were started: a run uses all cores, or its GPU."""
+
+    slots = 1
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = device_named(device)
+
+    @contextmanager
+    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
+        """Take the data; tell those that follow that there are no more runs."""
+        self.given, self.hear = (data, directory, loggers), hear
+        yield
+        processes.connected().tell(None)
+
+    def close(self) -> None:
+        """There is nothing to leave."""
+
+    def submit(self, run: RunConfig) -> Future[Record]:
+        """Do the run."""
+        self.hear(run, "started")
+        processes.connected().tell(run)
+        done: Future[Record] = Future()
+        done.set_result(do(run, lambda epochs, row: self.hear(run, "advanced", epochs, row), *self.given))
+        return done
+
+    def listen(self) -> None:
+        """All has been heard."""
+
+    def result(self, run: RunConfig, future: Future[Record]) -> Record:
+        """Take the record."""
+        return future.result()
+
+
+def follow(data: Data, directory: Path, together: processes.Processes) -> None:
+    """Do a process's share of the runs that the first process does."""
+    while (run := together.tell(None)) is not None:
+        fit(run, data, directory)
+
+
+def do(run: RunConfig, watch: Watch, data: Data, directory: Path, loggers: Loggers) -> Record:
     """Do a run, in this process."""
     folder = run.folder(directory)
     remove_unfinished(folder)
@@ -71,9 +116,36 @@ def do(run: RunConfig, data: Data, directory: Path, watch: Watch, loggers: Logge
         return fit(run, data, directory, watch, journal)
 
 
+class Words(logging.Handler):
+    """Tells the process of the study how far a run is, not more often than there is someone to look, and what it logs.
+
+    Args:
+        send: takes words.
+    """
+
+    def __init__(self, send: Callable[[tuple[Any, ...]], object]) -> None:
+        super().__init__(logging.INFO)
+        self.send, self.sent = send, 0.0
+        log = logging.getLogger("empool.lab")
+        log.handlers[:] = [self]
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+    def watch(self, epochs: float, row: Row | None) -> None:
+        """Say how far it is; what `fit` takes to watch it."""
+        now = time.monotonic()
+        if row is not None or now - self.sent > _PAUSE:
+            self.sent = now
+            self.send(("advanced", epochs, row))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say what was logged."""
+        self.send(("said", record.getMessage()))
+
+
 def supervise(
     place: Place, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Record]:
     """Do runs, beginning them in their order, and yield their records in the order in which they end.
 
     A run whose process died is taken up again from its checkpoint; if that is in vain, the others go on.
@@ -82,37 +154,37 @@ def supervise(
         LabError: after all others if a run could not be done.
         Exception: what a run raised, after the others have ended as SIGTERM ends them.
     """
-    left, on = deque(runs), 0
+    left, on = deque(runs), dict[Future[Record], RunConfig]()
     deaths: Counter[RunConfig] = Counter()
     lost: list[str] = []
 
     def hear(run: RunConfig, what: str, *rest: Any) -> None:
-        if what == "started":
-            progress.started(run)
-        elif what == "advanced":
-            epochs: float = rest[0]
-            row: Row | None = rest[1]
-            progress.advanced(run, epochs, row)
+        if what == "said":
+            _log.warning("%s: %s", run.title, *rest)
         else:
-            _log.warning("%s: %s", run.title, rest[0])
+            getattr(progress, what)(run, *rest)
 
-    with signals.deferred() as term, place.opened(data, directory, loggers):
+    with signals.deferred() as term, place.opened(data, directory, loggers, hear):
         while (left or on) and not term.came:
-            while left and on < place.slots:
-                place.submit(left.popleft())
-                on += 1
-            for run, outcome in place.wait(hear):
-                on -= 1
-                if not isinstance(outcome, Died):
-                    progress.finished(run, outcome)
-                    yield outcome
-                    continue
-                deaths[run] += 1
-                if deaths[run] <= RETRIES:
-                    left.appendleft(run)
-                    _log.warning("%s: %s; the run goes on in another", run.title, outcome)
+            while left and len(on) < place.slots:
+                run = left.popleft()
+                on[place.submit(run)] = run
+            ended, _ = wait(on, _POLL, FIRST_COMPLETED)
+            place.listen()
+            for future in ended:
+                run = on.pop(future)
+                try:
+                    record = place.result(run, future)
+                except Died as death:
+                    deaths[run] += 1
+                    if deaths[run] <= RETRIES:
+                        left.appendleft(run)
+                        _log.warning("%s: %s; the run goes on in another", run.title, death)
+                    else:
+                        lost.append(f"{run.title}: {death}, for the {deaths[run]}rd time")
+                        _log.warning("%s", lost[-1])
                 else:
-                    lost.append(f"{run.title}: {outcome}, for the {deaths[run]}rd time")
-                    _log.warning("%s", lost[-1])
+                    progress.finished(run, record)
+                    yield record
     if lost:
         raise LabError(f"{len(lost)} of {len(runs)} runs were lost ({lost[0]}); the same command tries them again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,17 @@ import pandas as pd
 import rich.console
 
 from empool.lab import pages
-from empool.lab.analyse import comparable
-from empool.lab.analyse.comparable import Record
+from empool.lab.analyse import records as recorded
 from empool.lab.analyse.findings import seeds_each, sentence
-from empool.lab.analyse.rules import read_evaluation
+from empool.lab.analyse.records import Record, read_evaluation, read_records
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
-from empool.lab.report import gain, sections, table, webpage
-from empool.lab.report.curves import read_curve
+from empool.lab.report import gain, sections, sheets, table, webpage
+from empool.lab.report.plots import errors
 from empool.lab.report.sections import Section
 
-# Fields without which a record says nothing, and their types.
-REQUIRED: Mapping[str, type | tuple[type, ...]] = {
-    "data": str,
-    "model": str,
-    "pooling": str,
-    "seed": int,
-    "converged": bool,
-    "test_error": (int, float, type(None)),
-}
+__all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdicts", "write_gain", "write_report"]
 
 _REMEDIES = {
     "nll": "its runs did not record a negative log-likelihood; take the mark out",
@@ -51,37 +42,41 @@ def write_report(directory: Path, baseline: str = BASELINE) -> Path:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
     """
     directory = Path(directory)
-    records, study, made = _read(directory, baseline, drawn=True)
+    study, made = _study(directory), _sections(directory, baseline)
+    plots = [section.plots(directory) for section in made]
     helped = gain.plot([point for section in made for point in section.gains])
-    for plot in [*(plot for section in made for plot in section.plots), *([helped] if helped else [])]:
+    page = directory / "report.html"
+    for plot in [plot for drawn in plots for plot in drawn] + ([helped] if helped else []):
         write_text(directory / f"{plot.name}.svg", plot.svg)
     write_text(directory / "table.md", "\n".join(_markdown(section) for section in made))
     write_text(directory / "table.tex", "\n".join(_latex(section) for section in made))
-    path = directory / "report.html"
-    write_text(path, webpage.render(records, study, made, helped))
-    return path
+    write_text(page, webpage.render(study, made, plots, helped))
+    return page
 
 
-def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> None:
+def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list[str]:
     """Put a study's tables into a page, each between its marks ``<!-- KIND:NAME -->``, NAME being the folder's name.
 
     The kinds are study (test errors and the protocol), nll, claims and rules; a page may have any of them.
+
+    Returns:
+        The kinds that the page has.
 
     Raises:
         LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
     """
     directory = Path(directory)
-    _, _, made = _read(directory, baseline, drawn=False)
-    name = directory.resolve().name
+    made, name = _sections(directory, baseline), directory.resolve().name
     texts = {"study": "\n".join(_in_page(section) for section in made)}
     for kind in _REMEDIES:
         texts[kind] = "\n".join(table.markdown(sheet) for section in made if (sheet := getattr(section, kind)))
-    marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")]
+    marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")] or ["study"]
     for kind in marked:
         if not texts[kind]:
             raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {_REMEDIES[kind]}")
-    for kind in marked or ["study"]:
+    for kind in marked:
         pages.put(target, f"{kind}:{name}", texts[kind])
+    return marked
 
 
 def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE) -> Path:
@@ -99,9 +94,11 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
         LabError: as `write_report`, and if no study has a gap and something to compare with the baseline.
     """
     points = []
-    for directory in _studies(directories):
-        _, _, made = _read(directory, baseline, drawn=False)
-        points += [point for section in made for point in section.gains]
+    for directory in map(Path, directories):
+        alone = (directory / "results.json").exists()
+        studies = [] if alone else [path.parent for path in sorted(directory.rglob("results.json"))]
+        for study in studies or [directory]:
+            points += [point for section in _sections(study, baseline) for point in section.gains]
     plot = gain.plot(points, least=1)
     if plot is None:
         raise LabError(
@@ -111,18 +108,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     path = Path(out) / "gain.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, plot.svg)
-    (sheet,) = plot.sheets
-    write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(sheet)}")
+    write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(plot.sheets[0])}")
     return path
-
-
-def _studies(directories: Sequence[Path]) -> list[Path]:
-    """List the folders of studies; a folder that is none stands for those beneath it."""
-    found: list[Path] = []
-    for directory in map(Path, directories):
-        beneath = [] if (directory / "results.json").exists() else sorted(directory.rglob("results.json"))
-        found += [path.parent for path in beneath] or [directory]
-    return found
 
 
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
@@ -131,36 +118,47 @@ def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     Raises:
         LabError: as `write_report`.
     """
-    _, _, made = _read(Path(directory), baseline, drawn=False)
     shown: list[rich.console.RenderableType] = []
-    for section in made:
+    for section in _sections(directory, baseline):
         shown += [*section.differing, table.terminal(section.errors, title=section.title)]
         if section.nll:
             shown.append(table.terminal(section.nll))
         if section.claims:
-            claims = section.claims.cells()
-            shown.append(f"{section.claims.caption}:")
-            shown += [f"- {line[0]}: {line[1]}" for line in claims.to_numpy().tolist()]
+            claims = section.claims.cells().iloc[:, :2].to_numpy().tolist()
+            shown += [f"{section.claims.caption}:", *(f"- {claim}: {verdict}" for claim, verdict in claims)]
     return rich.console.Group(*shown)
 
 
-def frame(directory: Path, baseline: str = BASELINE) -> pd.DataFrame:
-    """Return the table of test errors of a study of one network and data set, a row a pooling.
+def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -> pd.DataFrame:
+    """Return the table of test errors of one network and data set, a row a pooling.
+
+    Args:
+        study: its folder, or the records of its runs, with at least "pooling", "seed" and "test_error" in percent.
+        baseline: spelling of the pooling that the others are compared with.
 
     Raises:
-        LabError: as `write_report` does, or if the folder holds several that can't be compared.
+        LabError: as `write_report` does, for a record that lacks something, or for several studies.
     """
-    _, _, made = _read(Path(directory), baseline, drawn=False)
+    made = _sections(study, baseline) if isinstance(study, (str, Path)) else _split(_completed(study), {}, baseline)
     if len(made) != 1:
         raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
     rows: pd.DataFrame = made[0].errors.frame.set_index("Pooling")
     return rows
 
 
+def _completed(records: Iterable[Mapping[str, Any]]) -> list[Record]:
+    """Fill in what records of one's own need not say."""
+    whole = []
+    for number, record in enumerate(records):
+        if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
+            raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
+        whole.append({"data": "data", "model": "model", "converged": record["test_error"] is not None, **record})
+    return recorded.checked(whole, "table")
+
+
 def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
     """Say in a sentence what the runs of a study decide, one a network, data set and recipe."""
-    _, _, made = _read(Path(directory), baseline, drawn=False)
-    return [sentence(section.summary) for section in made]
+    return [sentence(section.summary) for section in _sections(directory, baseline)]
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
@@ -169,8 +167,7 @@ def figure(directory: Path, baseline: str = BASELINE) -> str:
     Raises:
         LabError: as `write_report` does, or if no run converged.
     """
-    _, _, made = _read(Path(directory), baseline, drawn=True)
-    drawn = [plot.svg for section in made for plot in section.plots if plot.name.startswith("error")]
+    drawn = [plot.svg for section in _sections(directory, baseline) if (plot := errors(section.summary))]
     if not drawn:
         raise LabError(f"{directory} holds no run that converged")
     return drawn[0]
@@ -182,9 +179,8 @@ def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     Raises:
         LabError: as `write_report`, and if nothing in the study can be tested.
     """
-    _, _, made = _read(Path(directory), baseline, drawn=False)
     shown: list[rich.console.RenderableType] = []
-    for section in made:
+    for section in _sections(directory, baseline):
         if section.power:
             shown += [table.terminal(section.power, title=section.title), *section.power.notes]
     if not shown:
@@ -195,44 +191,33 @@ def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     return rich.console.Group(*shown)
 
 
-def _read(directory: Path, baseline: str, *, drawn: bool) -> tuple[list[Record], Mapping[str, Any], list[Section]]:
-    """Read a study's folder: its records, what study.json says, and its sections, with plots if they are wanted."""
+def rules(evaluated: Sequence[Record]) -> rich.console.Group:
+    """Return the table of the testing rules for the terminal.
+
+    Args:
+        evaluated: one record or more, as `empool.lab.analyse.evaluate.evaluate` returns them.
+    """
+    sheet = sheets.rules(evaluated)
+    assert sheet is not None
+    return rich.console.Group(table.terminal(sheet), *sheet.notes)
+
+
+def _sections(directory: str | Path, baseline: str) -> list[Section]:
+    """Read a study's folder, and put its sections together."""
+    directory = Path(directory)
     path = directory / "evaluation.json"
     evaluated = read_evaluation(path) if path.exists() else []
-    records, study = read_records(directory), _read_study(directory)
-    made = []
-    for index, runs in enumerate(comparable.group(records)):
-        curves = [curve for run in runs if (curve := read_curve(directory, run)) is not None] if drawn else []
-        made.append(sections.make(index, runs, study, baseline, curves, _of(runs, evaluated), drawn=drawn))
-    return records, study, made
+    return _split(read_records(directory), _study(directory), baseline, evaluated)
 
 
-def read_records(directory: Path) -> list[Record]:
-    """Read the records of a study.
-
-    Raises:
-        LabError: if results.json is missing, is no JSON, or holds something else than records.
-    """
-    path = Path(directory) / "results.json"
-    if not path.is_file():
-        raise LabError(f"{path} is missing: expected the folder of a study, as empool compare --out names it")
-    records = read_json(path)
-    if not isinstance(records, list) or not records:
-        raise LabError(f"{path} holds no runs: expected a list of records, one a run")
-    for number, record in enumerate(records, start=1):
-        for name, kinds in REQUIRED.items():
-            if not isinstance(record, dict) or name not in record or not isinstance(record[name], kinds):
-                raise LabError(f"{path}: run {number} has no valid {name}")
-    return records
+def _split(
+    records: Sequence[Record], study: Mapping[str, Any], baseline: str, evaluated: Sequence[Record] = ()
+) -> list[Section]:
+    groups = enumerate(recorded.group(records))
+    return [sections.make(index, runs, study, baseline, evaluated) for index, runs in groups]
 
 
-def _of(runs: Sequence[Record], evaluated: Sequence[Record]) -> list[Record]:
-    """Choose the evaluations of some runs."""
-    chosen = {(run["model"], run["pooling"], run["seed"]) for run in runs}
-    return [record for record in evaluated if (record.get("model"), record["pooling"], record["seed"]) in chosen]
-
-
-def _read_study(directory: Path) -> Mapping[str, Any]:
+def _study(directory: Path) -> Mapping[str, Any]:
     """Read study.json; a study without one has no planned runs and no command to show."""
     path = directory / "study.json"
     study = read_json(path) if path.exists() else {}
@@ -256,7 +241,7 @@ def _markdown(section: Section) -> str:
 def _in_page(section: Section) -> str:
     protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
     differing = "".join(f"{line}\n\n" for line in section.differing)
-    brief = table.brief(section.title, section.summary, section.beside)
+    brief = sheets.brief(section.title, section.summary, section.beside)
     how = section.summary.error.rule
     tested = f"; {how.value}" if how else ""
     return f"{seeds_each(section.summary.rows)}; {protocol}{tested}.\n\n{differing}{table.markdown(brief)}"
@@ -264,5 +249,5 @@ def _in_page(section: Section) -> str:
 
 def _latex(section: Section) -> str:
     comments = [section.title, *section.answer, *section.differing, *section.errors.notes]
-    sheets = [section.errors, *([section.nll] if section.nll else [])]
-    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(table.latex(sheet) for sheet in sheets)
+    tables = [section.errors, *([section.nll] if section.nll else [])]
+    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(table.latex(sheet) for sheet in tables)

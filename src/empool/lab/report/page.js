@@ -1,15 +1,12 @@
 "use strict";
 // What the page can do beyond being read: tables that sort. Without scripts it is complete.
 
-const say = (words) => { document.querySelector("[role=status]").textContent = words; };
-
-// A cell's value is what it was rounded from, where the page gives that; else its words, or nothing if it has none.
+// A number, an interval or a limit such as "> 1,000" sorts by its first number; words, in a column of numbers, have none.
 function value(cell, numeric) {
-  if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? null : Number(cell.dataset.value);
   const text = cell.textContent.trim();
   if (!numeric) return text;
-  const number = Number(text.replace("\u2212", "-").replaceAll(",", ""));
-  return text === "" || Number.isNaN(number) ? null : number;
+  const number = Number.parseFloat(text.replace("\u2212", "-").replace(/^[[> ]+|,/g, ""));
+  return Number.isNaN(number) ? null : number;
 }
 
 // What has no value (did not converge, was not measured) stays last in either order.
@@ -19,13 +16,14 @@ function sort(table, heading) {
   const rows = [...table.tBodies[0].rows].map((row) => [value(row.cells[heading.cellIndex], numeric), row]);
   rows.sort(([a], [b]) => {
     if (a === null || b === null) return (a === null) - (b === null);
-    const order = typeof a === "number" ? a - b : a.localeCompare(b, "en");
+    const order = numeric ? a - b : a.localeCompare(b, "en");
     return descending ? -order : order;
   });
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
   table.tBodies[0].append(...rows.map(([, row]) => row));
-  say(`Sorted by ${heading.textContent.trim()}, ${descending ? "descending" : "ascending"}`);
+  document.querySelector("[role=status]").textContent =
+    `Sorted by ${heading.textContent.trim()}, ${descending ? "descending" : "ascending"}`;
 }
 
 for (const table of document.querySelectorAll("table")) {

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from empool import models
 from empool.lab.analyse import claims as judging
-from empool.lab.analyse import comparable, power, statistics
-from empool.lab.analyse.comparable import Record
-from empool.lab.analyse.findings import answer, nll_remarks, remarks
+from empool.lab.analyse import findings, power, statistics
+from empool.lab.analyse import records as recorded
+from empool.lab.analyse.records import Record, distinct
 from empool.lab.analyse.statistics import Summary
 from empool.lab.errors import LabError
-from empool.lab.report import claims, curves, gain, planning, plots, rules, svg, table
+from empool.lab.report import gain, sheets
+from empool.lab.report.plots import plots, read_curves
+from empool.lab.report.svg import Plot
 from empool.lab.report.table import Sheet
 from empool.lab.study import paper
 from empool.lab.study.run import planned
@@ -25,46 +28,47 @@ class Section:
 
     Attributes:
         anchor: a short name, unique in the page.
+        title: network and data set.
         records: its runs.
         summary: what they support.
         beside: the paper's table of the same kind of study, if there is one.
         answer: sentences that say what was compared and what the seeds support.
         differing: in what the runs differ that should be the same, in words; empty where they do not.
         missing: runs that were planned and are not there, in words.
-        plots: the drawn plots.
         gains: points of the figure of gain against the generalisation gap.
         errors: the table of test errors.
         nll: the table of negative log-likelihoods, if there is something in it.
         power: the table of seeds that each row needs, if something was tested.
         claims: the table of the paper's claims, where it has some of these poolings.
         rules: the table of the testing rules, if the runs were evaluated by them.
-        assumptions: what the network assumes where the paper is silent.
     """
 
     anchor: str
+    title: str
     records: Sequence[Record]
     summary: Summary
     beside: paper.Table | None
     answer: Sequence[str]
     differing: Sequence[str]
     missing: Sequence[str]
-    plots: Sequence[svg.Plot]
     gains: Sequence[gain.Point]
     errors: Sheet
     nll: Sheet | None
     power: Sheet | None
     claims: Sheet | None
     rules: Sheet | None
-    assumptions: Sequence[str]
 
-    @property
-    def title(self) -> str:
-        """Network and data set."""
-        return _title(self.records)
+    def plots(self, directory: Path) -> list[Plot]:
+        """Draw every plot that the runs give, with the learning curves that are in a study's folder."""
+        drawn = plots(self.summary, self.records, read_curves(directory, self.records), self.beside)
+        return [replace(plot, name=plot.name + self.anchor.removeprefix("study")) for plot in drawn]
 
-
-def _title(records: Sequence[Record]) -> str:
-    return f"{records[0]['model']} on {comparable.data_name(records[0])}"
+    def assumptions(self) -> Sequence[str]:
+        """Say what the network assumes where the paper is silent."""
+        try:
+            return models.network(self.records[0]["model"]).assumptions
+        except ValueError:
+            return ()  # a network that this version does not know, in an old study
 
 
 def make(
@@ -72,10 +76,7 @@ def make(
     runs: Sequence[Record],
     study: Mapping[str, Any],
     baseline: str = statistics.BASELINE,
-    learned: Sequence[curves.Curve] = (),
     evaluated: Sequence[Record] = (),
-    *,
-    drawn: bool = True,
 ) -> Section:
     """Put a section together.
 
@@ -84,88 +85,63 @@ def make(
         runs: its runs.
         study: what study.json says.
         baseline: spelling of the pooling that the others are compared with.
-        learned: their learning curves.
-        evaluated: what `empool evaluate` found of them.
-        drawn: whether its plots are wanted.
+        evaluated: what `empool evaluate` found, of these runs and of others.
 
     Raises:
         LabError: if the records contradict each other or are damaged.
     """
-    study = {"configuration": {}, **study}
-    if precision := study["configuration"].get("precision"):
+    if precision := study.get("configuration", {}).get("precision"):
         runs = [{"precision": precision, **run} for run in runs]  # A record of before it was kept there.
     try:
         summary = statistics.summarise(runs, baseline)
     except ValueError as error:
         raise LabError(f"results.json: {error}") from None
     beside = judging.beside(runs)
-    title = _title(runs)
-    suffix = f"-{index + 1}" if index else ""
+    title = f"{runs[0]['model']} on {recorded.data_name(runs[0])}"
     plan = power.outlook(summary)
-    notes = [*remarks(summary, runs, beside), *(planning.notes(summary, plan) if plan else [])]
+    notes = [*findings.remarks(summary, runs, beside), *(sheets.power_notes(summary, plan) if plan else [])]
     caption = f"Test errors of {title}" + (f", and the paper's {beside.name} beside them" if beside else "")
+    own = {(run["model"], run["pooling"], run["seed"]) for run in runs}
     return Section(
-        anchor=f"study{suffix}",
+        anchor=f"study-{index + 1}" if index else "study",
+        title=title,
         records=runs,
         summary=summary,
         beside=beside,
-        answer=answer(summary, runs),
-        differing=[f"These runs differ in what computed them. {line}." for line in _capitalised(runs)],
+        answer=findings.answer(summary, runs),
+        differing=[
+            f"These runs differ in what computed them. {line[0].upper()}{line[1:]}."
+            for line in recorded.differences(runs)
+        ],
         missing=_missing(runs, study),
-        plots=[_named(plot, suffix) for plot in plots.plots(summary, runs, learned, beside)] if drawn else [],
         gains=gain.points(summary, runs),
-        errors=replace(table.errors(caption, summary, beside, plan), notes=notes),
-        nll=table.nlls(f"Negative log-likelihood and calibration of {title}", summary, nll_remarks(summary)),
-        power=planning.sheet(summary, plan) if plan else None,
-        claims=claims.sheet(judging.judge(beside.claims, summary)) if beside else None,
-        rules=rules.sheet(evaluated),
-        assumptions=_assumptions(runs[0]["model"]),
+        errors=sheets.errors(caption, summary, beside, plan, notes),
+        nll=sheets.nlls(f"Negative log-likelihood and calibration of {title}", summary, findings.nll_remarks(summary)),
+        power=sheets.power(summary, plan) if plan else None,
+        claims=sheets.claims(judging.judge(beside.claims, summary)) if beside else None,
+        rules=sheets.rules([one for one in evaluated if (one.get("model"), one["pooling"], one["seed"]) in own]),
     )
-
-
-def _capitalised(runs: Sequence[Record]) -> list[str]:
-    lines = comparable.differences(runs)
-    return [f"{line[0].upper()}{line[1:]}" for line in lines]
-
-
-def _named(plot: svg.Plot, suffix: str) -> svg.Plot:
-    """Tell a plot apart from the same one of another section."""
-    panels = tuple(
-        replace(panel, drawing=replace(panel.drawing, name=panel.drawing.name + suffix)) for panel in plot.panels
-    )
-    return replace(plot, name=plot.name + suffix, panels=panels)
-
-
-def _trained(record: Record) -> str:
-    limit, images = record.get("train_limit"), comparable.images_trained(record)
-    if limit is None:
-        return f"all {images:,}" if images else "all"
-    return f"all {images:,}" if images is not None and images < limit else f"{limit:,}, as many of each class"
 
 
 def protocol(section: Section) -> list[tuple[str, str]]:
     """Say on what and how the runs were trained, name by name."""
     first = section.records[0]
-    images = comparable.images_tested(first)
+    limit, trained = first.get("train_limit"), recorded.images_trained(first)
+    images = recorded.images_tested(first)
+    all_of_them = f"all {trained:,}" if trained else "all"
+    limited = limit is not None and trained is not None and trained >= limit
+    parameters = ", ".join(f"{number:,}" for number in distinct(section.records, "parameters"))
     return [
-        ("Data", comparable.data_name(first)),
-        ("Training images", _trained(first)),
+        ("Data", recorded.data_name(first)),
+        ("Training images", f"{limit:,}, as many of each class" if limited else all_of_them),
         ("Test images", f"{images:,}" if images else "all"),
         ("Network", first["model"]),
-        (
-            "Parameters",
-            ", ".join(f"{number:,}" for number in distinct(section.records, "parameters")) or "not recorded",
-        ),
+        ("Parameters", parameters or "not recorded"),
         ("Epochs", str(first.get("epochs", "not recorded"))),
         ("Batch size", str(first.get("batch_size", "not recorded"))),
         ("Augmentation", str(first.get("augment") or "none")),
         ("Schedule of p", str(first.get("p_schedule", "constant"))),
     ]
-
-
-def distinct(records: Sequence[Record], name: str) -> list[Any]:
-    """List the values of a field that is recorded, each once."""
-    return list(dict.fromkeys(record[name] for record in records if record.get(name) is not None))
 
 
 def _missing(runs: Sequence[Record], study: Mapping[str, Any]) -> list[str]:
@@ -175,14 +151,9 @@ def _missing(runs: Sequence[Record], study: Mapping[str, Any]) -> list[str]:
     """
     there = {(record["pooling"], record["seed"]) for record in runs}
     if commands := study.get("commands"):
-        return [f"{pooling}, seed {seed}" for pooling, seed in planned(commands) if (pooling, seed) not in there]
-    poolings = list(dict.fromkeys([*study.get("poolings", []), *(pooling for pooling, _ in sorted(there))]))
-    seeds = sorted({*study.get("seeds", []), *(seed for _, seed in there)})
-    return [f"{pooling}, seed {seed}" for pooling in poolings for seed in seeds if (pooling, seed) not in there]
-
-
-def _assumptions(model: str) -> tuple[str, ...]:
-    try:
-        return models.network(model).assumptions
-    except ValueError:
-        return ()  # a network that this version does not know, in an old study
+        wanted = list(planned(commands))
+    else:
+        seeds = sorted({*study.get("seeds", []), *(seed for _, seed in there)})
+        poolings = dict.fromkeys([*study.get("poolings", []), *(pooling for pooling, _ in sorted(there))])
+        wanted = [(pooling, seed) for pooling in poolings for seed in seeds]
+    return [f"{pooling}, seed {seed}" for pooling, seed in wanted if (pooling, seed) not in there]

@@ -6,7 +6,7 @@ import io
 import re
 from dataclasses import dataclass
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import quoteattr
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -25,14 +25,13 @@ STYLES = {
     "stochastic-max": ("#a88200", "P"),
     "stochastic": ("#0b9a74", "D"),
     "ordinal": ("#3a96b0", "X"),
+    "other": ("#7d6fd0", "*"),
 }
-OTHER = ("#7d6fd0", "*")
 
 WIDTH = 4.4  # inches of a plot: legible when a phone shrinks it, and not too large where a page has room
 
 # Text stays text, so that it can be searched, and takes the page's colour. Verdana has the widths of DejaVu Sans, with
 # which matplotlib lays out.
-FAMILIES = "'DejaVu Sans',Verdana,sans-serif"
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "empool",
@@ -40,6 +39,7 @@ SETTINGS: Any = {
     "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.5,
+    "figure.labelsize": 8.5,
     "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -64,63 +64,36 @@ SETTINGS: Any = {
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure as SVG.
+class Plot:
+    """A drawn plot.
 
     Attributes:
-        name: stem of its file, or of its ids in a page.
+        name: stem of its file, and of its ids in a page.
         svg: the document.
+        title: what it shows, in a few words.
+        caption: how to read it.
+        sheets: its numbers, where no table of the page has them.
+        wide: whether it needs the page's whole width.
     """
 
     name: str
     svg: str
-
-    def inline(self) -> str:
-        """Return the SVG for a page: its ids prefixed by the drawing's name, its colours the page's."""
-        svg = re.sub(r'\b(id|aria-labelledby|aria-describedby)="([^"]+)"', rf'\1="{self.name}-\2"', self.svg)
-        svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}-\1)", svg)
-        svg = re.sub(r'href="#([^"]+)"', rf'href="#{self.name}-\1"', svg)
-        for name, (colour, _) in [*STYLES.items(), ("other", OTHER)]:
-            if colour != INK:
-                svg = svg.replace(colour, variable(name))
-        return svg.replace(INK, "currentColor")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The part of a plot that is about one pooling, drawn by itself.
-
-    Attributes:
-        pooling: its spelling.
-        note: its main numbers, in a few words.
-        drawing: what is drawn.
-    """
-
-    pooling: str
-    note: str
-    drawing: Drawing
-
-
-@dataclass(frozen=True)
-class Plot(Drawing):
-    """A drawn plot.
-
-    Attributes:
-        title: what it shows, in a few words.
-        caption: how to read it.
-        sheets: its numbers.
-        panels: the same plot cut up, for a page that lets a reader choose; empty for a plot that is one whole.
-    """
-
     title: str
     caption: str
-    sheets: tuple[Sheet, ...]
-    panels: tuple[Panel, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    wide: bool = False
+
+    def inline(self) -> str:
+        """Return the SVG for a page: its ids prefixed by the plot's name, its colours the page's."""
+        svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", self.svg)
+        for name, (colour, _) in STYLES.items():
+            svg = svg.replace(colour, "currentColor" if colour == INK else variable(name))
+        return svg
 
 
 def style(pooling: str) -> tuple[str, str]:
     """Return the colour and the marker of a pooling's method."""
-    return STYLES.get(method(pooling), OTHER)
+    return STYLES.get(method(pooling), STYLES["other"])
 
 
 def variable(pooling: str) -> str:
@@ -134,43 +107,19 @@ def render(figure: Figure, title: str, description: str = "") -> str:
     FigureCanvasSVG(figure)
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = _small(buffer.getvalue())
-    says = f'<title id="title">{escape(title)}</title>'
-    named = ' role="img" aria-labelledby="title"'
-    if description:
-        says += f'<desc id="desc">{escape(description)}</desc>'
-        named += ' aria-describedby="desc"'
-    inherited = f'style="font-family:{FAMILIES};stroke-linejoin:round;stroke-linecap:butt"'
-    head = svg.index(">")
-    return f"{svg[:head]}{named} {inherited}>{says}{svg[head + 1 :]}\n"
-
-
-def _small(svg: str) -> str:
-    """Drop what changes no pixel: styles that can be inherited, names that nothing refers to, digits beyond 0.01."""
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
+    # What changes no pixel: comments, a style sheet for clips, fonts named at each text, ids that nothing refers to,
+    # indentation and lines, digits beyond 0.01.
     svg = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
-    svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
+    svg = re.sub(r' id="[a-zA-Z]+\d*(_\d+)+"|(?<=\n) +| transform="rotate\(-0 [^)]*\)"', "", svg)
+    svg = re.sub(r" ?\n(?=[^<])", " ", svg)
     svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"\d+\.\d{3,}", _rounded, value[0]), svg)
-    referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
-    svg = re.sub(r' id="([^"]+)"', lambda name: name[0] if name[1] in referred else "", svg)
-    svg = re.sub(r'\s*<path d="[^"]*" style="fill: none"/>', "", svg)
-    svg = re.sub(r'style="[^"]*"', lambda style: re.sub(r"(?<=[:;]) |stroke-dashoffset: 0; ", "", style[0]), svg)
-    svg = _ungrouped(svg)
-    svg = re.sub(r">\s+<", ">\n<", svg)
-    return re.sub(r" ?\n(?=[^<])", " ", svg).strip()
+    said = quoteattr(f"{title}. {description}" if description else title)
+    fonts = "style=\"font-family: 'DejaVu Sans', Verdana, sans-serif; stroke-linejoin: round; stroke-linecap: butt\""
+    return svg.replace("<svg", f'<svg role="img" aria-label={said} {fonts}', 1)
 
 
 def _rounded(number: re.Match[str]) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
-
-
-def _ungrouped(svg: str) -> str:
-    """Drop the groups that say nothing of what is in them."""
-    kept, silent = [], []
-    for part in re.split(r"(<g\b[^>]*>|</g>)", re.sub(r"<g\b[^>]*/>", "", svg)):
-        if part.startswith("<g"):
-            silent.append(part == "<g>")
-        if not (part == "<g>" or (part == "</g>" and silent.pop())):
-            kept.append(part)
-    return "".join(kept)

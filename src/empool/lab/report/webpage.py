@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from empool.lab.analyse import comparable, findings
-from empool.lab.analyse.comparable import SETTINGS, Record
-from empool.lab.analyse.findings import count, label
-from empool.lab.report import svg, table
-from empool.lab.report.sections import Section, distinct, protocol
+from empool.lab.analyse import findings
+from empool.lab.analyse.findings import count
+from empool.lab.analyse.records import Record, distinct, finite
+from empool.lab.report import sheets, svg
+from empool.lab.report.sections import Section, protocol
 from empool.lab.report.svg import Plot
-from empool.lab.report.table import Sheet
+from empool.lab.report.table import NONE
 
 
 def render(
-    records: Sequence[Record], study: Mapping[str, Any], sections: Sequence[Section], helped: Plot | None = None
+    study: Mapping[str, Any], sections: Sequence[Section], plots: Sequence[Sequence[Plot]], helped: Plot | None = None
 ) -> str:
     """Write the page: page.html.jinja, filled, with page.css and page.js inside.
 
     Args:
-        records: all runs.
         study: what study.json says.
         sections: the runs in groups that may be compared.
+        plots: those of each section.
         helped: gain against the generalisation gap, where the sections are several settings.
     """
     environment = jinja2.Environment(
@@ -41,136 +39,79 @@ def render(
     return environment.get_template("page.html.jinja").render(
         title=", ".join(dict.fromkeys(section.title for section in sections)),
         answers=[section.answer for section in sections],
-        facts=_facts(records),
         helped=helped,
-        parts=[part for section in sections for part in _parts(section, study, len(sections) > 1)],
-        typeset=_typeset,
+        parts=[
+            part
+            for section, drawn in zip(sections, plots, strict=True)
+            for part in _parts(section, drawn, several=len(sections) > 1)
+        ],
+        typeset=lambda cell: re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell),
         colour=svg.variable,
-        label=label,
-        inline=lambda drawing: Markup(drawing.inline()),
-        machine=_machine(records),
+        inline=lambda plot: Markup(plot.inline()),
+        machine=_machine([record for section in sections for record in section.records]),
         command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
-        configuration=_flat({**study.get("configuration", {}), **_planned(study)}),
-        count=count,
+        configuration=_flat(
+            {**study.get("configuration", {}), **{name: study[name] for name in ("poolings", "seeds") if name in study}}
+        ),
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A part of the page with a heading; every field but the first three may be empty.
+def _parts(section: Section, plots: Sequence[Plot], *, several: bool) -> list[dict[str, Any]]:
+    """List the parts of a section that have something to show, as the template takes them.
 
-    Attributes:
-        name: what it is.
-        anchor: where it is, unique in the page.
-        title: its heading.
-        entry: what it is called in the contents, if it is there.
-        warnings: what to know before anything else.
-        sheets: its tables.
-        plots: what is drawn in it.
-        pairs: names and values.
-        assumptions: what the network assumes where the paper is silent.
-        folded: what to press to see its tables.
+    A part has a name, an anchor, a title, what it is called in the contents, warnings, tables, plots, names with
+    values, what the network assumes, and what to press to see its tables where these are folded.
     """
+    drawn = {re.sub(r"-\d+$", "", plot.name): plot for plot in plots}
+    setting = findings.setting(section.records)
+    warnings = [*section.differing]
+    if section.missing:
+        warnings.append(f"{count(len(section.missing), 'run')} missing: {'; '.join(section.missing)}.")
+    parts = []
 
-    name: str
-    anchor: str
-    title: str
-    entry: str = ""
-    warnings: Sequence[str] = ()
-    sheets: Sequence[Sheet | None] = ()
-    plots: Sequence[Plot] = ()
-    pairs: Sequence[tuple[str, str]] = ()
-    assumptions: Sequence[str] = ()
-    folded: str = ""
+    def add(name: str, title: str, *stems: str, **shown: Any) -> None:
+        part: dict[str, Any] = {"warnings": [], "sheets": [], "pairs": [], "assumptions": [], "folded": "", **shown}
+        part["sheets"] = [sheet for sheet in part["sheets"] if sheet]
+        part["plots"] = [drawn[stem] for stem in stems if stem in drawn]
+        part |= {"name": name, "anchor": f"{section.anchor}-{name}", "title": title, "entry": title}
+        if several:
+            part |= {
+                "title": f"{setting}: {title[0].lower()}{title[1:]}",
+                "entry": setting if name == "results" else "",
+            }
+        if part["sheets"] or part["plots"] or part["pairs"]:
+            parts.append(part)
 
-
-def _parts(section: Section, study: Mapping[str, Any], several: bool) -> list[_Part]:
-    """List the parts of a section that have something to show."""
-    drawn = {re.sub(r"-\d+$", "", plot.name): plot for plot in section.plots}
-
-    def plots(*stems: str) -> list[Plot]:
-        return [drawn[stem] for stem in stems if stem in drawn]
-
-    def part(name: str, title: str, **shown: Any) -> _Part:
-        setting = findings.setting(section.records)
-        entry = title if not several else setting if name == "results" else ""
-        heading = f"{setting}: {title[0].lower()}{title[1:]}" if several else title
-        return _Part(name, f"{section.anchor}-{name}", heading, entry, **shown)
-
-    missing = (
-        [f"{count(len(section.missing), 'run')} missing: {'; '.join(section.missing)}."] if section.missing else []
-    )
-    parts = [
-        part(
-            "results",
-            "Test errors",
-            warnings=[*section.differing, *missing],
-            sheets=[section.errors],
-            plots=plots("error", "improvement-against-p"),
-        ),
-        part("probabilities", "Probabilities", sheets=[section.nll], plots=plots("reliability")),
-        part("claims", "The paper's claims", sheets=[section.claims]),
-        part("rules", "Testing rules", sheets=[section.rules]),
-        part("curves", "Learning curves", plots=plots("learning-curves")),
-        part(
-            "protocol",
-            "Protocol",
-            pairs=[*protocol(section), *_recipe_choices(study)],
-            assumptions=section.assumptions,
-        ),
-        part("runs", "Every run", sheets=[_runs(section)], folded=f"Show {count(len(section.records), 'run')}"),
-    ]
-    return [one for one in parts if any(one.sheets) or one.plots or one.pairs]
-
-
-def _typeset(cell: str) -> str:
-    """Write a number with a sign for minus."""
-    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell)
-
-
-def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
-    seeds = sorted({record["seed"] for record in records})
-    return [
-        ("Runs", str(len(records))),
-        ("Poolings", str(len({record["pooling"] for record in records}))),
-        ("Seeds", f"{len(seeds)} ({_range(seeds)})"),
-        ("Epochs", ", ".join(map(str, distinct(records, "epochs"))) or "not recorded"),
-        ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
-        ("Time, all runs", _duration(records)),
-    ]
-
-
-def _range(seeds: Sequence[int]) -> str:
-    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
-        return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds[:5])) + (", ..." if len(seeds) > 5 else "")
-
-
-def _duration(records: Sequence[Record]) -> str:
-    seconds = sum(record["seconds"] for record in records if _finite(record.get("seconds")))
-    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    add("results", "Test errors", "error", "improvement-against-p", warnings=warnings, sheets=[section.errors])
+    add("probabilities", "Probabilities", "reliability", sheets=[section.nll])
+    add("claims", "The paper's claims", sheets=[section.claims])
+    add("rules", "Testing rules", sheets=[section.rules])
+    add("curves", "Learning curves", "learning-curves")
+    add("protocol", "Protocol", pairs=protocol(section), assumptions=section.assumptions())
+    runs = sheets.runs(section.title, section.records)
+    add("runs", "Every run", sheets=[runs], folded=f"Show {count(len(section.records), 'run')}")
+    return parts
 
 
 def _machine(records: Sequence[Record]) -> list[tuple[str, str]]:
-    versions: dict[str, list[str]] = {}
-    for record in records:
-        for name, version in (record.get("versions") or {}).items():
-            if str(version) not in versions.setdefault(str(name), []):
-                versions[str(name)].append(str(version))
+    seconds = sum(record["seconds"] for record in records if finite(record.get("seconds")))
+    versions = [record.get("versions") or {} for record in records]
+    named = [
+        (name.capitalize(), ", ".join(map(str, distinct(records, name)))) for name in ("device", "threads", "commit")
+    ]
     return [
-        ("Device", ", ".join(map(str, distinct(records, "device"))) or "not recorded"),
+        *((name, found or "not recorded") for name, found in named),
         ("Machine", "; ".join(dict.fromkeys(map(_described, records)))),
-        ("Threads", ", ".join(map(str, distinct(records, "threads"))) or "not recorded"),
-        ("Commit", ", ".join(map(str, distinct(records, "commit"))) or "not recorded"),
-        ("Time, all runs", _duration(records)),
-        *((name, ", ".join(found)) for name, found in versions.items()),
+        ("Time, all runs", f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"),
+        *(
+            (name, ", ".join(distinct(versions, name)))
+            for name in dict.fromkeys(name for one in versions for name in one)
+        ),
     ]
 
 
 def _described(record: Record) -> str:
-    machine = record.get("machine")
-    if not machine:
-        return "not recorded"
+    machine = record.get("machine") or {}
     parts = [
         machine.get("processor"),
         f"{machine['cores']} cores" if machine.get("cores") else None,
@@ -178,45 +119,7 @@ def _described(record: Record) -> str:
         *machine.get("gpus", ()),
         machine.get("system"),
     ]
-    return ", ".join(part for part in parts if part)
-
-
-def _planned(study: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: study[name] for name in ("poolings", "seeds") if name in study}
-
-
-def _recipe_choices(study: Mapping[str, Any]) -> list[tuple[str, str]]:
-    recipe = study.get("configuration", {}).get("recipe", {})
-    choices = _flat({name: value for name, value in recipe.items() if name not in SETTINGS})
-    return [(name.replace("_", " ").capitalize(), value) for name, value in choices]
-
-
-def _runs(section: Section) -> Sheet:
-    """Lay out every run of a section."""
-    records = section.records
-
-    def numbers(name: str, formerly: str = "") -> list[Any]:
-        values = [record.get(name, record.get(formerly)) for record in records]
-        return [value if _finite(value) else None for value in values]
-
-    columns: dict[str, tuple[Sequence[Any], Any]] = {
-        "Pooling": table.poolings([record["pooling"] for record in records]),
-        "Seed": ([record["seed"] for record in records], "d"),
-        "Test error %": (numbers("test_error"), ".2f"),
-        "Test top-5 error %": (numbers("test_top5_error"), ".2f"),
-        "Validation error %": (numbers("validation_error"), ".2f"),
-        "Train error %": (numbers("train_error"), ".2f"),
-        "Test NLL": (numbers("test_nll", "test_loss"), ".4f"),
-        "Test ECE %": (numbers("test_ece"), ".2f"),
-        "Train NLL": (numbers("train_loss"), ".4f"),
-        "Converged": (["yes" if comparable.converged(record) else "no" for record in records], None),
-        "Seconds": (numbers("seconds"), ".1f"),
-        "Images per second": (numbers("images_per_second"), ".0f"),
-        "Device": ([record.get("device") for record in records], None),
-        "Commit": ([str(record.get("commit") or table.NONE)[:10] for record in records], None),
-    }
-    shown = {name: column for name, column in columns.items() if any(value is not None for value in column[0])}
-    return table.sheet(f"Every run of {section.title}", shown)
+    return ", ".join(part for part in parts if part) or "not recorded"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -225,12 +128,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, item in value.items():
         if isinstance(item, dict):
             flat += _flat(item, f"{prefix}{key}.")
-        elif isinstance(item, list):
-            flat.append((prefix + key, ", ".join(map(str, item))))
         else:
-            flat.append((prefix + key, table.NONE if item is None else str(item)))
+            written = ", ".join(map(str, item)) if isinstance(item, list) else NONE if item is None else str(item)
+            flat.append((prefix + key, written))
     return flat
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

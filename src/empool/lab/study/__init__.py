@@ -1,1 +1,1 @@
-"""One run's configuration, and the studies that the paper describes."""
+"""What a study is made of: one run's configuration, its networks, its folder, and the paper's tables."""

@@ -23,33 +23,19 @@ def opened(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _locked(directory):
+        with FileLock(directory / ".lock", timeout=0):
             yield
+    except Timeout:
+        raise LabError(f"another process is writing to {directory}; wait for it, or choose another --out") from None
     except OSError as error:
         refused = refusal(error)
         if refused is None:
             raise
         path = refused.filename or directory
+        said = f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
         if is_disk_full(refused):
-            raise LabError(
-                f"no space left to write {path}: make room and start again, and the study goes on where it was"
-            ) from error
-        raise LabError(
-            f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
-        ) from error
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise LabError(f"another process is writing to {directory}; wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
+            said = f"no space left to write {path}: make room and start again, and the study goes on where it was"
+        raise LabError(said) from error
 
 
 def gather(directory: Path) -> list[dict[str, Any]]:
@@ -60,13 +46,7 @@ def gather(directory: Path) -> list[dict[str, Any]]:
 
 
 def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], command: str) -> None:
-    """Write study.json and data.json, or add to them.
-
-    Args:
-        directory: of the study.
-        runs: all of one configuration, apart from pooling and seed.
-        files: hash of each file of the images.
-        command: what was typed.
+    """Write study.json and data.json, or add to them what was typed for runs of one configuration.
 
     Raises:
         LabError: if the folder holds a study of another configuration or of images that have changed since.

@@ -16,8 +16,6 @@ from empool.distributions import Pooling
 from empool.lab.errors import LabError
 from empool.models import Network, Recipe
 
-_GIVEN = ("num_classes", "in_channels", "image_size")  # what a factory is given where its signature names it
-
 
 def is_own(spelling: str) -> bool:
     """Tell whether a spelling names a callable: ``package.module:factory``."""
@@ -51,11 +49,7 @@ def imported(option: str, spelling: str) -> Callable[..., Any]:
 
 
 def network(spelling: str) -> Network:
-    """Look a network up.
-
-    A factory is called with the pooling first, and by name with ``num_classes``, ``in_channels`` and ``image_size``
-    where it takes them; it returns a module from images to logits. Its attribute ``recipe``, an
-    `empool.models.Recipe`, says how it is trained.
+    """Look a network up; a factory's attribute ``recipe``, an `empool.models.Recipe`, says how it is trained.
 
     Raises:
         LabError: for a factory that cannot be imported.
@@ -72,6 +66,9 @@ def network(spelling: str) -> Network:
 
 def create(spelling: str, num_classes: int, pooling: Pooling | None, in_channels: int, **options: Any) -> nn.Module:
     """Make a network with fresh weights.
+
+    A factory is called with the pooling first, and by name with ``num_classes``, ``in_channels`` and ``image_size``
+    where it takes them; it returns a module from images to logits.
 
     Raises:
         ValueError: if an option is out of range.

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from empool.models import NONE
 
 SOURCE = "Zhang and Wu, J. USTC 47(10), 2017 (slides of 2017-11-24)"
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One row of a table of the paper, as printed there.
+class Figure(NamedTuple):
+    """One row of a table of the paper, as printed there."""
 
-    Attributes:
-        error: test error in percent; None where the paper says "not converged".
-        improvement: improvement relative to the table's baseline, in percent; None where none is printed.
-    """
-
-    error: float | None
-    improvement: float | None
+    error: float | None  # test error in percent; None where the paper says "not converged"
+    improvement: float | None  # relative to the table's baseline, in percent
 
 
 NOT_CONVERGED = Figure(None, None)
@@ -66,93 +61,57 @@ TABLE_2: Mapping[tuple[str, str], Figure] = {
 RESNET_110_BY_HUANG = Figure(6.41, -16.54)
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What the paper's figures say of some poolings.
+class Claim(NamedTuple):
+    """What the paper's figures say of some poolings."""
 
-    Attributes:
-        said: the claim, a sentence without its full stop.
-        of: the poolings that it is about, together.
-        than: what they are compared with, together; empty where the claim is that they do not converge.
-        lower: whether their error is said to be lower than that of `than`, rather than higher.
-    """
-
-    said: str
-    of: tuple[str, ...]
-    than: tuple[str, ...] = ()
-    lower: bool = True
+    said: str  # a sentence without its full stop
+    of: tuple[str, ...]  # the poolings that it is about, together
+    than: tuple[str, ...] = ()  # what they are compared with; empty where the claim is that they do not converge
+    lower: bool = True  # whether their error is said to be lower than that of `than`, rather than higher
 
 
-def _each(method: str, *numbers: float) -> tuple[str, ...]:
-    return tuple(f"{method}:{number}" for number in numbers)
+def _emp(*numbers: float) -> tuple[str, ...]:
+    return tuple(f"ensemble:{number}" for number in numbers)
+
+
+def _dropout(*numbers: float) -> tuple[str, ...]:
+    return tuple(f"max-dropout:{number}" for number in numbers)
+
+
+_MAX = ("max",)
 
 
 CLAIMS_1 = (
-    Claim(
-        "Ensemble max-pooling with p of 0.1 or more beats max",
-        _each("ensemble", 0.1, 0.2, 0.3, 0.4, 0.5, 0.7),
-        ("max",),
-    ),
-    Claim("Ensemble max-pooling with p = 0.05 is worse than max", _each("ensemble", 0.05), ("max",), lower=False),
-    Claim(
-        "Ensemble max-pooling with p = 0.3 and 0.4 beats that with smaller p",
-        _each("ensemble", 0.3, 0.4),
-        _each("ensemble", 0.05, 0.1, 0.2),
-    ),
-    Claim(
-        "Ensemble max-pooling with p = 0.3 and 0.4 beats that with larger p",
-        _each("ensemble", 0.3, 0.4),
-        _each("ensemble", 0.5, 0.7),
-    ),
-    Claim("Max-pooling dropout with p = 0.2 beats max", _each("max-dropout", 0.2), ("max",)),
-    Claim(
-        "Max-pooling dropout with p = 0.3 and 0.4 is worse than max",
-        _each("max-dropout", 0.3, 0.4),
-        ("max",),
-        lower=False,
-    ),
-    Claim("Max-pooling dropout with p = 0.5 and 0.7 does not converge", _each("max-dropout", 0.5, 0.7)),
-    Claim(
-        "Ensemble max-pooling at its best p beats max-pooling dropout at its best",
-        _each("ensemble", 0.4),
-        _each("max-dropout", 0.2),
-    ),
-    Claim("Average pooling is worse than max", ("average",), ("max",), lower=False),
-    Claim("Stochastic pooling is worse than max", ("stochastic",), ("max",), lower=False),
+    Claim("Ensemble max-pooling with p of 0.1 or more beats max", _emp(0.1, 0.2, 0.3, 0.4, 0.5, 0.7), _MAX),
+    Claim("Ensemble max-pooling with p = 0.05 is worse than max", _emp(0.05), _MAX, lower=False),
+    Claim("Ensemble max-pooling with p = 0.3 and 0.4 beats that with smaller p", _emp(0.3, 0.4), _emp(0.05, 0.1, 0.2)),
+    Claim("Ensemble max-pooling with p = 0.3 and 0.4 beats that with larger p", _emp(0.3, 0.4), _emp(0.5, 0.7)),
+    Claim("Max-pooling dropout with p = 0.2 beats max", _dropout(0.2), _MAX),
+    Claim("Max-pooling dropout with p = 0.3 and 0.4 is worse than max", _dropout(0.3, 0.4), _MAX, lower=False),
+    Claim("Max-pooling dropout with p = 0.5 and 0.7 does not converge", _dropout(0.5, 0.7)),
+    Claim("Ensemble max-pooling at its best p beats max-pooling dropout at its best", _emp(0.4), _dropout(0.2)),
+    Claim("Average pooling is worse than max", ("average",), _MAX, lower=False),
+    Claim("Stochastic pooling is worse than max", ("stochastic",), _MAX, lower=False),
 )
 CLAIMS_2 = (
-    Claim("Max-pooling before the convolutions beats strides in them", ("max",), (NONE,)),
-    Claim("Ensemble max-pooling with p = 0.1 beats strides", _each("ensemble", 0.1), (NONE,)),
-    Claim("Ensemble max-pooling with p = 0.1 beats max", _each("ensemble", 0.1), ("max",)),
-    Claim(
-        "Ensemble max-pooling with p = 0.1 beats that with other p",
-        _each("ensemble", 0.1),
-        _each("ensemble", 0.05, 0.2, 0.5),
-    ),
+    Claim("Max-pooling before the convolutions beats strides in them", _MAX, (NONE,)),
+    Claim("Ensemble max-pooling with p = 0.1 beats strides", _emp(0.1), (NONE,)),
+    Claim("Ensemble max-pooling with p = 0.1 beats max", _emp(0.1), _MAX),
+    Claim("Ensemble max-pooling with p = 0.1 beats that with other p", _emp(0.1), _emp(0.05, 0.2, 0.5)),
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one of the paper's tables that belong to one network, and what may stand beside them.
+    """The rows of one of the paper's tables that belong to one network, and what may stand beside them."""
 
-    Attributes:
-        name: the table's name in the paper.
-        baseline: what its improvements are relative to.
-        rows: the printed figures by pooling spelling, in the paper's order.
-        claims: what they say, in the paper's words or by its figures.
-        train_images: the fewest with which a study is of its kind.
-        test_images: likewise.
-        epochs: likewise.
-    """
-
-    name: str
-    baseline: str
-    rows: Mapping[str, Figure]
-    claims: tuple[Claim, ...]
-    train_images: int
-    test_images: int
-    epochs: int
+    name: str  # in the paper
+    baseline: str  # what its improvements are relative to
+    rows: Mapping[str, Figure]  # the printed figures by pooling spelling, in the paper's order
+    claims: tuple[Claim, ...]  # what they say, in the paper's words or by its figures
+    train_images: int  # the fewest with which a study is of its kind
+    test_images: int  # likewise
+    epochs: int  # likewise
 
     def error(self, pooling: str) -> float | None:
         """Give the printed error of a pooling, if there is one."""

@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from empool.lab.errors import LabError
 from empool.lab.study import paper
 from empool.models import NONE
 
-BESIDE_TABLE_1 = ("stochastic-max:0.5", "ordinal:0.6,0.3,0.1")
-"""Poolings of the paper's text that its Table 1 lacks."""
+BESIDE_TABLE_1 = ("stochastic-max:0.5", "ordinal:0.6,0.3,0.1")  # poolings of the paper's text that its Table 1 lacks
 
 
-@dataclass(frozen=True)
-class Part:
-    """One network of a table.
-
-    Attributes:
-        model: its spelling.
-        poolings: with which it is trained; the first ones are what the others are compared with.
-    """
+class Part(NamedTuple):
+    """One network of a table."""
 
     model: str
-    poolings: tuple[str, ...]
+    poolings: tuple[str, ...]  # with which it is trained; the first ones are what the others are compared with
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a table's networks are trained.
+class Protocol(NamedTuple):
+    """How a table's networks are trained."""
 
-    Attributes:
-        summary: what to know about it, in a few words.
-        parts: the networks.
-        changes: what differs from the networks' recipes and from the whole data, as `execute.configure.Options`
-            names it.
-    """
-
-    summary: str
+    summary: str  # what to know about it, in a few words
     parts: tuple[Part, ...]
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = {}  # to recipes and data, as `execute.configure.Options` names it
 
 
 _TABLE_1 = (Part("cnn", (*paper.TABLE_1, *BESIDE_TABLE_1)),)

@@ -98,27 +98,16 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
 
     A field that has a default, and is missing, has it: the settings are of a time before there was that field.
     """
-    recipe = type(networks.network(ours["model"]).recipe)
-    mine, others = _flat(ours), _flat(theirs)
-    for field in sorted({*mine, *others}):
-        default = getattr(recipe if field.startswith(_RECIPE) else RunConfig, field.removeprefix(_RECIPE), None)
-        my, other = mine.get(field, default), others.get(field, default)
-        if my != other:
-            return f"{field} = {_shown(other)}, not {_shown(my)}"
+    kinds = {"": RunConfig, "recipe.": type(networks.network(ours["model"]).recipe)}
+    parts = {"": (ours, theirs), "recipe.": (ours["recipe"], theirs["recipe"])}
+    fields = {(prefix, field) for prefix, both in parts.items() for field in {*both[0], *both[1]}} - {("", "recipe")}
+    for prefix, field in sorted(fields, key="".join):
+        default = getattr(kinds[prefix], field, None)
+        mine, other = (settings.get(field, default) for settings in parts[prefix])
+        if mine != other:
+            shown = ("all" if value is None else value for value in (other, mine))
+            return f"{prefix}{field} = {', not '.join(map(str, shown))}"
     return None
-
-
-_RECIPE = "recipe."
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the recipe's choices beside the other fields."""
-    flat = {field: value for field, value in settings.items() if field != "recipe"}
-    return flat | {_RECIPE + field: value for field, value in settings["recipe"].items()}
-
-
-def _shown(value: object) -> str:
-    return "all" if value is None else str(value)
 
 
 def results(directory: Path) -> list[dict[str, Any]]:

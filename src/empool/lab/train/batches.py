@@ -1,10 +1,12 @@
-"""The batches of an epoch: from images that are on the device already, or are loaded when their turn comes."""
+"""The batches of an epoch: from images on the device, cropped and mirrored there, or loaded when their turn comes."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +15,106 @@ from torch.utils.data import DataLoader
 from empool.lab.data.sets import Split, Streamed
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig, derived_seed
-from empool.lab.train.augment import Augment, Draws, Normaliser
 from empool.lab.train.processes import Processes
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop and mirror."""
+
+    pad: int = 0  # pixels of padding on every side before a crop of the original size; 0 crops nothing
+    mirror: bool = False  # whether half of the images are mirrored, left to right
+    reflect: bool = False  # pad with the image's reflection, in place of the mean
+    alternating: bool = False  # mirror an image in every other epoch, in place of half of them at random
+
+    def __str__(self) -> str:
+        parts = [f"{'shift' if self.reflect else 'crop'}:{self.pad}"] * (self.pad > 0)
+        parts += ["alternating-mirror" if self.alternating else "mirror"] * self.mirror
+        return ",".join(parts) or "none"
+
+
+def parse(spelling: str) -> Augment:
+    """Read "none", or "crop:P" or "shift:P", "mirror" or "alternating-mirror", or one of each with a comma between.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if spelling == "none":
+        return Augment()
+    match = re.fullmatch(r"(?:(crop|shift):([1-9]\d?))?(,?)((?:alternating-)?mirror)?", spelling, re.ASCII)
+    if not match or not spelling or bool(match[3]) != bool(match[2] and match[4]):
+        raise ValueError(f'augment: expected none, crop:P, mirror or crop:P,mirror, got "{spelling}"')
+    mirror = match[4] or ""
+    return Augment(int(match[2] or 0), bool(mirror), match[1] == "shift", mirror.startswith("alternating"))
+
+
+class Draws(NamedTuple):
+    """How each image of an epoch is changed."""
+
+    shift: Tensor  # (N, 2) int64 rows and columns in [-pad, pad]
+    mirrored: Tensor  # (N,) bool
+
+    @classmethod
+    def sample(cls, augment: Augment, count: int, generator: torch.Generator) -> Draws:
+        """Draw for `count` images."""
+        shift = torch.randint(-augment.pad, augment.pad + 1, (count, 2), generator=generator)
+        return cls(shift, torch.rand(count, generator=generator) < (0.5 if augment.mirror else 0.0))
+
+
+class Normaliser:
+    """Make network input of stored images: mean 0 and standard deviation 1 in each channel.
+
+    Args:
+        mean: of each channel, in [0, 255].
+        std: standard deviation, likewise.
+        device: where the images are.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str) -> None:
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device)
+        self.scale = 1 / torch.tensor(std, dtype=torch.float32, device=device)
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Normalise images ``(N, H, W, C)`` uint8 to ``(N, C, H, W)`` float32, channels last."""
+        return self._normal(images.flatten(2)).view(images.shape).permute(0, 3, 1, 2)
+
+    def augmented(self, images: Tensor, index: Tensor, draws: Draws, *, reflect: bool = False) -> Tensor:
+        """Normalise the images chosen, shifted and mirrored.
+
+        Args:
+            images: ``(M, H, W, C)`` uint8.
+            index: ``(N,)`` which of them.
+            draws: N draws.
+            reflect: what comes in at the border is the image's reflection, in place of 0, that is the mean.
+
+        Returns:
+            ``(N, C, H, W)`` float32, channels last.
+        """
+        # Whole rows are copied first, since picking pixels by their place in the data set takes five times as long.
+        height, width, channels = images.shape[1:]
+        rows = torch.arange(height, device=images.device) + draws.shift[:, :1]  # (N, H)
+        columns = torch.arange(width, device=images.device).expand(len(index), width)
+        columns = torch.where(draws.mirrored[:, None], width - 1 - columns, columns) + draws.shift[:, 1:]  # (N, W)
+        if reflect:
+            rows, columns = _reflected(rows, height), _reflected(columns, width)
+        row = index[:, None] * height + rows.clamp(0, height - 1)  # (N, H)
+        chosen = images.reshape(-1, width * channels).index_select(0, row.flatten()).view(len(index), height, -1)
+        value = columns.clamp(0, width - 1)[:, :, None] * channels + torch.arange(channels, device=images.device)
+        normal = self._normal(chosen.gather(2, value.flatten(1)[:, None].expand_as(chosen)))  # (N, H, W*C)
+        if not reflect:
+            inside = ((columns >= 0) & (columns < width))[:, :, None].expand_as(value).flatten(1)  # (N, W*C)
+            normal.mul_(inside[:, None].float()).mul_(((rows >= 0) & (rows < height))[:, :, None].float())
+        return normal.view(len(index), height, width, channels).permute(0, 3, 1, 2)
+
+    def _normal(self, rows: Tensor) -> Tensor:
+        """Normalise rows ``(N, H, W*C)``: of three channels alone, the CPU's vectors would be mostly empty."""
+        width = rows.shape[2] // len(self.mean)
+        return rows.float().sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Fold places beyond the ends of ``[0, size - 1]`` back at them."""
+    return (size - 1) - ((size - 1) - places.abs()).abs()
 
 
 class Batches:
@@ -27,8 +127,7 @@ class Batches:
         augment: random crop and mirror.
         normaliser: of the data set.
         seed: of the run.
-        together: each of these processes takes its share of every batch; a last batch is left out if that would be a
-            single image.
+        together: each of these processes takes its share of every batch.
         drop_last: leave a smaller last batch out.
     """
 
@@ -62,22 +161,19 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
-        device = self.images.labels.device
-        order = torch.randperm(len(self.images), generator=generator).to(device)
-        draws = Draws.sample(self.augment, len(self.images), generator)
+        device, count = self.images.labels.device, len(self.images)
+        order = torch.randperm(count, generator=generator).to(device)
+        shift, mirrored = Draws.sample(self.augment, count, generator)
         if self.augment.alternating:  # Which side an image shows first; from then on it shows one after the other.
             first = torch.Generator().manual_seed(derived_seed(self.seed, "mirror"))
-            sides = torch.rand(len(self.images), generator=first) < 0.5
-            draws = Draws(draws.shift, (sides ^ bool(self.epoch % 2))[order.cpu()])
-        draws = draws.to(device)
+            mirrored = ((torch.rand(count, generator=first) < 0.5) ^ bool(self.epoch % 2))[order.cpu()]
+        shift, mirrored = shift.to(device), mirrored.to(device)
         for batch in range(len(self)):
-            end = min((batch + 1) * self.batch_size, len(order))
-            part = slice(batch * self.batch_size + self.together.rank, end, self.together.count)
-            index = order[part]
-            yield self._augmented(index, draws[part]), self.images.labels[index]
-
-    def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
-        return self.normaliser.augmented(self.images.images, index, draws, reflect=self.augment.reflect)
+            first_image = batch * self.batch_size
+            part = slice(first_image + self.together.rank, first_image + self.size(batch), self.together.count)
+            draws = Draws(shift[part], mirrored[part])
+            images = self.normaliser.augmented(self.images.images, order[part], draws, reflect=self.augment.reflect)
+            yield images, self.images.labels[order[part]]
 
 
 class Stream:

@@ -14,15 +14,9 @@ from empool.lab.train.schedule import Schedule, parse
 class PSchedule(pl.Callback):
     """Set p of all ensemble max-pooling and max-pooling dropout of a network, batch by batch, in a Lightning training.
 
-    The value is a function of the epoch and the batch alone, so a training that goes on from a checkpoint has the p
-    that it would have had; p itself is in no checkpoint. What is tested or predicted in between and after has the p
-    of that time, so that the expectation stands for the ensemble that is being trained. A network that is loaded
-    later has the p that it was made with: `empool.set_p` sets another.
-
-    Time runs in fractions of an epoch; where the number of batches is not known beforehand, in whole epochs.
-
-    With `torch.compile` each value of p is compiled anew, and after eight of them PyTorch gives up compiling the
-    network: leave p constant there, or compile other parts.
+    The value is a function of the epoch and the batch alone (of the epoch where the number of batches is unknown), so a
+    training that goes on from a checkpoint has the p that it would have had. What is tested in between and after has
+    the p of that time. A network that is loaded later has the p that it was made with: `empool.set_p` sets another.
 
     Args:
         schedule: "constant", "warmup:EPOCHS" (from 0 to p), "anneal:FINAL" (from p to FINAL at the end of the
@@ -47,14 +41,9 @@ class PSchedule(pl.Callback):
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD(self.parameters(), lr=0.1)
         >>> net = Net()
-        >>> trainer = lightning.Trainer(
-        ...     max_epochs=2,
-        ...     callbacks=[PSchedule("anneal:0.1", p=0.4)],
-        ...     logger=False,
-        ...     enable_checkpointing=False,
-        ...     enable_progress_bar=False,
-        ...     enable_model_summary=False,
-        ... )
+        >>> quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+        >>> schedule = PSchedule("anneal:0.1", p=0.4)
+        >>> trainer = lightning.Trainer(max_epochs=2, callbacks=[schedule], enable_model_summary=False, **quiet)
         >>> trainer.fit(net, torch.utils.data.DataLoader(torch.randn(8, 1, 4, 4), batch_size=4))
         >>> net.layers[0].p
         0.1

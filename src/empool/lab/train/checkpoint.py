@@ -17,8 +17,8 @@ from empool.lab.files import replacing
 _log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # of the epoch before; only while the run is unfinished
-_DAMAGED = (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)  # what zipfile raises too
 _PARTS = ("state_dict", "optimizer_states", "history")
+_DAMAGED = (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 def write(folder: Path, checkpoint: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def newest(folder: Path) -> dict[str, Any] | None:
         LabError: if all that there are are damaged.
     """
     paths = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
-    damages = []
+    damages: list[LabError] = []
     for path in paths:
         try:
             checkpoint = read_checkpoint(path, "delete it, and the run starts again")
@@ -71,6 +71,6 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not all(part in checkpoint for part in _PARTS):
             raise ValueError("it is no checkpoint of a run")
-    except (*_DAMAGED, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
     return checkpoint

@@ -1,10 +1,22 @@
-"""Where a run is computed."""
+"""Where and how a run is computed: device, memory, algorithms that repeat, compilation."""
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import functools
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from empool.lab.errors import LabError
+import torch
+from torch import nn
+
+from empool.lab.errors import LabError, first_line
+from empool.lab.study.run import RunConfig
+from empool.models import StochasticDepth
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt (malloc.h)
 
 
 def device_named(device: str) -> str:
@@ -18,3 +30,110 @@ def device_named(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+@functools.cache
+def keep_freed() -> bool:
+    """Let glibc keep what is freed for this process, from now on, and return whether it does.
+
+    By default it gives large blocks back to the system at once, which has to clear every page of them when the next
+    step takes them again: a sixth to a quarter of the processor's time in training the plain CNN. What an environment
+    variable of glibc's says about this is left as it is, and other C libraries are not asked.
+    """
+    told = any(name.startswith("MALLOC_") for name in os.environ)
+    if told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # Blocks of any size come from the heap, whose free end stays.
+    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextmanager
+def computing(config: RunConfig) -> Iterator[None]:
+    """Choose algorithms as a run wants them to the end of the context, and say in one line what PyTorch says in many.
+
+    Raises:
+        LabError: for an algorithm that doesn't repeat a run bit for bit, if that is wanted; a network that can't be
+            compiled, or not all of it, if that is; or a process for loading images that died.
+    """
+    deterministic, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    benchmark = torch.backends.cudnn.benchmark
+    if config.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Read when CUDA starts.
+        torch.use_deterministic_algorithms(True)
+    if config.device == "cuda":
+        torch.backends.cudnn.benchmark = not config.deterministic
+    try:
+        with _compiling() if config.compile else nullcontext():
+            yield
+    except Exception as error:
+        refused = _refusal(error, config.model)
+        if refused is None:
+            raise
+        raise refused from error
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _refusal(error: Exception, model: str) -> LabError | None:
+    said = first_line(error)
+    if "does not have a deterministic implementation" in str(error):
+        return LabError(
+            f"--deterministic: PyTorch has no {said.partition(' ')[0]} that gives the same bits each time on this "
+            "device: leave --deterministic out"
+        )
+    if said.startswith("DataLoader worker"):
+        return LabError(
+            f"a process that loads images died, often for want of memory ({said}): start again, and the run goes on "
+            "from its last whole epoch"
+        )
+    kinds = [kind.__name__ for kind in type(error).__mro__]  # Importing them takes a second.
+    if "FailOnRecompileLimitHit" in kinds:
+        return LabError(
+            f"--compile: {model} needs more versions of its code than PyTorch keeps (torch._dynamo.config."
+            "recompile_limit), and the rest would be left uncompiled. Leave --compile out"
+        )
+    if "TorchDynamoException" in kinds:
+        return LabError(
+            f"--compile: PyTorch cannot compile {model} here ({said}); on the CPU it needs a C++ compiler, on a GPU "
+            "Triton. Leave --compile out, or install what is missing"
+        )
+    return None
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Forget what was compiled before, and let no part of a network silently be left uncompiled.
+
+    PyTorch keeps a few compiled versions of a function and runs it as it is when it would need more; every network of
+    a kind, whatever its pooling, is another version of the same function.
+    """
+    from torch._dynamo import config
+
+    torch.compiler.reset()
+    with config.patch(fail_on_recompile_limit_hit=True):
+        yield
+
+
+def compile_(network: nn.Module, device: str) -> None:
+    """Have calls of a network compiled when it is called first, in place: names and places of its weights stay.
+
+    A network of stochastic depth is compiled block by block, since every batch passes over other blocks; without CUDA
+    graphs, of which one would be recorded for each choice of blocks.
+    """
+    if not isinstance(network, StochasticDepth):
+        network.compile(mode="reduce-overhead" if device == "cuda" else None, dynamic=False)
+        return
+    for block in network.blocks:
+        residual = block.get_submodule("residual")
+        # Its `compile` would leave the forward of `nn.Sequential`, which is PyTorch's own, as it is.
+        residual.forward = torch.compile(residual.forward, dynamic=False)
+
+
+def stance(compiled: bool) -> AbstractContextManager[object]:
+    """Give the context in which calls are compiled, or computed as if they were not."""
+    return nullcontext() if compiled else torch.compiler.set_stance("force_eager")

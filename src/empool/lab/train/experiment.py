@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from empool.lab.data.sets import Data, Split, Streamed
+from empool.lab.data.sets import DataSet, Split, Streamed
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
-from empool.lab.train import augment, compilation, processes
-from empool.lab.train.augment import Normaliser
-from empool.lab.train.batches import Batches, Stream
+from empool.lab.train import batches, device, processes
+from empool.lab.train.batches import Batches, Normaliser, Stream
 from empool.lab.train.metrics import Scores, Tally
 
 _TEST_BATCH = 500  # images
@@ -32,35 +31,35 @@ class Experiment(nn.Module):
 
     batches: Any  # of an epoch: sized, with the number of the epoch in `epoch` and the images behind them in `images`
     test_images: Split | Streamed
-    held_out: Split | None  # training images that are measured alone
+    held_out: Split | None = None  # training images that are measured alone
 
-    def __init__(self, config: RunConfig, network: nn.Module, data: Data) -> None:
+    def __init__(self, config: RunConfig, network: nn.Module, data: DataSet) -> None:
         super().__init__()
         self.config = config
         self.network = network.to(config.device)
         if config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
         if config.compile:
-            compilation.compile_(network, config.device)
+            device.compile_(network, config.device)
         self.together = processes.connected()
         self.num_classes = len(data.classes)
-        recipe, device = config.training, torch.device(config.device)
+        self.test_images = data.test.to(config.device) if isinstance(data.test, Split) else data.test
         if not isinstance(data.train, Split):
             self.batches = Stream(data.train, config, training=True)
-            self.test_images, self.held_out = data.test, None
             return
-        self.normaliser = Normaliser(data.mean, data.std, device)
+        if data.validation is not None:
+            self.held_out = data.validation.to(config.device)
+        self.normaliser = Normaliser(data.mean, data.std, config.device)
+        recipe = config.training
         self.batches = Batches(
-            data.train.to(device),
+            data.train.to(config.device),
             recipe.batch_size,
-            augment.parse(recipe.augment),
+            batches.parse(recipe.augment),
             self.normaliser,
             config.seed,
             self.together,
             drop_last=getattr(recipe, "drop_last", False),
         )
-        self.test_images = data.test.to(device) if isinstance(data.test, Split) else data.test
-        self.held_out = data.validation.to(device) if data.validation is not None else None
 
     def prepare(self) -> None:
         """Let a network that has a `prepare_` see training images before it is trained."""
@@ -77,7 +76,7 @@ class Experiment(nn.Module):
         """Count the predictions for images as they are, in inference mode."""
         self.network.eval()
         self.together.share_buffers(self.network)
-        tally = Tally(self.num_classes, torch.device(self.config.device))
+        tally = Tally(self.num_classes, self.config.device)
         for batch, labels in self.plain_batches(images):
             tally.add_logits(self(batch), labels)
         self.network.train()
@@ -101,18 +100,18 @@ class Experiment(nn.Module):
         half = self.config.precision == "bfloat16"
         # Other sizes, and inference mode, would each be compiled anew.
         compiled = self.network.training and len(images) == self.config.training.batch_size
-        stance = compilation.stance(compiled) if self.config.compile else nullcontext()
+        stance = device.stance(compiled) if self.config.compile else nullcontext()
         with stance, torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
             logits: Tensor = (through or self.network)(images)
         return logits.float()
 
 
-def make_experiment(config: RunConfig, data: Data) -> Experiment:
+def make_experiment(config: RunConfig, data: DataSet) -> Experiment:
     """Make a run's network and put it together with its data."""
     return Experiment(config, make_network(config, data), data)
 
 
-def make_network(config: RunConfig, data: Data) -> nn.Module:
+def make_network(config: RunConfig, data: DataSet) -> nn.Module:
     """Make a run's network; options of its own come from the fields of its recipe, the image size from the data.
 
     Raises:

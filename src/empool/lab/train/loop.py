@@ -6,11 +6,9 @@ import base64
 import csv
 import io
 import math
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,18 +20,23 @@ from torch.nn import functional as F
 from empool import models
 from empool.ensemble import set_p
 from empool.lab import provenance
-from empool.lab.data.sets import Data
-from empool.lab.errors import LabError, first_line
+from empool.lab.data.sets import DataSet
+from empool.lab.errors import LabError
 from empool.lab.files import read_object, write_json, write_text
 from empool.lab.study.run import RunConfig, derived_seed, difference
 from empool.lab.train import checkpoint as checkpoints
-from empool.lab.train import compilation, memory, processes, schedule, signals
+from empool.lab.train import processes, schedule, signals
+from empool.lab.train.device import computing, keep_freed
 from empool.lab.train.experiment import Experiment, finite, make_experiment
 from empool.lab.train.optimise import Optimiser
 
 COLUMNS = (
     *("epoch", "lr", "train_loss", "train_error"),
     *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "seconds"),
+)
+_TESTED = (
+    *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "validation_loss"),
+    *("fitted_loss", "fitted_error", "reliability", "correct"),
 )
 TESTS = 20  # times that a long run is tested; its last epoch always is
 
@@ -50,33 +53,26 @@ Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an
 class Journal(Protocol):
     """What is told of a run's epochs as they end, and of its record."""
 
-    def tell(self, history: list[Row]) -> None:
-        """Take the rows of all epochs so far."""
+    def tell(self, history: list[Row]) -> None: ...
 
-    def end(self, history: list[Row], record: dict[str, Any]) -> None:
-        """Take the record."""
+    def end(self, history: list[Row], record: dict[str, Any]) -> None: ...
 
 
 class _Run:
-    """A run under way.
-
-    Attributes:
-        history: the rows so far.
-        origins: what began the run, and what went on with it and is not the same; each with the first epoch that it
-            did.
-    """
+    """A run under way."""
 
     def __init__(self, experiment: Experiment, watch: Watch, term: signals.Deferred) -> None:
         self.experiment, self.watch, self.term = experiment, watch, term
         self.config, self.together, self.batches = experiment.config, experiment.together, experiment.batches
         self.recipe = self.config.training
         self.optimiser = Optimiser(experiment.network, self.recipe, len(self.batches))
-        self.history: list[Row] = []
+        self.history: list[Row] = []  # so far
+        # What began the run, and what went on with it and is not the same; each with the first epoch that it did.
         self.origins = [{"epoch": 1, **provenance.origin(self.config.device, self.together.count)}]
         self.schedule = None if self.config.p is None else schedule.parse(self.config.p_schedule)
         self.through: nn.Module = experiment.network
         # loss, errors; read once an epoch
-        self.totals = torch.zeros(2, dtype=torch.float64, device=torch.device(self.config.device))
+        self.totals = torch.zeros(2, dtype=torch.float64, device=self.config.device)
 
     def begin(self, found: dict[str, Any] | None) -> None:
         """Take the weights as they are, or those of a checkpoint."""
@@ -90,10 +86,11 @@ class _Run:
             self.experiment.network = convert(self.experiment.network)
         self.through = self.experiment.network
         if self.together.count > 1:
-            dropped = isinstance(self.experiment.network, models.StochasticDepth)  # Blocks that are have no gradient.
-            places = [self.together.local_rank] if self.config.device == "cuda" else None
             self.through = nn.parallel.DistributedDataParallel(
-                self.experiment.network, device_ids=places, find_unused_parameters=dropped
+                self.experiment.network,
+                device_ids=[self.together.local_rank] if self.config.device == "cuda" else None,
+                # Blocks that are dropped have no gradient.
+                find_unused_parameters=isinstance(self.experiment.network, models.StochasticDepth),
             )
         if found is None:
             return
@@ -168,12 +165,12 @@ class _Run:
         loss = self.optimiser.loss(logits, labels)
         with torch.no_grad():
             plain = loss * len(labels)
-            if self.optimiser.sums or self.optimiser.smoothing:
+            if self.optimiser.reduction == "sum" or self.optimiser.smoothing:
                 plain = F.cross_entropy(logits, labels, reduction="sum")
             self.totals += torch.stack((plain, (logits.argmax(1) != labels).sum()))
         if self.together.count > 1:
             # The mean over processes, which is to come, of these is the mean, or the sum, over the whole batch.
-            share = 1 if self.optimiser.sums else len(labels) / self.batches.size(batch)
+            share = 1 if self.optimiser.reduction == "sum" else len(labels) / self.batches.size(batch)
             loss = loss * (share * self.together.count)
         self.optimiser.sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -188,24 +185,22 @@ class _Run:
         """Test after an epoch, if it is time to."""
         experiment, epochs = self.experiment, self.recipe.epochs
         last = diverged or epoch == epochs
-        row: Row = dict.fromkeys(("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error"))
-        row |= dict.fromkeys(("validation_loss", "fitted_loss", "fitted_error", "reliability", "correct"))
+        row: Row = dict.fromkeys(_TESTED)
         if last or epoch % math.ceil(epochs / TESTS) == 0:
             tested = experiment.tally(experiment.test_images)
             row["test_loss"], row["test_error"], row["test_ece"], row["test_top5_error"] = tested.scores()
             if experiment.held_out is not None:
                 row["validation_loss"], row["validation_error"], *_ = experiment.test(experiment.held_out)
-            if last:
-                row["reliability"] = tested.reliability()
-                row["correct"] = base64.b64encode(np.packbits(tested.right().cpu().numpy()).tobytes()).decode()
         if last:
+            row["reliability"] = tested.reliability()
+            row["correct"] = base64.b64encode(np.packbits(tested.right().cpu().numpy()).tobytes()).decode()
             row["fitted_loss"], row["fitted_error"], *_ = experiment.test(self.batches.images)
         return row
 
 
 def fit(
     config: RunConfig,
-    data: Data,
+    data: DataSet,
     directory: Path,
     watch: Watch = lambda epochs, row: None,
     journal: Journal | None = None,
@@ -220,7 +215,7 @@ def fit(
         data: its data set.
         directory: of the study.
         watch: is told of progress.
-        journal: is told of every epoch, and of the record.
+        journal: likewise.
 
     Returns:
         The record, as in results.json. Its device, threads, processes, versions and commit are those that the run began
@@ -234,14 +229,13 @@ def fit(
             raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
     if config.device == "cpu":
-        memory.keep_freed()
+        keep_freed()
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
     found = _checkpoint(config, folder, together) if together.rank == 0 else None
     found = together.tell(found)
-    compiled = compilation.complete(config.model) if config.compile else nullcontext()
-    with compiled, _repeatable(config), _explained(), signals.deferred() as term, warnings.catch_warnings():
+    with computing(config), signals.deferred() as term, warnings.catch_warnings():
         # PyTorch's compiler asks for the gradient of every input of what it compiles.
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
         torch.manual_seed(derived_seed(config.seed, "weights"))
@@ -276,43 +270,6 @@ def _write_metrics(path: Path, history: list[Row]) -> None:
     write_text(path, text.getvalue())
 
 
-@contextmanager
-def _repeatable(config: RunConfig) -> Iterator[None]:
-    """Choose algorithms that repeat a run bit for bit, if that is wanted, to the end of the context."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    if config.deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Read when CUDA starts.
-        torch.use_deterministic_algorithms(True)
-    if config.device == "cuda":
-        torch.backends.cudnn.benchmark = not config.deterministic
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = benchmark
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say in one line what PyTorch says in many."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "does not have a deterministic implementation" in str(error):
-            operator = first_line(error).partition(" ")[0]
-            raise LabError(
-                f"--deterministic: PyTorch has no {operator} that gives the same bits each time on this device: leave "
-                "--deterministic out"
-            ) from error
-        if not first_line(error).startswith("DataLoader worker"):
-            raise
-        raise LabError(
-            f"a process that loads images died, often for want of memory ({first_line(error)}): start again, and the "
-            "run goes on from its last whole epoch"
-        ) from error
-
-
 def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) -> dict[str, Any] | None:
     """Read the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
     written = folder / "config.json"
@@ -331,57 +288,41 @@ def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) 
         return None
     began = found.get("origins", [{"processes": together.count}])[0]["processes"]
     if config.device != device:
-        raise LabError(
-            f"{folder} was begun on {device}, not {config.device}: go on with --device {device}, or choose another "
-            "--out"
-        )
-    if together.count != began:
-        raise LabError(
-            f"{folder} was begun with {began} in the place of {together.count} processes: start as many again, or "
-            "choose another --out"
-        )
-    return found
+        how = f"on {device}, not {config.device}: go on with --device {device}"
+    elif together.count != began:
+        how = f"with {began} in the place of {together.count} processes: start as many again"
+    else:
+        return found
+    raise LabError(f"{folder} was begun {how}, or choose another --out")
 
 
-def _record(run: _Run, data: Data) -> dict[str, Any]:
+def _record(run: _Run, data: DataSet) -> dict[str, Any]:
     config, history, recipe = run.config, run.history, run.recipe
     last = history[-1]
     began, *resumed = ({**origin} for origin in run.origins)
     del began["epoch"]
     losses = {"test_loss": finite(last["test_loss"]), "train_loss": finite(last["fitted_loss"])}
-    # A checkpoint may be of a version that computed no ECE.
-    calibration = {"test_nll": losses["test_loss"], "test_ece": finite(last.get("test_ece"))}
     seconds = sum(row["seconds"] or 0.0 for row in history)
     images = len(run.batches.images)
     seen = sum((row.get("images_per_second") or 0.0) * (row["seconds"] or 0.0) or images for row in history)
     size = data.image_size
+    chosen = ("data", "model", "pooling", "p", "seed", "train_limit", "test_limit", "precision", "p_schedule")
     return {
-        "data": config.data,
-        "model": config.model,
-        "pooling": config.pooling,
-        "p": config.p,
-        "seed": config.seed,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "train_limit": config.train_limit,
-        "test_limit": config.test_limit,
+        **{name: getattr(config, name) for name in chosen},
+        **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "augment")},
         "train_images": images,
         "test_images": len(run.experiment.test_images),
         "classes": run.experiment.num_classes,
         "image_shape": None if size is None else [data.in_channels, *size],
         "chance_error": data.train.chance_error,
-        "augment": recipe.augment,
-        "precision": config.precision,
-        "p_schedule": config.p_schedule,
         "test_error": last["test_error"],
-        "test_top5_error": last.get("test_top5_error"),
         "train_error": last["fitted_error"],
         **losses,
-        **calibration,
-        "validation_error": last.get("validation_error"),
-        "validation_loss": finite(last.get("validation_loss")),
+        "test_nll": losses["test_loss"],
+        # A checkpoint may be of a version that computed no others.
+        **{name: last.get(name) for name in ("test_top5_error", "validation_error", "correct")},
+        **{name: finite(last.get(name)) for name in ("test_ece", "validation_loss")},
         "calibration": last.get("reliability"),
-        "correct": last.get("correct"),
         "converged": None not in losses.values() and finite(last["train_loss"]) is not None,
         "seconds": seconds + sum(row["test_seconds"] or 0.0 for row in history),
         "images_per_second": seen / seconds,

@@ -15,21 +15,14 @@ ECE_BINS = 15  # of equal width in [0, 1]
 
 
 class Scores(NamedTuple):
-    """What `Tally` counted.
+    """What `Tally` counted."""
 
-    Attributes:
-        nll: mean negative log-likelihood of the true classes (cross entropy), in nats.
-        error: percentage of images whose largest probability is not that of their class.
-        ece: expected calibration error, in percent: how far the largest probability is from the share of right
-            answers, on average over 15 bins of that probability; NaN where `nll` is not finite.
-        top5_error: percentage of images whose class is not among the five of largest probability; None if there are no
-            more than five classes.
-    """
-
-    nll: float
-    error: float
+    nll: float  # mean negative log-likelihood of the true classes (cross entropy), in nats
+    error: float  # percentage of images whose largest probability is not that of their class
+    # Expected calibration error, in percent: how far the largest probability is from the share of right answers, on
+    # average over 15 bins of that probability; NaN where `nll` is not finite.
     ece: float
-    top5_error: float | None
+    top5_error: float | None  # percentage whose class is not among the best five; None if there are no more than five
 
 
 class Tally:

@@ -26,14 +26,12 @@ class Optimiser:
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps: int) -> None:
-        self.network, self.recipe, self.steps = network, recipe, steps
-        self.own: Any = recipe  # what else it may have
+        self.network, self.steps, self.total = network, steps, recipe.epochs * steps
+        self.recipe: Any = recipe  # with what else it may have
         groups: list[dict[str, Any]]
-        if hasattr(self.own, "groups"):
-            groups = self.own.groups(network)
-        else:
-            rate = recipe.rate(0)
-            groups = [{"params": list(network.parameters()), "lr": rate, "weight_decay": recipe.weight_decay}]
+        groups = [{"params": list(network.parameters()), "lr": recipe.rate(0), "weight_decay": recipe.weight_decay}]
+        if hasattr(self.recipe, "groups"):
+            groups = self.recipe.groups(network)
         self.highest = [group["lr"] for group in groups]
         self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         self.lookahead: int = getattr(recipe, "lookahead", 0)
@@ -41,7 +39,7 @@ class Optimiser:
         # Before a recipe freezes others for a while: these are never trained, nor averaged.
         self.frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
         self.smoothing: float = getattr(recipe, "label_smoothing", 0.0)
-        self.sums: bool = getattr(recipe, "reduction", "mean") == "sum"
+        self.reduction: str = getattr(recipe, "reduction", "mean")
 
     @property
     def rate(self) -> float:
@@ -55,28 +53,26 @@ class Optimiser:
     def begin_epoch(self, epoch: int) -> None:
         """Let the recipe choose what is trained."""
         if hasattr(self.recipe, "begin_epoch"):
-            self.own.begin_epoch(self.network, epoch)
+            self.recipe.begin_epoch(self.network, epoch)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss that is descended, as the recipe reduces it over the batch."""
-        reduction = "sum" if self.sums else "mean"
-        return F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction=reduction)
+        return F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction=self.reduction)
 
     def set_rate(self, step: int) -> None:
         """Set the rates of a step, counted from 0 over all epochs."""
         epoch = step // self.steps + step % self.steps / self.steps
+        factor = getattr(self.recipe, "factor", None)
         for group, highest in zip(self.sgd.param_groups, self.highest, strict=True):
-            factor = getattr(self.recipe, "factor", None)
-            total = self.recipe.epochs * self.steps
-            group["lr"] = highest * factor(step, total) if factor else self.recipe.rate(epoch)
+            group["lr"] = highest * factor(step, self.total) if factor else self.recipe.rate(epoch)
 
     def step(self, step: int) -> None:
         """Do a step from the gradients that there are."""
         self.sgd.step()
-        done, total = step + 1, self.recipe.epochs * self.steps
+        done = step + 1
         if self.lookahead and done % self.lookahead == 0:
-            self._look_ahead(self.own.slow_share(done, total))
-        if self.lookahead and done == total:
+            self._look_ahead(self.recipe.slow_share(done, self.total))
+        if self.lookahead and done == self.total:
             self._look_ahead(1.0)
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,19 +17,12 @@ if TYPE_CHECKING:  # Importing it takes seconds, and whether to show progress is
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that were started together, and which of them this is.
+    """Those that were started together, and which of them this is."""
 
-    Attributes:
-        rank: of this one; the first, 0, alone writes and prints.
-        count: of all.
-        local_rank: of this one among those of its node; also the number of its GPU.
-        local_count: of those of its node.
-    """
-
-    rank: int = 0
-    count: int = 1
-    local_rank: int = 0
-    local_count: int = 1
+    rank: int = 0  # of this one; the first, 0, alone writes and prints
+    count: int = 1  # of all
+    local_rank: int = 0  # of this one among those of its node; also the number of its GPU
+    local_count: int = 1  # of those of its node
 
     def tell(self, what: Any) -> Any:
         """Give to all what the first of them gives; all must call this."""

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 from empool.distributions import probability
 
-SPELLINGS = ("constant", "warmup:EPOCHS", "anneal:FINAL", "cosine:FINAL")
-
 
 @dataclass(frozen=True)
 class Schedule:
     """How p changes: a function of the time alone. `str` spells it, and `parse` reads the spelling.
 
     Attributes:
-        kind: "constant"; "warmup", from 0 to p along a line, then constant; "anneal", from p to another value along a
-            line; "cosine", the same along half a cosine.
+        kind: "constant"; "warmup", from 0 to p along a line; "anneal", from p to another value along a line; "cosine".
         number: epochs of the warm-up, or the value at the end of the training; not used by "constant".
     """
 
@@ -32,13 +29,7 @@ class Schedule:
         return self.kind in ("anneal", "cosine")
 
     def value(self, p: float, epoch: float, epochs: float) -> float:
-        """Give the probability after some epochs of a training.
-
-        Args:
-            p: the probability that is scheduled.
-            epoch: epochs done, a fraction of one included.
-            epochs: of the whole training.
-        """
+        """Give the probability that p has become after some of a training's epochs, a fraction of one included."""
         if self.kind == "constant":
             return p
         if self.kind == "warmup":
@@ -64,12 +55,10 @@ def parse(spelling: str) -> Schedule:
     if spelling.strip() == "constant":
         return Schedule()
     try:
-        number = float(text)
-        known = kind in ("warmup", "anneal", "cosine")
+        number = float(text if kind in ("warmup", "anneal", "cosine") else "")
     except ValueError:
-        known = False
-    if not known:
-        raise ValueError(f'p_schedule: expected {", ".join(SPELLINGS[:-1])} or {SPELLINGS[-1]}, got "{spelling}"')
+        expected = "constant, warmup:EPOCHS, anneal:FINAL or cosine:FINAL"
+        raise ValueError(f'p_schedule: expected {expected}, got "{spelling}"') from None
     if kind != "warmup":
         return Schedule(kind, probability("p_schedule", "FINAL", number))
     if not 0 < number < math.inf:

@@ -32,14 +32,9 @@ def raised() -> Iterator[None]:
 
 
 class Deferred:
-    """Notes that SIGTERM came.
+    """Notes that SIGTERM came."""
 
-    Attributes:
-        came: whether it did, here or, if that is set, in a process that ends together with this one.
-    """
-
-    def __init__(self) -> None:
-        self.came = False
+    came = False  # or, if that is set, to a process that ends together with this one
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""

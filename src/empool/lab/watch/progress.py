@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console
@@ -18,36 +17,55 @@ if TYPE_CHECKING:  # Importing it would load PyTorch, which takes seconds, befor
 
     from empool.lab.study.run import RunConfig
 
-_QUIET = 30.0  # seconds between lines on one run, where lines cannot be taken back
+_QUIET = 30.0  # seconds between lines on one run, where there are no bars
 _LEAST = 0.02  # share of the work that must be done before the rest is estimated
-Row = Mapping[str, Any]
 
 
 class Progress(logging.Handler):
-    """Is told what happens, and shows it; a context, in which it shows what the lab logs too.
+    """Shows what happens and, while it is entered, what the lab logs: lines, and on a terminal bars below them.
+
+    Args:
+        file: where it goes; None is standard error.
+        quiet: show nothing.
+        console: in place of a file.
 
     Attributes:
         runs: of the study.
         left: epochs that each run has before it, of those that are not done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: IO[str] | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
         super().__init__(logging.INFO)
+        self.console = console or Console(file=file, stderr=file is None, quiet=quiet)
+        columns = bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=20)
+        self.drawn = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.bars = bars.Progress(
+            *columns,
+            bars.TextColumn("{task.fields[known]}", style="dim"),
+            console=self.console,
+            transient=True,
+            disable=not self.drawn,
+        )
+        self.whole = self.bars.add_task("study", total=None, known="starting ...")
+        self.tasks: dict[RunConfig, bars.TaskID] = {}
         self.runs: Sequence[RunConfig] = ()
         self.left: dict[RunConfig, float] = {}
-        self.first: dict[RunConfig, float] = {}  # epochs that a run had before it when it was taken up
-        self.began = self.worked = 0.0
+        self.on: set[RunConfig] = set()  # runs of which it is known where they started or went on
+        self.worked = 0.0  # epochs done since the beginning
+        self.began = self.said = time.monotonic()
 
     def __enter__(self) -> Self:
         self.log = logging.getLogger("empool.lab")
         self.before = self.log.handlers[:], self.log.level, self.log.propagate
         self.log.handlers[:], self.log.propagate = [self], False
         self.log.setLevel(logging.INFO)
+        self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.bars.stop()
         self.log.handlers[:], level, self.log.propagate = self.before
         self.log.setLevel(level)
 
@@ -57,6 +75,8 @@ class Progress(logging.Handler):
 
     def say(self, line: str) -> None:
         """Show a line that stays."""
+        self.console.print(Text(line), soft_wrap=True)
+        self.said = time.monotonic()
 
     def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
         """Take up a study, with the records of the runs that are done already."""
@@ -70,19 +90,29 @@ class Progress(logging.Handler):
 
     def started(self, run: RunConfig) -> None:
         """Note that a run starts, or goes on."""
-        self.first.pop(run, None)
+        self.on.discard(run)
+        if run not in self.tasks:
+            self.tasks[run] = self.bars.add_task(run.title, total=run.training.epochs, known="")
 
-    def advanced(self, run: RunConfig, epochs: float, row: Row | None) -> None:
+    def advanced(self, run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> None:
         """Note how far a run is; `row` is the epoch's metrics when one ends."""
         left = run.training.epochs - epochs
-        before = self.left.get(run, left) if run in self.first else left
-        self.first.setdefault(run, left)
-        self.worked += max(0.0, before - left)
+        if run in self.on:
+            self.worked += max(0.0, self.left[run] - left)
+        self.on.add(run)
         self.left[run] = left
+        known: Any = {} if row is None else {"known": state(run, epochs, row)}
+        self.bars.update(self.tasks[run], completed=epochs, **known)
+        total = sum(other.training.epochs for other in self.runs)
+        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self._rest()}"
+        self.bars.update(self.whole, total=total, completed=total - sum(self.left.values()), known=done)
+        if not self.drawn and time.monotonic() - self.said > _QUIET and left > 0:
+            self.say(f"{run.title}: {state(run, epochs, row)}{self._rest()}")
 
     def finished(self, run: RunConfig, record: Mapping[str, Any]) -> None:
-        """Note that a run is done."""
+        """Note that a run is done, and show its result."""
         self.left.pop(run, None)
+        self.bars.remove_task(self.tasks.pop(run))
         result = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
         done = len(self.runs) - len(self.left)
         self.say(f"[{done}/{len(self.runs)}] {run.title}: {result} ({duration(record['seconds'])}){self._rest()}")
@@ -90,103 +120,16 @@ class Progress(logging.Handler):
     def seconds_left(self) -> float | None:
         """Estimate the time that is left, from that of the epochs done; None while too little is known."""
         left = sum(self.left.values())
-        if self.worked < _LEAST * (left + self.worked):
+        if not self.worked or self.worked < _LEAST * (left + self.worked):
             return None
-        return (time.monotonic() - self.began) / self.worked * left if self.worked else None
+        return (time.monotonic() - self.began) / self.worked * left
 
     def _rest(self) -> str:
         seconds = self.seconds_left()
         return f", about {duration(seconds)} left" if seconds else ""
 
 
-class Quiet(Progress):
-    """Shows nothing."""
-
-
-class Lines(Progress):
-    """Progress as plain lines, for a file or a pipe.
-
-    Args:
-        file: where they go; by default standard error.
-    """
-
-    def __init__(self, file: Any = None) -> None:
-        super().__init__()
-        self.file = file or sys.stderr
-        self.said = time.monotonic()
-
-    def say(self, line: str) -> None:
-        """Print a line."""
-        print(line, file=self.file, flush=True)
-        self.said = time.monotonic()
-
-    def advanced(self, run: RunConfig, epochs: float, row: Row | None) -> None:
-        """Print the state of a run that takes long."""
-        super().advanced(run, epochs, row)
-        if time.monotonic() - self.said > _QUIET and epochs < run.training.epochs:
-            self.say(f"{run.title}: {state(run, epochs, row)}{self._rest()}")
-
-
-class Screen(Progress):
-    """Progress on a terminal: a bar for the study and one for each run that is on.
-
-    Args:
-        console: by default that of standard error.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__()
-        self.console = console or Console(stderr=True)
-        self.bars = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(bar_width=20),
-            bars.TextColumn("{task.fields[known]}", style="dim"),
-            console=self.console,
-            transient=True,
-        )
-        self.whole = self.bars.add_task("study", total=None, known="starting ...")
-        self.tasks: dict[RunConfig, bars.TaskID] = {}
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.bars.stop()
-        super().__exit__(kind, error, traceback)
-
-    def say(self, line: str) -> None:
-        """Print a line above the bars."""
-        self.console.print(Text(line), soft_wrap=True)
-
-    def started(self, run: RunConfig) -> None:
-        """Add the run's bar."""
-        super().started(run)
-        if run not in self.tasks:
-            self.tasks[run] = self.bars.add_task(run.title, total=run.training.epochs, known="")
-
-    def advanced(self, run: RunConfig, epochs: float, row: Row | None) -> None:
-        """Move the bars; the last metrics stay until the next."""
-        super().advanced(run, epochs, row)
-        if run in self.tasks:
-            self.bars.update(self.tasks[run], completed=epochs)
-            if row is not None:
-                self.bars.update(self.tasks[run], known=state(run, epochs, row))
-        total = sum(other.training.epochs for other in self.runs)
-        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self._rest()}"
-        self.bars.update(self.whole, total=total, completed=total - sum(self.left.values()), known=done)
-
-    def finished(self, run: RunConfig, record: Mapping[str, Any]) -> None:
-        """Take the run's bar away, and leave its result."""
-        super().finished(run, record)
-        if run in self.tasks:
-            self.bars.remove_task(self.tasks.pop(run))
-
-
-def state(run: RunConfig, epochs: float, row: Row | None) -> str:
+def state(run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> str:
     """Say how far a run is, and how good."""
     parts = [f"epoch {min(int(epochs) + 1, run.training.epochs)} of {run.training.epochs}"]
     if row is not None:
@@ -202,9 +145,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def progress() -> Progress:
-    """Choose how to show progress: on standard error, by whether it is a terminal."""
-    console = Console(stderr=True)  # A dumb terminal cannot take back what it shows.
-    return Screen(console) if console.is_terminal and not console.is_dumb_terminal else Lines()

@@ -1,13 +1,27 @@
-"""What may be compared: runs of one setting that were computed alike, and that learnt something."""
+"""The records of runs: read, checked, and split into those of one setting, which may be compared."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
+from empool.lab.errors import LabError
+from empool.lab.files import read_json
+
 Record = Mapping[str, Any]
+
+# Fields without which a record says nothing, and their types.
+REQUIRED: Mapping[str, type | tuple[type, ...]] = {
+    "data": str,
+    "model": str,
+    "pooling": str,
+    "seed": int,
+    "converged": bool,
+    "test_error": (int, float, type(None)),
+}
 
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment", "p_schedule")
 """What runs must share to be compared; records that differ in one of these get a section of their own."""
@@ -15,6 +29,15 @@ _DEFAULTS = {"p_schedule": "constant"}
 
 COMPUTED = ("device", "threads", "precision", "commit")
 """What should be the same within a table, and is named in its head where it is not."""
+
+RULES = {
+    "expectation": "expectation",
+    "recalibrated": "recalibrated",
+    "monte_carlo": "Monte Carlo",
+    "plain_max": "plain max",
+}
+"""How one trained network is tested, as the records of an evaluation and as people call it."""
+_LATER = "recalibrated"  # a rule that older evaluations lack
 
 # Of data sets with a name, for records of before they said it: classes, test images, image shape.
 _KNOWN = {
@@ -25,6 +48,46 @@ _KNOWN = {
     "svhn": (10, 26_032, (3, 32, 32)),
 }
 _NEAR_CHANCE = 1.0  # points by which a network that says nearly the same of all images can be better than chance
+
+
+def read_records(directory: Path) -> list[Record]:
+    """Read the records of a study.
+
+    Raises:
+        LabError: if results.json is missing, is no JSON, or holds something else than records.
+    """
+    path = Path(directory) / "results.json"
+    if not path.is_file():
+        raise LabError(f"{path} is missing: expected the folder of a study, as empool compare --out names it")
+    return checked(read_json(path), str(path))
+
+
+def checked(records: Any, source: str) -> list[Record]:
+    """Return records that say what every record must say.
+
+    Raises:
+        LabError: for others, and for none.
+    """
+    if not isinstance(records, list) or not records:
+        raise LabError(f"{source} holds no runs: expected a list of records, one a run")
+    for number, record in enumerate(records, start=1):
+        for name, kinds in REQUIRED.items():
+            if not isinstance(record, dict) or name not in record or not isinstance(record[name], kinds):
+                raise LabError(f"{source}: run {number} has no valid {name}")
+    return records
+
+
+def read_evaluation(path: Path) -> list[dict[str, Any]]:
+    """Read evaluation.json; a rule that it does not know is None.
+
+    Raises:
+        LabError: if it holds something else.
+    """
+    records = read_json(path)
+    needed = {"pooling", "seed", "samples", "draws", *RULES} - {_LATER}
+    if not isinstance(records, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in records):
+        raise LabError(f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it")
+    return [{_LATER: None, **record} for record in records]
 
 
 def group(records: Sequence[Record]) -> list[list[Record]]:
@@ -79,8 +142,8 @@ def images_trained(record: Record) -> int | None:
 
 def images_tested(record: Record) -> int | None:
     """Give the number of test images, if it is known."""
-    whole, limit = record.get("test_images") or _known(record)[1], record.get("test_limit")
-    return min(whole, limit) if whole and limit else whole or limit
+    known = [number for number in (record.get("test_images") or _known(record)[1], record.get("test_limit")) if number]
+    return min(known, default=None)
 
 
 def augmented(record: Record) -> bool:
@@ -95,6 +158,16 @@ def converged(record: Record) -> bool:
     error, number = record.get("train_error"), classes(record)
     chance = record.get("chance_error") or (100 * (1 - 1 / number) if number else None)
     return error is None or chance is None or error < chance - _NEAR_CHANCE
+
+
+def finite(value: object) -> bool:
+    """Tell whether a field holds a number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def distinct(records: Iterable[Record], name: str) -> list[Any]:
+    """List the values of a field that is recorded, each once."""
+    return list(dict.fromkeys(record[name] for record in records if record.get(name) is not None))
 
 
 def differences(records: Sequence[Record]) -> list[str]:
