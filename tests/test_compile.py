@@ -41,21 +41,6 @@ class _Every(nn.Module):
         return torch.cat([pool(features) for pool in self.pools], dim=1)
 
 
-def test_both_phases() -> None:
-    torch.manual_seed(1)
-    model, input = _Every(), torch.randn(2, 3, 10, 10)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    model.eval()
-    torch.testing.assert_close(compiled(input), model(input), **MEANS[torch.float32])
-    model.train()
-    first, second = compiled(input), compiled(input)
-    assert not torch.equal(first, second)
-    # Each of the methods draws anew.
-    assert all(not torch.equal(a, b) for a, b in zip(first.split(5, 1), second.split(5, 1), strict=True))
-    gradients = torch.autograd.grad(compiled(input).square().sum(), list(model.parameters()))
-    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
-
-
 @pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
 def test_a_given_seed_draws_what_eager_draws(backend: str) -> None:
     """And none draws anew. Inductor compiles code for each layout: it has one of them here, the other below."""

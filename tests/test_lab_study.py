@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
 import json
 
 import pytest
-from filelock import FileLock
 
 import tiny_data
-from empool.lab import files
 from empool.lab.errors import LabError
-from empool.lab.study.run import difference, folder_name, planned, results
+from empool.lab.study.run import difference, folder_name, planned
 from empool.lab.watch.progress import Progress
 
 
@@ -155,12 +152,6 @@ def test_settings_of_before_there_was_a_field_have_its_default():
         assert difference(dataclasses.replace(config, **changed).settings(), before) == name
 
 
-def test_a_folder_with_strange_results_is_refused(tmp_path):
-    (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(LabError, match=r"holds runs but no study\.json: choose another --out"):
-        start(tmp_path)
-
-
 def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     (tmp_path / ".results.json.7.tmp").write_text("[")
@@ -173,38 +164,6 @@ def test_damaged_study_file_is_named(tmp_path):
     (tmp_path / "study.json").write_text('{"command"')
     with pytest.raises(LabError, match=r"study\.json is not valid JSON .*; delete it to start over"):
         start(tmp_path)
-
-
-def test_a_second_process_is_refused(tmp_path):
-    with FileLock(tmp_path / ".lock"), pytest.raises(LabError, match="another process is writing to"):
-        start(tmp_path)
-    assert len(start(tmp_path, seeds=(0,))) == 2
-
-
-def test_out_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LabError, match=r"cannot write to .*file"):
-        start(tmp_path / "file")
-
-
-def test_full_disk_is_said_in_one_line_and_finished_runs_stay(tmp_path, monkeypatch):
-    replace = files.os.replace
-
-    def full(source, target):
-        if "ensemble" in str(target):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(LabError) as caught:
-        start(tmp_path)
-    path = tmp_path / "ensemble-0.2" / "0" / "config.json"
-    assert str(caught.value) == (
-        f"no space left to write {path}: make room and start again, and the study goes on where it was"
-    )
-    assert keys(results(tmp_path)) == [("max", 0)]
-    monkeypatch.undo()
-    assert keys(start(tmp_path)) == ORDER
 
 
 def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import errno
 import getpass
 import json
 import os
 import platform
-import signal
 import weakref
 
 import pytest
@@ -19,7 +17,7 @@ import torch
 import tiny_data
 from empool.lab import files, provenance
 from empool.lab.analyse.statistics import summarise
-from empool.lab.errors import LabError, is_disk_full
+from empool.lab.errors import LabError
 from empool.lab.report import write_report
 from empool.lab.study.run import RunConfig, derived_seed, results
 from empool.lab.train import experiment as experiments
@@ -38,18 +36,6 @@ def interrupt_after(epochs, error=KeyboardInterrupt):
             raise error
 
     return watch
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_repeat_is_identical(tmp_path, pooling):
-    config = tiny_data.config(pooling)
-    first = fit(config, tiny_data.data_set(), tmp_path / "a")
-    torch.manual_seed(99)  # What the process drew before must not matter.
-    second = fit(config, tiny_data.data_set(), tmp_path / "b")
-    assert outcome(first) == outcome(second)
-    torch.testing.assert_close(
-        weights(config.folder(tmp_path / "a")), weights(config.folder(tmp_path / "b")), rtol=0, atol=0
-    )
 
 
 @pytest.mark.parametrize("done", [9, 1], ids=["finished", "interrupted"])
@@ -71,15 +57,7 @@ def test_nothing_of_a_run_stays_in_memory(tmp_path, monkeypatch, done):
     assert [experiment() for experiment in made] == [None, None]
 
 
-def test_another_seed_gives_other_weights(tmp_path):
-    for seed in (0, 1):
-        fit(tiny_data.config(seed=seed), tiny_data.data_set(), tmp_path)
-    one, other = (weights(tmp_path / "max" / seed)["weights"] for seed in "01")
-    assert any((one[name] != other[name]).any() for name in one if name.endswith("weight"))
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("epochs", [1, 2.5], ids=["in the second epoch", "in the third"])
+@pytest.mark.parametrize(("pooling", "epochs"), [("max", 1), ("ensemble:0.3", 2.5), ("stochastic", 1)])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, pooling, epochs):
     config = dataclasses.replace(
         tiny_data.config(pooling, epochs=4), recipe=dataclasses.replace(tiny_data.config(epochs=4).recipe, dropout=0.2)
@@ -90,6 +68,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, pooling, epochs
     folder = config.folder(tmp_path / "cut")
     assert not (folder / "result.json").exists()
     assert len(rows(folder)) == int(epochs)
+    torch.manual_seed(99)  # What the process drew before must not matter.
     resumed = fit(config, tiny_data.data_set(), tmp_path / "cut")
     assert outcome(resumed) == outcome(whole)
     torch.testing.assert_close(weights(folder), weights(config.folder(tmp_path / "whole")), rtol=0, atol=0)
@@ -162,13 +141,6 @@ def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
     assert [bool(line["test_ece"]) for line in rows(config.folder(tmp_path))] == [False, True, True]
 
 
-def test_interrupt_gives_the_handler_of_ctrl_c_back(tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        fit(tiny_data.config(), tiny_data.data_set(), tmp_path, interrupt_after(1))
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(monkeypatch, tmp_path):
     seen = {}
 
@@ -182,11 +154,12 @@ def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(mon
             super()._step(epoch, batch, *images)
 
     monkeypatch.setattr(loop, "_Run", Seen)
-    for pooling in POOLINGS:
-        fit(tiny_data.config(pooling, seed=5), tiny_data.data_set(), tmp_path)
+    for pooling, seed in (("average", 6), *((pooling, 5) for pooling in POOLINGS)):
+        fit(tiny_data.config(pooling, seed=seed), tiny_data.data_set(), tmp_path)
     assert len(seen["max"]) == 11 + 2 * 9  # parameters; images and labels of 3 batches in 3 epochs
     for pooling in POOLINGS[1:]:
         torch.testing.assert_close(seen[pooling], seen["max"], rtol=0, atol=0)
+    assert (seen["average"][0] != seen["max"][0]).any()  # another seed
 
 
 def test_batches_are_a_new_permutation_every_epoch():
@@ -206,35 +179,20 @@ def test_batches_are_a_new_permutation_every_epoch():
     assert (epochs[0] != epochs[1]).any()
 
 
-def test_training_learns_and_the_record_says_what_was_done(tmp_path):
+def test_training_learns_in_silence_and_the_record_says_what_was_done(tmp_path, capfd):
     config = tiny_data.config("ensemble:0.1", seed=2, epochs=12)
     record = fit(config, tiny_data.data_set(), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    written = {path.name for path in config.folder(tmp_path).iterdir()}
+    assert written == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
     assert record["test_error"] < 20
     assert record == json.loads((config.folder(tmp_path) / "result.json").read_text())
     assert RunConfig.from_json(json.loads((config.folder(tmp_path) / "config.json").read_text())) == config
-    expected = {
-        "data": "tiny",
-        "model": "cnn",
-        "pooling": "ensemble:0.1",
-        "p": 0.1,
-        "seed": 2,
-        "epochs": 12,
-        "batch_size": 16,
-        "train_limit": None,
-        "test_limit": None,
-        "train_images": 40,
-        "test_images": 18,
-        "augment": "crop:1,mirror",
-        "precision": "float32",
-        "classes": 3,
-        "image_shape": [1, 8, 8],
-        "chance_error": pytest.approx(65.0),
-        "p_schedule": "constant",
-        "converged": True,
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "parameters": 25 * 8 + 2 * 25 * 64 + 6 * 8 + 3 * 8 + 3,
-    }
+    expected = {"data": "tiny", "model": "cnn", "pooling": "ensemble:0.1", "p": 0.1, "seed": 2, "epochs": 12}
+    expected |= {"batch_size": 16, "train_limit": None, "test_limit": None, "train_images": 40, "test_images": 18}
+    expected |= {"augment": "crop:1,mirror", "precision": "float32", "p_schedule": "constant", "converged": True}
+    expected |= {"classes": 3, "image_shape": [1, 8, 8], "chance_error": pytest.approx(65.0), "device": "cpu"}
+    expected |= {"threads": torch.get_num_threads(), "parameters": 25 * 8 + 2 * 25 * 64 + 6 * 8 + 3 * 8 + 3}
     assert {name: record[name] for name in expected} == expected
     assert set(record) - set(expected) == {
         *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
@@ -307,19 +265,6 @@ def test_deterministic_algorithms_repeat_a_run_and_are_recorded(tmp_path, monkey
     assert record["environment"]["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(LabError, match="deterministic = True, not False"):
         fit(dataclasses.replace(config, deterministic=False), tiny_data.data_set(), tmp_path / "a")
-
-
-def test_a_folder_of_before_there_was_deterministic_is_one_without(tmp_path):
-    config = tiny_data.config()
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
-    path = config.folder(tmp_path) / "config.json"
-    fields = json.loads(path.read_text())
-    del fields["deterministic"]
-    path.write_text(json.dumps(fields))
-    with pytest.raises(LabError, match="deterministic = False, not True"):
-        fit(dataclasses.replace(config, deterministic=True), tiny_data.data_set(), tmp_path)
-    fit(config, tiny_data.data_set(), tmp_path)
 
 
 def test_an_operator_that_is_not_deterministic_is_named(tmp_path, monkeypatch):
@@ -408,15 +353,6 @@ def test_bfloat16_and_the_other_memory_format_come_close(tmp_path):
     assert contiguous["train_loss"] == pytest.approx(exact["train_loss"], rel=1e-3)
 
 
-def test_training_is_silent_and_leaves_its_own_files_alone(tmp_path, capfd):
-    config = tiny_data.config()
-    fit(config, tiny_data.data_set(), tmp_path)
-    assert capfd.readouterr() == ("", "")
-    assert {path.name for path in config.folder(tmp_path).iterdir()} == {
-        *("config.json", "metrics.csv", "last.ckpt", "result.json"),
-    }
-
-
 def test_damaged_checkpoint_is_named(tmp_path):
     config = tiny_data.config()
     with pytest.raises(KeyboardInterrupt):
@@ -434,20 +370,3 @@ def test_folder_of_another_run_is_refused(tmp_path):
     other = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, momentum=0.8))
     with pytest.raises(LabError, match=r"holds another run \(recipe.momentum = 0.9, not 0.8\); choose another --out"):
         fit(other, tiny_data.data_set(), tmp_path)
-
-
-def test_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
-    config = tiny_data.config()
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
-    before = weights(config.folder(tmp_path))
-
-    def full(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(OSError, match="No space left") as caught:
-        fit(config, tiny_data.data_set(), tmp_path)
-    assert is_disk_full(caught.value)
-    torch.testing.assert_close(weights(config.folder(tmp_path)), before, rtol=0, atol=0)
-    assert not list(config.folder(tmp_path).glob("*.tmp"))
