@@ -14,59 +14,37 @@ from empool.lab.study import reproduce
 from empool.lab.study.reproduce import Part, Protocol
 from empool.lab.study.run import poolings
 
-EMP = [f"ensemble:{p}" for p in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)]
-DROPOUT = [f"max-dropout:{p}" for p in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)]
-
-
-@pytest.mark.parametrize("name", ["full", "full-plain", "cpu"])
-def test_table1_has_the_papers_17_rows_and_two_more(name: str) -> None:
-    (part,) = reproduce.protocol("table1", name).parts
-    assert part.model == "cnn"
-    assert list(part.poolings) == [
-        *("max", "average", *EMP, "stochastic", *DROPOUT),
+PS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+DFN_MR = ("none", "max", "ensemble:0.05", "ensemble:0.1", "ensemble:0.2", "ensemble:0.5")
+TABLE_1 = {
+    "cnn": (
+        *("max", "average", *(f"ensemble:{p}" for p in PS), "stochastic", *(f"max-dropout:{p}" for p in PS)),
         *("stochastic-max:0.5", "ordinal:0.6,0.3,0.1"),
-    ]
-
-
-def test_table2_in_full_has_the_networks_that_are_trained_in_hours() -> None:
-    parts = {part.model: part.poolings for part in reproduce.protocol("table2", "full").parts}
-    assert parts == {
-        "dfn_mr:56": ("none", "max", "ensemble:0.05", "ensemble:0.1", "ensemble:0.2", "ensemble:0.5"),
-        "resnet:110": ("none",),
-        "preact_resnet:164": ("none",),
-        "stochastic_depth:110": ("none",),
-    }
+    )
+}
+PLAIN = dict.fromkeys(("resnet:110", "preact_resnet:164", "stochastic_depth:110"), ("none",))
+SHORT = ["learning_rate=0.03", "schedule=cosine", "warmup=1"]
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(table, name) for table, known in reproduce.TABLES.items() for name in known]
+    ("table", "name", "rows", "changes"),
+    [
+        ("table1", "full", TABLE_1, {}),
+        ("table1", "full-plain", TABLE_1, {"augment": "none"}),
+        ("table1", "cpu", TABLE_1, {"train_limit": 10_000, "epochs": 20, "augment": "none", "recipe": ["width=32"]}),
+        ("table2", "full", {"dfn_mr:56": DFN_MR, **PLAIN}, {}),
+        (
+            *("table2", "cpu", {"dfn_mr:20": DFN_MR}),
+            {"train_limit": 5_000, "test_limit": 2_000, "epochs": 12, "augment": "none", "recipe": SHORT},
+        ),
+    ],
 )
-def test_every_row_is_spelled_as_the_command_line_reads_it(table: str, name: str) -> None:
-    for part in reproduce.protocol(table, name).parts:
-        assert poolings(",".join(part.poolings), part.model) == list(part.poolings)
-
-
-def test_short_protocol_of_table1() -> None:
-    assert reproduce.protocol("table1", "cpu").changes == {
-        "train_limit": 10_000,
-        "epochs": 20,
-        "augment": "none",
-        "recipe": ["width=32"],
-    }
-
-
-def test_short_protocol_of_table2() -> None:
-    short = reproduce.protocol("table2", "cpu")
-    assert {part.model: part.poolings for part in short.parts} == {
-        "dfn_mr:20": ("none", "max", "ensemble:0.05", "ensemble:0.1", "ensemble:0.2", "ensemble:0.5")
-    }
-    assert short.changes == {
-        "train_limit": 5_000,
-        "test_limit": 2_000,
-        "epochs": 12,
-        "augment": "none",
-        "recipe": ["learning_rate=0.03", "schedule=cosine", "warmup=1"],
-    }
+def test_a_table_has_the_papers_rows_as_the_command_line_reads_them(table, name, rows, changes) -> None:
+    protocol = reproduce.protocol(table, name)
+    assert {part.model: part.poolings for part in protocol.parts} == rows
+    assert protocol.changes == changes
+    for model, spelled in rows.items():
+        assert poolings(",".join(spelled), model) == list(spelled)
 
 
 def test_unknown_protocol() -> None:

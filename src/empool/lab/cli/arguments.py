@@ -33,7 +33,9 @@ _DATA = {
         "digits (default), cifar10, cifar100, svhn, fashion_mnist, cifar10-mini; a folder of parquet files or of "
         "train/CLASS/IMAGE and test/CLASS/IMAGE; hfds/NAME for timm; or package.module:factory.",
     ),
-    "label_column": _option(str | None, None, "Data and network", "Of parquet files.", metavar="NAME"),
+    "label_column": _option(
+        str | None, None, "Data and network", "Column of the labels in parquet files.", metavar="NAME"
+    ),
     "model": _option(
         str,
         "cnn",
@@ -42,12 +44,12 @@ _DATA = {
         "package.module:factory, called with the pooling.",
     ),
     "train_limit": _count(None, "Data and network", "Training images, as many of each class."),
-    "test_limit": _count(None, "Data and network", "Test images, likewise."),
+    "test_limit": _count(None, "Data and network", "Test images, as many of each class."),
     "validation": _option(
         float,
         0.0,
         "Data and network",
-        "Share of the training images to hold out and measure.",
+        "Share of the training images to hold out; the errors are measured on it.",
         min=0,
         max=1,
         metavar="SHARE",
@@ -78,12 +80,14 @@ _RECIPE = {
         "How p changes: constant, warmup:EPOCHS, anneal:FINAL or cosine:FINAL.",
         metavar="SPELLING",
     ),
-    "sync_batchnorm": _option(bool, False, "Training", "Over the whole batch of several GPUs.", "--sync-batchnorm"),
+    "sync_batchnorm": _option(bool, False, "Training", "Batch statistics over all GPUs.", "--sync-batchnorm"),
 }
 _HOW = {
     "precision": _option(Literal["float32", "bfloat16"], "float32", "Training", "bfloat16 is mixed."),
     "channels_last": _option(bool, True, "Training", "Memory format. Default: channels last."),
-    "compile": _option(bool, False, "Training", "By torch.compile; takes minutes at first.", "--compile"),
+    "compile": _option(
+        bool, False, "Training", "Compile training steps (torch.compile); the first takes minutes.", "--compile"
+    ),
     "deterministic": _option(bool, False, "Training", "The same bits each time, on a GPU too.", "--deterministic"),
     "logger": _option(
         list[str] | None,

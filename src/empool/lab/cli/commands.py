@@ -11,6 +11,8 @@ import typer
 from empool.lab.cli.arguments import ALL, ONE, SEVERAL, Device, Grouped, taking
 from empool.lab.errors import LabError
 
+Baseline = Annotated[str, typer.Option(help="Row that the others are compared with.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
 app = typer.Typer(
     help="Train one network with each pooling and compare the test errors.",
     add_completion=False,
@@ -43,8 +45,8 @@ def compare(
     poolings: Annotated[
         str | None,
         typer.Option(
-            help="With commas between, such as max,ensemble:0.1; recipe fields of one after @, such as "
-            "ensemble:0.3@learning_rate=0.03. Default: max, average and five that sample.",
+            help="Poolings, separated by commas, such as max,ensemble:0.1. A recipe field for one pooling follows @, "
+            "such as ensemble:0.3@learning_rate=0.03. Default: max, average and five that sample.",
             rich_help_panel="Study",
             metavar="LIST",
         ),
@@ -79,7 +81,7 @@ def train(
         str, typer.Option(help="Such as max, average or ensemble:0.1 (default).", rich_help_panel="Study")
     ] = "ensemble:0.1",
     seed: Annotated[
-        int, typer.Option(min=0, help="Of weights, order, augmentation, samples.", rich_help_panel="Study")
+        int, typer.Option(min=0, help="Seed of weights, order, augmentation and samples.", rich_help_panel="Study")
     ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel="Study")
@@ -117,7 +119,7 @@ def reproduce(
     data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
     **options: Any,
 ) -> None:
-    """Train what a table of the paper compares, and report it beside the paper's figures.
+    """Train the networks of one of the paper's tables, and report our errors beside the paper's.
 
     A table that is started again does what is missing.
     """
@@ -155,7 +157,7 @@ def reproduce(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    directory: Folder,
     into: Annotated[
         Path | None,
         typer.Option(
@@ -164,7 +166,7 @@ def report(
             "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are nll:, claims: and rules:.",
         ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
+    baseline: Baseline = "max",
 ) -> None:
     """Write the report of a study once more, from its results."""
     from empool.lab.report import write_report, write_table
@@ -177,8 +179,8 @@ def report(
 
 @app.command()
 def power(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
-    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
+    directory: Folder,
+    baseline: Baseline = "max",
 ) -> None:
     """Say how many seeds each row of a study needs to be decided, and what difference its seeds can show."""
     from rich.console import Console
@@ -192,7 +194,7 @@ def power(
 def gain(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
     out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
-    baseline: Annotated[str, typer.Option(help="Row that the others are compared with.")] = "max",
+    baseline: Baseline = "max",
 ) -> None:
     """Plot when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
     from empool.lab.report import write_gain
@@ -203,15 +205,20 @@ def gain(
 @app.command()
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of a study for all its runs.")],
-    samples: Annotated[int, typer.Option(min=1, help="Members drawn for every image.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Sub-networks sampled for every image.")] = 32,
     data: Annotated[
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
-    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of parquet files, as in training.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of the labels in parquet files.")
+    ] = None,
     poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
-    """Test trained networks by the expectation, recalibrated, by members sampled and averaged, and by plain max.
+    """Test trained networks by four inference rules.
+
+    They are the expectation, the same with recalibrated batch normalisation, sampled sub-networks averaged, and plain
+    max-pooling.
 
     An evaluation that is started again does what is missing.
     """

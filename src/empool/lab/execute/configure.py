@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +69,6 @@ class Options:
 _SAME = {field.name for field in dataclasses.fields(Options)} & {field.name for field in dataclasses.fields(RunConfig)}
 
 
-def read_poolings(poolings: str | Iterable[Any] | None, model: str) -> list[str]:
-    """Read a list of poolings for a network as `empool.lab.study.run.poolings` does; None is the default ones."""
-    return run.poolings(DEFAULT_POOLINGS if poolings is None else poolings, model)
-
-
 def configure(
     options: Options, poolings: Sequence[str], seeds: Sequence[int] = (0,), device: str = "cpu"
 ) -> tuple[list[RunConfig], Data]:
@@ -81,7 +76,7 @@ def configure(
 
     Args:
         options: of the study.
-        poolings: spellings, as `read_poolings` gives them.
+        poolings: spellings, as `empool.lab.study.run.poolings` gives them.
         seeds: of the runs.
         device: "cpu" or "cuda".
 

@@ -109,13 +109,14 @@ def study(
                 from empool.lab.execute.processes import warm_up
 
                 warm_up(where.device)
-            from empool.lab.execute.configure import Options, configure, read_poolings
+            from empool.lab.execute.configure import DEFAULT_POOLINGS, Options, configure
             from empool.lab.execute.supervise import follow
             from empool.lab.study.run import folder_name
+            from empool.lab.study.run import poolings as read_poolings
             from empool.lab.watch.loggers import named
 
             options, trackers = Options(**given), named(logger or ())
-            names = read_poolings(poolings, options.model)
+            names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options.model)
             if resume is not None and len(names) != 1:
                 raise LabError(f"--pooling: expected one, got {', '.join(names)}; empool compare trains several")
             with processes.joined() as together, closing(where.place()) as place:
