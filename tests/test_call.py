@@ -72,8 +72,10 @@ def test_remembered_numbers_are_in_no_traced_graph() -> None:
 def test_where_no_more_numbers_can_be_remembered_calls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     input = torch.randn(1, 1, 6, 6)
     expected = functional.ensemble_max_pool2d(input, 3, 3, p=0.5, seed=1)
-    monkeypatch.setattr(_ops, "_remembered", dict.fromkeys(_ops._remembered, -1))
+    monkeypatch.setattr(_ops, "_remembered", {})
+    monkeypatch.setattr(_ops, "_MOST_REMEMBERED", 0)
     assert_same_bits(functional.ensemble_max_pool2d(input, 3, 3, p=0.5, seed=1), expected)
+    assert not _ops._remembered
 
 
 def test_a_table_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,7 @@ for _name, _fake in _FAKES.items():
 
 _recalled: dict[str, tuple[int, Callable[..., Any]]] = {}
 _remembered: dict[Any, int] = {}
+_MOST_REMEMBERED = 4096  # As in C++.
 
 
 def recall(names: Sequence[str]) -> None:
@@ -118,7 +119,7 @@ def recall(names: Sequence[str]) -> None:
 
 def _remember(name: str, numbers: tuple[Any, ...]) -> int:
     """Return what stands for the numbers, or a negative number if they stay as they are."""
-    if not all(isinstance(number, (tuple, int)) for number in numbers):
+    if len(_remembered) == _MOST_REMEMBERED or not all(isinstance(number, (tuple, int)) for number in numbers):
         return -1
     names = [argument.name for argument in OPERATORS[name]._schema.arguments][_TENSORS[name] :]
     given = dict(zip(names, numbers, strict=True))
