@@ -14,7 +14,7 @@ from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
 from empool import _ops, _private, _tables, reference
-from empool._tables import Learned, Numbers, Tables, remembered
+from empool._tables import Learned, Numbers, Tables, cached, remembered
 from empool._window import Geometry, adaptive_bounds
 from empool.distributions import RankDistribution, Tunable, finite
 
@@ -165,7 +165,7 @@ def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor |
         return _in_graph(beta, input.device)
     if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
-    return remembered(_filled, beta, input.device)
+    return cached(_filled, beta, input.device)
 
 
 def _in_graph(number: float, device: torch.device) -> Tensor:
@@ -201,9 +201,10 @@ def by_rank(
         _check_each(function, name, number, check)
         return Numbers(kind, number)
     value = check(function, name, number)
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return Numbers(kind, _in_graph(value, torch.device("cpu")))
-    return remembered(_tables.of_kind, kind, value)
+    if torch.compiler.is_compiling():
+        exported = torch.compiler.is_exporting()
+        return _tables.of_kind(kind, value) if exported else Numbers(kind, _in_graph(value, torch.device("cpu")))
+    return cached(_tables.of_kind, kind, value)
 
 
 def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Learned:

@@ -200,13 +200,14 @@ def _of(distribution: RankDistribution) -> Tables:
 
 
 def remembered(make: Callable[..., Made], *arguments: Any) -> Made:
-    """Return what a function makes of plain numbers and what cannot change, made once.
+    """Return what a function makes of plain numbers and what cannot change, made once; anew where something compiles.
 
     It is the one cache of calls: to make a plan or a table takes longer than to pool a small tensor.
     """
-    return make(*arguments) if torch.compiler.is_compiling() else _cache(make, *arguments)
+    return make(*arguments) if torch.compiler.is_compiling() else cached(make, *arguments)
 
 
 @functools.lru_cache(maxsize=4096)
-def _cache(make: Callable[..., Any], *arguments: Any) -> Any:
+def cached(make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the same, where nothing compiles."""
     return make(*arguments)
