@@ -131,6 +131,20 @@ def test_the_architecture_names_every_file_of_the_core_and_folder_of_the_lab():
     assert sorted(name for name in folders if f"{name}/" not in section) == []
 
 
+def test_the_readme_has_the_measured_range_of_a_step():
+    rows = [
+        row.split(" | ")
+        for row in TEXTS["results/cpu-kernels/targets.md"].splitlines()
+        if "x2/2," in row or "x3/2," in row
+    ]
+    for layout, words in (
+        ("contiguous", "{} to {} of `nn.MaxPool2d`'s time on a CPU"),
+        ("channels last", "(channels-last {} to\n{})"),
+    ):
+        steps = sorted((row[2] for row in rows if f" {layout}," in row[0]), key=float)
+        assert " ".join(words.format(steps[0], steps[-1]).split()) in " ".join(TEXTS["README.md"].split())
+
+
 def test_tables_and_figures_are_what_their_commands_make():
     """If not: `python docs/readme.py`, `python docs/figures.py`."""
     made = runpy.run_path(str(ROOT / "docs/readme.py"))

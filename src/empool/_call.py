@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
@@ -191,11 +191,12 @@ def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> 
     if type(number) is Tables:
         return number
     if isinstance(number, Tensor):
-        if number.dim() > 1 or not number.dtype.is_floating_point:
+        if number.dim() > 1 or not number.numel() or not number.dtype.is_floating_point:
             raise ValueError(
                 f"{function}: expected {name} as one floating-point number or one a channel, "
                 f"got {tuple(number.shape)} of {number.dtype}"
             )
+        _check_each(function, name, number, check)
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
@@ -223,12 +224,20 @@ def by_value(function: str, beta: float | Tensor) -> float | Tensor:
     """Return the weight of a softmax, checked."""
     if not isinstance(beta, Tensor):
         return finite(function, "beta", beta)
-    if beta.dim() > 1 or not beta.dtype.is_floating_point:
+    if beta.dim() > 1 or not beta.numel() or not beta.dtype.is_floating_point:
         raise ValueError(
             f"{function}: expected beta as one floating-point number or one a channel, "
             f"got {tuple(beta.shape)} of {beta.dtype}"
         )
+    _check_each(function, "beta", beta, finite)
     return beta
+
+
+def _check_each(function: str, name: str, numbers: Tensor, check: Callable[..., float]) -> None:
+    """Check a tensor's numbers if they can be read without waiting for a device, and nothing traces the call."""
+    if numbers.device.type == "cpu" and not _private.is_watched(numbers):
+        for value in numbers.detach().double().aminmax():  # A NaN is both.
+            check(function, name, value.item())
 
 
 class Plan(NamedTuple):
