@@ -16,7 +16,7 @@ from empool import _kernels as _kernels  # Registers the operators and their ker
 from empool import _ops, _private, _tables, reference
 from empool._tables import Learned, Numbers, Tables, remembered
 from empool._window import Geometry, adaptive_bounds
-from empool.distributions import RankDistribution, finite
+from empool.distributions import RankDistribution, Tunable, finite
 
 Size = int | Sequence[int]
 OutputSize = int | None | Sequence[int | None]
@@ -178,7 +178,9 @@ def _filled(number: float, device: torch.device) -> Tensor:
         return _private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device))
 
 
-def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:
+def by_rank(
+    function: str, kind: type[Tunable], name: str, number: Number, check: Callable[..., float]
+) -> Tables | Numbers:
     """Return what pools by a kind of distribution.
 
     Args:

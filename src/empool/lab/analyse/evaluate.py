@@ -84,7 +84,8 @@ def evaluate(
         _log.info("%s, seed %d%s", config.pooling, config.seed, ": evaluated before" if done else "")
         records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
         _write(path, records)
-        gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
+        if not done:
+            gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
     return records
 
 
