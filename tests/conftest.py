@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import hypothesis
 import pytest
 import torch
+
+M_PERTURB = -6
+"""Of glibc's `mallopt`: new memory holds the complement of this byte."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # As in what a shell starts in the background, or nohup.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,6 +46,21 @@ def _seeded() -> None:
 def _global_flags_can_be_set() -> None:
     """Undo what importing PyTorch's own test cases does: it forbids the flags that Lightning sets."""
     torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
+
+@pytest.fixture
+def filled_memory() -> Iterator[bool]:
+    """Fill what the CPU's allocator hands out, where it can: what a kernel leaves unwritten is not right by chance.
+
+    PyTorch's own filling is not for tensors that are made by way of its stable C interface.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    fills = hasattr(library, "mallopt")
+    if fills:
+        library.mallopt(M_PERTURB, 1)
+    yield fills
+    if fills:
+        library.mallopt(M_PERTURB, 0)
 
 
 @pytest.fixture(scope="session")

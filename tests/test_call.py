@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import empool
 from empool import _call, _extension, _ops, _private, _tables, functional
@@ -51,6 +52,21 @@ def test_numbers_remembered_as_one_give_the_same_bits(
     monkeypatch.setattr(_private, "below_autograd", None)  # What is not recalled would need it.
     for _ in range(2):
         assert_same_bits(results(), expected)
+
+
+def test_remembered_numbers_are_in_no_traced_graph() -> None:
+    def gradient(input: torch.Tensor) -> torch.Tensor:
+        input = input.detach().requires_grad_()
+        output = functional.ensemble_max_pool2d(input, 2, p=0.5, seed=1)
+        return torch.autograd.grad(output.square().sum(), input)[0]
+
+    input = torch.randn(1, 2, 6, 6)
+    expected = gradient(input)  # Its numbers are remembered.
+    graph = make_fx(gradient)(input)
+    assert "recalled" not in graph.code
+    assert "rank_draw" in graph.code
+    assert_same_bits(graph(input), expected)
+    assert "recalled" not in str(torch.export.export(empool.EnsembleMaxPool2d(2), (input,)))
 
 
 def test_where_no_more_numbers_can_be_remembered_calls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

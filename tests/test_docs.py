@@ -131,6 +131,27 @@ def test_the_architecture_names_every_file_of_the_core_and_folder_of_the_lab():
     assert sorted(name for name in folders if f"{name}/" not in section) == []
 
 
+def test_costs_are_the_measured_ranges():
+    """The rows of docs/cost.md's table are so many columns each of the measured one; README has the first."""
+    table = [
+        row.rstrip(" |").split(" | ")
+        for row in TEXTS["results/cpu-kernels/targets.md"].splitlines()
+        if re.search("[23]/2,", row)
+    ]
+    shown = re.findall(
+        r"^\| (?:training|inference|backward).*?(\| \d.*) \|$", TEXTS["docs/cost.md"], flags=re.MULTILINE
+    )
+    column, ranges = 2, []
+    for width in (1, 4, 1, 1, 4, 1):
+        for layout in ("contiguous", "channels last"):
+            numbers = [float(n) for row in table if f" {layout}," in row[0] for n in row[column : column + width]]
+            ranges.append(f"{min(numbers):.2f} to {max(numbers):.2f}")
+        column += width
+    assert shown[:6] == [f"| {one} | {other}" for one, other in zip(ranges[::2], ranges[1::2], strict=True)]
+    said = f"takes {ranges[0]} of `nn.MaxPool2d`'s time on a CPU (channels-last {ranges[1]})"
+    assert said in " ".join(TEXTS["README.md"].split())
+
+
 def test_tables_and_figures_are_what_their_commands_make():
     """If not: `python docs/readme.py`, `python docs/figures.py`."""
     made = runpy.run_path(str(ROOT / "docs/readme.py"))

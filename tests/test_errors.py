@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,17 @@ def _pool(stem: str, **arguments: Any) -> Callable[[], Any]:
 
 
 MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    # Tensors that can be read without waiting.
+    *(
+        (_pool(stem, **{name: torch.tensor([0.5, bad])}), ValueError, f"{stem}: expected {name} {rest}")
+        for stem, name, bad, rest in (
+            ("ensemble_max_pool2d", "p", 1.5, "in [0, 1], got 1.5"),
+            ("ensemble_max_pool2d", "p", -0.25, "in [0, 1], got -0.25"),
+            ("max_pool_dropout2d", "p", math.nan, "in [0, 1], got nan"),
+            ("stochastic_max_pool2d", "drop", 1.0, "in [0, 1), got 1.0: an activation must be left"),
+            ("soft_pool2d", "beta", math.inf, "to be finite, got inf"),
+        )
+    ),
     # Probabilities.
     *(
         (make(1.5), ValueError, f"{owner}: expected p in [0, 1], got 1.5")

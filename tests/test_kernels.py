@@ -35,6 +35,7 @@ NEAR = ("rank_mean_weight_grad", "value_mean", "value_mean_backward")
 DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
 REQUIRED = [{"triton": "cuda"}.get(name, name) for name in os.environ.get("EMPOOL_REQUIRE", "").split(",") if name]
 ops = torch.ops.empool
+pytestmark = pytest.mark.usefixtures("filled_memory")
 
 
 def _has_kernel(name: str, device: str) -> bool:
@@ -57,6 +58,12 @@ def test_kernels_tells_what_the_dispatcher_runs() -> None:
         assert set(devices) == {"cpu", "cuda"}
         for device, kernel in devices.items():
             assert kernel.startswith("reference: ") != _has_kernel(name, device), (name, device, kernel)
+
+
+def test_new_memory_is_filled(filled_memory: bool) -> None:
+    if not filled_memory:
+        pytest.skip("this C library does not fill memory")
+    assert (torch.empty(4096, dtype=torch.uint8) == 0xFE).all()
 
 
 @pytest.mark.parametrize("device", REQUIRED)
@@ -104,18 +111,25 @@ def _distributions(case: Case, dtype: torch.dtype) -> tuple[str, ...]:
     return tuple(DISTRIBUTIONS)[(CASES.index(case) + DTYPES.index(dtype)) % 2 :: 2]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        (case, dtype)
+        for (i, case), (j, dtype) in itertools.product(enumerate(CASES), enumerate(DTYPES))
+        if case in GEOMETRIES or (i + j) % 2 == 0  # Two dtypes by turns where only the size is new.
+    ],
+    ids=str,
+)
 def test_kernel(case: Case, dtype: torch.dtype, device: str) -> None:
     for call in calls(case, dtype, _distributions(case, dtype)):
         if call[0] in KERNELS:
             _check(call, device, dtype)
 
 
-def check_every_case(capability: str) -> None:
-    """Compare every case in one type, in a process that was told which instruction set to use."""
+def check_every_second_case(capability: str) -> None:
+    """Compare every second case in one type, in a process that was told which instruction set to use."""
     assert empool.kernels()["rank_draw"]["cpu"] == f"C++ ({capability})"
-    for index, case in enumerate(CASES):
+    for index, case in enumerate(CASES[::2]):
         dtype = DTYPES[index % 4]
         for call in calls(case, dtype, _distributions(case, dtype)):
             if call[0] in KERNELS:
@@ -130,7 +144,7 @@ def test_other_instruction_sets(capability: str) -> None:
         pytest.skip(f"this process has {own}")
     paths = (os.path.dirname(__file__), os.path.dirname(os.path.dirname(empool.__file__)))
     done = subprocess.run(
-        [sys.executable, "-c", f"import test_kernels; test_kernels.check_every_case({capability!r})"],
+        [sys.executable, "-c", f"import test_kernels; test_kernels.check_every_second_case({capability!r})"],
         env={**os.environ, "EMPOOL_CPU_CAPABILITY": capability, "PYTHONPATH": os.pathsep.join(paths)},
         stderr=subprocess.PIPE,
         text=True,
@@ -156,9 +170,8 @@ def test_any_number_of_threads_gives_the_same_bits(window: tuple[int, ...], layo
     for name, what, args in calls(case, torch.float32, ("ensemble", "max-dropout")):
         torch.set_num_threads(1)
         alone = getattr(ops, name)(*args)
-        for threads in (2, 3, 7):
-            torch.set_num_threads(threads)
-            assert_same_bits(getattr(ops, name)(*args), alone, f"{name} {what} {threads}")
+        torch.set_num_threads(7)
+        assert_same_bits(getattr(ops, name)(*args), alone, f"{name} {what}")
 
 
 @pytest.mark.parametrize("name", ["value_draw", "rank_draw"])
@@ -205,7 +218,7 @@ def test_more_than_two_to_the_31_elements() -> None:
         thresholds = torch.tensor([[threshold]], dtype=torch.int64)
         output, drawn = ops.rank_draw(input, seed, thresholds, [4], *window, False, 0)
         gradient = ops.drawn_scatter(output, drawn, input.shape[2:], *window)
-        gathered = ops.drawn_gather(input, drawn, *window)
+        gathered = ops.drawn_gather(input, drawn, *window) if dim == 0 else output
         for end in ends:
             half = slice(end.start and end.start // 2, end.stop and end.stop // 2) if dim == 2 else end
             before = (slice(None),) * dim
@@ -222,10 +235,6 @@ def test_more_than_two_to_the_31_elements() -> None:
     check(input, images, 0, [2**31], torch.arange(10923))
     rows = [slice(0, 4), slice(-4, None)]
     check(input.view(1, 1, 65538, 32768), rows, 2, [], torch.tensor(0))
-    halves = torch.tensor([[[0.5, 0.5]]])
-    mean = ops.rank_mean(input, halves, [4], *window, False)
-    assert_same_bits(mean[-2:], reference.rank_mean(input[-2:], halves, [4], *window, False))
-    del mean
     largest = ops.rank_mean(input.view(1, 1, 65538, 32768), torch.ones(1, 1, 1), [4], *window, False)
     tail = input.view(1, 1, 65538, 32768)[:, :, -4:]
     assert_same_bits(largest[:, :, -2:], F.max_pool2d(tail, 2), layout=False)
@@ -248,6 +257,8 @@ WINDOWS = {
     "2x2/2": ((3, 5, 12, 10), 2, 2, 0),
     "3x3/2 padded": ((2, 5, 13, 30), 3, 2, 1),
     "3x3/2 padded, small": ((2, 18, 7, 9), 3, 2, 1),
+    "2x2/2, channels in vectors": ((2, 32, 9, 6), 2, 2, 0),
+    "3x3/2 padded, channels in vectors": ((2, 32, 21, 6), 3, 2, 1),
     "3x3/1 padded": ((2, 33, 6, 8), 3, 1, 1),
     "5x5/3 padded": ((2, 70, 11, 8), 5, 3, 2),
     "7x7 global": ((2, 68, 7, 7), 7, 7, 0),
@@ -298,6 +309,22 @@ def test_any_table(window: str, layout: str, device: str) -> None:
                 drawn = reference.rank_draw(*draw)[1]
                 scatter = (gradient, drawn, list(case.shape[2:]), *case.geometry[:5])
                 _check(("drawn_scatter", what, scatter), device, dtype)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 1, 1)], ids=str)
+def test_sums_that_leave_the_range(window: tuple[int, ...], layout: str, device: str) -> None:
+    """Means by value without the largest activation hold for ordinary ones; others, in between, go another way."""
+    case = Case("range", (4, 32, 13, 40), *window, layout=layout)
+    for dtype, beta in itertools.product(DTYPES[:3], (None, torch.tensor(-2.0), torch.linspace(-3, 3, 32))):
+        input, gradient = case.input(dtype), case.grad_output(dtype)
+        input[1] *= 12
+        input[2, 3:] *= 1e-20
+        input[3, ::5, 4::3, 2::7] = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0])[
+            torch.arange(7) % 4, None, None
+        ]
+        _check(("value_mean", f"{beta}", (input, beta, *case.geometry)), device, dtype)
+        _check(("value_mean_backward", f"{beta}", (gradient, input, beta, *case.geometry)), device, dtype)
 
 
 @pytest.mark.parametrize("tied", [0, 1, 2, 3])

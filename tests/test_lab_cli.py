@@ -229,7 +229,7 @@ def test_without_the_extra_the_remedy_is_said(monkeypatch, capsys):
 
 
 def test_networks_of_timm_need_an_extra_of_their_own(monkeypatch, capsys):
-    for name in ("timm", "timm.data"):
+    for name in ("timm", "timm.data", *(name for name in list(sys.modules) if name.startswith("timm."))):
         monkeypatch.setitem(sys.modules, name, None)
     message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
     assert message == "the lab needs timm, which is not installed: pip install 'empool[imagenet]'"

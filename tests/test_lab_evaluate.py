@@ -140,29 +140,6 @@ def test_with_p_annealed_to_0_all_rules_agree(tmp_path):
     assert known(record["monte_carlo"]) == pytest.approx(known(record["expectation"]), rel=1e-5)
 
 
-def test_all_finished_runs_of_a_study_are_evaluated(tmp_path, caplog):
-    runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max", "average"], [0, 1])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
-    (tmp_path / "max" / "1" / "result.json").unlink()
-    caplog.clear()
-    with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
-        records = run(tmp_path)
-    places = [(record["pooling"], record["seed"]) for record in records]
-    assert places == [("stochastic-max:0.5", 0), ("stochastic-max:0.5", 1), ("max", 0), ("average", 0), ("average", 1)]
-    assert caplog.messages[0] == f"{tmp_path / 'max' / '1'} is not finished: left out"
-    assert [record["draws"] for record in records] == [True, True, False, False, False]
-    assert [record["monte_carlo"] is None for record in records] == [False, False, True, True, True]
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == records
-    assert rule_notes(records) == [
-        "expectation: inference mode, one deterministic pass.",
-        "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
-        "normalisation with the pools in inference mode. Max-pooling's is the control.",
-        "Monte Carlo: the mean of the probabilities of 8 members, sampled for every image anew.",
-        "Points: the rule's error less the expectation's on the same trained network, with its t interval over seeds.",
-        "max, average: nothing is sampled, so Monte Carlo would be the single pass.",
-    ]
-
-
 def test_a_run_that_diverged_has_no_likelihood(tmp_path):
     config = tiny_data.config("ensemble:0.4")
     fit(config, tiny_data.data_set(), tmp_path)
@@ -177,56 +154,105 @@ def test_a_run_that_diverged_has_no_likelihood(tmp_path):
         assert record[rule] == {"nll": None, "error": pytest.approx(100 * 2 / 3), "ece": None, "top5_error": None}
 
 
-def test_what_was_evaluated_is_not_evaluated_again(tmp_path, monkeypatch, caplog):
-    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "ensemble:0.4"], [0, 1])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
-    evaluated, whole = [], evaluation._evaluate
-
-    def until_the_third(folder, *arguments):
-        evaluated.append(f"{folder.parent.name}/{folder.name}")
-        if len(evaluated) == 3:
-            raise KeyboardInterrupt
-        return whole(folder, *arguments)
-
-    monkeypatch.setattr(evaluation, "_evaluate", until_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
-    assert len(json.loads((tmp_path / "evaluation.json").read_text())) == 2
-    caplog.clear()
-    with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
-        records = run(tmp_path)
-    assert evaluated == ["max/0", "max/1", *["ensemble-0.4/0"] * 2, "ensemble-0.4/1"]
-    assert caplog.messages == [
-        "max, seed 0: evaluated before",
-        "max, seed 1: evaluated before",
-        "ensemble:0.4, seed 0",
-        "ensemble:0.4, seed 1",
-    ]
-    # Poolings that are not asked for stay as they are; other members are another evaluation, and so are other weights.
-    assert run(tmp_path, samples=2, poolings="max") == records[:2]
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == records
-    with pytest.raises(LabError, match=r"holds no finished run with average, ordinal:0\.7,0\.3$"):
-        run(tmp_path, poolings="max,average,ordinal:0.7,0.3")
-    del evaluated[3:]
-    run(tmp_path, samples=2)
-    assert evaluated[3:] == ["ensemble-0.4/0", "ensemble-0.4/1"]
-    shutil.copy(tmp_path / "max/0/last.ckpt", tmp_path / "max/1/last.ckpt")
-    again = run(tmp_path, samples=2)
-    assert evaluated[5:] == ["max/1"]
-    assert again[1]["expectation"] == again[0]["expectation"] == records[0]["expectation"]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """Train a study of two poolings and two seeds."""
     directory = tmp_path_factory.mktemp("finished")
-    fit(tiny_data.config(epochs=1), tiny_data.data_set(), directory)
+    runs = tiny_data.plan(tiny_data.config(epochs=1), ["stochastic-max:0.5", "max"], [0, 1])
+    tiny_data.study(directory, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
     return directory
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """Give a finished study to spoil."""
+    return shutil.copytree(finished, tmp_path / "study")
 
 
 @pytest.fixture
 def folder(finished, tmp_path):
     """Give a finished run to spoil."""
-    return shutil.copytree(tiny_data.config().folder(finished), tmp_path / "max" / "0")
+    return shutil.copytree(finished / "max" / "0", tmp_path / "max" / "0")
+
+
+def test_all_finished_runs_of_a_study_are_evaluated(study, caplog, monkeypatch):
+    (study / "max" / "1" / "result.json").unlink()
+    make, made = evaluation.make_experiment, []
+
+    def noted(*arguments):
+        assert [experiment() for experiment in made] == [None] * len(made)  # Networks that were evaluated are let go.
+        experiment = make(*arguments)
+        experiment.cycle = [experiment]
+        made.append(weakref.ref(experiment))
+        return experiment
+
+    monkeypatch.setattr(evaluation, "make_experiment", noted)
+    with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
+        records = run(study)
+    places = [(record["pooling"], record["seed"]) for record in records]
+    assert places == [("stochastic-max:0.5", 0), ("stochastic-max:0.5", 1), ("max", 0)]
+    assert caplog.messages[0] == f"{study / 'max' / '1'} is not finished: left out"
+    assert [record["draws"] for record in records] == [True, True, False]
+    assert [record["monte_carlo"] is None for record in records] == [False, False, True]
+    assert json.loads((study / "evaluation.json").read_text()) == records
+    assert rule_notes(records) == [
+        "expectation: inference mode, one deterministic pass.",
+        "recalibrated: the same, after one pass over the training images that recomputes the statistics of batch "
+        "normalisation with the pools in inference mode. Max-pooling's is the control.",
+        "Monte Carlo: the mean of the probabilities of 8 members, sampled for every image anew.",
+        "Points: the rule's error less the expectation's on the same trained network, with its t interval over seeds.",
+        "max: nothing is sampled, so Monte Carlo would be the single pass.",
+    ]
+
+
+def test_what_was_evaluated_is_not_evaluated_again(study, monkeypatch, caplog):
+    shutil.rmtree(study / "stochastic-max-0.5" / "1")
+    evaluated, whole = [], evaluation._evaluate
+
+    def until_the_second(folder, *arguments):
+        evaluated.append(f"{folder.parent.name}/{folder.name}")
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return whole(folder, *arguments)
+
+    monkeypatch.setattr(evaluation, "_evaluate", until_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(study)
+    assert len(json.loads((study / "evaluation.json").read_text())) == 1
+    caplog.clear()
+    with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
+        records = run(study)
+    assert evaluated == ["stochastic-max-0.5/0", *["max/0"] * 2, "max/1"]
+    assert caplog.messages == ["stochastic-max:0.5, seed 0: evaluated before", "max, seed 0", "max, seed 1"]
+    # Poolings that are not asked for stay as they are; other members are another evaluation, and so are other weights.
+    assert run(study, samples=2, poolings="max") == records[1:]
+    assert sorted(json.loads((study / "evaluation.json").read_text()), key=str) == sorted(records, key=str)
+    with pytest.raises(LabError, match=r"holds no finished run with average, ordinal:0\.7,0\.3$"):
+        run(study, poolings="max,average,ordinal:0.7,0.3")
+    shutil.copy(study / "max/0/last.ckpt", study / "max/1/last.ckpt")
+    again = run(study, samples=2)
+    assert evaluated[4:] == ["stochastic-max-0.5/0", "max/1"]
+    assert again[2]["expectation"] == again[1]["expectation"] == records[1]["expectation"]
+
+
+def test_evaluations_of_one_study_at_once_keep_each_others_results(study, monkeypatch):
+    evaluate_run, write = evaluation._evaluate, evaluation.write_json
+
+    def interleaved(*arguments):
+        monkeypatch.setattr(evaluation, "_evaluate", evaluate_run)
+        run(study, poolings="stochastic-max:0.5")
+        return evaluate_run(*arguments)
+
+    def locked(path, content):
+        with pytest.raises(Timeout):
+            FileLock(study / ".evaluation.lock", is_singleton=False).acquire(timeout=0)
+        write(path, content)
+
+    monkeypatch.setattr(evaluation, "_evaluate", interleaved)
+    monkeypatch.setattr(evaluation, "write_json", locked)
+    run(study, poolings="max")
+    written = json.loads((study / "evaluation.json").read_text())
+    assert [record["pooling"] for record in written] == ["max"] * 2 + ["stochastic-max:0.5"] * 2
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, folder):
@@ -280,51 +306,12 @@ def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
     assert not list(folder.glob("*.tmp"))
 
 
-def test_networks_that_were_evaluated_are_let_go(tmp_path, monkeypatch):
-    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
-    make, made = evaluation.make_experiment, []
-
-    def noted(*arguments):
-        assert [experiment() for experiment in made] == [None] * len(made)
-        experiment = make(*arguments)
-        experiment.cycle = [experiment]
-        made.append(weakref.ref(experiment))
-        return experiment
-
-    monkeypatch.setattr(evaluation, "make_experiment", noted)
-    run(tmp_path)
-    assert [experiment() for experiment in made] == [None, None]
-
-
-def test_evaluations_of_one_study_at_once_keep_each_others_results(tmp_path, monkeypatch):
-    runs = tiny_data.plan(tiny_data.config(epochs=1), ["max", "average"], [0])
-    tiny_data.study(tmp_path, runs, tiny_data.data_set(), Here(), Progress(), "empool ...")
-    evaluate_run, write = evaluation._evaluate, evaluation.write_json
-
-    def interleaved(*arguments):
-        monkeypatch.setattr(evaluation, "_evaluate", evaluate_run)
-        run(tmp_path, poolings="average")
-        return evaluate_run(*arguments)
-
-    def locked(path, content):
-        with pytest.raises(Timeout):
-            FileLock(tmp_path / ".evaluation.lock", is_singleton=False).acquire(timeout=0)
-        write(path, content)
-
-    monkeypatch.setattr(evaluation, "_evaluate", interleaved)
-    monkeypatch.setattr(evaluation, "write_json", locked)
-    run(tmp_path, poolings="max")
-    written = json.loads((tmp_path / "evaluation.json").read_text())
-    assert [record["pooling"] for record in written] == ["max", "average"]
-
-
 def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     images = str(tiny_data.parquet_folder(tmp_path / "shapes"))
-    small = ["--seeds", "2", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
+    small = ["--seeds", "1", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--recipe", "width=4"]
     assert cli.main(["compare", "--data", images, "--poolings", "max,ensemble:0.3", *small, "--out", "study"]) == 0
     capsys.readouterr()
     assert cli.main(["evaluate", "study", "--data", images, "--samples", "3"]) == 0
@@ -340,4 +327,6 @@ def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypa
     assert lines[-1] == ["evaluation:", "study/evaluation.json"]
     assert cli.main(["evaluate", "study"]) == 1
     assert "folder called shapes: say where it is with --data" in capsys.readouterr().err
+    assert cli.main(["evaluate", "study", "--data", images, "--label-column", "absent"]) == 1
+    assert "no integer column absent" in capsys.readouterr().err
     assert cli.main(["evaluate", "study", "--samples", "0"]) == 2

@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import empool
-from empool import functional
+from empool import _tables, functional
 from tolerances import assert_same_bits
 
 pytestmark = [
@@ -159,6 +159,23 @@ def test_a_new_p_is_written_where_the_old_one_was() -> None:
     assert layer._tables.number.data_ptr() == number
     assert layer._tables.number.item() == 0.6
     assert_same_bits(layer(INPUT), empool.MaxPoolDropout2d(2, p=0.6).eval()(INPUT))
+
+
+def test_tables_are_sent_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine without one can tell: from pinned memory, without blocking."""
+    seen: list[Any] = []
+    tensor = torch.tensor
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(Tensor, "to", lambda self, *where, **how: seen.append((*where, how)) or self)
+    monkeypatch.setattr(
+        torch, "tensor", lambda *args, pin_memory=False, **rest: seen.append(pin_memory) or tensor(*args, **rest)
+    )
+    cuda, tables = torch.device("cuda"), _tables.of_kind(empool.MaxDropout, 0.3)
+    seen.clear()
+    for training in (True, False):
+        tables.get((4,), training, cuda)
+        assert seen == [True, (cuda, {"non_blocking": True})]
+        seen.clear()
 
 
 def test_two_p_before_one_backward() -> None:

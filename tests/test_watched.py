@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_what_is_missing_from_pytorch_is_named_at_first_use(monkeypatch: pytest.
     monkeypatch.delattr(torch._C, "_len_torch_dispatch_stack")
     with pytest.raises(ImportError, match=r"torch._C._len_torch_dispatch_stack is missing from PyTorch"):
         functional.ensemble_max_pool2d(INPUT, 2)
+
+
+def test_private_parts_of_pytorch_are_named_in_one_file() -> None:
+    """The lab, which the core doesn't need, is free to use documented modules such as torch._dynamo.config."""
+    private = re.compile(r"(?<!`)torch(\.\w+)*\._[a-zA-Z]\w*|from torch[\w.]* import .*\b_[a-zA-Z]\w*")
+    named_in_docs = "torch.func._random"
+    root, found = Path(empool.__file__).parent, []
+    for path in root.rglob("*.py"):
+        if path.name in ("_private.py",) or path.is_relative_to(root / "lab"):
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            code = line.partition("#")[0]
+            if (used := private.search(code)) and named_in_docs not in used[0]:
+                found.append(f"{path.name}: {used[0]}")
+    assert not [use for use in found if not use.startswith("_plan.py: ")]
 
 
 def _worker(rank: int, meeting: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
@@ -16,7 +16,7 @@ from empool import _kernels as _kernels  # Registers the operators and their ker
 from empool import _ops, _private, _tables, reference
 from empool._tables import Learned, Numbers, Tables, remembered
 from empool._window import Geometry, adaptive_bounds
-from empool.distributions import RankDistribution, finite
+from empool.distributions import RankDistribution, Tunable, finite
 
 Size = int | Sequence[int]
 OutputSize = int | None | Sequence[int | None]
@@ -178,7 +178,9 @@ def _filled(number: float, device: torch.device) -> Tensor:
         return _private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device))
 
 
-def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> Tables | Numbers:
+def by_rank(
+    function: str, kind: type[Tunable], name: str, number: Number, check: Callable[..., float]
+) -> Tables | Numbers:
     """Return what pools by a kind of distribution.
 
     Args:
@@ -191,11 +193,12 @@ def by_rank(function: str, kind: Any, name: str, number: Number, check: Any) -> 
     if type(number) is Tables:
         return number
     if isinstance(number, Tensor):
-        if number.dim() > 1 or not number.dtype.is_floating_point:
+        if number.dim() > 1 or not number.numel() or not number.dtype.is_floating_point:
             raise ValueError(
                 f"{function}: expected {name} as one floating-point number or one a channel, "
                 f"got {tuple(number.shape)} of {number.dtype}"
             )
+        _check_each(function, name, number, check)
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
@@ -223,12 +226,20 @@ def by_value(function: str, beta: float | Tensor) -> float | Tensor:
     """Return the weight of a softmax, checked."""
     if not isinstance(beta, Tensor):
         return finite(function, "beta", beta)
-    if beta.dim() > 1 or not beta.dtype.is_floating_point:
+    if beta.dim() > 1 or not beta.numel() or not beta.dtype.is_floating_point:
         raise ValueError(
             f"{function}: expected beta as one floating-point number or one a channel, "
             f"got {tuple(beta.shape)} of {beta.dtype}"
         )
+    _check_each(function, "beta", beta, finite)
     return beta
+
+
+def _check_each(function: str, name: str, numbers: Tensor, check: Callable[..., float]) -> None:
+    """Check a tensor's numbers if they can be read without waiting for a device, and nothing traces the call."""
+    if numbers.device.type == "cpu" and not _private.is_watched(numbers):
+        for value in numbers.detach().double().aminmax():  # A NaN is both.
+            check(function, name, value.item())
 
 
 class Plan(NamedTuple):

@@ -114,7 +114,7 @@ _NAMED: tuple[Any, ...] = (
     types.FunctionType,
     types.MethodType,
     types.BuiltinFunctionType,
-    torch._ops.OpOverloadPacket,
+    type(torch.ops.aten.relu),
     _Named,
 )
 """Types that a function of PyTorch can have, and whose `__name__` is safe to read."""

@@ -48,7 +48,8 @@ def register(name: str, kernel: Callable[..., Any], key: str) -> None:
 
 def register_traced(name: str, rule: Callable[..., Any]) -> None:
     """Let a rule say what a tracer that makes calls functional, as `torch.compile`'s does, puts for an operator."""
-    torch.library.register_torch_dispatch(f"empool::{name}", _private.functional_mode(), rule, lib=_library)
+    if mode := _private.functional_mode():
+        torch.library.register_torch_dispatch(f"empool::{name}", mode, rule, lib=_library)
 
 
 # Fakes: shapes and strides without data.

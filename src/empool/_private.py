@@ -1,4 +1,7 @@
-"""What empool uses of PyTorch that is not public: all of it, looked up at first use, each with what would end it."""
+"""What empool uses of PyTorch that is not public: all of it, looked up at first use.
+
+Each use says what would end it. PyTorch 2.13, the latest that was tried, has none of that.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ _PATHS = {
     "is_wrapped": "_C._functorch.is_functorch_wrapped_tensor",
     "unwrap": "_C._functorch.get_unwrapped",
     # Until `torch.library` can say what a tracer records for an operator of several devices.
+    "FunctionalTensor": "_subclasses.functional_tensor.FunctionalTensor",
     "FunctionalTensorMode": "_subclasses.functional_tensor.FunctionalTensorMode",
+    "functorch_config": "_functorch.config",
+    "triton_operators": "_library.triton.triton_ops_to_kernels",
     # Until `torch.onnx.export` takes decompositions of the user's operators.
     "register_decomposition": "_decomp.register_decomposition",
     "called_by_inductor": "_inductor.lowering.FALLBACK_ALLOW_LIST",
@@ -167,14 +173,39 @@ def has_kernel(operator: str, key: str) -> bool:
 
 
 def functional_mode() -> Any:
-    """Return the mode in which `torch.compile` makes calls functional, as `torch.library.triton_op` uses it."""
-    return _torch.FunctionalTensorMode
+    """Return the mode in which `torch.compile` makes calls functional, as `torch.library.triton_op` uses it.
+
+    Without it, `torch.compile` sees the operators and not what is in them.
+    """
+    with contextlib.suppress(ImportError):
+        return _torch.FunctionalTensorMode
+    return None
+
+
+def is_functional(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is one of that mode, and of no other class."""
+    return type(tensor) is _torch.FunctionalTensor
+
+
+def sees_through_operators() -> bool:
+    """Tell whether `torch.compile` wants to see the kernels of operators."""
+    return bool(getattr(_torch.functorch_config, "decompose_custom_triton_ops", False))
+
+
+def remember_kernels(name: str, kernels: Any) -> None:
+    """Tell the cache of compiled graphs which Triton kernels an operator may run; without it, it asks for none."""
+    with contextlib.suppress(ImportError):
+        _torch.triton_operators[f"empool::{name}"] = kernels
 
 
 def decompose(op: Any, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Let the ONNX exporter put an operator's definition for it; fake tensors know it by its fake."""
-    _torch.register_decomposition(op)(definition)
-    _torch.register_decomposition(op, type="meta")(fake)
+    """Let the ONNX exporter put an operator's definition for it; fake tensors know it by its fake.
+
+    Without it, the exporter says that it doesn't know the operator.
+    """
+    with contextlib.suppress(ImportError):
+        _torch.register_decomposition(op)(definition)
+        _torch.register_decomposition(op, type="meta")(fake)
 
 
 def called_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:

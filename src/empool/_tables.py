@@ -88,7 +88,7 @@ class Tables:
                 if not table.entries.is_cuda or fresh.entries.shape != table.entries.shape:
                     del self.kept[key]
                 else:
-                    table.entries.copy_(fresh.entries)
+                    table.entries.copy_(fresh.entries.pin_memory(), non_blocking=True)
                     self.kept[key] = fresh._replace(entries=table.entries)
 
     def to(self, device: torch.device) -> None:
@@ -140,7 +140,7 @@ class Learned:
 def _numbers(each: Sequence[RankDistribution], device: torch.device) -> Tensor:
     values = [getattr(distribution, distribution.parameter) for distribution in each]  # type: ignore[attr-defined]
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float64, device=device)
+        return _sent(values, torch.float64, device)
 
 
 def _table(
@@ -169,12 +169,19 @@ def _table(
 
 def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        return torch.tensor(sets, dtype=dtype, device=device)
+        return _sent(sets, dtype, device)
     # A capture takes no copy from the host, but it does take fills.
     columns = len(sets[0][0])
     entries = [torch.full((1,), entry, dtype=dtype, device=device) for table in sets for row in table for entry in row]
     empty = torch.empty(0, dtype=dtype, device=device)
     return torch.cat([empty, *entries]).reshape(len(sets), len(sets[0]), columns)
+
+
+def _sent(numbers: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a tensor on a device, without waiting for it."""
+    if device.type != "cuda" or _private.has_dispatch_mode():
+        return torch.tensor(numbers, dtype=dtype, device=device)
+    return torch.tensor(numbers, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
 def of(distribution: RankDistribution) -> Tables:

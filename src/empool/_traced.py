@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._library import triton as triton_ops
-from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+
+from empool import _private
 
 VISIBLE = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather")
 """The operators that only select and add. A mean multiplies and adds, and Inductor cannot be told not to fuse the two
@@ -26,9 +26,7 @@ def rule(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     keeps the operator, and so does everything under `torch._functorch.config.decompose_custom_triton_ops = False`.
     """
 
-    def traced(
-        mode: FunctionalTensorMode, op: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def traced(mode: Any, op: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not kwargs and _is_visible(name, args):
             try:
                 with mode:
@@ -41,12 +39,10 @@ def rule(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_visible(name: str, args: tuple[Any, ...]) -> bool:
-    from torch._functorch import config  # A tracer has it; whoever only imports empool does not wait for it.
-
-    if not getattr(config, "decompose_custom_triton_ops", False):
+    if not _private.sees_through_operators():
         return False
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    if not all(type(tensor) is FunctionalTensor and tensor.device.type == DEVICE for tensor in tensors):
+    if not all(_private.is_functional(tensor) and tensor.device.type == DEVICE for tensor in tensors):
         return False
     sizes = [size for tensor in tensors for size in (*tensor.shape, *tensor.stride())]
     sizes += [size for arg in args if isinstance(arg, list | tuple) for size in arg]
@@ -71,4 +67,4 @@ def remember(name: str) -> None:
 
     The key is made of what Dynamo sees, which is not the backward; so every operator stands for all kernels.
     """
-    getattr(triton_ops, "triton_ops_to_kernels", {})[f"empool::{name}"] = _Kernels()
+    _private.remember_kernels(name, _Kernels())

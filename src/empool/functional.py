@@ -9,26 +9,14 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, overload
 from torch import Generator, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from empool._call import (
-    Method,
-    Number,
-    OutputSize,
-    Seed,
-    Size,
-    Tied,
-    Windows,
-    by_distribution,
-    by_rank,
-    by_value,
-    pool,
-)
+from empool import _call
+from empool._call import Method, Number, OutputSize, Seed, Size, Tied, Windows
 from empool._tables import Learned, Tables
 from empool.distributions import EnsembleMax, MaxDropout, RankDistribution, StochasticMax, probability, share
 
 P = ParamSpec("P")
 Pair = tuple[Tensor, Tensor]
-
-_SHAPES = {1: ("L", "OL"), 2: ("H, W", "OH, OW"), 3: ("D, H, W", "OD, OH, OW")}
+_SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 _WINDOWS = {
     False: """kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them. Padding is
             not an activation: it is never sampled and counts in no mean.""",
@@ -50,24 +38,22 @@ _REQUIRED = {"distribution": "empool.TopMean(2)"}
 _RAISES = "RuntimeError: for a geometry that `torch.nn.functional.{twin}` refuses, in its words."
 
 
+# fmt: off
 class _Pooling(Generic[P]):
     """A pooling function as a type checker sees it; P are its own arguments."""
 
     @overload
     def __call__(
         self, input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-        ceil_mode: bool = False, return_indices: Literal[False] = False, *args: P.args, **own: P.kwargs,
-    ) -> Tensor: ...  # fmt: skip
+        ceil_mode: bool = False, return_indices: Literal[False] = False, *args: P.args, **own: P.kwargs) -> Tensor: ...
     @overload
     def __call__(
         self, input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-        ceil_mode: bool = False, return_indices: Literal[True] = True, *args: P.args, **own: P.kwargs,
-    ) -> Pair: ...  # fmt: skip
+        ceil_mode: bool = False, return_indices: Literal[True] = True, *args: P.args, **own: P.kwargs) -> Pair: ...
     @overload
     def __call__(
         self, input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-        ceil_mode: bool = False, return_indices: bool = False, *args: P.args, **own: P.kwargs,
-    ) -> Any: ...  # fmt: skip
+        ceil_mode: bool = False, return_indices: bool = False, *args: P.args, **own: P.kwargs) -> Any: ...
     def __call__(self, *args: Any, **own: Any) -> Any: ...
 
 
@@ -77,18 +63,17 @@ class _Adaptive(Generic[P]):
     @overload
     def __call__(
         self, input: Tensor, output_size: OutputSize, return_indices: Literal[False] = False,
-        *args: P.args, **own: P.kwargs,
-    ) -> Tensor: ...  # fmt: skip
+        *args: P.args, **own: P.kwargs) -> Tensor: ...
     @overload
     def __call__(
         self, input: Tensor, output_size: OutputSize, return_indices: Literal[True] = True,
-        *args: P.args, **own: P.kwargs,
-    ) -> Pair: ...  # fmt: skip
+        *args: P.args, **own: P.kwargs) -> Pair: ...
     @overload
     def __call__(
         self, input: Tensor, output_size: OutputSize, return_indices: bool = False, *args: P.args, **own: P.kwargs
     ) -> Any: ...
     def __call__(self, *args: Any, **own: Any) -> Any: ...
+# fmt: on
 
 
 _Six = tuple[_Pooling[P], _Pooling[P], _Pooling[P], _Adaptive[P], _Adaptive[P], _Adaptive[P]]
@@ -96,12 +81,12 @@ _Six = tuple[_Pooling[P], _Pooling[P], _Pooling[P], _Adaptive[P], _Adaptive[P], 
 
 def _functions(method: Callable[Concatenate[str, P], Method]) -> _Six[P]:
     """Make a method's functions: 1d, 2d and 3d with max-pooling's arguments, then with adaptive pooling's."""
-    made: Any = tuple(_function(method, dims, adaptive) for adaptive in (False, True) for dims in (1, 2, 3))
-    return made  # type: ignore[no-any-return]
+    return tuple(_function(method, dims, adaptive) for adaptive in (False, True) for dims in (1, 2, 3))  # type: ignore
 
 
 def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Callable[..., Any]:
-    name = f"{'adaptive_' if adaptive else ''}{method.__name__.lstrip('_')}{dims}d"
+    prefix = "adaptive_" if adaptive else ""
+    name, twin, axes = f"{prefix}{method.__name__[1:]}{dims}d", f"{prefix}max_pool{dims}d", _SPATIAL[dims]
 
     def pooling(
         input: Tensor,
@@ -113,31 +98,28 @@ def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Calla
         return_indices: bool = False,
         **own: Any,
     ) -> Any:
+        windows = Windows(kernel_size, stride, padding, dilation, ceil_mode)
         # What overrides functions, such as a tensor's subclass or a symbolic trace, says what a call means.
         if has_torch_function_unary(input):
-            rest = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-            return handle_torch_function(pooling, (input,), input, *rest, **own)
-        windows = Windows(kernel_size, stride, padding, dilation, ceil_mode)
-        return pool(name, dims, input, windows, return_indices, method(name, **own))
+            return handle_torch_function(pooling, (input,), input, *windows[:5], return_indices, **own)
+        return _call.pool(name, dims, input, windows, return_indices, method(name, **own))
 
     def adaptive_pooling(input: Tensor, output_size: OutputSize, return_indices: bool = False, **own: Any) -> Any:
         if has_torch_function_unary(input):
             return handle_torch_function(adaptive_pooling, (input,), input, output_size, return_indices, **own)
         windows = Windows(output_size=output_size, adaptive=True)
-        return pool(name, dims, input, windows, return_indices, method(name, **own))
+        return _call.pool(name, dims, input, windows, return_indices, method(name, **own))
 
     call: Any = adaptive_pooling if adaptive else pooling
-    twin = f"{'adaptive_' if adaptive else ''}max_pool{dims}d"
-    spatial, output = _SHAPES[dims]
-    fields = {"twin": twin, "spatial": spatial, "output": output, "windows": _WINDOWS[adaptive].format(twin=twin)}
+    windows, output = _WINDOWS[adaptive].format(twin=twin), "O" + axes.replace(", ", ", O")
+    fields = {"twin": twin, "spatial": axes, "output": output, "windows": windows}
     parts = {"input": _INPUT, "draw": _DRAW, "returns": _RETURNS, "raises": _RAISES}
     doc = inspect.getdoc(method) or ""
-    own = list(inspect.signature(method).parameters.values())[1:]
+    _, *own = inspect.signature(method).parameters.values()
     if dims != 2 or adaptive:
         doc = doc.partition("Example:")[0] + _example(name, dims, adaptive, own)
-    indented = {key: part.replace("\n    ", "\n").format(**fields) for key, part in parts.items()}
-    call.__doc__ = doc.format(**indented)
-    shared = [p for p in inspect.signature(call).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    call.__doc__ = doc.format(**{key: part.replace("\n    ", "\n").format(**fields) for key, part in parts.items()})
+    *shared, _ = inspect.signature(call).parameters.values()
     call.__signature__ = inspect.Signature([*shared, *own], return_annotation=Tensor | Pair)
     call.__name__ = call.__qualname__ = name
     return call  # type: ignore[no-any-return]
@@ -154,8 +136,7 @@ def _example(name: str, dims: int, adaptive: bool, own: list[inspect.Parameter])
 @_functions
 def _ensemble_max_pool(
     function: str, *, p: Number = 0.1, training: bool = True, seed: Seed = None, generator: Generator | None = None,
-    tied: Tied = None,
-) -> Method:  # fmt: skip
+    tied: Tied = None) -> Method:  # fmt: skip
     """Output the second largest activation of each window with probability p, and the largest otherwise.
 
     Args:
@@ -165,27 +146,25 @@ def _ensemble_max_pool(
     Returns:
         {returns}
     Raises:
-        ValueError: if p is outside [0, 1].
+        ValueError: if p is outside [0, 1]; a tensor on a GPU isn't checked, which would wait for it.
         {raises}
     Source: Zhang and Wu, J. USTC 47(10), 2017.
     Example:
         >>> ensemble_max_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, p=0.25, training=False)
         tensor([[[6.]]])
     """
-    return Method(by_rank(function, EnsembleMax, "p", p, probability), None, training, seed, generator, tied)
+    return Method(_call.by_rank(function, EnsembleMax, "p", p, probability), None, training, seed, generator, tied)
 
 
-(
-    ensemble_max_pool1d, ensemble_max_pool2d, ensemble_max_pool3d,
-    adaptive_ensemble_max_pool1d, adaptive_ensemble_max_pool2d, adaptive_ensemble_max_pool3d,
-) = _ensemble_max_pool  # fmt: skip
+(ensemble_max_pool1d, ensemble_max_pool2d, ensemble_max_pool3d,
+ adaptive_ensemble_max_pool1d, adaptive_ensemble_max_pool2d,
+ adaptive_ensemble_max_pool3d) = _ensemble_max_pool  # fmt: skip
 
 
 @_functions
 def _max_pool_dropout(
     function: str, *, p: Number = 0.2, training: bool = True, seed: Seed = None, generator: Generator | None = None,
-    tied: Tied = None,
-) -> Method:  # fmt: skip
+    tied: Tied = None) -> Method:  # fmt: skip
     """Drop every activation with probability p and output the largest left, 0 if none is.
 
     Args:
@@ -195,27 +174,24 @@ def _max_pool_dropout(
     Returns:
         {returns}
     Raises:
-        ValueError: if p is outside [0, 1].
+        ValueError: if p is outside [0, 1]; a tensor on a GPU isn't checked, which would wait for it.
         {raises}
     Source: Wu and Gu, arXiv 1512.01400, 2015; their p is the probability of retaining.
     Example:
         >>> max_pool_dropout2d(torch.tensor([[[1.0, 2.0], [3.0, 8.0]]]), 2, p=0.5, training=False)
         tensor([[[5.0625]]])
     """
-    return Method(by_rank(function, MaxDropout, "p", p, probability), None, training, seed, generator, tied)
+    return Method(_call.by_rank(function, MaxDropout, "p", p, probability), None, training, seed, generator, tied)
 
 
-(
-    max_pool_dropout1d, max_pool_dropout2d, max_pool_dropout3d,
-    adaptive_max_pool_dropout1d, adaptive_max_pool_dropout2d, adaptive_max_pool_dropout3d,
-) = _max_pool_dropout  # fmt: skip
+(max_pool_dropout1d, max_pool_dropout2d, max_pool_dropout3d,
+ adaptive_max_pool_dropout1d, adaptive_max_pool_dropout2d, adaptive_max_pool_dropout3d) = _max_pool_dropout  # fmt: skip
 
 
 @_functions
 def _stochastic_max_pool(
     function: str, *, drop: Number = 0.5, training: bool = True, seed: Seed = None, generator: Generator | None = None,
-    tied: Tied = None,
-) -> Method:  # fmt: skip
+    tied: Tied = None) -> Method:  # fmt: skip
     """Drop a fixed share of each window at random and output the largest left.
 
     Args:
@@ -226,27 +202,25 @@ def _stochastic_max_pool(
     Returns:
         {returns}
     Raises:
-        ValueError: if drop is outside [0, 1).
+        ValueError: if drop is outside [0, 1); a tensor on a GPU isn't checked, which would wait for it.
         {raises}
     Source: Huang et al., Channel-max, channel-drop and stochastic max-pooling, CVPRW 2015.
     Example:
         >>> stochastic_max_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, drop=0.25, training=False)
         tensor([[[6.]]])
     """
-    return Method(by_rank(function, StochasticMax, "drop", drop, share), None, training, seed, generator, tied)
+    return Method(_call.by_rank(function, StochasticMax, "drop", drop, share), None, training, seed, generator, tied)
 
 
-(
-    stochastic_max_pool1d, stochastic_max_pool2d, stochastic_max_pool3d,
-    adaptive_stochastic_max_pool1d, adaptive_stochastic_max_pool2d, adaptive_stochastic_max_pool3d,
-) = _stochastic_max_pool  # fmt: skip
+(stochastic_max_pool1d, stochastic_max_pool2d, stochastic_max_pool3d,
+ adaptive_stochastic_max_pool1d, adaptive_stochastic_max_pool2d,
+ adaptive_stochastic_max_pool3d) = _stochastic_max_pool  # fmt: skip
 
 
 @_functions
 def _rank_pool(
     function: str, *, distribution: RankDistribution | Tables | Learned, training: bool = True, seed: Seed = None,
-    generator: Generator | None = None, tied: Tied = None,
-) -> Method:  # fmt: skip
+    generator: Generator | None = None, tied: Tied = None) -> Method:  # fmt: skip
     """Sample a rank from a distribution and output that activation; on average, ordered weighted averaging.
 
     Args:
@@ -264,20 +238,17 @@ def _rank_pool(
         >>> rank_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, distribution=ordinal, training=False)
         tensor([[[4.7500]]])
     """
-    return Method(by_distribution(function, distribution), None, training, seed, generator, tied)
+    return Method(_call.by_distribution(function, distribution), None, training, seed, generator, tied)
 
 
-(
-    rank_pool1d, rank_pool2d, rank_pool3d,
-    adaptive_rank_pool1d, adaptive_rank_pool2d, adaptive_rank_pool3d,
-) = _rank_pool  # fmt: skip
+(rank_pool1d, rank_pool2d, rank_pool3d,
+ adaptive_rank_pool1d, adaptive_rank_pool2d, adaptive_rank_pool3d) = _rank_pool  # fmt: skip
 
 
 @_functions
 def _stochastic_pool(
     function: str, *, training: bool = True, seed: Seed = None, generator: Generator | None = None,
-    tied: Tied = None,
-) -> Method:  # fmt: skip
+    tied: Tied = None) -> Method:  # fmt: skip
     """Sample an activation in proportion to its positive part; the expectation is the sum of squares over the sum.
 
     Args:
@@ -295,17 +266,14 @@ def _stochastic_pool(
     return Method(None, None, training, seed, generator, tied)
 
 
-(
-    stochastic_pool1d, stochastic_pool2d, stochastic_pool3d,
-    adaptive_stochastic_pool1d, adaptive_stochastic_pool2d, adaptive_stochastic_pool3d,
-) = _stochastic_pool  # fmt: skip
+(stochastic_pool1d, stochastic_pool2d, stochastic_pool3d,
+ adaptive_stochastic_pool1d, adaptive_stochastic_pool2d, adaptive_stochastic_pool3d) = _stochastic_pool  # fmt: skip
 
 
 @_functions
 def _soft_pool(
     function: str, *, beta: float | Tensor = 1.0, training: bool = True, seed: Seed = None,
-    generator: Generator | None = None, tied: Tied = None,
-) -> Method:  # fmt: skip
+    generator: Generator | None = None, tied: Tied = None) -> Method:  # fmt: skip
     """Sample an activation by the softmax of beta times the activations; the expectation is SoftPool.
 
     Args:
@@ -316,19 +284,17 @@ def _soft_pool(
     Returns:
         {returns}
     Raises:
-        ValueError: if beta is not finite.
+        ValueError: if beta is not finite; a tensor on a GPU isn't checked, which would wait for it.
         {raises}
     Source: Stergiou, Poppe and Kalliatakis, Refining activation downsampling with SoftPool, ICCV 2021.
     Example:
         >>> soft_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, beta=0.0, training=False)
         tensor([[[3.2500]]])
     """
-    return Method(None, by_value(function, beta), training, seed, generator, tied)
+    return Method(None, _call.by_value(function, beta), training, seed, generator, tied)
 
 
-(
-    soft_pool1d, soft_pool2d, soft_pool3d,
-    adaptive_soft_pool1d, adaptive_soft_pool2d, adaptive_soft_pool3d,
-) = _soft_pool  # fmt: skip
+(soft_pool1d, soft_pool2d, soft_pool3d,
+ adaptive_soft_pool1d, adaptive_soft_pool2d, adaptive_soft_pool3d) = _soft_pool  # fmt: skip
 
 __all__ = [name for name in dir() if name[-2:] in ("1d", "2d", "3d")]

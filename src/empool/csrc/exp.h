@@ -2,7 +2,8 @@
 //
 // A draw must not depend on who computes it, so the exponential is a polynomial, each product and sum rounded: with
 // x = (beta * a - largest) * log2(e), n = floor(x) and f = x - n, it is P(f) * 2^n, or 0 where x < -126. The constants
-// are those of reference.py.
+// are those of reference.py. A mean may be rounded otherwise, so it takes a shorter polynomial and, where the sums stay
+// in range, does without the largest.
 #pragma once
 
 #include "windows.h"
@@ -26,23 +27,66 @@ EMPOOL_INLINE std::pair<Vec<Int<C>, L>, Vec<C, L>> floor_of(Vec<C, L> x) {
     return {whole, __builtin_convertvector(whole, V)};
 }
 
-// 2^x for x <= 0; of a NaN, anything.
+// 2^x for x <= 0; of a NaN, anything but a number above 2.
 template <class C, int L>
 EMPOOL_INLINE Vec<C, L> exp2_of(Vec<C, L> x) {
     using V = Vec<C, L>;
     constexpr int mantissa = sizeof(C) == 8 ? 52 : 23, bias = sizeof(C) == 8 ? 1023 : 127;
-    const V least = fill<V>(C(-126)), bounded = larger(x, least);
+    const V least = fill<V>(C(-126));
+    const auto horner = [](V f) EMPOOL_LAMBDA {
+        V p = fill<V>(C(0x1.cacdf6p-13));
+        p = p * f + C(0x1.44bd44p-10);
+        p = p * f + C(0x1.3d5826p-7);
+        p = p * f + C(0x1.c67ee4p-5);
+        p = p * f + C(0x1.ebfdf8p-3);
+        p = p * f + C(0x1.62e428p-1);
+        return p * f + C(1);
+    };
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (sizeof(C) == 4 && L == 16) {
+        const __m512 floor = _mm512_floor_ps(bits<__m512>(x));
+        const auto normal = _mm512_cmp_ps_mask(bits<__m512>(x), bits<__m512>(least), _CMP_GE_OQ);
+        return bits<V>(_mm512_maskz_scalef_ps(normal, bits<__m512>(horner(x - bits<V>(floor))), floor));
+    }
+#endif
+    const V bounded = larger(x, least);
     const auto [whole, floor] = floor_of<C, L>(bounded);
-    const V f = bounded - floor;
-    V p = fill<V>(C(0x1.cacdf6p-13));
-    p = p * f + C(0x1.44bd44p-10);
-    p = p * f + C(0x1.3d5826p-7);
-    p = p * f + C(0x1.c67ee4p-5);
-    p = p * f + C(0x1.ebfdf8p-3);
-    p = p * f + C(0x1.62e428p-1);
-    p = p * f + C(1);
     const V scale = bits<V>((whole + bias) << mantissa);
-    return select(greater(least, x), V{}, p * scale);
+    return select(greater(least, x), V{}, horner(bounded - floor) * scale);
+}
+
+// e^x, right to 1e-7 where that is between 2^-60 and 2^60. Far below it is next to 0; far above, of an infinity and of
+// a NaN it is more than 2^60, or not a number.
+template <int L>
+EMPOOL_INLINE Vec<float, L> exp_near(Vec<float, L> x) {
+    using V = Vec<float, L>;
+    constexpr float log2e = 0x1.715476p0f, high = 0x1.63p-1f, low = -0x1.bd0106p-13f;  // high + low = ln(2)
+    constexpr float c[] = {1.0f, 0x1.fffff6p-1f, 0x1.fffdc4p-2f, 0x1.555a6ep-3f, 0x1.573adp-5f, 0x1.0fa7d8p-7f};
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (L == 16) {
+        const __m512 v = bits<__m512>(x);
+        const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(v, _mm512_set1_ps(log2e)), _MM_FROUND_TO_NEAREST_INT);
+        __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(high), v);
+        f = _mm512_fnmadd_ps(n, _mm512_set1_ps(low), f);
+        __m512 p = _mm512_set1_ps(c[5]);
+        for (int i = 4; i >= 0; --i) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c[i]));
+        return bits<V>(_mm512_scalef_ps(p, n));
+    }
+#endif
+    const V bounded = larger(fill<V>(-87.0f), smaller(x, fill<V>(88.0f)));
+    const V shifted = bounded * log2e + 0x1.8p23f, n = shifted - 0x1.8p23f, f = bounded - n * high - n * low;
+    V p = fill<V>(c[5]);
+    for (int i = 4; i >= 0; --i) p = p * f + c[i];
+    return p * bits<V>((bits<Vec<int32_t, L>>(shifted) + 127) << 23);
+}
+
+// Whether a mean of these sums of weights and of products may be trusted: no weight that matters was cut off.
+template <bool soft, class V>
+EMPOOL_INLINE auto is_near(V total, V sum) {
+    using C = std::remove_cvref_t<decltype(total[0])>;
+    constexpr C least = C(0x1p-40), most = C(0x1p40);
+    if constexpr (soft) return (total >= least) & (total <= most) & (sum - sum == 0);
+    return ((total >= least) & (total <= most)) | (total == 0);
 }
 
 // Soft pooling's beta in the lanes of a window, or none.

@@ -6,8 +6,8 @@
 #include "mean_backward.h"
 #include "rank_draw.h"
 #include "rank_mean.h"
+#include "stride2_value.h"
 #include "value_draw.h"
-#include "value_mean.h"
 
 // In the order of DType.
 #define EMPOOL_DTYPES(stem) {stem<float>, stem<double>, stem<BFloat16>, stem<Float16>}

@@ -5,8 +5,8 @@
 #pragma once
 
 #include "rank_mean.h"
+#include "small_planes_backward.h"
 #include "stride2_backward.h"
-#include "value_mean.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -146,75 +146,16 @@ EMPOOL_NOINLINE Vec<Compute<T>, lanes<T>> give_to_nan(const BackwardWindow<T>& w
     return grad;
 }
 
-// The weights of windows with n activations, by rank.
-template <class T, bool by_lane>
-class RankShares {
-    using C = Compute<T>;
-    using V = Vec<C, lanes<T>>;
-    using O = Vec<Int<C>, lanes<T>>;
-
-  public:
-    RankShares(const double* weights, int64_t columns, int64_t step) : columns(static_cast<int>(columns)), step_(step) {
-        if constexpr (by_lane) {
-            weight_ = weights;
-        } else {
-            // With room for a vector, and 0 for the ranks that have no weight.
-            C* table = scratch<C, Buffer::spare>(columns + table_size);
-            for (int64_t r = 0; r < columns + table_size; ++r) {
-                table[r] = r < columns ? static_cast<C>(weights[r * step]) : C{};
-            }
-            weight_ = table;
-        }
-    }
-    EMPOOL_INLINE V at(int r, int64_t channel) const {
-        if constexpr (by_lane) {
-            return __builtin_convertvector((load_raw<Vec<double, lanes<T>>>(weight_ + r * step_ + channel)), V);
-        } else {
-            return fill<V>(weight_[r]);
-        }
-    }
-    // The weights of ranks below N.
-    template <int N>
-    EMPOOL_INLINE V of(O rank, int64_t channel) const {
-        static_assert(N <= table_size);
-        if constexpr (!by_lane) return look_up<C, lanes<T>>(weight_, rank, columns < N ? columns : N);
-        V share{};
-        for (int r = 0; r < columns && r < N; ++r) share = select(equal<C>(rank, r), at(r, channel), share);
-        return share;
-    }
-
-    int columns;
-
-  private:
-    int64_t step_;
-    std::conditional_t<by_lane, const double, const C>* weight_;
-};
-
-// Windows of N activations: every pair is compared, which gives all ranks.
+// Windows of N activations.
 template <int N, class T, class Shares>
 EMPOOL_INLINE void rank_backward_of_few(const BackwardWindow<T>& w, const Shares& shares) {
-    using C = Compute<T>;
     constexpr int L = lanes<T>;
-    using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
-    V v[N], sum{};
-    O rank[N];
+    Vec<Compute<T>, L> v[N], part[N];
+    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { v[k] = load<L>(w.in + w.in_offset[k]); });
+    parts_of<N, T, true>(v, load<L>(w.grad_output), shares, w.channel, part);
     repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
-        v[k] = load<L>(w.in + w.in_offset[k]);
-        rank[k] = fill<O>(k);
-        sum += v[k];
-    });
-    repeat<N, 1>(N, [&](int k) EMPOOL_LAMBDA {
-        for (int j = 0; j < k; ++j) {
-            const auto later = greater(v[k], v[j]);
-            rank[k] = add_where(later, rank[k], fill<O>(-1));
-            rank[j] = add_where(later, rank[j], fill<O>(1));
-        }
-    });
-    V grad = load<L>(w.grad_output);
-    if (any(unordered(sum, sum))) grad = give_to_nan(w, grad);
-    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
-        give<C, L>(w.sums + w.sum_offset[k], shares.template of<N>(rank[k], w.channel), grad);
+        auto* sum = w.sums + w.sum_offset[k];
+        store_raw(sum, load_raw<Vec<Compute<T>, L>>(sum) + part[k]);
     });
 }
 
@@ -294,6 +235,8 @@ EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Shar
         const auto at = w.at(c);
         if (w.n == 4) {
             rank_backward_of_few<4>(at, shares);
+        } else if (w.n == 6) {
+            rank_backward_of_few<6>(at, shares);
         } else if (w.n == 9) {
             rank_backward_of_few<9>(at, shares);
         } else if (shares.columns <= 2) {
@@ -333,6 +276,9 @@ constexpr Strategy<RankMean> rank_mean_backward[] = {
     // Rows shorter than a vector are better off as planes side by side.
     {[](const RankMean& a) { return a.geometry.axis[2].out >= lanes<T> && stride2_means(a); },
      [](const RankMean& a) { return stride2_units(a.geometry); }, stride2_rank_mean_backward<T>},
+    {serves_channels<T>, [](const RankMean& a) { return channel_strip_units(a.geometry); }, backward_of_channels<T>},
+    {[](const RankMean& a) { return small_planes<T>(a.geometry, a.weights.sets); },
+     [](const RankMean& a) { return small_plane_units<T>(a.geometry); }, rank_backward_of_small_planes<T>},
     {[](const RankMean&) { return true; }, [](const RankMean& a) { return mean_backward_units<T>(a.geometry); },
      rank_mean_backward_windows<T>},
 };
@@ -416,20 +362,15 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
         const V grad = load<L>(w.grad_output);
         if (beta.none()) {
             const auto [mean, total] = positive_mean<C, L, 0>(w.n, tap);
-            const auto infinite = (mean == mean) & (mean - mean != mean - mean);
             for (int k = 0; k < w.n; ++k) {
-                const V a = tap(k), slope = (a / total) + (a - mean) / total;
-                const V share = a > 0 ? slope : (a == a ? V{} : a);
-                give<C, L>(w.sums + w.sum_offset[k], infinite ? V{} : share, grad);
+                give<C, L>(w.sums + w.sum_offset[k], positive_slope<C, L>(tap(k), mean, total), grad);
             }
             continue;
         }
         const V factor = beta.at(w.channel);
         const auto [mean, total] = soft_mean<C, L, 0>(w.n, tap, factor, held);
-        const auto infinite = (mean == mean) & (mean - mean != mean - mean);
         for (int k = 0; k < w.n; ++k) {
-            const V weight = held[k] / total, share = weight * (1 + factor * (tap(k) - mean));
-            give<C, L>(w.sums + w.sum_offset[k], infinite | (weight == 0) ? V{} : share, grad);
+            give<C, L>(w.sums + w.sum_offset[k], soft_slope<C, L>(held[k], tap(k), factor, mean, total), grad);
         }
     }
 }
@@ -447,6 +388,10 @@ void value_mean_backward_windows(const ValueMean& a, int64_t begin, int64_t end)
 
 template <class T>
 constexpr Strategy<ValueMean> value_mean_backward[] = {
+    {stride2_values<T>, [](const ValueMean& a) { return stride2_value_units(a.geometry); },
+     stride2_value_mean_backward<T>},
+    {[](const ValueMean& a) { return sizeof(Compute<T>) == 4 && small_planes<T>(a.geometry, a.beta.sets); },
+     [](const ValueMean& a) { return small_plane_units<T>(a.geometry); }, value_backward_of_small_planes<T>},
     {[](const ValueMean&) { return true; }, [](const ValueMean& a) { return mean_backward_units<T>(a.geometry); },
      value_mean_backward_windows<T>},
 };

@@ -37,6 +37,9 @@ enum class Buffer {
     cover_rows,
     cover_offsets,
     cover_codes,
+    tile_input,  // planes side by side
+    tile_gradient,
+    tile_output,
     spare,
 };
 

@@ -21,48 +21,118 @@ EMPOOL_INLINE Vec<C, L> to_fraction(Vec<uint32_t, L> u) {
     return (high * C(65536) + low) * C(1.0 / 4294967296.0);
 }
 
+// The draws of the lanes from c on; returns where a window holds a NaN.
 template <class T, class I>
-EMPOOL_NOINLINE void value_draw_window(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* held) {
+EMPOOL_NOINLINE Vec<Int<Compute<T>>, lanes<T>> value_draw_lanes(const Window<T, I>& w, const Beta<T>& beta, int64_t c,
+                                                                Vec<Compute<T>, lanes<T>>* held) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
     using O = Vec<Int<C>, L>;
     const int n = w.taps.n;
-    if (n == 0) return draw_empty(w, Compute<T>(0));
+    const auto tap = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(w.in + w.taps.offset[k] + c); };
+    V total{}, sum{};
+    if (beta.none()) {
+        for (int k = 0; k < n; ++k) {
+            const V v = tap(k);
+            held[k] = larger(v, V{});
+            total += held[k];
+            sum += v;
+        }
+    } else {
+        const V largest = scores_of<C, L, 0>(n, tap, beta.at(c), held);
+        for (int k = 0; k < n; ++k) {
+            held[k] = exp2_of<C, L>(power_of<C, L>(held[k], largest));
+            total += held[k];
+            sum += tap(k);
+        }
+    }
+    const V target = to_fraction<C, L>(load_raw<Vec<uint32_t, L>>(w.u + c)) * total;
+    V running{}, value{};
+    O code = fill<O>(zero_drawn<I>), found = ~(total > 0);
+    for (int k = 0; k < n; ++k) {
+        running += held[k];
+        const O reached = (running > target) | (running >= total);
+        const O here = reached & ~found;
+        value = here ? tap(k) : value;
+        code = here ? fill<O>(w.taps.code[k]) : code;
+        found |= reached;
+    }
+    store_exact<L>(w.out + c, value);
+    store_raw(w.drawn + c, convert<I, Int<C>, L>(code));
+    return sum != sum;
+}
+
+// Windows of N activations. The running sums are kept: they ascend, so the draw is the first that is above a limit, the
+// lesser of the target and of the greatest number below the total.
+template <int N, bool soft, class T, class I>
+EMPOOL_INLINE void value_draw_of_few(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* held) {
+    using C = Compute<T>;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    using K = Codes<C, L, I>;
+    const TapPointers<N, T> taps(w.in, w.taps);
     O nan{};
     for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        const auto tap = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(w.in + w.taps.offset[k] + c); };
-        V total{}, sum{};
-        if (beta.none()) {
-            for (int k = 0; k < n; ++k) {
-                const V v = tap(k);
-                held[k] = larger(v, V{});
-                total += held[k];
-                sum += v;
+        V running[N], total{}, sum{};
+        const auto add = [&](int k, V weight) EMPOOL_LAMBDA { running[k] = total = total + weight; };
+        if constexpr (soft) {
+            const V factor = beta.at(c);
+            V largest = fill<V>(-static_cast<C>(__builtin_inf()));
+            repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
+                const V a = load<L>(taps.in(k) + c);
+                running[k] = factor * a;
+                largest = larger(running[k], largest);
+                sum += a;
+            });
+            // Infinite scores, and a beta of 0, which leaves no product of an infinity.
+            if (any((factor == 0) | (largest - largest != 0))) {
+                nan |= value_draw_lanes(w, beta, c, held);
+                return;
             }
+            repeat<N, 0>(
+                N, [&](int k) EMPOOL_LAMBDA { add(k, exp2_of<C, L>((running[k] - largest) * C(1.4426950408889634))); });
         } else {
-            const V largest = scores_of<C, L, 0>(n, tap, beta.at(c), held);
-            for (int k = 0; k < n; ++k) {
-                held[k] = exp2_of<C, L>(power_of<C, L>(held[k], largest));
-                total += held[k];
-                sum += tap(k);
-            }
+            repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
+                const V a = load<L>(taps.in(k) + c);
+                add(k, larger(a, V{}));
+                sum += a;
+            });
         }
         nan |= sum != sum;
         const V target = to_fraction<C, L>(load_raw<Vec<uint32_t, L>>(w.u + c)) * total;
-        V running{}, value{};
-        O code = fill<O>(zero_drawn<I>), found = ~(total > 0);
-        for (int k = 0; k < n; ++k) {
-            running += held[k];
-            const O reached = (running > target) | (running >= total);
-            const O here = reached & ~found;
-            value = here ? tap(k) : value;
-            code = here ? fill<O>(w.taps.code[k]) : code;
-            found |= reached;
+        const V limit = smaller(bits<V>(bits<O>(total) - 1), target);
+        V value = load<L>(taps.in(N - 1) + c);
+        K code = fill_code<K>(taps.code(N - 1));
+        repeat<N, 1>(N, [&](int i) EMPOOL_LAMBDA {
+            const int k = N - 1 - i;
+            const auto reached = greater(running[k], limit);
+            value = select(reached, load<L>(taps.in(k) + c), value);
+            code = select(reached, fill_code<K>(taps.code(k)), code);
+        });
+        if constexpr (!soft) {
+            const auto some = greater(total, V{});
+            value = select(some, value, V{});
+            code = select(some, code, fill_code<K>(sizeof(K{}[0]) == 1 ? 255 : zero_drawn<I>));
         }
         store_exact<L>(w.out + c, value);
-        store_raw(w.drawn + c, convert<I, Int<C>, L>(code));
+        store_codes<I, L>(w.drawn + c, code);
     });
+    if (any(nan)) draw_nan(w);
+}
+
+template <class T, class I>
+EMPOOL_NOINLINE void value_draw_window(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* held) {
+    if (w.taps.n == 0) return draw_empty(w, Compute<T>(0));
+    if constexpr (sizeof(I) == 1) {
+        if (w.taps.n == 4 && beta.none()) return value_draw_of_few<4, false>(w, beta, held);
+        if (w.taps.n == 9 && beta.none()) return value_draw_of_few<9, false>(w, beta, held);
+        if (w.taps.n == 4) return value_draw_of_few<4, true>(w, beta, held);
+        if (w.taps.n == 9) return value_draw_of_few<9, true>(w, beta, held);
+    }
+    Vec<Int<Compute<T>>, lanes<T>> nan{};
+    for_lanes<lanes<T>>(w.count, [&](int64_t c) { nan |= value_draw_lanes(w, beta, c, held); });
     if (any(nan)) draw_nan(w);
 }
 

@@ -45,11 +45,18 @@ EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
     return {squares / (total == 0 ? fill<V>(C(1)) : total), total};
 }
 
-// held[0..n) become the weights; the largest weight is 1.
-template <class C, int L, int N, class Tap>
-EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
+// How much the mean changes with activation a > 0.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> positive_slope(Vec<C, L> a, Vec<C, L> mean, Vec<C, L> total) {
     using V = Vec<C, L>;
-    const V largest = scores_of<C, L, N>(n, tap, beta, held);
+    const V slope = (a / total) + (a - mean) / total, share = a > 0 ? slope : (a == a ? V{} : a);
+    return (mean - mean == 0) | (mean != mean) ? share : V{};
+}
+
+// held[0..n) are scores and become the weights; the largest weight is 1.
+template <class C, int L, int N, class Tap>
+EMPOOL_INLINE ValueMeanOf<C, L> soft_mean_of_scores(int n, const Tap& tap, Vec<C, L>* held, Vec<C, L> largest) {
+    using V = Vec<C, L>;
     V total{}, sum{};
     repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
         const V a = tap(k);
@@ -65,6 +72,33 @@ EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta,
         mean = mean - mean == 0 ? mean : divided;
     }
     return {mean, total};
+}
+
+// held[0..n) become the weights, up to a common factor.
+template <class C, int L, int N, class Tap>
+EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
+    using V = Vec<C, L>;
+    if constexpr (sizeof(C) == 4) {
+        V total{}, sum{};
+        repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
+            const V a = tap(k), e = exp_near<L>(beta * a);
+            held[k] = e;
+            total += e;
+            sum += e * a;
+        });
+        if (!any(~is_near<true>(total, sum))) return {sum / total, total};
+    }
+    const V largest = scores_of<C, L, N>(n, tap, beta, held);
+    return soft_mean_of_scores<C, L, N>(n, tap, held, largest);
+}
+
+// How much the mean changes with activation a of a weight.
+template <class C, int L>
+EMPOOL_INLINE Vec<C, L> soft_slope(Vec<C, L> weight, Vec<C, L> a, Vec<C, L> beta, Vec<C, L> mean, Vec<C, L> total) {
+    using V = Vec<C, L>;
+    const V share = weight / total;
+    const auto none = (share == 0) | ((mean == mean) & (mean - mean != 0));
+    return none ? V{} : share * (1 + beta * (a - mean));
 }
 
 template <int N, class T, class I>
@@ -102,12 +136,6 @@ void value_mean_windows(const ValueMean& a, int64_t begin, int64_t end) {
         [&](const PlaneBlock& block) { betas.set_block(g, block); },
         [&](const Window<T, uint8_t>& w) { value_mean_window(w, Beta<T>(betas, w.channel), held); });
 }
-
-template <class T>
-constexpr Strategy<ValueMean> value_mean[] = {
-    {[](const ValueMean&) { return true; }, [](const ValueMean& a) { return lane_units<T>(a.geometry); },
-     value_mean_windows<T>},
-};
 
 }  // namespace EMPOOL_CAPABILITY
 }  // namespace empool

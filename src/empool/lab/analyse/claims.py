@@ -29,24 +29,16 @@ class Support(Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the runs say to one claim.
-
-    Attributes:
-        claim: it.
-        verdict: what the runs support.
-        reason: why it is not tested, or what was counted, in words; else empty.
-        difference: the mean test error of `claim.of` less that of `claim.than`, each the mean over its poolings, in
-            points; None if not tested.
-        interval: its 95 % interval; all intervals hold at once with that confidence.
-        p_value: after Holm's correction over the claims that are tested.
-    """
+    """What the runs say to one claim."""
 
     claim: Claim
-    verdict: Support = Support.UNTESTED
-    reason: str = ""
+    verdict: Support = Support.UNTESTED  # what the runs support
+    reason: str = ""  # why it is not tested, or what was counted, in words; else empty
+    # The mean test error of `claim.of` less that of `claim.than`, each the mean over its poolings, in points; None if
+    # not tested.
     difference: float | None = None
-    interval: Interval | None = None
-    p_value: float | None = None
+    interval: Interval | None = None  # its 95 % interval; all intervals hold at once with that confidence
+    p_value: float | None = None  # after Holm's correction over the claims that are tested
 
 
 def beside(records: Sequence[Record]) -> paper.Table | None:

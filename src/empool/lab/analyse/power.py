@@ -18,37 +18,24 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Need:
-    """What it takes to decide one row.
+    """What it takes to decide one row."""
 
-    Attributes:
-        pooling: its spelling.
-        difference: from the baseline, in points, as seen so far.
-        seeds: runs of each pooling with which a true difference of that size is decided in 80 % of studies; None
-            where more than `MOST_SEEDS` would not do.
-    """
-
-    pooling: str
-    difference: float
+    pooling: str  # its spelling
+    difference: float  # from the baseline, in points, as seen so far
+    # Runs of each pooling with which a true difference of that size is decided in 80 % of studies; None where more
+    # than `MOST_SEEDS` would not do.
     seeds: int | None
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a study's seeds can show.
+    """What a study's seeds can show."""
 
-    Attributes:
-        seeds: the fewest that a tested row, or the baseline, has.
-        compared: number of poolings that are compared with the baseline.
-        spread: standard deviation over seeds, in points.
-        shown: the smallest true difference, in points, that this many seeds decide in 80 % of studies.
-        needs: for each tested row.
-    """
-
-    seeds: int
-    compared: int
-    spread: float
-    shown: float
-    needs: tuple[Need, ...]
+    seeds: int  # the fewest that a tested row, or the baseline, has
+    compared: int  # number of poolings that are compared with the baseline
+    spread: float  # standard deviation over seeds, in points
+    shown: float  # the smallest true difference, in points, that this many seeds decide in 80 % of studies
+    needs: tuple[Need, ...]  # for each tested row
 
 
 def outlook(summary: Summary) -> Outlook | None:

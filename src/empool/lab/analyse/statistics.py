@@ -55,38 +55,25 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pooling compared with the baseline by one score, of which less is better.
+    """A pooling compared with the baseline by one score, of which less is better."""
 
-    Attributes:
-        verdict: what the runs support.
-        difference: mean of the pooling less that of the baseline; None where one of them is missing.
-        interval: its 95 % interval; all intervals of a study hold at once with that confidence. None if not tested.
-        p_value: adjusted for the number of comparisons; None if not tested.
-    """
-
-    verdict: Verdict
-    difference: float | None = None
+    verdict: Verdict  # what the runs support
+    difference: float | None = None  # mean of the pooling less that of the baseline; None where one of them is missing
+    # Its 95 % interval; all intervals of a study hold at once with that confidence. None if not tested.
     interval: Interval | None = None
-    p_value: float | None = None
+    p_value: float | None = None  # adjusted for the number of comparisons; None if not tested
 
 
 @dataclass(frozen=True)
 class Family:
-    """The comparisons of one score: the chance of any false claim among them is 5 %.
+    """The comparisons of one score: the chance of any false claim among them is 5 %."""
 
-    Attributes:
-        comparisons: by pooling.
-        rule: how they were made; None where nothing could be tested.
-        levene: p-value of Levene's test that all spreads are equal; None where there are too few runs.
-        spread: the standard deviation over seeds that the tested rows have in common; None likewise.
-        freedom: its degrees of freedom.
-    """
-
-    comparisons: Mapping[str, Comparison]
-    rule: Rule | None = None
+    comparisons: Mapping[str, Comparison]  # by pooling
+    rule: Rule | None = None  # how they were made; None where nothing could be tested
+    # P-value of Levene's test that all spreads are equal; None where there are too few runs.
     levene: float | None = None
-    spread: float | None = None
-    freedom: int = 0
+    spread: float | None = None  # the standard deviation over seeds that the tested rows have in common; None likewise
+    freedom: int = 0  # its degrees of freedom
 
     @property
     def tested(self) -> int:
@@ -101,33 +88,23 @@ class Family:
 
 @dataclass(frozen=True)
 class Row:
-    """One pooling of a study.
+    """One pooling of a study."""
 
-    Attributes:
-        pooling: its spelling.
-        seeds: seeds of the runs that converged, ascending.
-        errors: their test errors in percent, in that order.
-        not_converged: seeds of the runs that did not converge.
-        error: test error beside the baseline's, in points.
-        nll_against: test NLL beside the baseline's, in nats.
-        sampled: 95 % interval of the difference in points, test images taken for a sample, too; None where runs do not
-            say which images they got right.
-        improvement: (baseline - mean) / baseline of the mean test errors, in percent, as papers print it.
-        nlls: negative log-likelihoods of the test images in nats, of the runs that converged; empty where one of
-            them does not say it.
-        eces: likewise the expected calibration errors in percent.
-    """
-
-    pooling: str
-    seeds: tuple[int, ...]
-    errors: tuple[float, ...]
-    not_converged: tuple[int, ...] = ()
-    error: Comparison = Comparison(Verdict.UNTESTED)
-    nll_against: Comparison = Comparison(Verdict.UNTESTED)
+    pooling: str  # its spelling
+    seeds: tuple[int, ...]  # seeds of the runs that converged, ascending
+    errors: tuple[float, ...]  # their test errors in percent, in that order
+    not_converged: tuple[int, ...] = ()  # seeds of the runs that did not converge
+    error: Comparison = Comparison(Verdict.UNTESTED)  # test error beside the baseline's, in points
+    nll_against: Comparison = Comparison(Verdict.UNTESTED)  # test NLL beside the baseline's, in nats
+    # 95 % interval of the difference in points, test images taken for a sample, too; None where runs do not say which
+    # images they got right.
     sampled: Interval | None = None
+    # (baseline - mean) / baseline of the mean test errors, in percent, as papers print it.
     improvement: float | None = None
+    # Negative log-likelihoods of the test images in nats, of the runs that converged; empty where one of them does
+    # not say it.
     nlls: tuple[float, ...] = ()
-    eces: tuple[float, ...] = ()
+    eces: tuple[float, ...] = ()  # likewise the expected calibration errors in percent
 
     @property
     def verdict(self) -> Verdict:
@@ -175,19 +152,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study's rows, and how they were compared.
+    """A study's rows, and how they were compared."""
 
-    Attributes:
-        rows: one a pooling.
-        baseline: spelling of what the others are compared with.
-        error: the primary comparison, by test error.
-        nll: a family of its own, by negative log-likelihood.
-    """
-
-    rows: Sequence[Row]
-    baseline: str = BASELINE
-    error: Family = field(default_factory=lambda: Family({}))
-    nll: Family = field(default_factory=lambda: Family({}))
+    rows: Sequence[Row]  # one a pooling
+    baseline: str = BASELINE  # spelling of what the others are compared with
+    error: Family = field(default_factory=lambda: Family({}))  # the primary comparison, by test error
+    nll: Family = field(default_factory=lambda: Family({}))  # a family of its own, by negative log-likelihood
 
     def row(self, pooling: str) -> Row | None:
         """Give a pooling's row, if there is one."""

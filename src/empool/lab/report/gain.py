@@ -25,27 +25,16 @@ _WRAPPED = 66  # letters in a line of the legend
 
 @dataclass(frozen=True)
 class Point:
-    """One pooling in one setting.
+    """One pooling in one setting."""
 
-    Attributes:
-        setting: network, data and recipe, in words.
-        augmented: whether the training images were.
-        baseline: spelling of the baseline.
-        pooling: its spelling.
-        gap: test less training error of the baseline, mean over runs, in points.
-        gain: test error of the baseline less that of the pooling, in points.
-        interval: its 95 % interval, simultaneous over the poolings of the setting.
-        verdict: what the runs support.
-    """
-
-    setting: str
-    augmented: bool
-    baseline: str
-    pooling: str
-    gap: float
-    gain: float
-    interval: Interval
-    verdict: Verdict
+    setting: str  # network, data and recipe, in words
+    augmented: bool  # whether the training images were
+    baseline: str  # spelling of the baseline
+    pooling: str  # its spelling
+    gap: float  # test less training error of the baseline, mean over runs, in points
+    gain: float  # test error of the baseline less that of the pooling, in points
+    interval: Interval  # its 95 % interval, simultaneous over the poolings of the setting
+    verdict: Verdict  # what the runs support
 
 
 def points(summary: Summary, records: Sequence[Record]) -> list[Point]:

@@ -24,39 +24,22 @@ from empool.lab.study.run import planned
 
 @dataclass(frozen=True)
 class Section:
-    """The runs of one network on one data set with one recipe.
+    """The runs of one network on one data set with one recipe."""
 
-    Attributes:
-        anchor: a short name, unique in the page.
-        title: network and data set.
-        records: its runs.
-        summary: what they support.
-        beside: the paper's table of the same kind of study, if there is one.
-        answer: sentences that say what was compared and what the seeds support.
-        differing: in what the runs differ that should be the same, in words; empty where they do not.
-        missing: runs that were planned and are not there, in words.
-        gains: points of the figure of gain against the generalisation gap.
-        errors: the table of test errors.
-        nll: the table of negative log-likelihoods, if there is something in it.
-        power: the table of seeds that each row needs, if something was tested.
-        claims: the table of the paper's claims, where it has some of these poolings.
-        rules: the table of the testing rules, if the runs were evaluated by them.
-    """
-
-    anchor: str
-    title: str
-    records: Sequence[Record]
-    summary: Summary
-    beside: paper.Table | None
-    answer: Sequence[str]
-    differing: Sequence[str]
-    missing: Sequence[str]
-    gains: Sequence[gain.Point]
-    errors: Sheet
-    nll: Sheet | None
-    power: Sheet | None
-    claims: Sheet | None
-    rules: Sheet | None
+    anchor: str  # a short name, unique in the page
+    title: str  # network and data set
+    records: Sequence[Record]  # its runs
+    summary: Summary  # what they support
+    beside: paper.Table | None  # the paper's table of the same kind of study, if there is one
+    answer: Sequence[str]  # sentences that say what was compared and what the seeds support
+    differing: Sequence[str]  # in what the runs differ that should be the same, in words; empty where they do not
+    missing: Sequence[str]  # runs that were planned and are not there, in words
+    gains: Sequence[gain.Point]  # points of the figure of gain against the generalisation gap
+    errors: Sheet  # the table of test errors
+    nll: Sheet | None  # the table of negative log-likelihoods, if there is something in it
+    power: Sheet | None  # the table of seeds that each row needs, if something was tested
+    claims: Sheet | None  # the table of the paper's claims, where it has some of these poolings
+    rules: Sheet | None  # the table of the testing rules, if the runs were evaluated by them
 
     def plots(self, directory: Path) -> list[Plot]:
         """Draw every plot that the runs give, with the learning curves that are in a study's folder."""

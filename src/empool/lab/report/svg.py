@@ -65,23 +65,14 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn plot.
+    """A drawn plot."""
 
-    Attributes:
-        name: stem of its file, and of its ids in a page.
-        svg: the document.
-        title: what it shows, in a few words.
-        caption: how to read it.
-        sheets: its numbers, where no table of the page has them.
-        wide: whether it needs the page's whole width.
-    """
-
-    name: str
+    name: str  # stem of its file, and of its ids in a page
     svg: str
-    title: str
-    caption: str
-    sheets: tuple[Sheet, ...] = ()
-    wide: bool = False
+    title: str  # what it shows, in a few words
+    caption: str  # how to read it
+    sheets: tuple[Sheet, ...] = ()  # its numbers, where no table of the page has them
+    wide: bool = False  # whether it needs the page's whole width
 
     def inline(self) -> str:
         """Return the SVG for a page: its ids prefixed by the plot's name, its colours the page's."""

@@ -25,19 +25,14 @@ Columns = dict[str, tuple[Sequence[Any], Format | None]]  # values, and their fo
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table with its title.
+    """A table with its title."""
 
-    Attributes:
-        caption: its title.
-        frame: what is in it, a row a line: numbers, `Interval`, or words; a number that is missing is NaN or None.
-        formats: by column, how its numbers are written, as `format` takes it; other columns hold words.
-        notes: what to know when reading it.
-    """
-
-    caption: str
+    caption: str  # its title
+    # What is in it, a row a line: numbers, `Interval`, or words; a number that is missing is NaN or None.
     frame: pd.DataFrame
+    # By column, how its numbers are written, as `format` takes it; other columns hold words.
     formats: Mapping[str, Format] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what to know when reading it
 
     def cells(self) -> pd.DataFrame:
         """Write every cell as it is shown."""

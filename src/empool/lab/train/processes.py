@@ -97,11 +97,17 @@ def joined() -> Iterator[Processes]:
         torch.cuda.set_device(these.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, rank=these.rank, world_size=these.count)
-    yield these
+    done: SystemExit | None = None  # of one that did its share for another, which takes leave as that one does
+    try:
+        yield these
+    except SystemExit as share:
+        done = share
     # What wrapped a network holds the group too. Were it the last to, freeing it would wait for gloo's threads without
     # giving up the interpreter's lock, which these may be waiting for.
     gc.collect()
     distributed.destroy_process_group()
+    if done is not None:
+        raise done
 
 
 def until_left(main: Callable[[], int]) -> int:

@@ -40,11 +40,6 @@ class Deferred:
         """Handle the signal."""
         self.came = True
 
-    def take_over(self) -> None:
-        """Handle SIGTERM in place of who handles it now, if this is the main thread."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.note)
-
 
 @contextmanager
 def deferred() -> Iterator[Deferred]:
