@@ -327,4 +327,6 @@ def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypa
     assert lines[-1] == ["evaluation:", "study/evaluation.json"]
     assert cli.main(["evaluate", "study"]) == 1
     assert "folder called shapes: say where it is with --data" in capsys.readouterr().err
+    assert cli.main(["evaluate", "study", "--data", images, "--label-column", "absent"]) == 1
+    assert "no integer column absent" in capsys.readouterr().err
     assert cli.main(["evaluate", "study", "--samples", "0"]) == 2

@@ -83,21 +83,30 @@ def same(directory, whole, poolings=POOLINGS):
 
 
 class At(Progress):
-    """Acts when the run of max ends an epoch after the first, some times, and lets the runs that wait for that go on.
+    """Acts when a process of the run of max ends an epoch after the first, for so many processes.
 
-    A run that is killed right then may do that epoch again, and end it again: what counts is how often one ends.
+    Runs that wait after an epoch that it has ended may go on afterwards, and all after the last act. A run that is
+    killed right then may do that epoch again, and end it again: what counts is how often a process ends one.
     """
 
     def __init__(self, act, held, times=1):
         self.text = io.StringIO()
         super().__init__(self.text)
-        self.act, self.held, self.times = act, held, times
+        self.act, self.held, self.times, self.acted = act, held, times, False
+
+    def started(self, config):
+        super().started(config)
+        if config.pooling == "max":
+            self.acted = False
 
     def advanced(self, config, epochs, row):
         super().advanced(config, epochs, row)
-        if config.pooling == "max" and row is not None and epochs >= 2 and self.times:
-            self.times -= 1
+        if config.pooling != "max" or row is None or epochs < 2 or not self.times:
+            return
+        if not self.acted:
+            self.times, self.acted = self.times - 1, True
             self.act(config)
+        if self.held is not None:
             self.held.open(*[int(epochs)] if self.times else range(2, EPOCHS))
 
 
@@ -210,7 +219,7 @@ def test_a_full_disk_arrives_as_such_from_below_what_pytorch_makes_of_it():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_to_the_study_ends_its_runs_and_it_goes_on(whole, tmp_path, held, number):
     with signals.raised(), pytest.raises(KeyboardInterrupt) as stopped:
-        start(tmp_path, Processes(2, "cpu"), At(lambda run: os.kill(os.getpid(), number), held, times=2), held)
+        start(tmp_path, Processes(2, "cpu"), At(lambda run: os.kill(os.getpid(), number), None), held)
     assert signals.exit_code(stopped.value) == 128 + number
     assert multiprocessing.active_children() == []
     assert (tmp_path / "max/0/last.ckpt").exists()

@@ -73,7 +73,12 @@ def test_opcheck(name: str) -> None:
 @pytest.mark.parametrize("case", LAYOUTS, ids=str)
 def test_fakes_have_the_shape_and_strides_of_results(case: Case) -> None:
     mode, dtype = FakeTensorMode(), DTYPES[LAYOUTS.index(case) % 4]
-    for name, what, args in calls(case, dtype, ("max", "max-dropout")):
+    every = calls(case, dtype, ("max", "max-dropout"))
+    # A gradient in another layout than the input.
+    every += [
+        (name, f"{what}, apart", (args[0].contiguous(), *args[1:])) for name, what, args in every if "back" in name
+    ]
+    for name, what, args in every:
         real = getattr(ops, name)(*args)
         with mode:
             fake = getattr(ops, name)(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in args))

@@ -17,7 +17,7 @@ from empool.lab import provenance
 from empool.lab.analyse.records import RULES, read_evaluation
 from empool.lab.data import sources
 from empool.lab.data.load import load_data
-from empool.lab.data.sets import Data
+from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import read_json, write_json
 from empool.lab.study import networks
@@ -142,7 +142,7 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
     return sorted(runs, key=lambda run: (places.get(run[1].pooling, len(places)), run[1].seed))
 
 
-def _load(config: RunConfig, source: str | None, label_column: str | None) -> Data:
+def _load(config: RunConfig, source: str | None, label_column: str | None) -> DataSet:
     if source is None and config.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
     return load_data(
@@ -155,7 +155,7 @@ def _load(config: RunConfig, source: str | None, label_column: str | None) -> Da
     )
 
 
-def _evaluate(folder: Path, config: RunConfig, loaded: Data, samples: int) -> dict[str, Any]:
+def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
     experiment = make_experiment(config, loaded)
     try:

@@ -110,9 +110,6 @@ class DataSet:
         return self.train.in_channels
 
 
-Data = DataSet
-
-
 def stratified(labels: npt.NDArray[np.int64], limit: int | None, seed: int = 0) -> npt.NDArray[np.int64]:
     """Choose `limit` images, the same number of each class as far as there are, always the same ones; None is all.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from empool.lab.data.sets import Data
+from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
 from empool.lab.execute.supervise import Died, Hear, Record, Words, do
 from empool.lab.files import write_text
@@ -82,7 +82,7 @@ class Ray:
         return device, taken
 
     @contextmanager
-    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
+    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Give the cluster the data, and mark the folder; at the end, interrupt the runs that are on."""
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -157,7 +157,7 @@ class Ray:
 
 
 def _do(
-    run: RunConfig, queue: Any, data: Data, directory: Path, loggers: Loggers, working: str, threads: int, token: str
+    run: RunConfig, queue: Any, data: DataSet, directory: Path, loggers: Loggers, working: str, threads: int, token: str
 ) -> Record:
     """Do a run, on a worker."""
     with contextlib.suppress(OSError):

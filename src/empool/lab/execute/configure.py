@@ -12,7 +12,7 @@ import torch
 from empool import models
 from empool.lab.data import sources
 from empool.lab.data.load import load_data
-from empool.lab.data.sets import Data
+from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
 from empool.lab.study import networks, run
 from empool.lab.study.run import RunConfig
@@ -71,7 +71,7 @@ _SAME = {field.name for field in dataclasses.fields(Options)} & {field.name for 
 
 def configure(
     options: Options, poolings: Sequence[str], seeds: Sequence[int] = (0,), device: str = "cpu"
-) -> tuple[list[RunConfig], Data]:
+) -> tuple[list[RunConfig], DataSet]:
     """Load the data and settle every choice.
 
     Args:
@@ -136,7 +136,7 @@ def _recipe(network: Network, options: Options) -> Recipe:
     return dataclasses.replace(recipe, augment=str(batches.parse(spelling)))
 
 
-def _try_out(each: RunConfig, data: Data) -> None:
+def _try_out(each: RunConfig, data: DataSet) -> None:
     """Make a run's network without its weights, so that what is wrong with it is said before anything is trained.
 
     Raises:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
-    from empool.lab.data.sets import Data
+    from empool.lab.data.sets import DataSet
     from empool.lab.execute.supervise import Hear, Record
     from empool.lab.study.run import RunConfig
     from empool.lab.watch.loggers import Loggers
@@ -79,7 +79,7 @@ class Processes:
         self.on: dict[RunConfig, tuple[ProcessPoolExecutor, Connection[Any, Any], Future[Record]]] = {}
 
     @contextmanager
-    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
+    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Take what the processes are given; end them at the end, and soon after an error."""
         import torch.multiprocessing  # Processes then share the images' memory.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from empool.lab.errors import LabError
 
 if TYPE_CHECKING:  # Importing it takes seconds, and wrong usage is said before.
-    from empool.lab.data.sets import Data
+    from empool.lab.data.sets import DataSet
     from empool.lab.execute.supervise import Place, Record
     from empool.lab.study.run import RunConfig
     from empool.lab.watch.loggers import Loggers
@@ -153,7 +153,7 @@ def study(
 def carry_out(
     directory: Path,
     runs: Sequence[RunConfig],
-    data: Data,
+    data: DataSet,
     place: Place,
     shown: Progress,
     loggers: Loggers,

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from empool.lab.data.sets import Data
+from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
 from empool.lab.files import read_object, remove_unfinished
 from empool.lab.study.run import RunConfig
@@ -45,7 +45,7 @@ class Place(Protocol):
     device: str
     slots: int
 
-    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> AbstractContextManager[object]:
+    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> AbstractContextManager[object]:
         """Get ready for the runs of a study; at the end of the context those that are on end after their step."""
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Here:
         self.device = device_named(device)
 
     @contextmanager
-    def opened(self, data: Data, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
+    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Take the data; tell those that follow that there are no more runs."""
         self.given, self.hear = (data, directory, loggers), hear
         yield
@@ -100,13 +100,13 @@ class Here:
         return future.result()
 
 
-def follow(data: Data, directory: Path, together: processes.Processes) -> None:
+def follow(data: DataSet, directory: Path, together: processes.Processes) -> None:
     """Do a process's share of the runs that the first process does."""
     while (run := together.tell(None)) is not None:
         fit(run, data, directory)
 
 
-def do(run: RunConfig, watch: Watch, data: Data, directory: Path, loggers: Loggers) -> Record:
+def do(run: RunConfig, watch: Watch, data: DataSet, directory: Path, loggers: Loggers) -> Record:
     """Do a run, in this process."""
     folder = run.folder(directory)
     remove_unfinished(folder)
@@ -144,7 +144,7 @@ class Words(logging.Handler):
 
 
 def supervise(
-    place: Place, runs: Sequence[RunConfig], data: Data, directory: Path, progress: Progress, loggers: Loggers
+    place: Place, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress, loggers: Loggers
 ) -> Iterator[Record]:
     """Do runs, beginning them in their order, and yield their records in the order in which they end.
 
