@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from triton.compiler import CompiledKernel
 
+from empool import _private
 from empool._triton._tile import LANES
 from empool._window import Geometry, adaptive_bounds
 
@@ -306,7 +306,7 @@ def launch(kernel: Any, plan: Plan, *tensors: Tensor, **arguments: Any) -> None:
     """Start a kernel on the current stream of the tensors' device, or put its start into the graph being traced."""
     if plan.programs == 0:
         return
-    if isinstance(tensors[0], FunctionalTensor):
+    if _private.is_functional(tensors[0]):
         _trace(kernel, plan, tensors, arguments)
         return
     device = tensors[0].device
