@@ -24,6 +24,7 @@ def run(monkeypatch, capsys):
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.setattr(sys, "path", sys.path[:])  # What a program adds is not for the tests after it.
         with warnings.catch_warnings():
             warnings.simplefilter("default")  # As for a reader, who is only told.
             runpy.run_path(str(EXAMPLES / name), run_name="__main__")
