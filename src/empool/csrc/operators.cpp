@@ -116,9 +116,10 @@ Seeds numbers_of(const Tensor& seed, int64_t tied, int64_t first_image) {
     return {static_cast<const int64_t*>(seed.const_data_ptr()), seed.numel(), static_cast<Tied>(tied), first_image};
 }
 
-std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thresholds, const Ints& counts, const Ints& kernel_size,
-                                         const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode,
-                                         int64_t tied, int64_t first_image) {
+std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thresholds, const Ints& counts,
+                                         const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                                         const Ints& dilation, const Ints& output_size, bool ceil_mode, int64_t tied,
+                                         int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -137,9 +138,10 @@ std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thres
     return {output, drawn};
 }
 
-std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta, const Ints& kernel_size,
-                                          const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode,
-                                          int64_t tied, int64_t first_image) {
+std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta,
+                                          const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                                          const Ints& dilation, const Ints& output_size, bool ceil_mode, int64_t tied,
+                                          int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -157,8 +159,8 @@ std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::option
     return {output, drawn};
 }
 
-Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, const Ints& input_size, const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                         const Ints& dilation, const Ints& output_size) {
+Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, const Ints& input_size, const Ints& kernel_size,
+                         const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size) {
     const bool channels_last = is_channels_last(drawn);
     const WindowArguments window{kernel_size, stride, padding, dilation, output_size};
     check_dims(grad_output, window);
@@ -178,8 +180,8 @@ Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, const Ints& input_siz
     return grad_input;
 }
 
-Tensor drawn_gather_cpu(Tensor input, Tensor drawn, const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
-                        const Ints& output_size) {
+Tensor drawn_gather_cpu(Tensor input, Tensor drawn, const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                        const Ints& dilation, const Ints& output_size) {
     const bool channels_last = is_channels_last(drawn);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, false, channels_last, &drawn);
@@ -194,8 +196,8 @@ Tensor drawn_gather_cpu(Tensor input, Tensor drawn, const Ints& kernel_size, con
     return output;
 }
 
-Tensor rank_mean_cpu(Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                     const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+Tensor rank_mean_cpu(Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size, const Ints& stride,
+                     const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -220,8 +222,9 @@ Geometry geometry_of_backward(Tensor& grad_output, Tensor& input, const WindowAr
     return g;
 }
 
-Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size,
-                              const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts,
+                              const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
+                              const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
@@ -255,8 +258,9 @@ Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, 
     return grad_input;
 }
 
-Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size,
-                                 const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts,
+                                 const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
+                                 const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     const int64_t sets = check_table(weights, counts, g.C), rows = static_cast<int64_t>(counts.size()),
@@ -287,8 +291,8 @@ Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weight
     return grad_weights;
 }
 
-Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                      const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kernel_size, const Ints& stride,
+                      const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -303,7 +307,8 @@ Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kern
 }
 
 Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<Tensor> beta, const Ints& kernel_size,
-                               const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+                               const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size,
+                               bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
