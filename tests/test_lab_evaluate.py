@@ -1,4 +1,4 @@
-"""Testing rules on trained networks: the expectation, members drawn and averaged, plain max."""
+"""Inference rules on trained networks: the expectation, members drawn and averaged, plain max."""
 
 from __future__ import annotations
 

@@ -171,10 +171,10 @@ def test_results_stand_beside_the_papers(papers: Page, page: Page) -> None:
     diverged = found["max-dropout:0.4"]  # with the second of three seeds
     assert (diverged["Verdict"], diverged["95 % interval"]) == ("1 of 3 did not converge", "-")
     assert "names neither its recipe nor its number of runs" in papers.text
-    # A shorter study has no paper beside it, and what was not evaluated has no testing rules.
+    # A shorter study has no paper beside it, and what was not evaluated has no inference rules.
     assert not any(name.startswith("Paper") for name in page.table(RESULTS)[0])
     assert "claims" not in page.text
-    assert "Testing rules" not in page.text
+    assert "Inference rules" not in page.text
 
 
 def test_the_papers_claims_stand_beside_what_the_runs_say(compared: Path, papers: Page) -> None:
@@ -187,9 +187,9 @@ def test_the_papers_claims_stand_beside_what_the_runs_say(compared: Path, papers
     assert "| Average pooling is worse than max | supported | +1.00 |" in (compared / "table.md").read_text()
 
 
-def test_testing_rules_are_compared_on_the_same_networks(compared: Path, papers: Page) -> None:
+def test_inference_rules_are_compared_on_the_same_networks(compared: Path, papers: Page) -> None:
     # Points more than the expectation: -0.1, -0.1, 0.1 and 1.0, 1.2, 0.8; t(2, 97.5 %) = 4.303.
-    assert papers.table("The same trained networks by each testing rule")[1:] == [
+    assert papers.table("The same trained networks by each inference rule")[1:] == [
         ["max", "expectation", "1", "15.00", "-", "-", "0.7500", "2.00"],
         ["ensemble:0.3", "expectation", "3", "14.30", "-", "-", "0.7150", "2.00"],
         ["ensemble:0.3", "Monte Carlo", "3", "14.27", f"{MINUS}0.03", f"[{MINUS}0.32, +0.25]", "0.7133", "2.00"],

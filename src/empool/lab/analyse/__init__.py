@@ -1,1 +1,1 @@
-"""What the numbers say: statistics, findings, testing rules."""
+"""What the numbers say: statistics, findings, inference rules."""

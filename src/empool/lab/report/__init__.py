@@ -192,7 +192,7 @@ def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
 
 
 def rules(evaluated: Sequence[Record]) -> rich.console.Group:
-    """Return the table of the testing rules for the terminal.
+    """Return the table of the inference rules for the terminal.
 
     Args:
         evaluated: one record or more, as `empool.lab.analyse.evaluate.evaluate` returns them.

@@ -39,7 +39,7 @@ class Section:
     nll: Sheet | None  # the table of negative log-likelihoods, if there is something in it
     power: Sheet | None  # the table of seeds that each row needs, if something was tested
     claims: Sheet | None  # the table of the paper's claims, where it has some of these poolings
-    rules: Sheet | None  # the table of the testing rules, if the runs were evaluated by them
+    rules: Sheet | None  # the table of the inference rules, if the runs were evaluated by them
 
     def plots(self, directory: Path) -> list[Plot]:
         """Draw every plot that the runs give, with the learning curves that are in a study's folder."""

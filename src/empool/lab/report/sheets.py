@@ -1,4 +1,4 @@
-"""The tables of a study: test errors, likelihoods, seeds needed, the paper's claims, testing rules, every run."""
+"""The tables of a study: test errors, likelihoods, seeds needed, the paper's claims, inference rules, every run."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def rules(records: Sequence[Record]) -> Sheet | None:
 
     columns: Columns = {
         "Pooling": poolings([pooling for pooling, *_ in lines]),
-        "Testing rule": ([RULES[rule] for _, rule, *_ in lines], None),
+        "Inference rule": ([RULES[rule] for _, rule, *_ in lines], None),
         "Runs": ([len(scores) for _, _, scores, _ in lines], "d"),
         "Error %": (mean("error"), ".2f"),
         POINTS: ([statistics.mean(more) for *_, more in lines], "+.2f"),
@@ -208,7 +208,7 @@ def rules(records: Sequence[Record]) -> Sheet | None:
         "NLL": (mean("nll"), ".4f"),
         "ECE %": (mean("ece"), ".2f"),
     }
-    return sheet("The same trained networks by each testing rule, means over seeds", columns, rule_notes(records))
+    return sheet("The same trained networks by each inference rule, means over seeds", columns, rule_notes(records))
 
 
 def rule_notes(records: Sequence[Record]) -> list[str]:

@@ -85,7 +85,7 @@ def _parts(section: Section, plots: Sequence[Plot], *, several: bool) -> list[di
     add("results", "Test errors", "error", "improvement-against-p", warnings=warnings, sheets=[section.errors])
     add("probabilities", "Probabilities", "reliability", sheets=[section.nll])
     add("claims", "The paper's claims", sheets=[section.claims])
-    add("rules", "Testing rules", sheets=[section.rules])
+    add("rules", "Inference rules", sheets=[section.rules])
     add("curves", "Learning curves", "learning-curves")
     add("protocol", "Protocol", pairs=protocol(section), assumptions=section.assumptions())
     runs = sheets.runs(section.title, section.records)
