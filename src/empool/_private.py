@@ -113,7 +113,10 @@ def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Tell whether the first tensor, which nothing watches, is dense and on the CPU, and the others have no class."""
     if not first.is_cpu or first.layout is not torch.strided:
         return False
-    return all(type(other) is torch.Tensor or other is None for other in others)
+    for other in others:  # noqa: SIM110 (of a generator `all` would take longer, at every call)
+        if type(other) is not torch.Tensor and other is not None:
+            return False
+    return True
 
 
 def is_differentiating(*args: Any) -> bool:

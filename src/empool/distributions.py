@@ -425,6 +425,7 @@ class Stochastic(Pooling):
     """Stochastic pooling: an activation is sampled with a probability proportional to its positive part.
 
     Not a rank distribution: it samples by value.
+
     Example:
         >>> empool.layer(empool.Stochastic(), 2, kernel_size=2)
         StochasticPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)
@@ -440,6 +441,7 @@ class Soft(Pooling):
     """Soft pooling: an activation is sampled with its probability under the softmax of beta times the activations.
 
     Not a rank distribution: it samples by value.
+
     Example:
         >>> empool.layer(empool.Soft(1.0), 2, kernel_size=2)
         SoftPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, beta=1.0)

@@ -316,7 +316,7 @@ void stride2_value_mean(const ValueMean& a, int64_t begin, int64_t end) {
 
 template <class T>
 constexpr Strategy<ValueMean> value_mean[] = {
-    // Where channels are neighbours, windows that share no exponential are read at once.
+    // In channels-last, windows without shared exponentials are read directly.
     {[](const ValueMean& a) {
          const bool shared = a.beta.value && stride2_side(a.geometry) == 3;
          return stride2_values<T>(a) && (shared || !a.geometry.channels_last);

@@ -66,7 +66,7 @@ class Pool(nn.Module):
             text = cls._text.replace("2d", f"{dims}d")
             for in_2d, here in _TEXTS[dims].items():
                 text = text.replace(in_2d, here)
-            cls.__doc__ = f"{cls.__doc__}\n{text}"
+            cls.__doc__ = cls.__doc__ and f"{cls.__doc__}\n{text}"  # Python without docstrings has none here either.
 
     def _draw_by(self, seed: Seed, generator: Generator | None, tied: Tied) -> None:
         # Only what is given: a layer that was pickled before there were these has none.

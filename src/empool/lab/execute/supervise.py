@@ -76,7 +76,7 @@ class Here:
 
     @contextmanager
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
-        """Take the data; tell those that follow that there are no more runs."""
+        """Take the data; at the end, let the processes that follow end too."""
         self.given, self.hear = (data, directory, loggers), hear
         yield
         processes.connected().tell(None)

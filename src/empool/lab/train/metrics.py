@@ -22,7 +22,7 @@ class Scores(NamedTuple):
     # Expected calibration error, in percent: how far the largest probability is from the share of right answers, on
     # average over 15 bins of that probability; NaN where `nll` is not finite.
     ece: float
-    top5_error: float | None  # percentage whose class is not among the best five; None if there are no more than five
+    top5_error: float | None  # percentage; None with five classes or fewer
 
 
 class Tally:
