@@ -86,7 +86,7 @@ class _Run:
             self.experiment.network = convert(self.experiment.network)
         self.through = self.experiment.network
         if self.together.count > 1:
-            self.through = nn.parallel.DistributedDataParallel(
+            self.through = processes.wrapped(
                 self.experiment.network,
                 device_ids=[self.together.local_rank] if self.config.device == "cuda" else None,
                 # Blocks that are dropped have no gradient.

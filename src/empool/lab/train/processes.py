@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Importing it takes seconds, and whether to show progress is asked before.
     from torch import Tensor, nn
+
+
+_wrapped: weakref.WeakSet[nn.parallel.DistributedDataParallel] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,30 @@ def joined() -> Iterator[Processes]:
         yield these
     except SystemExit as share:
         done = share
-    # What wrapped a network holds the group too. Were it the last to, freeing it would wait for gloo's threads without
-    # giving up the interpreter's lock, which these may be waiting for.
-    gc.collect()
+    finally:
+        _let_go()
     distributed.destroy_process_group()
     if done is not None:
         raise done
+
+
+def wrapped(network: nn.Module, **settings: Any) -> nn.Module:
+    """Wrap a network whose gradients are to be averaged over the processes."""
+    from torch import nn
+
+    wrapper = nn.parallel.DistributedDataParallel(network, **settings)
+    _wrapped.add(wrapper)
+    return wrapper
+
+
+def _let_go() -> None:
+    """Take the group from what wraps a network, which whoever holds the wrapper may keep beyond the group's end.
+
+    Were its reducer the last to hold the group, freeing it would wait for gloo's threads without giving up the
+    interpreter's lock, which these may be waiting for; or end the process with them.
+    """
+    for wrapper in _wrapped:
+        vars(wrapper).update(reducer=None, logger=None, process_group=None)
 
 
 def until_left(main: Callable[[], int]) -> int:
