@@ -129,7 +129,12 @@ def is_forward_mode() -> bool:
 
     A compiled transform enters a level without telling the module of forward mode.
     """
-    return bool(_torch.forward_ad._current_level >= 0 or _torch.are_transforms_active())
+    return has_tangents() or bool(_torch.are_transforms_active())
+
+
+def has_tangents() -> bool:
+    """Tell whether forward mode is on, outside of transforms."""
+    return bool(_torch.forward_ad._current_level >= 0)
 
 
 def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:

@@ -95,8 +95,8 @@ def _try_out(each: RunConfig, data: DataSet) -> None:
     except ValueError as error:
         raise LabError(str(error)) from None
     if own:
-        size = data.image_size or (224, 224)
+        size = data.train.image_size or (224, 224)
         with torch.no_grad():
-            shape = tuple(network(torch.zeros(2, data.in_channels, *size)).shape)
+            shape = tuple(network(torch.zeros(2, data.train.in_channels, *size)).shape)
         if shape != (2, len(data.classes)):
             raise LabError(f"--model {each.model}: expected logits (2, {len(data.classes)}) of 2 images, got {shape}")
