@@ -61,6 +61,7 @@ def test_holms_correction_is_over_the_claims_that_are_tested():
     assert among[-1].reason == "no run with average"
 
 
+ONCE = {"max": (15.0,), "e3": (14.0,), "e4": (14.0,)}
 CLOSE = {"max": (15.0, 15.2), "e3": (14.0, 15.4), "e4": (14.0, 15.4)}
 
 
@@ -70,7 +71,7 @@ CLOSE = {"max": (15.0, 15.2), "e3": (14.0, 15.4), "e4": (14.0, 15.4)}
         (LOWER, CLEAR, Support.SUPPORTED, ""),
         (HIGHER, CLEAR, Support.CONTRADICTED, ""),
         (LOWER, CLOSE, Support.UNDECIDED, ""),
-        (LOWER, {"max": (15.0,), "e3": (14.0,), "e4": (14.0,)}, Support.UNTESTED, "one run of a pooling tells no spread"),
+        (LOWER, ONCE, Support.UNTESTED, "one run of a pooling tells no spread"),
         (LOWER, {"e3": (14.0, 14.1)}, Support.UNTESTED, "no run with ensemble:0.4, max"),
         (LOWER, {**CLEAR, "e4": (14.1, None, 14.5)}, Support.UNTESTED, "1 of its runs did not converge"),
         (FAILS, {"d5": (None, None), "d7": (None, None)}, Support.SUPPORTED, "4 of 4 runs failed"),

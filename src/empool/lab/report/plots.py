@@ -78,7 +78,7 @@ def errors(summary: Summary) -> Plot | None:
         if row.pooling in bands:
             axes.plot(bands[row.pooling], [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
         axes.plot(row.errors, [y] * len(row.errors), marker, color=colour, alpha=0.8, markeredgewidth=0)
-        axes.plot([row.mean], [y], "|", color=colour, markersize=12, markeredgewidth=2)
+        axes.plot(means.get(row.pooling, math.nan), y, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.axvline(level, color=INK, linestyle=":", linewidth=1)
     title = "Test error by pooling"
     return Plot(
