@@ -242,42 +242,12 @@ def evaluate(
     print(f"evaluation: {directory / 'evaluation.json'}")
 
 
-@app.command()
-def bench(
-    context: typer.Context,
-    device: Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")] = "cpu",
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was measured.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A subset, in at most a minute.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="That PyTorch uses on the CPU.")] = 2,
-    dtypes: Annotated[
-        str, typer.Option(help="With commas between; the first is measured most.")
-    ] = "float32,bfloat16,float16",
-    shapes: Annotated[str | None, typer.Option(help="Of inputs, such as 64x64x56x56,128x64x32x32.")] = None,
-    only: Annotated[str, typer.Option(metavar="WORDS", help="Cases whose line has all of these words.")] = "",
-    seconds: Annotated[
-        float | None, typer.Option(min=0, help="That a case takes. Default: 1, or 0.3 on a GPU.")
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="REV", help="Compare with a git revision, once the kernel tests pass."),
-    ] = None,
-) -> None:
-    """Time layers and operators beside PyTorch's, the obvious way to write them, and a plain copy."""
-    from empool.bench import bench as measure
-    from empool.bench import cases
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench(context: typer.Context) -> None:
+    """Time layers and operators beside PyTorch's and a plain copy. `empool bench --help` lists the options."""
+    from empool.bench.__main__ import main
 
-    measure(
-        device,
-        json,
-        quick=quick,
-        threads=threads,
-        dtypes=dtypes.split(","),
-        shapes=cases.read_shapes(shapes) if shapes else None,
-        only=only,
-        seconds=seconds,
-        command=context.obj,
-        base=base,
-    )
+    raise typer.Exit(main(context.args, "empool bench"))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from empool.lab.watch.progress import Progress
 
 if TYPE_CHECKING:  # Importing it takes seconds, and what is shown first is that something starts.
     from empool.lab.data.sets import DataSet
-    from empool.lab.execute.supervise import Place, Record
+    from empool.lab.execute.supervise import Here, Record
     from empool.lab.study.run import RunConfig
     from empool.lab.watch.loggers import Loggers
 
@@ -92,7 +92,7 @@ def carry_out(
     directory: Path,
     runs: Sequence[RunConfig],
     data: DataSet,
-    place: Place,
+    place: Here,
     shown: Progress,
     loggers: Loggers,
     command: str,
@@ -138,7 +138,7 @@ def _tell(loggers: Loggers, directory: Path, run: RunConfig, record: Record) -> 
             told.end(rows, record)
 
 
-def _place(options: Options, together: int) -> Place:
+def _place(options: Options, together: int) -> Here:
     """Join or make the place where runs are done, unless an option would have no effect there."""
     ray = options.launcher == "ray"
     if together > 1:
