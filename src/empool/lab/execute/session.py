@@ -31,7 +31,7 @@ def study(
     command: str = "",
     resume: bool | None = None,
 ) -> tuple[Path, list[Record]]:
-    """Do the runs that are missing, and return the study's folder and all its records.
+    """Do the runs that are missing, and return the study's folder and the records of these runs.
 
     Args:
         options: of the study.
@@ -72,7 +72,9 @@ def study(
                     begun = runs[0].folder(directory)
                     _check_resume(begun, resume)
                 together.tell(directory)
-                return directory, carry_out(directory, runs, data, place, shown, trackers, command)
+                records = carry_out(directory, runs, data, place, shown, trackers, command)
+                asked = {(run.pooling, run.seed) for run in runs}
+                return directory, [record for record in records if (record["pooling"], record["seed"]) in asked]
         except KeyboardInterrupt as stopped:
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             kept = f" in {directory}" if directory else ""

@@ -103,9 +103,8 @@ class Progress(logging.Handler):
         """Note that a run is done, and show its result."""
         self.left.pop(run, None)
         self.bars.remove_task(self.tasks.pop(run))
-        result = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
-        done = len(self.runs) - len(self.left)
-        self.say(f"[{done}/{len(self.runs)}] {run.title}: {result} ({duration(record['seconds'])}){self._rest()}")
+        done = f"[{len(self.runs) - len(self.left)}/{len(self.runs)}]"
+        self.say(f"{done} {run.title}: {result(record)} ({duration(record['seconds'])}){self._rest()}")
 
     def seconds_left(self) -> float | None:
         """Estimate the time that is left, from that of the epochs done; None while too little is known."""
@@ -127,6 +126,11 @@ def state(run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> str:
         parts += [f"test error {row['test_error']:.1f} %"] if row["test_error"] is not None else []
         parts += [f"{row['images_per_second']:,.0f} images/s"]
     return ", ".join(parts)
+
+
+def result(record: Mapping[str, Any]) -> str:
+    """Say what a run came to."""
+    return f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
 
 
 def duration(seconds: float) -> str:
