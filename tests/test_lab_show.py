@@ -99,7 +99,7 @@ def time_passes(monkeypatch):
 def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passes):
     run, other, third = tiny_data.plan(tiny_data.config(epochs=4), ("max", "average", "stochastic"))
     shown = Progress(quiet=True)
-    shown.begin([run, other, third], [{"pooling": "stochastic", "seed": 0}])
+    shown.begin([run, other, third], [run, other])
     assert shown.seconds_left() is None
     shown.started(run)
     shown.advanced(run, 2.0, None)  # It goes on from there.
@@ -120,7 +120,7 @@ def test_lines_tell_how_far_a_long_run_is(time_passes):
     (run,) = tiny_data.plan(tiny_data.config(epochs=4), ("max",))
     lines = io.StringIO()
     shown = Progress(lines)
-    shown.begin([run], [])
+    shown.begin([run], [run])
     shown.started(run)
     shown.advanced(run, 0.5, None)
     time_passes(40)

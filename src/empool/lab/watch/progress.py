@@ -68,11 +68,9 @@ class Progress(logging.Handler):
         self.console.print(Text(line), soft_wrap=True)
         self.said = time.monotonic()
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
-        """Take up a study, with the records of the runs that are done already."""
-        done = {(record["pooling"], record["seed"]) for record in records}
-        self.runs = runs
-        self.left = {run: float(run.training.epochs) for run in runs if (run.pooling, run.seed) not in done}
+    def begin(self, runs: Sequence[RunConfig], missing: Sequence[RunConfig]) -> None:
+        """Take up a study."""
+        self.runs, self.left = runs, {run: float(run.training.epochs) for run in missing}
         self.began = time.monotonic()
         before = len(runs) - len(self.left)
         counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
