@@ -17,7 +17,7 @@ from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.report import power, sheets, terminal, write_gain, write_report, write_table
 from parsed_page import Page
-from synthetic_study import CALIBRATION, OF_THE_PAPERS_KIND, RECORDS, STUDY, record, write_study
+from synthetic_study import OF_THE_PAPERS_KIND, RECORDS, STUDY, record, write_study
 
 RESULTS = "Test errors of cnn on cifar10"
 MINUS = "\N{MINUS SIGN}"
