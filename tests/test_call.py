@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import empool
-from empool import _call, _extension, _ops, _private, _tables, functional
+from empool import _call, _extension, _ops, _prepared, _private, _tables, functional
 from empool._call import Method
 from empool.distributions import RankDistribution
 from tolerances import assert_same_bits
@@ -30,7 +30,73 @@ def test_the_second_call_is_planned_already(shape: tuple[int, ...], training: bo
     assert (after.hits, after.misses) == (before.hits + 2, before.misses)  # Its windows and its p.
 
 
-@pytest.mark.skipif(not _extension.load(), reason="kernels that are not built remember nothing")
+built = pytest.mark.skipif(not _extension.load(), reason="kernels that are not built remember nothing")
+
+
+def _made(layer: torch.nn.Module, input: torch.Tensor) -> list[torch.Tensor]:
+    """Return all that comes of a layer: its output, first and second derivatives."""
+    torch.manual_seed(4)
+    with torch.no_grad():
+        found = [layer(input)]
+    input = input.detach().requires_grad_()
+    output = layer(input)
+    (first,) = torch.autograd.grad(output.sin().sum(), input, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), input)
+    (again,) = torch.autograd.grad(layer(input).sum(), input)
+    return [*found, output.detach(), first.detach(), second, again]
+
+
+@built
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        empool.EnsembleMaxPool2d(2, p=0.5),
+        empool.EnsembleMaxPool2d(2, p=0.0),
+        empool.MaxPoolDropout2d(3, 2, 1, p=[0.1, 0.5, 0.9], tied="channel"),
+        empool.StochasticPool2d(3, 2, 1),
+        empool.SoftPool2d(2, ceil_mode=True),
+        empool.RankPool2d(2, distribution=empool.Average()),
+    ],
+    ids=repr,
+)
+def test_a_call_that_was_prepared_is_the_same(
+    layer: torch.nn.Module, layout: torch.memory_format, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    input = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
+    layer.train(training)
+    with monkeypatch.context() as without:
+        without.setattr(_prepared, "_key", lambda *given: None)
+        layer(input)
+        expected = _made(layer, input)
+    state = torch.get_rng_state()
+    layer(input)
+    monkeypatch.setattr(_call, "pool", None)
+    assert_same_bits(_made(layer, input), expected)
+    assert_same_bits(torch.get_rng_state(), state)
+
+
+@built
+def test_a_prepared_call_knows_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, input = empool.EnsembleMaxPool2d(2, p=0.0).eval(), torch.randn(2, 3, 8, 8)
+    for name, value in (("p", 1.0), ("kernel_size", 4), ("p", [0.0, 0.5, 1.0]), ("stride", 1), ("p", 0.25)):
+        layer(input)
+        setattr(layer, name, value)
+        with monkeypatch.context() as without:
+            without.setattr(_prepared, "_key", lambda *given: None)
+            expected = layer(input)
+        assert_same_bits(layer(input), expected)
+        assert_same_bits(layer(input), expected)
+    layer.train()
+    layer.generator = torch.Generator().manual_seed(3)
+    first, state = layer(input), torch.get_rng_state()
+    layer.generator.manual_seed(3)
+    assert_same_bits(layer(input), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@built
 @pytest.mark.parametrize("windows", [(2,), (3, 2, 1), (3, 1, 0, 2)], ids=str)
 def test_numbers_remembered_as_one_give_the_same_bits(
     windows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

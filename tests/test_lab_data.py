@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from empool.lab.train import batches
 from empool.lab.train.batches import Augment, Draws, Normaliser
 
 GOOD = tiny_data.png(np.zeros((8, 8, 1), np.uint8))
+WIDE = tiny_data.png(np.zeros((8, 9, 1), np.uint8))
 CUT = tiny_data.png(tiny_data.images(1)[0][0])[:60]
 LABELS = [0, 1, 2] * 4
 
@@ -49,7 +52,7 @@ def test_digits_are_split_by_class():
     assert digits.test.images.shape == (355, 8, 8, 1)
     counts = torch.stack([torch.bincount(split.labels) for split in (digits.train, digits.test)])
     assert (counts[0] - 4 * counts[1]).abs().max() <= 4
-    assert (digits.image_size, digits.in_channels, digits.classes) == ((8, 8), 1, tuple("0123456789"))
+    assert (digits.train.image_size, digits.train.in_channels, digits.classes) == ((8, 8), 1, tuple("0123456789"))
     assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
 
 
@@ -81,9 +84,8 @@ def test_other_kinds_of_images_are_converted_or_named(tmp_path, caplog):
     torch.testing.assert_close(load(folder).train.images[0], torch.from_numpy(grey[0]).expand(8, 8, 3))
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     Image.fromarray(values).save(path)
-    torch.testing.assert_close(
-        load(folder).train.images[0, ..., 0], torch.from_numpy(np.round(values / 257).astype(np.uint8))
-    )
+    rounded = torch.from_numpy(np.round(values / 257).astype(np.uint8))
+    torch.testing.assert_close(load(folder).train.images[0, ..., 0], rounded)
     Image.fromarray(grey[0, ..., 0]).convert("LA").save(path)
     load(folder)
     assert f"1 images are transparent, which is left out; the first is {path}" in caplog.text
@@ -111,41 +113,18 @@ def test_the_cache_is_read_wherever_the_same_files_are_and_no_other(tmp_path, mo
     assert (second.train.images == 7).all(dim=(1, 2, 3)).sum() == 1
 
 
-def in_directory(offset, value):
-    def damage(content):
-        content[content.index(b"PK\x01\x02") + offset] = value
-        return content
-
-    return damage
-
-
-def flipped(content):
-    content[len(content) // 2] ^= 1
-    return content
-
-
-DAMAGES = {
-    "flipped": flipped,
-    "truncated": lambda content: content[: len(content) // 2],
-    "empty": lambda content: b"",
-    "encrypted": in_directory(8, 1),
-    "unknown": in_directory(10, 99),
-    "deflated": in_directory(10, 8),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_said_and_rebuilt(tmp_path, damage, caplog):
+def test_a_damaged_cache_is_said_and_rebuilt(tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = tiny_data.parquet_folder(tmp_path / "shapes")
     first = load(folder)
     (cached,) = loading.cache_folder().glob("*.npz")
-    cached.write_bytes(DAMAGES[damage](bytearray(cached.read_bytes())))
-    caplog.set_level("INFO")
-    torch.testing.assert_close(load(folder).train.images, first.train.images)
-    assert f"{cached} is damaged" in caplog.text
-    caplog.clear()
-    load(folder)
-    assert caplog.text == ""
+    for damage in tiny_data.ZIP_DAMAGES.values():
+        cached.write_bytes(damage(bytearray(cached.read_bytes())))
+        torch.testing.assert_close(load(folder).train.images, first.train.images)
+        assert f"{cached} is damaged" in caplog.text
+        caplog.clear()
+        load(folder)
+        assert caplog.text == ""
 
 
 def test_an_unwritable_cache_is_said_and_done_without(tmp_path, monkeypatch, caplog):
@@ -202,6 +181,33 @@ def test_labels_with_gaps_one_class_and_a_split_for_validation(tmp_path):
     assert len(load(parquet(tmp_path / "split", {"label": LABELS}, splits=("train", "validation"))).test) == 12
 
 
+def test_images_of_a_factory_are_checked_as_those_of_a_folder_are(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    pixels, _ = tiny_data.images(12, 3)
+    items = [
+        (torch.from_numpy(image).permute(2, 0, 1), label * 1000) for image, label in zip(pixels, LABELS, strict=True)
+    ]
+    module = types.ModuleType("factory")
+    monkeypatch.setitem(sys.modules, "factory", module)
+    module.data = lambda: (items, items[:3])
+    loaded = load("factory:data")
+    assert (loaded.classes, loaded.train.labels.tolist()) == (("0", "1000", "2000"), LABELS)
+    torch.testing.assert_close(loaded.train.images, torch.from_numpy(pixels))
+    for wrong, said in (
+        (
+            (torch.zeros(3, 8, 9, dtype=torch.uint8), 0),
+            ": the image is 8x9, but --data factory:data: train image 0 is 8x8",
+        ),
+        (
+            (torch.zeros(3, 8, 8, dtype=torch.int64), 0),
+            ": expected an image of eight bits, or of float tensors, got int64",
+        ),
+        ((items[0][0], -1), " has label -1, expected 0 or more"),
+    ):
+        module.data = lambda wrong=wrong: ([*items, wrong], items)
+        assert refusal("factory:data").startswith(f"--data factory:data: train image 12{said}")
+
+
 def test_what_is_no_data_set_is_named(tmp_path):
     names = "digits, cifar10, cifar10-mini, cifar100, svhn, fashion_mnist"
     assert refusal("mnist") == f'no data set "mnist": expected one of {names}, or a folder'
@@ -214,13 +220,13 @@ def test_what_is_no_data_set_is_named(tmp_path):
     assert "is a file: expected a folder of parquet files or of class folders" in refusal(folder / "numbers.csv")
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("write", [tiny_data.parquet_folder, tiny_data.class_folders])
-def test_a_missing_split_is_named(tmp_path, write, split):
-    folder = write(tmp_path)
-    for path in folder.glob(f"{split}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert f"{folder} has no {split} split: expected {split}" in refusal(folder)
+def test_a_missing_split_is_named(tmp_path, write):
+    for split in ("train", "test"):
+        folder = write(tmp_path / split)
+        for path in folder.glob(f"{split}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert f"{folder} has no {split} split: expected {split}" in refusal(folder)
 
 
 def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_path):
@@ -249,11 +255,12 @@ def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_
         (folder / name).unlink()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_truncated_parquet_file_is_named(tmp_path, share):
+def test_a_truncated_parquet_file_is_named(tmp_path):
     path = tiny_data.parquet_folder(tmp_path) / "train-00001-of-00002.parquet"
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert refusal(tmp_path).startswith(f"{path} is damaged or no parquet file (")
+    content = path.read_bytes()
+    for share in (0.99, 0.5, 0.0):
+        path.write_bytes(content[: int(len(content) * share)])
+        assert refusal(tmp_path).startswith(f"{path} is damaged or no parquet file (")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +274,7 @@ def test_a_truncated_parquet_file_is_named(tmp_path, share):
         ([GOOD, CUT], [0, 1], (), ": row 1: cannot decode the image ("),
         ([GOOD, None], [0, 1], (), ": row 1: no image"),
     ],
-    ids=["classes", "beyond", "negative", "unlabelled", "text", "truncated", "absent"],
+    ids=("classes", "beyond", "negative", "unlabelled", "text", "truncated", "absent"),
 )
 def test_what_is_wrong_in_a_parquet_file_is_named_by_row(tmp_path, contents, labels, names, problem):
     folder = tiny_data.parquet_folder(tmp_path, channels=1)
@@ -277,31 +284,23 @@ def test_what_is_wrong_in_a_parquet_file_is_named_by_row(tmp_path, contents, lab
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "problem"),
+    ("name", "content", "named", "problem"),
     [
-        ("test/dark/001.png", CUT, ": cannot decode the image ("),
-        ("train/dark/notes.txt", b"", " is no image: expected one of .bmp"),
-        ("train/dark/more/1.png", GOOD, None),
-        ("test/round/1.png", GOOD, None),
-        ("train/dark/999.png", tiny_data.png(np.zeros((8, 9, 1), np.uint8)), ": the image is 8x9, but {} is 8x8; make"),
+        ("test/dark/001.png", CUT, "test/dark/001.png", ": cannot decode the image ("),
+        ("train/dark/notes.txt", b"", "train/dark/notes.txt", " is no image: expected one of .bmp"),
+        ("train/dark/more/1.png", GOOD, "train/dark/more", " is a folder in that of a class: expected"),
+        ("train/round/.hidden", b"", "train/round", " is empty: expected images"),
+        ("test/round/1.png", GOOD, "test/round", ": no class of that name in"),
+        ("test/1.png", GOOD, "test/1.png", " is in no class: expected test/CLASS/IMAGE"),
+        ("train/dark/999.png", WIDE, "train/dark/999.png", ": the image is 8x9, but {} is 8x8; make them one size"),
     ],
-    ids=["truncated", "other", "nested", "class", "size"],
+    ids=["truncated", "other", "nested", "empty", "class", "outside", "size"],
 )
-def test_what_is_wrong_in_a_class_folder_is_named(tmp_path, name, content, problem):
+def test_what_is_wrong_in_a_class_folder_is_named(tmp_path, name, content, named, problem):
     folder = tiny_data.class_folders(tmp_path)
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    if problem is None:
-        path = path.parent
-        problem = " is a folder in that of a class: expected" if path.name == "more" else ": no class of that name in"
-    assert refusal(folder).startswith(f"{path}{problem}".format(folder / "train" / "bright" / "000.png"))
-
-
-def test_an_empty_class_folder_is_named(tmp_path):
-    folder = tiny_data.class_folders(tmp_path) / "train" / "round"
-    folder.mkdir()
-    assert refusal(tmp_path) == f"{folder} is empty: expected images"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    assert refusal(folder).startswith(f"{folder / named}{problem}".format(folder / "train" / "bright" / "000.png"))
 
 
 def test_spellings_of_augmentation():

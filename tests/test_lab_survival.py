@@ -222,13 +222,11 @@ def test_old_unfinished_files_of_the_cache_are_removed_and_those_of_other_proces
     assert [path.name for path in tmp_path.iterdir()] == [".new.npz.8.tmp"]
 
 
-@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99), (10, 8)], ids=["encrypted", "unknown", "deflated"])
-def test_a_checkpoint_of_which_the_directory_is_damaged_is_said(tmp_path, offset, value):
+@pytest.mark.parametrize("damage", ["encrypted", "unknown", "deflated"])
+def test_a_checkpoint_of_which_the_directory_is_damaged_is_said(tmp_path, damage):
     path = tmp_path / "last.ckpt"
     checkpoint.write(tmp_path, {"state_dict": torch.ones(9)})
-    content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x01\x02") + offset] = value
-    path.write_bytes(content)
+    path.write_bytes(tiny_data.ZIP_DAMAGES[damage](bytearray(path.read_bytes())))
     with pytest.raises(LabError, match=r"last\.ckpt is damaged \(.*\); delete it"):
         checkpoint.read_checkpoint(path, "delete it")
 

@@ -225,21 +225,6 @@ def test_true_is_not_1_to_the_plans_of_earlier_calls() -> None:
         empool.functional.ensemble_max_pool2d(input, 2, p=True)
 
 
-def test_seeds_come_from_all_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 64 keys, that all have the same sign or none is beyond 32 bits has a chance of 2^-62."""
-    keys, call = [], empool._ops.call
-
-    def keeping(name: str, input: torch.Tensor, key: torch.Tensor, *args: object) -> object:
-        keys.append(int(key))
-        return call(name, input, key, *args)
-
-    monkeypatch.setattr(empool._ops, "call", keeping)
-    for _ in range(64):
-        empool.functional.ensemble_max_pool2d(torch.randn(1, 1, 2, 2), 2)
-    assert min(keys) < -(2**32)
-    assert max(keys) > 2**32
-
-
 def test_ceil_mode_that_adds_no_window_keeps_the_fast_kernels() -> None:
     """Then every window is whole, of one count, as without it."""
     windows = empool._call.Windows(2, None, 0, 1, True)

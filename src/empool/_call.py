@@ -25,7 +25,7 @@ Tied = Literal["channel", "position", "image"] | None
 Number = float | Tensor | Tables
 """A method's own number, such as p: a number, a tensor of one a channel, or what a layer keeps of it."""
 
-_TIED = {None: 0, "channel": 1, "position": 2, "image": 3}
+TIED = {None: 0, "channel": 1, "position": 2, "image": 3}
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _ADAPTIVE: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
@@ -93,7 +93,7 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
         _check_draw(function, input, method)
     if input.dtype not in DTYPES:
         return _pool_others(function, dims, input, windows, return_indices, method)
-    plan = _plan_of(function, dims, input, windows, return_indices)
+    plan = plan_of(function, dims, input, windows, return_indices)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
     if method.training:
         output, drawn, zeros = _draw(function, batched, plan, method)
@@ -114,9 +114,9 @@ def _is_distributed(input: Tensor) -> bool:
 
 def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Tensor, Tensor, bool]:
     """Return the output, the offsets drawn, and whether an output may be no activation's."""
-    how = _TIED[method.tied], method.first_image
+    how = TIED[method.tied], method.first_image
     if method.tables is None:
-        zeros, beta = True, _beta(function, input, method.beta)
+        zeros, beta = True, beta_of(function, input, method.beta)
         output, drawn = _ops.call("value_draw", input, _key(input, method), beta, *plan.geometry, *how)
     else:
         entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
@@ -134,7 +134,7 @@ def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Ten
 def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
     mean: Tensor
     if method.tables is None:
-        mean = _ops.call("value_mean", input, _beta(function, input, method.beta), *plan.geometry)
+        mean = _ops.call("value_mean", input, beta_of(function, input, method.beta), *plan.geometry)
         return mean
     entries = method.tables.get(plan.counts, False, input.device).entries
     if (sets := entries.size(0)) != 1:
@@ -155,7 +155,7 @@ def _check_channels(function: str, input: Tensor, sets: int) -> None:
         raise ValueError(f"{function}: expected one number or one for each of {input.size(1)} channels, got {sets}")
 
 
-def _beta(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
+def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
     if isinstance(beta, Tensor):
         _check_channels(function, input, beta.numel())
         return beta.to(input.device)
@@ -275,7 +275,7 @@ def _pool_others(
     )
 
 
-def _plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Plan:
+def plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Plan:
     """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error."""
     sizes = input.shape
     if len(sizes) == dims + 2 or len(sizes) == dims + 1:
@@ -362,7 +362,7 @@ def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan |
 
 def _check_draw(function: str, input: Tensor, method: Method) -> None:
     seed, generator = method.seed, method.generator
-    if method.tied is not None and method.tied not in _TIED:
+    if method.tied is not None and method.tied not in TIED:
         raise ValueError(f"{function}: expected tied to be 'channel', 'position', 'image' or None, got {method.tied!r}")
     if generator is not None:
         if not isinstance(generator, torch.Generator):

@@ -105,7 +105,7 @@ for _name, _fake in _FAKES.items():
 # Where nothing looks, the CPU's kernels take all whole numbers of a call as one, under which C++ remembers them: to
 # hand over six lists takes 3 microseconds, more than the pooling of a tiny tensor.
 
-_recalled: dict[str, tuple[int, Callable[..., Any]]] = {}
+_recalled: dict[str, Callable[..., Any]] = {}
 _remembered: dict[Any, int] = {}
 _MOST_REMEMBERED = 4096  # As in C++.
 
@@ -114,7 +114,7 @@ def recall(names: Sequence[str]) -> None:
     """Let these operators' kernels on the CPU take remembered numbers."""
     for name in names:
         if kernel := getattr(torch.ops.empool_recalled, name, None):  # None where the build is older than this file.
-            _recalled[name] = _TENSORS[name], kernel.default._op
+            _recalled[name] = kernel.default._op
 
 
 def _remember(name: str, numbers: tuple[Any, ...]) -> int:
@@ -129,18 +129,24 @@ def _remember(name: str, numbers: tuple[Any, ...]) -> int:
     return index
 
 
+def recalled(name: str, numbers: tuple[Any, ...]) -> tuple[Callable[..., Any], int] | None:
+    """Return the kernel on the CPU that takes one number for these, and this number, if there are both."""
+    if name not in _recalled:
+        return None
+    try:
+        index = _remembered[name, numbers]
+    except (KeyError, TypeError):  # Lists, which the dispatcher makes of tuples, can't be looked up.
+        index = _remember(name, numbers)
+    return None if index < 0 else (_recalled[name], index)
+
+
 def _run(name: str, args: tuple[Any, ...]) -> Any:
     """Run an operator's kernel below autograd."""
     if name in _recalled:
-        count, kernel = _recalled[name]
-        tensors, numbers = args[:count], args[count:]
-        if _private.are_plain(*tensors):
-            try:
-                index = _remembered[name, numbers]
-            except (KeyError, TypeError):  # Lists, which the dispatcher makes of tuples, can't be looked up.
-                index = _remember(name, numbers)
-            if index >= 0:
-                return kernel(*tensors, index)
+        count = _TENSORS[name]
+        tensors = args[:count]
+        if _private.are_plain(*tensors) and (found := recalled(name, args[count:])):
+            return found[0](*tensors, found[1])
     return _private.below_autograd(OPERATORS[name], None, *args)
 
 

@@ -37,7 +37,10 @@ class Tables:
     Attributes:
         each: the distributions, one or one a channel.
         number: where there is a kind that has one, their numbers, in memory: ``(S,)``.
+        version: counts how often they changed.
     """
+
+    version = 0
 
     def __init__(self, each: Sequence[RankDistribution]) -> None:
         self.each = tuple(each)
@@ -74,6 +77,7 @@ class Tables:
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
         before, number, self.each = self.each, self.number, tuple(each)
+        self.version += 1
         if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
             self.__init__(each)  # type: ignore[misc]
             if number is not None:

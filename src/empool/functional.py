@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, overload
 from torch import Generator, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from empool import _call
+from empool import _call, _prepared
 from empool._call import Method, Number, OutputSize, Seed, Size, Tied, Windows
 from empool._tables import Learned, Tables
 from empool.distributions import EnsembleMax, MaxDropout, RankDistribution, StochasticMax, probability, share
@@ -98,11 +98,11 @@ def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Calla
         return_indices: bool = False,
         **own: Any,
     ) -> Any:
-        windows = Windows(kernel_size, stride, padding, dilation, ceil_mode)
+        windows = kernel_size, stride, padding, dilation, ceil_mode
         # What overrides functions, such as a tensor's subclass or a symbolic trace, says what a call means.
         if has_torch_function_unary(input):
-            return handle_torch_function(pooling, (input,), input, *windows[:5], return_indices, **own)
-        return _call.pool(name, dims, input, windows, return_indices, method(name, **own))
+            return handle_torch_function(pooling, (input,), input, *windows, return_indices, **own)
+        return _prepared.pool(name, dims, input, windows, return_indices, method, own)
 
     def adaptive_pooling(input: Tensor, output_size: OutputSize, return_indices: bool = False, **own: Any) -> Any:
         if has_torch_function_unary(input):

@@ -79,15 +79,10 @@ class Pool(nn.Module):
         traced = isinstance(input, Proxy)
         if traced and self._is_leaf(input.tracer):  # type: ignore[union-attr]
             return self._leaf(input)  # type: ignore[arg-type]
-        return type(self)._function(
-            input,
-            *self._windows(),
-            training=self._is_sampling(),
-            seed=self.seed,
-            generator=self.generator,
-            tied=self.tied,
-            **self._arguments(traced),
-        )
+        own = self._arguments(traced)
+        if traced or self.seed is not None or self.generator is not None or self.tied is not None:
+            own = {"seed": self.seed, "generator": self.generator, "tied": self.tied, **own}
+        return type(self)._function(input, *self._windows(), training=self._is_sampling(), **own)
 
     def _windows(self) -> tuple[Any, ...]:
         """Return where the windows are, as the function takes it."""

@@ -17,18 +17,16 @@ from empool.lab.errors import LabError
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels in memory.
+    """Images and labels in memory."""
 
-    Attributes:
-        images: ``(N, H, W, C)`` uint8.
-        labels: ``(N,)`` int64.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (N, H, W, C) uint8
+    labels: Tensor  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, chosen: npt.NDArray[np.int64]) -> Split:
+        return Split(self.images[chosen], self.labels[chosen])
 
     def to(self, device: torch.device | str) -> Split:
         """Move to a device."""
@@ -53,19 +51,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Streamed:
-    """Images that are loaded when their turn comes.
-
-    Attributes:
-        count: of them.
-        view: gives a `torch.utils.data.Dataset` of image tensors ``(C, H, W)`` and labels for a run's configuration and
-            whether it is for training.
-        image_size: height and width; None where images differ in them.
-        in_channels: 1 or 3.
-    """
+    """Images that are loaded when their turn comes."""
 
     count: int
+    # From a run's configuration, and whether it is for training, to image tensors (C, H, W) and labels.
     view: Callable[[Any, bool], Dataset[Any]]
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = None  # height and width; None where images differ in them
     in_channels: int = 3
     chance_error: None = None  # The labels aren't counted.
 
@@ -75,39 +66,25 @@ class Streamed:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set, ready for training.
+    """A data set, ready for training."""
 
-    Attributes:
-        name: of the data set, or of its folder.
-        train: training images.
-        test: test images.
-        classes: their names.
-        fingerprint: of all images and labels, or of their names if they are streamed, before any limit; hexadecimal.
-        mean: of each channel of the training images in memory, in [0, 255].
-        std: standard deviation, likewise; 1 for a channel without any.
-        files: hash of each file that they came from, by its path in the folder; none where files aren't read whole.
-        validation: training images that are held out, and measured alone.
-    """
-
-    name: str
+    name: str  # of the data set, or of its folder
     train: Split | Streamed
     test: Split | Streamed
-    classes: tuple[str, ...]
-    fingerprint: str
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    validation: Split | None = None
+    classes: tuple[str, ...]  # their names
+    fingerprint: str  # of all images and labels, or of their names if they are streamed, before any limit; hexadecimal
+    mean: tuple[float, ...] = ()  # of each channel of the training images in memory, in [0, 255]
+    std: tuple[float, ...] = ()  # standard deviation, likewise; 1 for a channel without any
+    files: Mapping[str, str] = field(default_factory=dict)  # hash of each file that is read whole, by its path
+    validation: Split | None = None  # training images that are held out, and measured alone
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width; None where images differ in them."""
-        return self.train.image_size
 
-    @property
-    def in_channels(self) -> int:
-        """1 for grey images, 3 for colour."""
-        return self.train.in_channels
+def place_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Number the images of each class from 0, in their order."""
+    counts = np.bincount(labels)
+    places = np.empty_like(labels)
+    places[np.argsort(labels, kind="stable")] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return places
 
 
 def stratified(labels: npt.NDArray[np.int64], limit: int | None, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -124,8 +101,5 @@ def stratified(labels: npt.NDArray[np.int64], limit: int | None, seed: int = 0) 
     if limit < 1:
         raise LabError(f"a limit on the number of images must be at least 1, got {limit}")
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    # Place of each image among those of its class, in the shuffled order; images with the lowest places are chosen.
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    counts = np.bincount(labels)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(by_class[np.argsort(place, kind="stable")[:limit]])
+    taken_first = np.lexsort((labels[shuffled], place_in_class(labels[shuffled])))  # by place, then by class
+    return np.sort(shuffled[taken_first[:limit]])

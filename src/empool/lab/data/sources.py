@@ -6,16 +6,19 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from empool.lab.data.sets import Split, place_in_class
 from empool.lab.errors import LabError, first_line
 
 if TYPE_CHECKING:
@@ -24,12 +27,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "test")
 VALIDATION = ("validation", "valid", "val", "dev")  # splits that are tested on where there is no "test"
-_LEFT_OUT = (*VALIDATION, "extra", "unsupervised")  # splits that are there and otherwise not used
+_NAMED = (*SPLITS, *VALIDATION, "extra", "unsupervised")  # splits that a file may be of; the rest is left out
 _LABELS = ("label", "labels", "fine_label", "target", "class", "y")  # names of columns that can be nothing else
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 _EXPECTED = "expected train-*.parquet and test-*.parquet, or train/CLASS/IMAGE and test/CLASS/IMAGE"
 
-Row = tuple[str, bytes | None, int | None]  # name for messages, encoded image, label
+Row = tuple[str, Any, int | None]  # name for messages; image as bytes, of PIL, array or tensor; label
 
 
 class Known(NamedTuple):
@@ -53,27 +56,19 @@ KNOWN = {
 PATH_AUGMENT = "crop:4,mirror"
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A data set as arrays.
+class Decoded(NamedTuple):
+    """A whole data set in memory."""
 
-    Attributes:
-        images: of each split, ``(N, H, W, C)`` uint8, C being 1 or 3.
-        labels: of each split, ``(N,)`` int64.
-        classes: their names.
-    """
-
-    images: dict[str, npt.NDArray[np.uint8]]
-    labels: dict[str, npt.NDArray[np.int64]]
-    classes: tuple[str, ...]
+    splits: Mapping[str, Split]  # "train" and "test"
+    classes: tuple[str, ...]  # their names
 
     def fingerprint(self) -> str:
         """Hash all images and labels."""
         digest = hashlib.blake2b(digest_size=16)
-        for split in SPLITS:
-            digest.update(str(self.images[split].shape).encode())
-            digest.update(np.ascontiguousarray(self.images[split]).data)
-            digest.update(self.labels[split].astype("<i8").data)
+        for split in self.splits.values():
+            digest.update(str(tuple(split.images.shape)).encode())
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.numpy().astype("<i8").data)
         return digest.hexdigest()
 
 
@@ -122,12 +117,13 @@ def decode(source: str, label_column: str | None = None) -> Decoded:
         return _parquet(folder, parquet, label_column)
     if label_column is not None:
         raise LabError(f"--label-column is for parquet files, and {folder} holds none")
-    if (folder / "train").is_dir() or test_folder(folder).is_dir():
-        return _class_folders(folder)
+    if (folder / "train").is_dir() or _test_folder(folder).is_dir():
+        classes, listed = class_folders(folder)
+        found = {split: ((str(path), path.read_bytes(), n) for path, n in images) for split, images in listed.items()}
+        return arrays(str(folder), found, classes)
     others = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
-    if not others:
-        raise LabError(f"{folder} is empty: {_EXPECTED}")
-    raise LabError(f"{folder} holds neither parquet files nor class folders, but {', '.join(others[:3])}: {_EXPECTED}")
+    holds = f"holds neither parquet files nor class folders, but {', '.join(others[:3])}" if others else "is empty"
+    raise LabError(f"{folder} {holds}: {_EXPECTED}")
 
 
 def _shipped(name: str) -> Path:
@@ -140,15 +136,9 @@ def _shipped(name: str) -> Path:
     return folder
 
 
-def test_folder(folder: Path) -> Path:
-    """Find the folder of test images: "test" if it has class folders, or else that of a validation split."""
-    found = [folder / name for name in ("test", *VALIDATION) if (folder / name).is_dir()]
-    return next((path for path in found if any(part.is_dir() for part in path.iterdir())), (*found, folder / "test")[0])
-
-
 def _files(folder: Path) -> list[Path]:
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return sorted(path for path in files if path.suffix.lower() in {".parquet", *IMAGE_SUFFIXES})
+    return sorted(path for path in files if path.suffix.lower() in {".parquet", *_SUFFIXES})
 
 
 def _digits() -> Decoded:
@@ -156,55 +146,58 @@ def _digits() -> Decoded:
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # (N, 8, 8, 1)
-    labels = digits.target.astype(np.int64)
+    whole = Split(torch.from_numpy(images), torch.from_numpy(digits.target.astype(np.int64)))
     # Every fifth image of each class is a test image; the classes' order in the file is that of their writers.
-    within = np.zeros(len(labels), dtype=np.int64)
-    for number in range(10):
-        within[labels == number] = np.arange(np.count_nonzero(labels == number))
-    chosen = {"train": within % 5 != 4, "test": within % 5 == 4}
-    return Decoded(
-        {split: images[chosen[split]] for split in SPLITS},
-        {split: labels[chosen[split]] for split in SPLITS},
-        tuple("0123456789"),
-    )
+    tested = place_in_class(whole.labels.numpy()) % 5 == 4
+    return Decoded({"train": whole[~tested], "test": whole[tested]}, tuple("0123456789"))
 
 
-def _hub(name: str) -> Decoded:
+def fetched(name: str, repository: str, configuration: str | None = None) -> Any:
+    """Fetch the splits of a data set of the hub."""
     import datasets
 
-    hub = KNOWN[name].hub
-    assert hub is not None
-    repository, configuration, label_column = hub
     try:
-        splits = datasets.load_dataset(repository, configuration)
+        return datasets.load_dataset(repository, configuration)
     except Exception as error:  # The client raises its own and several HTTP libraries' errors.
         raise LabError(
             f"cannot get {name} from the hub ({first_line(error)}); with a copy on disk, give its folder: --data PATH"
         ) from error
-    classes = tuple(splits["train"].features[label_column].names)
+
+
+def encoded(split: Any, column: str) -> Any:
+    """Give a column of images of `datasets` as it is stored: a mapping with "bytes" each."""
+    import datasets
+
+    return split.cast_column(column, datasets.Image(decode=False))[column]
+
+
+def _hub(name: str) -> Decoded:
+    hub = KNOWN[name].hub
+    assert hub is not None
+    repository, configuration, label_column = hub
+    splits = fetched(name, repository, configuration)
 
     def rows(split: str) -> Iterator[Row]:
-        image_column = "img" if "img" in splits[split].column_names else "image"
-        table = splits[split].cast_column(image_column, datasets.Image(decode=False))
-        for n, (image, label) in enumerate(zip(table[image_column], table[label_column], strict=True)):
+        images = encoded(splits[split], "img" if "img" in splits[split].column_names else "image")
+        for n, (image, label) in enumerate(zip(images, splits[split][label_column], strict=True)):
             yield f"{name}, {split}: row {n}", image["bytes"], label
 
-    return _arrays(name, {split: (f"{name}, {split}", rows(split)) for split in SPLITS}, classes)
+    classes = tuple(splits["train"].features[label_column].names)
+    return arrays(name, {split: rows(split) for split in SPLITS}, classes)
 
 
 def _parquet(folder: Path, files: list[Path], label_column: str | None) -> Decoded:
     import pyarrow.parquet as pq
 
-    by_split: dict[str, list[Path]] = {split: [] for split in (*SPLITS, *_LEFT_OUT)}
+    of_split: dict[str, list[Path]] = defaultdict(list)
     for path in files:
-        by_split[_split(path, folder)].append(path)
-    found = {split: by_split[split] for split in SPLITS}
-    found["test"] = found["test"] or next(filter(None, (by_split[name] for name in VALIDATION)), [])
-    for split, paths in found.items():
-        if not paths:
+        of_split[_split(path, folder)].append(path)
+    of_split["test"] = next((of_split[name] for name in ("test", *VALIDATION) if name in of_split), [])
+    for split in SPLITS:
+        if not of_split[split]:
             raise LabError(f"{folder} has no {split} split: expected {split}-*.parquet")
-    schemas = {path: _read_parquet(pq.read_schema, path) for path in (*found["train"], *found["test"])}
-    columns = {path: _columns(path, schema, label_column) for path, schema in schemas.items()}
+    read = [path for split in SPLITS for path in of_split[split]]
+    columns = {path: _columns(path, _read_parquet(pq.read_schema, path), label_column) for path in read}
     named = {path: names for path, (*_, names) in columns.items() if names}  # A file may leave them to the others.
     classes = next(iter(named.values()), ())
     for path, others in named.items():
@@ -214,21 +207,21 @@ def _parquet(folder: Path, files: list[Path], label_column: str | None) -> Decod
                 "give files of one data set"
             )
 
-    def rows(paths: list[Path]) -> Iterator[Row]:
-        for path in paths:
+    def rows(split: str) -> Iterator[Row]:
+        for path in of_split[split]:
             table = _read_parquet(pq.read_table, path)
             images, labels = (table.column(column).to_pylist() for column in columns[path][:2])
             for n, (image, label) in enumerate(zip(images, labels, strict=True)):
                 yield f"{path}: row {n}", image["bytes"] if isinstance(image, dict) else image, label
 
-    return _arrays(folder, {split: (f"{folder}, {split}", rows(paths)) for split, paths in found.items()}, classes)
+    return arrays(str(folder), {split: rows(split) for split in SPLITS}, classes)
 
 
 def _split(path: Path, folder: Path) -> str:
     """Tell which split a parquet file is of, by its name or else by the nearest folder that says it."""
     below = path.relative_to(folder)
     for part in (below.name, *reversed(below.parent.parts)):
-        found = [split for split in (*SPLITS, *_LEFT_OUT) if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
+        found = [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
         if len(found) > 1:
             raise LabError(f"{path} is of two splits by its name, {' and '.join(found)}: name it for one of them")
         if found:
@@ -270,21 +263,36 @@ def _columns(path: Path, schema: Any, label_column: str | None) -> tuple[str, st
     return image_columns[0], label, tuple(features.get(label, {}).get("names", ()))
 
 
-def _class_folders(folder: Path) -> Decoded:
+def class_folders(
+    folder: Path, order: Callable[[str], Any] = str
+) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
+    """List the classes of train/CLASS/IMAGE and test/CLASS/IMAGE in an order, and the images of both with their labels.
+
+    Raises:
+        LabError: naming what is missing, or is there and would be left out.
+    """
     classes: tuple[str, ...] = ()
-    rows: dict[str, tuple[str, Iterable[Row]]] = {}
-    for split, root in zip(SPLITS, (folder / "train", test_folder(folder)), strict=True):
+    listed = {}
+    for split, root in zip(SPLITS, (folder / "train", _test_folder(folder)), strict=True):
         if not root.is_dir():
-            raise LabError(f"{folder} has no {split} split: expected {split}/CLASS/IMAGE")
-        found = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+            raise LabError(f"{folder} has no {split} split: expected {root.name}/CLASS/IMAGE")
+        there = [path for path in root.iterdir() if not path.name.startswith(".")]
+        found = tuple(sorted((path.name for path in there if path.is_dir()), key=order))
+        if outside := sorted(path for path in there if path.suffix.lower() in _SUFFIXES and path.is_file()):
+            raise LabError(f"{outside[0]} is in no class: expected {root.name}/CLASS/IMAGE")
         if not found:
             raise LabError(f"{root} is empty: expected a folder of images for each class")
         classes = classes or found
         if unknown := sorted(set(found) - set(classes)):
             raise LabError(f"{root / unknown[0]}: no class of that name in {folder / 'train'}")
-        paths = [path for name in found for path in _class_images(root / name)]
-        rows[split] = str(root), ((str(path), path.read_bytes(), classes.index(path.parent.name)) for path in paths)
-    return _arrays(folder, rows, classes)
+        listed[split] = [(path, classes.index(name)) for name in found for path in _class_images(root / name)]
+    return classes, listed
+
+
+def _test_folder(folder: Path) -> Path:
+    """Find the folder of test images: "test" if it has class folders, or else that of a validation split."""
+    found = [folder / name for name in ("test", *VALIDATION) if (folder / name).is_dir()]
+    return next((path for path in found if any(part.is_dir() for part in path.iterdir())), (*found, folder / "test")[0])
 
 
 def _class_images(folder: Path) -> list[Path]:
@@ -294,35 +302,35 @@ def _class_images(folder: Path) -> list[Path]:
     for path in images:
         if path.is_dir():
             raise LabError(f"{path} is a folder in that of a class: expected images alone")
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise LabError(f"{path} is no image: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        if path.suffix.lower() not in _SUFFIXES:
+            raise LabError(f"{path} is no image: expected one of {', '.join(sorted(_SUFFIXES))}")
     return images
 
 
-def _arrays(name: str | Path, splits: Mapping[str, tuple[str, Iterable[Row]]], classes: tuple[str, ...]) -> Decoded:
-    """Decode the rows of both splits, each with its own name, and check that they belong together."""
-    images, labels = {}, {}
-    for split, (where, rows) in splits.items():
-        images[split], labels[split] = _decoded(where, rows, len(classes) or None)
-    train, test = images["train"].shape[1:], images["test"].shape[1:]
-    if train != test:
-        shapes = " and ".join("x".join(map(str, shape)) for shape in (train, test))
+def arrays(name: str, rows: Mapping[str, Iterable[Row]], classes: tuple[str, ...]) -> Decoded:
+    """Decode the rows of both splits, and check that they belong together; without classes, the labels name them.
+
+    Raises:
+        LabError: naming the row and what is wrong with it.
+    """
+    splits = {split: _decoded(f"{name}, {split}", of_split, len(classes)) for split, of_split in rows.items()}
+    sizes = [split.images.shape[1:] for split in splits.values()]
+    if sizes[0] != sizes[1]:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in sizes)
         raise LabError(f"{name}: training and test images differ in size ({shapes})")
-    found = np.unique(labels["train"])
-    if not classes:  # Labels need not begin at 0, or be without gaps.
-        classes = tuple(str(number) for number in found)
-        if unknown := sorted(set(np.unique(labels["test"]).tolist()) - set(found.tolist())):
-            raise LabError(f"{name}: a test image has label {unknown[0]}, and no training image has it")
-        labels = {split: np.searchsorted(found, of_split) for split, of_split in labels.items()}
+    found = splits["train"].labels.unique(sorted=True)  # type: ignore[no-untyped-call]
     if len(found) < 2:
         raise LabError(f"{name}: all training images are of one class: there is nothing to tell apart")
-    return Decoded(images, labels, classes)
+    if not classes:  # Labels need not begin at 0, or be without gaps.
+        classes = tuple(map(str, found.tolist()))
+        if unknown := sorted(set(splits["test"].labels.tolist()) - set(found.tolist())):
+            raise LabError(f"{name}: a test image has label {unknown[0]}, and no training image has it")
+        splits = {name: Split(of.images, torch.searchsorted(found, of.labels)) for name, of in splits.items()}
+    return Decoded(splits, classes)
 
 
-def _decoded(
-    where: str, rows: Iterable[Row], classes: int | None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Decode images to one array ``(N, H, W, C)``, in colour if any image is, and check their labels."""
+def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
+    """Decode images, in colour if any image is, and check their labels, of so many classes if it is known."""
     images: list[npt.NDArray[np.uint8]] = []
     labels: list[int] = []
     transparent: list[str] = []
@@ -330,8 +338,8 @@ def _decoded(
     for name, content, label in rows:
         if label is None:
             raise LabError(f"{name} has no label")
-        if label < 0 or (classes is not None and label >= classes):
-            expected = f"0 to {classes - 1}" if classes is not None else "0 or more"
+        if label < 0 or label >= (classes or math.inf):
+            expected = f"0 to {classes - 1}" if classes else "0 or more"
             raise LabError(f"{name} has label {label}, expected {expected}")
         image = _pixels(name, content, transparent)
         first = first or name
@@ -346,27 +354,29 @@ def _decoded(
         _log.warning("%d images are transparent, which is left out; the first is %s", len(transparent), transparent[0])
     channels = max(image.shape[2] for image in images)
     stacked = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
-    return stacked, np.array(labels, dtype=np.int64)
+    return Split(torch.from_numpy(stacked), torch.tensor(labels))
 
 
-def _pixels(name: str, content: bytes | None, transparent: list[str]) -> npt.NDArray[np.uint8]:
-    """Decode an image to ``(H, W, C)``, and note it if it is transparent."""
+def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.uint8]:
+    """Make ``(H, W, C)`` of bytes, an image of PIL, an array ``(H, W[, C])`` or a tensor ``([C, ]H, W)``."""
     from PIL import Image
 
-    if not content:
+    if content is None or (isinstance(content, bytes) and not content):
         raise LabError(f"{name}: no image")
-    try:
-        with Image.open(io.BytesIO(content)) as image:
+    if isinstance(content, torch.Tensor):
+        array = (content.movedim(0, -1) if content.ndim == 3 else content).numpy()
+    elif isinstance(content, np.ndarray):
+        array = content
+    else:
+        try:
+            image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
             if image.has_transparency_data:
                 transparent.append(name)
-            return as_array(eight_bits(image))
-    except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-        raise undecodable(name, error) from None
-
-
-def as_array(image: Any) -> npt.NDArray[Any]:
-    """Give ``(H, W, C)`` of an image of PIL or an array ``(H, W[, C])``."""
-    array = np.asarray(image)
+            array = np.asarray(eight_bits(image))
+        except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+            raise undecodable(name, error) from None
+    if array.dtype != np.uint8:
+        raise LabError(f"{name}: expected an image of eight bits, or of float tensors, got {array.dtype}")
     return array if array.ndim == 3 else array[:, :, None]
 
 

@@ -8,7 +8,6 @@ import platform
 import secrets
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ import torch
 
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
-from empool.lab.execute.supervise import Died, Hear, Record, Words, do
+from empool.lab.execute.supervise import Died, Hear, Here, Record, do_telling
 from empool.lab.files import write_text
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
@@ -34,12 +33,11 @@ _MARKER = ".cluster"  # file in the study's folder, by which a worker knows that
 _SHARE = "--out must be a folder that all nodes share, at one path"
 
 
-class Ray:
+class Ray(Here):
     """A Ray cluster that this process has joined, until it is closed.
 
     Args:
-        address: HOST:PORT of the cluster; "local" starts one on this machine; "auto" is one that runs on this machine;
-            None: RAY_ADDRESS, or one that runs on this machine, or else one is started here.
+        address: HOST:PORT of the cluster; "local" starts one on this machine; None: RAY_ADDRESS, or else "local".
         cpus: that a run takes, and threads that PyTorch uses in it.
         gpus: that a run takes, or the share of one; None: one if it is computed on GPUs.
         device: "cpu", "cuda", or "auto" for what the nodes have.
@@ -84,19 +82,27 @@ class Ray:
     @contextmanager
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Give the cluster the data, and mark the folder; at the end, interrupt the runs that are on."""
+        from ray.exceptions import RayError
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.directory, self.hear = directory.absolute(), hear
-        marker, token = self.directory / _MARKER, secrets.token_hex(8)
+        self.directory, self.hear, token = directory.absolute(), hear, secrets.token_hex(8)
+        marker = self.directory / _MARKER
         write_text(marker, token)
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
         self.words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        self.given = self.ray.put(data), self.directory, loggers, os.getcwd(), self.cpus, token
+        self.given = self.ray.put(data), self.directory, loggers
+        self.place = token, os.getcwd(), self.cpus
         try:
             yield
-        finally:
-            self._cancel()
+        finally:  # What runs that are on have done up to the last whole epoch stays.
+            references = list(self.on.values())
+            self.on.clear()
+            with contextlib.suppress(RayError):
+                for reference in references:
+                    self.ray.cancel(reference)
+                if references:
+                    self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
             marker.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -107,7 +113,7 @@ class Ray:
         """Queue a run."""
         # Who takes a run up again is the loop of the study, so that it can say so.
         task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_do)
-        self.on[run] = task.options(name=f"empool: {run.title}").remote(run, self.words, *self.given)
+        self.on[run] = task.options(name=f"empool: {run.title}").remote(run, self.words, *self.place, *self.given)
         future: Future[Record] = self.on[run].future()
         return future
 
@@ -143,21 +149,9 @@ class Ray:
             raise LabError(f"{written} was written on another node and is not here: {_SHARE}")
         return record
 
-    def _cancel(self) -> None:
-        """Interrupt runs, and wait for them: what they have done up to the last whole epoch stays."""
-        from ray.exceptions import RayError
-
-        references = list(self.on.values())
-        self.on.clear()
-        with contextlib.suppress(RayError):
-            for reference in references:
-                self.ray.cancel(reference)
-            if references:
-                self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
-
 
 def _do(
-    run: RunConfig, queue: Any, data: DataSet, directory: Path, loggers: Loggers, working: str, threads: int, token: str
+    run: RunConfig, queue: Any, token: str, working: str, threads: int, data: DataSet, directory: Path, loggers: Loggers
 ) -> Record:
     """Do a run, on a worker."""
     with contextlib.suppress(OSError):
@@ -166,20 +160,20 @@ def _do(
         raise LabError(f"{platform.node()} does not see {directory} as it is where the study was started: {_SHARE}")
     if run.device == "cuda" and not torch.cuda.is_available():
         raise LabError(f"{platform.node()} has a GPU to give, but PyTorch there finds no CUDA device")
-    torch.set_num_threads(threads)
-    # Plain objects alone, so that the queue's actor need not load PyTorch.
-    key = run.pooling, run.seed
-    # Not the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits to another.
-    words = Words(lambda words: queue.actor.put_nowait.remote((key, words)))
-    words.send(("started",))
+    key = run.pooling, run.seed  # Plain objects alone, so that the queue's actor need not load PyTorch.
+
+    def send(words: tuple[Any, ...]) -> None:
+        # Not by the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits.
+        queue.actor.put_nowait.remote((key, words))
+
     try:
-        return do(run, words.watch, data, directory, loggers)
+        return do_telling(send, threads, run, data, directory, loggers)
     except signals.Terminated as terminated:  # To Ray it would be a run that was cancelled; so it is taken up again.
         os._exit(signals.exit_code(terminated))
 
 
 def _appears(path: Path, content: str | None = None) -> bool:
-    """Tell whether a file, with that content if one is given, is there, now or after what a file system may take."""
+    """Tell whether a file, with that content if one is given, is there or appears in the time that it may take."""
     end = time.monotonic() + _APPEAR
     while True:
         with contextlib.suppress(OSError):
@@ -201,14 +195,15 @@ def _join(address: str | None) -> ModuleType:
         if error.name != "ray":
             raise
         raise LabError("--launcher ray needs Ray, which is not installed: pip install 'empool[ray]'") from None
-    address = _choose(address)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     own = {"include_dashboard": False} if address == "local" else {}
+    if address != "local":
+        _knock(address)
     try:
         with signals.kept():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = "a Ray cluster on this machine" if address in ("auto", "local") else f"the Ray cluster {address}"
-        raise LabError(f"cannot join {where}: {first_line(error)}") from None
+        raise LabError(f"cannot join the Ray cluster {address}: {first_line(error)}") from None
     except SystemExit as stopped:  # Ray's own answer to SIGTERM.
         if stopped.code != signal.SIGTERM:
             raise
@@ -217,38 +212,11 @@ def _join(address: str | None) -> ModuleType:
     return module
 
 
-def _choose(address: str | None) -> str:
-    """Choose HOST:PORT of a cluster that answers, "local" to start one, or "auto" to look for a process of one."""
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
-    chosen = address or "local"
-    if address in (None, "auto"):
-        chosen = _current() or chosen
-    if chosen in ("auto", "local"):
-        return chosen
-    try:
-        _knock(chosen)
-    except LabError:
-        if address is not None:
-            raise
-        return "local"
-    return chosen
-
-
-def _current() -> str | None:
-    """Read where the cluster is that `ray start` began or joined on this machine last; it may be no more."""
-    linux = os.environ.get("TMPDIR") if platform.system() == "Linux" else None
-    folder = os.environ.get("RAY_TMPDIR") or linux or (tempfile.gettempdir() if os.name == "nt" else "/tmp")
-    with contextlib.suppress(OSError):
-        return (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip() or None
-    return None
-
-
 def _knock(address: str) -> None:
     """Refuse an address where nothing answers, which Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or "/" in address or not port.isdigit() or int(port) > 65535:
-        raise LabError(f'--address: expected HOST:PORT, auto or local, got "{address}"')
+        raise LabError(f'--address: expected HOST:PORT or local, got "{address}"')
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
     except OSError as error:

@@ -119,9 +119,9 @@ def make_network(config: RunConfig, data: DataSet) -> nn.Module:
     """
     own = networks.network(config.model).options()
     options = {name: getattr(config.training, name) for name in own if hasattr(config.training, name)}
-    if "image_size" in own and data.image_size is not None:
-        options["image_size"] = data.image_size
-    return networks.create(config.model, len(data.classes), config.layer, data.in_channels, **options)
+    if "image_size" in own and data.train.image_size is not None:
+        options["image_size"] = data.train.image_size
+    return networks.create(config.model, len(data.classes), config.layer, data.train.in_channels, **options)
 
 
 def finite(value: float | None) -> float | None:

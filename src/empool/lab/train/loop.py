@@ -305,7 +305,7 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
     seconds = sum(row["seconds"] or 0.0 for row in history)
     images = len(run.batches.images)
     seen = sum((row.get("images_per_second") or 0.0) * (row["seconds"] or 0.0) or images for row in history)
-    size = data.image_size
+    size = data.train.image_size
     chosen = ("data", "model", "pooling", "p", "seed", "train_limit", "test_limit", "precision", "p_schedule")
     return {
         **{name: getattr(config, name) for name in chosen},
@@ -313,7 +313,7 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
         "train_images": images,
         "test_images": len(run.experiment.test_images),
         "classes": run.experiment.num_classes,
-        "image_shape": None if size is None else [data.in_channels, *size],
+        "image_shape": None if size is None else [data.train.in_channels, *size],
         "chance_error": data.train.chance_error,
         "test_error": last["test_error"],
         "train_error": last["fitted_error"],
