@@ -204,7 +204,7 @@ def _join(address: str | None) -> ModuleType:
     address = _choose(address)
     own = {"include_dashboard": False} if address == "local" else {}
     try:
-        with signals.kept():
+        with signals.handled(signal.getsignal(signal.SIGTERM)):  # Ray sets one of its own.
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = "a Ray cluster on this machine" if address in ("auto", "local") else f"the Ray cluster {address}"

@@ -45,7 +45,7 @@ def warm_up(device: str) -> None:
         from empool.lab.train import signals
 
         context.set_forkserver_preload(_IMPORTED)
-        with signals.uninterrupted():
+        with signals.handled(signal.SIG_IGN, signal.SIGINT):  # It is inherited: the terminal sends Ctrl-C to all.
             forkserver.ensure_running()
 
 
@@ -102,7 +102,7 @@ class Processes:
         warm_up(run.device)
         ours, theirs = multiprocessing.Pipe()
         pool = ProcessPoolExecutor(1, _context(run.device), _begin, (theirs, run, *self.given))
-        with signals.uninterrupted():
+        with signals.handled(signal.SIG_IGN, signal.SIGINT):
             future = pool.submit(_work)
         theirs.close()
         self.on[run] = pool, ours, future

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import signal
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def study(
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             kept = f" in {directory}" if directory else ""
             again = f"{command} --resume" if begun and not resume and _is_to_resume(begun) else command
-            with signals.ignored():  # torchrun sends it to the other processes when one has ended.
+            with signals.handled(signal.SIG_IGN):  # torchrun sends it to the other processes when one has ended.
                 _log.warning("empool: %s; finished runs stay%s, and the same command goes on: %s", ended, kept, again)
             raise
         except RuntimeError as error:
