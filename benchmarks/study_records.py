@@ -15,7 +15,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from study_gpu import TABLE_1, TABLE_2
+
 FOLDERS = {"check": "airbench/check", "table1": "table1-cuda", "table2": "table2-cuda"}
+ROWS = {"table1-cuda": TABLE_1, "table2-cuda": TABLE_2}  # the order of the paper's rows
 
 
 # PyTorch's gradient of padded average pooling was wrong on CUDA in channels-last (pytorch issue 188344); the layer
@@ -56,7 +59,10 @@ def main() -> None:
     for name, runs in studies.items():
         target = options.out / name
         target.mkdir(parents=True, exist_ok=True)
-        text = ",\n".join(json.dumps(record) for record in runs.values())
+        records = list(runs.values())
+        if rows := ROWS.get(name):
+            records.sort(key=lambda record: rows.index(record["pooling"]))
+        text = ",\n".join(json.dumps(record) for record in records)
         held_out = all("test_error" not in record for record in runs.values())
         (target / ("validation.json" if held_out else "results.json")).write_text(f"[\n{text}\n]\n", encoding="utf-8")
         print(f"{target}: {len(runs)} runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -16,6 +17,7 @@ import pytest
 import tiny_data
 from empool import models
 from empool.lab import cli
+from empool.lab.train import processes
 
 
 @pytest.fixture(autouse=True)
@@ -115,8 +117,9 @@ def test_train_goes_on_only_if_asked_to_and_compare_in_its_folder(images, capsys
 
 
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
-    command = [sys.executable, "-m", "empool.lab.cli", "compare", "--data", str(images), *SMALL]
-    command += ["--poolings", "max,average", "--seeds", "40", "--epochs", "5", "--out", "study"]
+    arguments = ["compare", "--data", str(images), *SMALL, "--poolings", "max,average", "--epochs", "5"]
+    arguments += ["--out", "study", "--seeds"]
+    command = [sys.executable, "-m", "empool.lab.cli", *arguments, "40", "--jobs", "2"]
     # A shell's background job, as these tests may be, ignores SIGINT, and so would its child.
     obeys = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=obeys)
@@ -131,8 +134,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
     assert [line for line in lines if line.startswith("empool:")][-1].startswith(f"{INTERRUPTED} empool")
     done = json.loads((tmp_path / "study" / "results.json").read_text())
     assert 1 <= len(done) < 80
-    arguments = ["compare", "--data", str(images), *SMALL, "--poolings", "max,average", "--epochs", "5"]
-    assert cli.main([*arguments, "--seeds", "1", "--out", "study"]) == 0
+    assert cli.main([*arguments, "1"]) == 0
     assert json.loads((tmp_path / "study" / "results.json").read_text())[:1] == done[:1]
 
 
@@ -153,8 +155,6 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
         (["--recipe", "decay=0.5"], 'recipe: decay is of schedule=step, and the schedule is "cosine"; leave it out'),
         (["--recipe", "width=0"], "CNN: expected width of at least 1, got 0"),
         (["--device", "cuda"], "no CUDA device: use --device cpu"),
-        (["--address", "a:1"], "--address is for --launcher ray"),
-        (["--cpus-per-run", "2"], "--cpus-per-run is for --launcher ray"),
         (["--gpus-per-run", "0"], "--gpus-per-run is for --launcher ray"),
         (["--launcher", "ray", "--jobs", "2"], "--jobs is for --launcher local"),
     ],
@@ -194,21 +194,31 @@ def test_bad_data_is_one_line(tmp_path, capsys):
 
 
 def test_help_names_the_commands_and_every_network(capsys):
-    assert cli.main(["--help"]) == 0
-    out = capsys.readouterr().out
-    assert [name for name in ("compare", "train", "evaluate", "report", "show") if name not in out] == []
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"empool {version('empool')}\n"
-    assert cli.main(["train", "--help"]) == 0
-    words = re.findall(r"\w+", capsys.readouterr().out)
-    assert [name for name in models.names() if name.partition(":")[0] not in words] == []
+    def shown(*arguments):
+        assert cli.main(arguments) == 0
+        return capsys.readouterr().out
 
-
-def test_an_argument_is_no_option(capsys):
-    assert cli.main(["reproduce", "--help"]) == 0
-    arguments, _, options = capsys.readouterr().out.partition("Options:")
+    assert {"compare", "train", "evaluate", "report", "show"} <= set(shown("--help").split())
+    assert shown("--version") == f"empool {version('empool')}\n"
+    assert {name.partition(":")[0] for name in models.names()} <= set(re.findall(r"\w+", shown("train", "--help")))
+    arguments, _, options = shown("reproduce", "--help").partition("Options:")
     assert "table <table1|table2>" in arguments
     assert "table1|table2" not in options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["compare", "--jobs", "2"], "--jobs does runs in one process each"),
+        (["train", "--compile"], "--compile is for one process"),
+        (["reproduce", "table1"], "empool reproduce trains one network in one process"),
+    ],
+)
+def test_what_several_processes_do_not_do_together_is_refused(monkeypatch, capsys, arguments, what):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "joined", lambda: contextlib.nullcontext(processes.started()))
+    assert refused(capsys, *arguments) == f"{what}: leave out torchrun or srun"
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError("a file"), 1), (SystemExit(0), 0)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import io
@@ -12,18 +11,17 @@ import os
 import pickle
 import select
 import signal
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.execute import processes
 from empool.lab.execute.processes import Processes
 from empool.lab.execute.supervise import Here
 from empool.lab.train import signals
-from empool.lab.train.processes import Processes as Started
 from empool.lab.watch.progress import Progress
 from finished_runs import outcome, rows, weights
 from held import Held, gates
@@ -49,12 +47,12 @@ def held(tmp_path_factory):
         yield made
 
 
-def start(directory, place, progress=None, held=None, poolings=POOLINGS):
+def start(directory, place=None, progress=None, held=None, poolings=POOLINGS):
     runs = tiny_data.plan(tiny_data.config("ensemble:0.3", epochs=EPOCHS), poolings, [0])
     data = tiny_data.data_set()
     if held is not None:
         data = dataclasses.replace(data, train=held.hold(data.train))
-    return tiny_data.study(directory, runs, data, place, progress or Progress(io.StringIO()))
+    return tiny_data.study(directory, runs, data, place or Processes(2, "cpu"), progress)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +77,7 @@ def same(directory, whole, poolings=POOLINGS):
     records, others = (json.loads((d / "results.json").read_text()) for d in (directory, whole))
     assert [outcome(record) for record in records] == [outcome(record) for record in others[: len(poolings)]]
     assert [record["threads"] for record in records] == [1] * len(poolings)
+    assert multiprocessing.active_children() == []
     return True
 
 
@@ -89,7 +88,7 @@ class At(Progress):
     killed right then may do that epoch again, and end it again: what counts is how often a process ends one.
     """
 
-    def __init__(self, act, held, times=1):
+    def __init__(self, act, held=None, times=1):
         self.text = io.StringIO()
         super().__init__(self.text)
         self.act, self.held, self.times, self.acted = act, held, times, False
@@ -114,19 +113,14 @@ class Together(Progress):
     """Lets the runs that wait after their second epoch go on once two are on."""
 
     def __init__(self, held):
-        super().__init__(io.StringIO())
-        self.held, self.running, self.abreast = held, set(), 0
+        super().__init__(quiet=True)
+        self.held, self.abreast = held, 0
 
     def started(self, config):
         super().started(config)
-        self.running.add(config)
-        self.abreast = max(self.abreast, len(self.running))
+        self.abreast = max(self.abreast, len(self.tasks))
         if self.abreast == 2:
             self.held.open(*range(2, EPOCHS))
-
-    def finished(self, config, record):
-        super().finished(config, record)
-        self.running.discard(config)
 
 
 def killing(place, number=signal.SIGKILL):
@@ -143,11 +137,10 @@ def killing(place, number=signal.SIGKILL):
 def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, monkeypatch, held, method, poolings):
     monkeypatch.setattr(processes, "_context", lambda device: multiprocessing.get_context(method))
     seen = Together(held)
-    records = start(tmp_path, Processes(2, "cpu"), seen, held, poolings)
+    records = start(tmp_path, None, seen, held, poolings)
     assert same(tmp_path, whole, poolings)
     assert [record["pooling"] for record in records] == [*poolings]
     assert seen.abreast == 2
-    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(
@@ -156,7 +149,6 @@ def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, mon
         (signal.SIGKILL, "its process was killed, often for want of memory; the run goes on in another"),
         (signal.SIGTERM, "its process was ended by SIGTERM; the run goes on in another"),
     ],
-    ids=["SIGKILL", "SIGTERM"],
 )
 def test_a_run_whose_process_dies_goes_on_in_another_from_its_checkpoint(whole, tmp_path, held, number, said):
     place = Processes(2, "cpu")
@@ -177,7 +169,7 @@ def test_a_run_that_is_killed_again_and_again_is_named_after_the_others_are_done
     )
     done = [record["pooling"] for record in json.loads((tmp_path / "results.json").read_text())]
     assert done == ["ensemble:0.3", "average"]
-    start(tmp_path, Processes(2, "cpu"))
+    start(tmp_path)
     assert same(tmp_path, whole)
 
 
@@ -185,70 +177,56 @@ def test_what_is_wrong_with_a_run_reaches_the_study_in_one_line(whole, tmp_path)
     (tmp_path / "ensemble-0.3").mkdir()
     (tmp_path / "ensemble-0.3/0").write_text("")
     with pytest.raises(LabError) as caught:
-        start(tmp_path, Processes(2, "cpu"))
+        start(tmp_path)
     assert str(caught.value) == (
         f"cannot write to {tmp_path}/ensemble-0.3/0 (File exists): make it writable or choose another --out"
     )
     assert multiprocessing.active_children() == []
     (tmp_path / "ensemble-0.3/0").unlink()
-    start(tmp_path, Processes(2, "cpu"))
+    start(tmp_path)
     assert same(tmp_path, whole)
 
 
 class Strange(Exception):
-    """Cannot be pickled as it is."""
+    """Cannot be unpickled."""
 
     def __init__(self, one, other):
         super().__init__(f"{one} {other}")
 
 
-@pytest.mark.parametrize("error", [LabError("a line"), Strange("neither", "nor")], ids=["known", "strange"])
-def test_an_error_arrives_with_its_message(error):
-    arrived = pickle.loads(pickle.dumps(processes.sendable(error)))
-    assert str(error) in str(arrived)
-    assert isinstance(arrived, type(error) if isinstance(error, LabError) else RuntimeError)
+FULL = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
 
 
-def test_a_full_disk_arrives_as_such_from_below_what_pytorch_makes_of_it():
-    error = RuntimeError("PytorchStreamWriter failed")
-    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
-    arrived = pickle.loads(pickle.dumps(processes.sendable(error)))
-    assert (arrived.errno, arrived.filename) == (errno.ENOSPC, "last.ckpt")
+@pytest.mark.parametrize(
+    ("error", "cause", "arrives"),
+    [
+        (LabError("a line"), None, LabError("a line")),
+        (Strange("neither", "nor"), None, RuntimeError("Strange: neither nor")),
+        (RuntimeError("PytorchStreamWriter failed"), FULL, FULL),
+    ],
+    ids=["known", "strange", "full disk"],
+)
+def test_an_error_arrives_with_its_message(monkeypatch, error, cause, arrives):
+    error.__cause__ = cause
+    monkeypatch.setattr(processes, "Words", Mock())
+    monkeypatch.setattr(processes, "do", Mock(side_effect=error))
+    monkeypatch.setattr(processes, "_given", (Mock(), *[None] * 4, 1))
+    with pytest.raises(type(arrives)) as caught:
+        processes._work()
+    arrived = pickle.loads(pickle.dumps(caught.value))
+    assert (str(arrived), type(arrived)) == (str(arrives), type(arrives))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_study_ends_its_runs_and_it_goes_on(whole, tmp_path, held, number):
     with signals.raised(), pytest.raises(KeyboardInterrupt) as stopped:
-        start(tmp_path, Processes(2, "cpu"), At(lambda run: os.kill(os.getpid(), number), None), held)
+        start(tmp_path, None, At(lambda run: os.kill(os.getpid(), number)), held)
     assert signals.exit_code(stopped.value) == 128 + number
     assert multiprocessing.active_children() == []
     assert (tmp_path / "max/0/last.ckpt").exists()
     assert not (tmp_path / "max/0/result.json").exists()
-    start(tmp_path, Processes(2, "cpu"))
+    start(tmp_path)
     assert same(tmp_path, whole)
-
-
-def test_the_command_does_runs_at_once_and_ends_by_sigterm_with_143(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    following = Progress.advanced
-
-    def advanced(self, config, epochs, row):
-        following(self, config, epochs, row)
-        if row is not None and epochs == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Progress, "advanced", advanced)
-    tiny_data.parquet_folder(tmp_path / "shapes")
-    arguments = ["compare", "--data", "shapes", "--poolings", "max,average", "--jobs", "2", "--epochs", "100000"]
-    arguments += ["--batch-size", "10", "--device", "cpu", "--recipe", "width=4", "--out", "study"]
-    assert cli.main(arguments) == 143
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1] == (
-        "empool: ended by SIGTERM; finished runs stay in study, and the same command goes on: "
-        f"empool {' '.join(arguments)}"
-    )
-    assert "Traceback" not in " ".join(said)
 
 
 class Living(Held):
@@ -268,14 +246,8 @@ def killed(directory, folder):
     """Do the study until the run of max waits, and die: what `child` runs."""
     data = tiny_data.data_set()
     data = dataclasses.replace(data, train=Living(data.train.images, data.train.labels, folder, (2,)))
-
-    class Fatal(Progress):
-        def advanced(self, config, epochs, row):
-            if row is not None and epochs == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-
     runs = tiny_data.plan(tiny_data.config(epochs=EPOCHS), POOLINGS, [0])
-    tiny_data.study(directory, runs, data, Processes(2, "cpu"), Fatal(quiet=True))
+    tiny_data.study(directory, runs, data, Processes(2, "cpu"), At(lambda run: os.kill(os.getpid(), signal.SIGKILL)))
 
 
 def test_no_process_outlives_a_study_that_is_killed(tmp_path, held):
@@ -285,11 +257,3 @@ def test_no_process_outlives_a_study_that_is_killed(tmp_path, held):
     assert select.select([alive], [], [], 60)[0]  # The last process that held the other end is dead.
     assert os.read(alive, 1) == b""
     os.close(alive)
-
-
-def test_jobs_are_refused_where_they_mean_nothing(monkeypatch, capsys):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("empool.lab.train.processes.joined", lambda: contextlib.nullcontext(Started(0, 2)))
-    assert cli.main(["compare", "--jobs", "2"]) == 1
-    assert "--jobs does runs in one process each: leave out torchrun or srun" in capsys.readouterr().err

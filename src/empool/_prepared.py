@@ -14,7 +14,7 @@ from empool._call import Method, Windows
 from empool._tables import Tables
 
 _PLAIN = {float, str, type(None), Tables}
-"""What a method's own arguments may be: no two of different types are equal."""
+"""What a method's own arguments may be, beside what says that it cannot change: no two of different types are equal."""
 _MOST = 4096
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _prepared: dict[Any, _Prepared] = {}
@@ -41,7 +41,7 @@ def pool(
         own: these.
     """
     key = None
-    if not _private.is_watched(input) and _private.are_plain(input) and not _private.has_tangents():
+    if _private.is_unseen_on_cpu(input):
         key = _key(function, input, windows, return_indices, own)
         found = _prepared.get(key)
         if found is not None and (found.tables is None or found.tables.version == found.version):
@@ -61,7 +61,8 @@ def _key(function: str, input: Tensor, windows: tuple[Any, ...], return_indices:
     if return_indices is not False or type(ceil_mode) is not bool:
         return None
     for name, value in own.items():
-        if type(value) not in _PLAIN and not (name == "training" and type(value) is bool):
+        kind = type(value)
+        if kind not in _PLAIN and not ((kind is bool and name == "training") or vars(kind).get("unchanging")):
             return None
     return function, input.shape, input.dtype, windows, *own, *own.values()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 _PATHS = {
     # Until `torch.library.register_autograd` has a forward mode, derivatives are registered by hand, as it does it.
@@ -93,9 +94,9 @@ def is_watched(input: torch.Tensor) -> bool:
     """
     return (
         type(input) not in _PLAIN
-        or torch.compiler.is_compiling()
+        or is_compiling()
         or _torch.are_transforms_active()
-        or _torch.dispatch_modes() > 0
+        or _torch.dispatch_modes()
         or _torch.tracing_state() is not None
         or _torch.profiler._is_profiler_enabled
     )
@@ -107,6 +108,16 @@ def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
         if keyset is None:
             return op._op(*args)
         return op.redispatch(keyset & _torch.keys_below_autograd, *args)
+
+
+def is_unseen_on_cpu(input: Any) -> bool:
+    """Tell whether it is a dense tensor on a CPU whose calls nothing watches but autograd, and that not forwards."""
+    return (
+        not is_watched(input)
+        and input.is_cpu
+        and input.layout is torch.strided
+        and _torch.forward_ad._current_level < 0
+    )
 
 
 def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from empool.distributions import Pooling
 from empool.lab import report
+from empool.lab.execute.options import Options
 from empool.lab.execute.session import study
 
 
@@ -96,7 +97,7 @@ def compare(
         baseline: pooling that the others are held against.
         out: folder of the study; None: runs/DATA-MODEL.
         options: those of the command `empool compare`, by their names: ``epochs=5``, ``validation=0.1``, ``jobs=2``,
-            ``recipe=["width=32"]``, ``logger=["tensorboard"]``; see `empool.lab.execute.configure.Options`.
+            ``recipe=["width=32"]``, ``logger=["tensorboard"]``; see `empool.lab.execute.options.Options`.
 
     Raises:
         empool.lab.LabError: for what is wrong with any of them.
@@ -107,13 +108,9 @@ def compare(
             "@".join((str(pooling), *(f"{field}={_spelled(value)}" for field, value in own.items())))
             for pooling, own in poolings.items()
         ]
-    directory, _ = study(
-        poolings,
-        range(seeds) if isinstance(seeds, int) else seeds,
-        out=None if out is None else Path(out),
-        command="empool.lab.compare(...)",
-        **{"data": data, "model": model, **options},
-    )
+    chosen = Options(data=data, model=model, out=None if out is None else Path(out), **options)
+    every = range(seeds) if isinstance(seeds, int) else seeds
+    directory, _ = study(chosen, poolings, every, command="empool.lab.compare(...)")
     return Study(directory, baseline)
 
 

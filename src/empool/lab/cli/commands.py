@@ -8,10 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from empool.lab.cli.arguments import ALL, ONE, SEVERAL, Device, Grouped, taking
+from empool.lab.cli.arguments import Grouped, taking
 from empool.lab.errors import LabError
+from empool.lab.execute.options import Device, How, Options, What, Where
 
-Baseline = Annotated[str, typer.Option(help="Row that the others are compared with.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs of each pooling.", rich_help_panel="Study", metavar="N")]
+Baseline = Annotated[
+    str, typer.Option(help="Row that the others are compared with.", rich_help_panel="Study", metavar="POOLING")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
 app = typer.Typer(
     help="Train one network with each pooling and compare the test errors.",
@@ -39,7 +43,7 @@ def _main(
 
 
 @app.command(cls=Grouped)
-@taking(ALL)
+@taking(What, How, Where)
 def compare(
     context: typer.Context,
     poolings: Annotated[
@@ -51,6 +55,8 @@ def compare(
             metavar="LIST",
         ),
     ] = None,
+    seeds: Seeds = 3,
+    baseline: Baseline = "max",
     **options: Any,
 ) -> None:
     """Train a network with each pooling and several seeds; compare test errors.
@@ -59,8 +65,7 @@ def compare(
     """
     from empool.lab.execute.session import study
 
-    baseline, seeds = options.pop("baseline"), range(options.pop("seeds"))
-    directory, _ = study(poolings, seeds, command=context.obj, **options)
+    directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj)
 
     from rich.console import Console
 
@@ -74,7 +79,7 @@ def compare(
 
 
 @app.command(cls=Grouped)
-@taking(ONE)
+@taking(What, How)
 def train(
     context: typer.Context,
     pooling: Annotated[
@@ -91,7 +96,7 @@ def train(
     """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
     from empool.lab.execute.session import study
 
-    directory, records = study(pooling, [seed], command=context.obj, resume=resume, **options)
+    directory, records = study(Options(**options), pooling, [seed], command=context.obj, resume=resume)
 
     from empool.lab.study.run import poolings
 
@@ -106,7 +111,7 @@ def train(
 
 
 @app.command(cls=Grouped)
-@taking(SEVERAL)
+@taking(How, Where)
 def reproduce(
     context: typer.Context,
     table: Annotated[
@@ -117,38 +122,36 @@ def reproduce(
         typer.Option(help="full, cpu, or of table1 full-plain. Default: full on a GPU, else cpu, which is short."),
     ] = None,
     data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
+    seeds: Seeds = 3,
+    baseline: Baseline = "max",
     **options: Any,
 ) -> None:
     """Train the networks of one of the paper's tables, and report our errors beside the paper's.
 
     A table that is started again does what is missing.
     """
-    from contextlib import closing
-
     from rich.console import Console
 
-    from empool.lab.execute.session import Where, study
+    from empool.lab.execute.session import study
     from empool.lab.report import terminal, write_report
     from empool.lab.study import reproduce as tables
     from empool.lab.study.run import folder_name
     from empool.lab.train import processes
+    from empool.lab.train.device import device_named
 
     if processes.started().count > 1:
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
-    name = protocol
-    if name is None:
-        with closing(Where.of({**options}).place()) as place:
-            name = "full" if place.device == "cuda" else "cpu"
+    where = options["device"] if options["launcher"] == "ray" else device_named(options["device"])
+    name = protocol or ("full" if where == "cuda" else "cpu")
     chosen = tables.protocol(table, name)
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
-    baseline, seeds = options.pop("baseline"), options.pop("seeds")
     print(f"{table}, protocol {name}: {chosen.summary}")
     pages = {}
     for count in range(1, seeds + 1):
         for part in chosen.parts:
             folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
-            own = {**options, "data": data, "model": part.model, "out": folder, **chosen.changes}
-            study(part.poolings, range(count), command=context.obj, **own)
+            own = Options(data=data, model=part.model, out=folder, **options, **chosen.changes)
+            study(own, part.poolings, range(count), command=context.obj)
             pages[part.model] = write_report(folder, baseline=baseline)
     for model, page in pages.items():
         Console().print(terminal(page.parent, baseline=baseline))

@@ -8,7 +8,6 @@ import platform
 import secrets
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -38,8 +37,7 @@ class Ray:
     """A Ray cluster that this process has joined, until it is closed.
 
     Args:
-        address: HOST:PORT of the cluster; "local" starts one on this machine; "auto" is one that runs on this machine;
-            None: RAY_ADDRESS, or one that runs on this machine, or else one is started here.
+        address: HOST:PORT of the cluster; "local" starts one on this machine; None: RAY_ADDRESS, or else "local".
         cpus: that a run takes, and threads that PyTorch uses in it.
         gpus: that a run takes, or the share of one; None: one if it is computed on GPUs.
         device: "cpu", "cuda", or "auto" for what the nodes have.
@@ -84,6 +82,7 @@ class Ray:
     @contextmanager
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Give the cluster the data, and mark the folder; at the end, interrupt the runs that are on."""
+        from ray.exceptions import RayError
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -95,8 +94,14 @@ class Ray:
         self.given = self.ray.put(data), self.directory, loggers, os.getcwd(), self.cpus, token
         try:
             yield
-        finally:
-            self._cancel()
+        finally:  # What runs that are on have done up to the last whole epoch stays.
+            references = list(self.on.values())
+            self.on.clear()
+            with contextlib.suppress(RayError):
+                for reference in references:
+                    self.ray.cancel(reference)
+                if references:
+                    self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
             marker.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -143,18 +148,6 @@ class Ray:
             raise LabError(f"{written} was written on another node and is not here: {_SHARE}")
         return record
 
-    def _cancel(self) -> None:
-        """Interrupt runs, and wait for them: what they have done up to the last whole epoch stays."""
-        from ray.exceptions import RayError
-
-        references = list(self.on.values())
-        self.on.clear()
-        with contextlib.suppress(RayError):
-            for reference in references:
-                self.ray.cancel(reference)
-            if references:
-                self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
-
 
 def _do(
     run: RunConfig, queue: Any, data: DataSet, directory: Path, loggers: Loggers, working: str, threads: int, token: str
@@ -179,7 +172,7 @@ def _do(
 
 
 def _appears(path: Path, content: str | None = None) -> bool:
-    """Tell whether a file, with that content if one is given, is there, now or after what a file system may take."""
+    """Tell whether a file, with that content if one is given, is there or appears in the time that it may take."""
     end = time.monotonic() + _APPEAR
     while True:
         with contextlib.suppress(OSError):
@@ -201,14 +194,15 @@ def _join(address: str | None) -> ModuleType:
         if error.name != "ray":
             raise
         raise LabError("--launcher ray needs Ray, which is not installed: pip install 'empool[ray]'") from None
-    address = _choose(address)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     own = {"include_dashboard": False} if address == "local" else {}
+    if address != "local":
+        _knock(address)
     try:
         with signals.handled(signal.getsignal(signal.SIGTERM)):  # Ray sets one of its own.
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = "a Ray cluster on this machine" if address in ("auto", "local") else f"the Ray cluster {address}"
-        raise LabError(f"cannot join {where}: {first_line(error)}") from None
+        raise LabError(f"cannot join the Ray cluster {address}: {first_line(error)}") from None
     except SystemExit as stopped:  # Ray's own answer to SIGTERM.
         if stopped.code != signal.SIGTERM:
             raise
@@ -217,38 +211,11 @@ def _join(address: str | None) -> ModuleType:
     return module
 
 
-def _choose(address: str | None) -> str:
-    """Choose HOST:PORT of a cluster that answers, "local" to start one, or "auto" to look for a process of one."""
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
-    chosen = address or "local"
-    if address in (None, "auto"):
-        chosen = _current() or chosen
-    if chosen in ("auto", "local"):
-        return chosen
-    try:
-        _knock(chosen)
-    except LabError:
-        if address is not None:
-            raise
-        return "local"
-    return chosen
-
-
-def _current() -> str | None:
-    """Read where the cluster is that `ray start` began or joined on this machine last; it may be no more."""
-    linux = os.environ.get("TMPDIR") if platform.system() == "Linux" else None
-    folder = os.environ.get("RAY_TMPDIR") or linux or (tempfile.gettempdir() if os.name == "nt" else "/tmp")
-    with contextlib.suppress(OSError):
-        return (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip() or None
-    return None
-
-
 def _knock(address: str) -> None:
     """Refuse an address where nothing answers, which Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or "/" in address or not port.isdigit() or int(port) > 65535:
-        raise LabError(f'--address: expected HOST:PORT, auto or local, got "{address}"')
+        raise LabError(f'--address: expected HOST:PORT or local, got "{address}"')
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
     except OSError as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from empool.lab.data import sources
 from empool.lab.data.load import load_data
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
+from empool.lab.execute.options import Options
 from empool.lab.study import networks, run
 from empool.lab.study.run import RunConfig
 from empool.lab.train import batches, schedule
@@ -21,73 +20,17 @@ from empool.lab.train.experiment import make_network
 from empool.models import Network, Recipe
 
 DEFAULT_POOLINGS = "max,average,stochastic,ensemble:0.1,ensemble:0.3,ensemble:0.5,max-dropout:0.2"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is the same in all runs of a study; the options of the commands have these names.
-
-    Attributes:
-        data: name of a data set, a folder, or ``package.module:factory``.
-        model: spelling of a network, or ``package.module:factory``.
-        epochs: in place of the recipe's, or of the data set's for a first look.
-        batch_size: in place of the recipe's.
-        augment: in place of the recipe's.
-        recipe: other choices of the recipe, "FIELD=VALUE" each.
-        train_limit: number of training images; None for all.
-        test_limit: number of test images; None for all.
-        validation: share of the training images that is held out and measured alone.
-        label_column: of parquet files; None chooses it if there is no doubt.
-        precision: "float32", or "bfloat16" for mixed precision.
-        channels_last: memory format.
-        p_schedule: how the p of poolings that have one changes.
-        workers: processes that load images which aren't in memory; None: by cores.
-        sync_batchnorm: normalise over the whole batch where several processes share it.
-        compile: the training steps.
-        deterministic: refuse algorithms that give other bits each time.
-    """
-
-    data: str = "digits"
-    model: str = "cnn"
-    epochs: int | None = None
-    batch_size: int | None = None
-    augment: str | None = None
-    recipe: Sequence[str] = ()
-    train_limit: int | None = None
-    test_limit: int | None = None
-    validation: float = 0.0
-    label_column: str | None = None
-    precision: str = "float32"
-    channels_last: bool = True
-    p_schedule: str = "constant"
-    workers: int | None = None
-    sync_batchnorm: bool = False
-    compile: bool = False
-    deterministic: bool = False
-
-
 _SAME = {field.name for field in dataclasses.fields(Options)} & {field.name for field in dataclasses.fields(RunConfig)}
 
 
 def configure(
     options: Options, poolings: Sequence[str], seeds: Sequence[int] = (0,), device: str = "cpu"
 ) -> tuple[list[RunConfig], DataSet]:
-    """Load the data and settle every choice.
-
-    Args:
-        options: of the study.
-        poolings: spellings, as `empool.lab.study.run.poolings` gives them.
-        seeds: of the runs.
-        device: "cpu" or "cuda".
-
-    Returns:
-        The runs, all poolings with the first seed, then with the second, ..., and the data set.
+    """Load the data, and give the runs: all poolings with the first seed, then with the second, ...
 
     Raises:
         LabError: for what doesn't exist or is out of range.
     """
-    if options.precision not in ("float32", "bfloat16"):
-        raise LabError(f'precision: expected float32 or bfloat16, got "{options.precision}"')
     if not 0 <= options.validation < 1:
         raise LabError(f"validation: expected a share of the training images, from 0 to below 1: {options.validation}")
     if options.sync_batchnorm and device == "cpu":
@@ -123,17 +66,18 @@ def configure(
 
 def _recipe(network: Network, options: Options) -> Recipe:
     """Settle the recipe: the network's, changed by the options."""
-    known = sources.KNOWN.get(options.data)
-    of_data: dict[str, Any] = {"epochs": known.epochs} if known and known.epochs else {}
+    known, recipe = sources.KNOWN.get(options.data), network.recipe
+    if known and known.epochs:
+        recipe = dataclasses.replace(recipe, epochs=known.epochs)
     given = {name: getattr(options, name) for name in ("epochs", "batch_size", "augment")}
     choices = [f"{name}={value}" for name, value in given.items() if value is not None]
-    recipe = run.changed(dataclasses.replace(network.recipe, **of_data), [*choices, *options.recipe])
+    recipe = run.changed(recipe, [*choices, *(options.recipe or ())])
     if network.streams:
         return recipe
-    spelling = recipe.augment
-    if spelling == "auto":
-        spelling = known.augment if known else sources.PATH_AUGMENT
-    return dataclasses.replace(recipe, augment=str(batches.parse(spelling)))
+    fitting = known.augment if known else sources.PATH_AUGMENT
+    return dataclasses.replace(
+        recipe, augment=str(batches.parse(fitting if recipe.augment == "auto" else recipe.augment))
+    )
 
 
 def _try_out(each: RunConfig, data: DataSet) -> None:

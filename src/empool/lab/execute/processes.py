@@ -6,7 +6,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,48 +16,40 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from multiprocessing.context import ForkServerContext, SpawnContext
+import torch
+import torch.multiprocessing  # Processes then share the images' memory.
 
-    from empool.lab.data.sets import DataSet
-    from empool.lab.execute.supervise import Hear, Record
-    from empool.lab.study.run import RunConfig
-    from empool.lab.watch.loggers import Loggers
+from empool.lab.data.sets import DataSet
+from empool.lab.errors import LabError, refusal
+from empool.lab.execute.supervise import Died, Hear, Record, Words, do
+from empool.lab.study.run import RunConfig
+from empool.lab.train import signals
+from empool.lab.train.device import device_named
+from empool.lab.watch.loggers import Loggers
 
 # What takes seconds to import; the compiler, since the first step of an optimiser asks whether it is on.
-_IMPORTED = ["empool.lab.execute.supervise", "torch._dynamo"]
+_IMPORTED = ["empool.lab.execute.processes", "torch._dynamo"]
 _POLL = 0.2  # seconds between two looks at what ending runs say
 _GRACE = 15.0  # seconds that runs have to end by themselves after Ctrl-C or an error
 
 
-def warm_up(device: str) -> None:
-    """Begin to import what the runs' processes need, in the one that they are forked from, and do not wait for it.
-
-    Args:
-        device: "auto", "cpu" or "cuda".
-    """
-    context = _context(device)
-    if context.get_start_method() == "forkserver":
-        from empool.lab.train import signals
-
-        context.set_forkserver_preload(_IMPORTED)
-        with signals.handled(signal.SIG_IGN, signal.SIGINT):  # It is inherited: the terminal sends Ctrl-C to all.
-            forkserver.ensure_running()
-
-
 def _context(device: str) -> ForkServerContext | SpawnContext:
-    """Choose how processes are started.
+    """Choose how processes are started, and begin to import what they need in the one that they are forked from.
 
-    Those that are forked from one that has imported everything start at once. On a GPU they are not, since an import
-    may have asked CUDA for its devices, after which no fork can use them; elsewhere than on Linux, system libraries
-    forbid it.
+    On a GPU they are not forked, since an import may have asked CUDA for its devices, after which no fork can use them;
+    elsewhere than on Linux, system libraries forbid it.
     """
-    if sys.platform == "linux" and device != "cuda":
-        return multiprocessing.get_context("forkserver")
-    return multiprocessing.get_context("spawn")
+    if sys.platform != "linux" or device == "cuda":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    with signals.handled(signal.SIG_IGN, signal.SIGINT):  # It is inherited: the terminal sends Ctrl-C to all.
+        forkserver.ensure_running()
+    return context
 
 
 class Processes:
@@ -73,16 +64,13 @@ class Processes:
     """
 
     def __init__(self, slots: int, device: str = "auto") -> None:
-        from empool.lab.train.device import device_named
-
         self.slots, self.device = slots, device_named(device)
+        self.context = _context(self.device)
         self.on: dict[RunConfig, tuple[ProcessPoolExecutor, Connection[Any, Any], Future[Record]]] = {}
 
     @contextmanager
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Take what the processes are given; end them at the end, and soon after an error."""
-        import torch.multiprocessing  # Processes then share the images' memory.
-
         self.given = data, directory, loggers, max(1, torch.get_num_threads() // self.slots)
         self.hear = hear
         try:
@@ -97,11 +85,8 @@ class Processes:
 
     def submit(self, run: RunConfig) -> Future[Record]:
         """Start a process for a run."""
-        from empool.lab.train import signals
-
-        warm_up(run.device)
         ours, theirs = multiprocessing.Pipe()
-        pool = ProcessPoolExecutor(1, _context(run.device), _begin, (theirs, run, *self.given))
+        pool = ProcessPoolExecutor(1, self.context, _begin, (theirs, run, *self.given))
         with signals.handled(signal.SIG_IGN, signal.SIGINT):
             future = pool.submit(_work)
         theirs.close()
@@ -117,9 +102,6 @@ class Processes:
 
     def result(self, run: RunConfig, future: Future[Record]) -> Record:
         """Take a run's record, and end its process."""
-        from empool.lab.execute.supervise import Died
-        from empool.lab.train import signals
-
         pool, pipe, _ = self.on.pop(run)
         pool.shutdown()
         pipe.close()
@@ -131,11 +113,7 @@ class Processes:
             raise Died("its process was ended by SIGTERM") from None
 
     def _end(self, grace: float) -> None:
-        """End runs after their step, and their processes; what they did up to the last whole epoch stays.
-
-        Args:
-            grace: seconds that they have before they are killed.
-        """
+        """End runs after their step, and their processes, which are killed after so many seconds."""
         end = time.monotonic() + grace
         try:
             for _, pipe, _ in self.on.values():
@@ -173,30 +151,18 @@ def _obey(pipe: Connection[Any, Any]) -> None:
 
 
 def _work() -> Record:
-    """Do the run."""
-    import torch
-
-    from empool.lab.execute.supervise import Words, do
-
+    """Do the run; an error arrives in the parent without its cause, so it says itself what that said."""
     pipe, run, data, directory, loggers, threads = _given
     torch.set_num_threads(threads)
     words = Words(pipe.send)
     try:
         words.send(("started",))
         return do(run, words.watch, data, directory, loggers)
+    except LabError:
+        raise
     except Exception as error:
-        sent = sendable(error)
-        raise sent from (None if sent is error else error)
-
-
-def sendable(error: Exception) -> Exception:
-    """Give an error that can be pickled, and says itself what its cause, which is left behind, said."""
-    from empool.lab.errors import refusal
-
-    refused = refusal(error)
-    if refused is not None:  # PyTorch reports it as its own.
-        return OSError(refused.errno, refused.strerror, refused.filename)
-    with contextlib.suppress(Exception):
-        pickle.loads(pickle.dumps(error))
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+        if refused := refusal(error):  # PyTorch reports it as its own.
+            raise OSError(refused.errno, refused.strerror, refused.filename) from None
+        if isinstance(error, ModuleNotFoundError):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error

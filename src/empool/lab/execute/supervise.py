@@ -35,15 +35,10 @@ class Died(Exception):
 
 
 class Place(Protocol):
-    """Where runs are done.
+    """Where runs are done."""
 
-    Attributes:
-        device: that computes them, "cpu" or "cuda".
-        slots: runs that it takes at once.
-    """
-
-    device: str
-    slots: int
+    device: str  # that computes them, "cpu" or "cuda"
+    slots: int  # runs that it takes at once
 
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> AbstractContextManager[object]:
         """Get ready for the runs of a study; at the end of the context those that are on end after their step."""
@@ -58,12 +53,7 @@ class Place(Protocol):
         """Tell `hear` what the runs have said since."""
 
     def result(self, run: RunConfig, future: Future[Record]) -> Record:
-        """Take the record of a run that ended.
-
-        Raises:
-            Died: if its process did.
-            Exception: what the run raised.
-        """
+        """Take the record of a run that ended, or raise what it raised; `Died` if its process did."""
 
 
 class Here:
@@ -117,11 +107,7 @@ def do(run: RunConfig, watch: Watch, data: DataSet, directory: Path, loggers: Lo
 
 
 class Words(logging.Handler):
-    """Tells the process of the study how far a run is, not more often than there is someone to look, and what it logs.
-
-    Args:
-        send: takes words.
-    """
+    """Tells the process of the study how far a run is, not more often than someone would look, and what it logs."""
 
     def __init__(self, send: Callable[[tuple[Any, ...]], object]) -> None:
         super().__init__(logging.INFO)

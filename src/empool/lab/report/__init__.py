@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ import pandas as pd
 import rich.console
 
 from empool.lab import pages
-from empool.lab.analyse import records as recorded
 from empool.lab.analyse.findings import seeds_each, sentence
-from empool.lab.analyse.records import Record, read_evaluation, read_records
+from empool.lab.analyse.records import Record, checked, completed, group, read_evaluation, read_records
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.report import gain, sections, sheets, table, webpage
-from empool.lab.report.plots import errors
+from empool.lab.report.plots import errors, plots, read_curves
 from empool.lab.report.sections import Section
+from empool.lab.report.table import IMAGES_TOO, NEEDED, POINTS, VERDICT, Sheet
 
 __all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdicts", "write_gain", "write_report"]
 
@@ -30,37 +31,31 @@ _REMEDIES = {
 
 
 def write_report(directory: Path, baseline: str = BASELINE) -> Path:
-    """Write report.html, table.md, table.tex and the plots of a study's folder; return the page's path.
-
-    Every file is complete or not there: it is written beside its place and renamed.
-
-    Args:
-        directory: holds results.json, and where they exist study.json, evaluation.json and the runs' folders.
-        baseline: spelling of the pooling that the others are compared with.
+    """Write report.html, table.md, table.tex and the plots into a study's folder; return the page's path.
 
     Raises:
-        LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
+        LabError: if results.json, study.json, evaluation.json or a run's metrics.csv lacks what it should hold.
     """
     directory = Path(directory)
-    study, made = _study(directory), _sections(directory, baseline)
-    plots = [section.plots(directory) for section in made]
+    made = _sections(directory, baseline)
+    drawn = []
+    for section in made:
+        own = plots(section.summary, section.records, read_curves(directory, section.records), section.beside)
+        drawn.append([replace(plot, name=plot.name + section.anchor.removeprefix("study")) for plot in own])
     helped = gain.plot([point for section in made for point in section.gains])
     page = directory / "report.html"
-    for plot in [plot for drawn in plots for plot in drawn] + ([helped] if helped else []):
+    for plot in sum(drawn, [helped] if helped else []):
         write_text(directory / f"{plot.name}.svg", plot.svg)
     write_text(directory / "table.md", "\n".join(_markdown(section) for section in made))
     write_text(directory / "table.tex", "\n".join(_latex(section) for section in made))
-    write_text(page, webpage.render(study, made, plots, helped))
+    write_text(page, webpage.render(_study(directory), made, drawn, helped))
     return page
 
 
 def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list[str]:
     """Put a study's tables into a page, each between its marks ``<!-- KIND:NAME -->``, NAME being the folder's name.
 
-    The kinds are study (test errors and the protocol), nll, claims and rules; a page may have any of them.
-
-    Returns:
-        The kinds that the page has.
+    The kinds are study (test errors and the protocol), nll, claims and rules; those that the page has are returned.
 
     Raises:
         LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
@@ -80,15 +75,9 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
 
 
 def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE) -> Path:
-    """Draw gain over the baseline against its generalisation gap, every setting of every study a point.
+    """Draw gain over the baseline against its generalisation gap into gain.svg, with gain.md for the numbers.
 
-    Args:
-        directories: folders of studies, or of folders that hold some.
-        out: folder for gain.svg and gain.md, its numbers.
-        baseline: spelling of the pooling that the others are compared with.
-
-    Returns:
-        The drawing's path.
+    The directories are of studies, or hold some; every setting of every study is a column.
 
     Raises:
         LabError: as `write_report`, and if no study has a gap and something to compare with the baseline.
@@ -113,14 +102,11 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
 
 
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
-    """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims.
-
-    Raises:
-        LabError: as `write_report`.
-    """
+    """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims."""
     shown: list[rich.console.RenderableType] = []
     for section in _sections(directory, baseline):
-        shown += [*section.differing, table.terminal(section.errors, title=section.title)]
+        without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if section.beside else [])]
+        shown += [*section.differing, table.terminal(section.errors, section.title, without)]
         if section.nll:
             shown.append(table.terminal(section.nll))
         if section.claims:
@@ -139,21 +125,19 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
     Raises:
         LabError: as `write_report` does, for a record that lacks something, or for several studies.
     """
-    made = _sections(study, baseline) if isinstance(study, (str, Path)) else _split(_completed(study), {}, baseline)
+    if isinstance(study, (str, Path)):
+        made = _sections(study, baseline)
+    else:
+        records = list(study)
+        for number, record in enumerate(records):
+            if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
+                raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
+        own = [{"data": "data", "model": "model", "converged": one["test_error"] is not None, **one} for one in records]
+        made = _split(checked(own, "table"), {}, baseline)
     if len(made) != 1:
         raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
-    rows: pd.DataFrame = made[0].errors.frame.set_index("Pooling")
-    return rows
-
-
-def _completed(records: Iterable[Mapping[str, Any]]) -> list[Record]:
-    """Fill in what records of one's own need not say."""
-    whole = []
-    for number, record in enumerate(records):
-        if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
-            raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
-        whole.append({"data": "data", "model": "model", "converged": record["test_error"] is not None, **record})
-    return recorded.checked(whole, "table")
+    columns = made[0].errors.columns.items()
+    return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")
 
 
 def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
@@ -162,11 +146,7 @@ def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
-    """Return the figure of a study's test errors, as SVG.
-
-    Raises:
-        LabError: as `write_report` does, or if no run converged.
-    """
+    """Return the figure of a study's test errors, as SVG; raise LabError if no run converged."""
     drawn = [plot.svg for section in _sections(directory, baseline) if (plot := errors(section.summary))]
     if not drawn:
         raise LabError(f"{directory} holds no run that converged")
@@ -174,15 +154,12 @@ def figure(directory: Path, baseline: str = BASELINE) -> str:
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
-    """Return for the terminal how many seeds each row of a study needs, and what its seeds can show.
-
-    Raises:
-        LabError: as `write_report`, and if nothing in the study can be tested.
-    """
+    """Return for the terminal how many seeds each row of a study needs, and what its seeds can show."""
     shown: list[rich.console.RenderableType] = []
     for section in _sections(directory, baseline):
         if section.power:
-            shown += [table.terminal(section.power, title=section.title), *section.power.notes]
+            columns = {name: section.errors.columns[name] for name in ("Pooling", POINTS, VERDICT, NEEDED)}
+            shown += [table.terminal(Sheet("", columns), section.title), *section.power]
     if not shown:
         raise LabError(
             f"{directory} tells no spread: expected two runs or more of {baseline} and of another pooling that "
@@ -192,14 +169,10 @@ def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
 
 
 def rules(evaluated: Sequence[Record]) -> rich.console.Group:
-    """Return the table of the inference rules for the terminal.
-
-    Args:
-        evaluated: one record or more, as `empool.lab.analyse.evaluate.evaluate` returns them.
-    """
+    """Return the table of the inference rules for the terminal, of one record of an evaluation or more."""
     sheet = sheets.rules(evaluated)
     assert sheet is not None
-    return rich.console.Group(table.terminal(sheet), *sheet.notes)
+    return rich.console.Group(table.terminal(sheet, without=["Runs"]), *sheet.notes)
 
 
 def _sections(directory: str | Path, baseline: str) -> list[Section]:
@@ -213,8 +186,8 @@ def _sections(directory: str | Path, baseline: str) -> list[Section]:
 def _split(
     records: Sequence[Record], study: Mapping[str, Any], baseline: str, evaluated: Sequence[Record] = ()
 ) -> list[Section]:
-    groups = enumerate(recorded.group(records))
-    return [sections.make(index, runs, study, baseline, evaluated) for index, runs in groups]
+    groups = group([completed(record) for record in records])
+    return [sections.make(index, runs, study, baseline, evaluated) for index, runs in enumerate(groups)]
 
 
 def _study(directory: Path) -> Mapping[str, Any]:
@@ -228,26 +201,21 @@ def _study(directory: Path) -> Mapping[str, Any]:
 
 def _markdown(section: Section) -> str:
     lines = [f"# {section.title}", "", " ".join(section.answer), ""]
-    if section.differing:
-        lines += [*section.differing, ""]
-    if section.missing:
-        lines += [f"Missing runs: {'; '.join(section.missing)}.", ""]
-    for sheet in (section.errors, section.nll, section.claims, section.rules):
-        if sheet:
-            lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
+    for warning in section.warnings():
+        lines += [warning, ""]
+    for sheet in filter(None, (section.errors, section.nll, section.claims, section.rules)):
+        lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _in_page(section: Section) -> str:
-    protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
-    differing = "".join(f"{line}\n\n" for line in section.differing)
-    brief = sheets.brief(section.title, section.summary, section.beside)
     how = section.summary.error.rule
-    tested = f"; {how.value}" if how else ""
-    return f"{seeds_each(section.summary.rows)}; {protocol}{tested}.\n\n{differing}{table.markdown(brief)}"
+    protocol = [f"{name.lower()}: {value}" for name, value in section.protocol()]
+    said = "; ".join([seeds_each(section.summary.rows), *protocol, *([how.value] if how else [])])
+    return "\n\n".join([f"{said}.", *section.differing, table.markdown(sheets.brief(section.errors, section.summary))])
 
 
 def _latex(section: Section) -> str:
     comments = [section.title, *section.answer, *section.differing, *section.errors.notes]
-    tables = [section.errors, *([section.nll] if section.nll else [])]
-    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(table.latex(sheet) for sheet in tables)
+    tables = map(table.latex, filter(None, (section.errors, section.nll)))
+    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(tables)

@@ -24,14 +24,6 @@ from empool.lab.study.run import RunConfig
 _log = logging.getLogger(__name__)
 KINDS = ("tensorboard", "mlflow", "wandb")
 NOTES = "loggers.json"  # in a run's folder: what each logger calls the run, and how many epochs it has
-_METRICS = (
-    *("train_loss", "train_error", "test_loss", "test_error", "test_ece", "test_top5_error", "validation_error"),
-    *("lr", "images_per_second"),
-)
-_RESULTS = (
-    *("test_error", "test_top5_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece"),
-    *("validation_error", "seconds", "images_per_second"),
-)
 _SILENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -42,20 +34,13 @@ _SILENT = {
 
 @dataclass(frozen=True)
 class Loggers:
-    """The loggers of a study; see `named`.
+    """The loggers of a study; see `named`."""
 
-    Attributes:
-        settings: by name, what Lightning's logger is given; from the environment where the study was started.
-    """
-
+    # By name, what Lightning's logger is given, from the environment where the study was started.
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def prepare(self, directory: Path) -> None:
-        """Settle where they log, before several processes would.
-
-        Raises:
-            LabError: if a tracker can't be used.
-        """
+        """Settle where they log, before several processes would, or say which can't be used."""
         for name, settings in self.settings.items():
             try:
                 with _quiet():
@@ -71,12 +56,7 @@ class Loggers:
 
 
 def named(names: Sequence[str]) -> Loggers:
-    """Choose loggers by name.
-
-    Raises:
-        LabError: for an unknown name.
-        ModuleNotFoundError: for a logger whose package isn't installed.
-    """
+    """Choose loggers by name; `ModuleNotFoundError` is for one whose package isn't installed."""
     for name in names:
         if name not in KINDS:
             raise LabError(f'--logger: expected {", ".join(KINDS)}, got "{name}"')
@@ -122,7 +102,7 @@ class Journal:
                 if name not in self.open:
                     self.open[name] = self._made(name, len(history))
                 for number in range(self.notes[name]["epochs"], len(history)):
-                    self.open[name].log_metrics(_numbers(history[number], _METRICS), step=number + 1)
+                    self.open[name].log_metrics(_numbers(history[number]), step=number + 1)
                     if name == "tensorboard":
                         self.open[name].experiment.flush()
                     self._note(name, epochs=number + 1)
@@ -130,7 +110,7 @@ class Journal:
     def end(self, history: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
         """Log the epochs that are left, and the record."""
         self.tell(history)
-        results = {f"final/{name}": value for name, value in _numbers(record, _RESULTS).items()}
+        results = {f"final/{name}": value for name, value in _numbers(record).items()}
         for name, logger in list(self.open.items()):
             with self._trying(name):
                 if name == "tensorboard":  # Its page of hyperparameters shows results that come with them.
@@ -171,8 +151,6 @@ class Journal:
         try:
             with _quiet():
                 yield
-        except ModuleNotFoundError:
-            raise
         except Exception as error:
             _log.warning("--logger %s: %s; the run goes on without it", name, first_line(error))
             self.settings.pop(name, None)
@@ -227,5 +205,6 @@ def _parameters(run: RunConfig) -> dict[str, Any]:
     return {**run.settings(), "pooling": run.pooling, "seed": run.seed}
 
 
-def _numbers(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    return {name: values[name] for name in names if values.get(name) is not None}
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Give what was measured."""
+    return {name: value for name, value in values.items() if isinstance(value, float) and name not in ("epoch", "p")}

@@ -22,25 +22,15 @@ _LEAST = 0.02  # share of the work that must be done before the rest is estimate
 
 
 class Progress(logging.Handler):
-    """Shows what happens and, while it is entered, what the lab logs: lines, and on a terminal bars below them.
-
-    Args:
-        file: where it goes; None is standard error.
-        quiet: show nothing.
-        console: in place of a file.
-
-    Attributes:
-        runs: of the study.
-        left: epochs that each run has before it, of those that are not done.
-    """
+    """Shows what happens and, while it is entered, what the lab logs: lines, and on a terminal bars below them."""
 
     def __init__(self, file: IO[str] | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
         super().__init__(logging.INFO)
         self.console = console or Console(file=file, stderr=file is None, quiet=quiet)
-        columns = bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=20)
         self.drawn = self.console.is_terminal and not self.console.is_dumb_terminal
         self.bars = bars.Progress(
-            *columns,
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=20),
             bars.TextColumn("{task.fields[known]}", style="dim"),
             console=self.console,
             transient=True,
@@ -49,7 +39,7 @@ class Progress(logging.Handler):
         self.whole = self.bars.add_task("study", total=None, known="starting ...")
         self.tasks: dict[RunConfig, bars.TaskID] = {}
         self.runs: Sequence[RunConfig] = ()
-        self.left: dict[RunConfig, float] = {}
+        self.left: dict[RunConfig, float] = {}  # epochs before each run that is not done
         self.on: set[RunConfig] = set()  # runs of which it is known where they started or went on
         self.worked = 0.0  # epochs done since the beginning
         self.began = self.said = time.monotonic()
@@ -84,9 +74,9 @@ class Progress(logging.Handler):
         self.runs = runs
         self.left = {run: float(run.training.epochs) for run in runs if (run.pooling, run.seed) not in done}
         self.began = time.monotonic()
-        counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
         before = len(runs) - len(self.left)
-        self.say(f"{counted}, {before} of them done already" if before else counted)
+        counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        self.say(counted + (f", {before} of them done already" if before else ""))
 
     def started(self, run: RunConfig) -> None:
         """Note that a run starts, or goes on."""
