@@ -76,8 +76,9 @@ def test_a_study_started_again_does_what_is_missing(tmp_path):
 def test_poolings_and_seeds_can_be_added(tmp_path):
     start(tmp_path, seeds=(0,), command="first")
     noted = Noted()
-    records = start(tmp_path, poolings=("average",), seeds=(0, 1), progress=noted, command="second")
+    start(tmp_path, poolings=("average",), seeds=(0, 1), progress=noted, command="second")
     assert noted.seen == [("average", 0), ("average", 1)]
+    records = json.loads((tmp_path / "results.json").read_text())
     assert keys(records) == [("max", 0), ("ensemble:0.2", 0), ("average", 0), ("average", 1)]
     content = json.loads((tmp_path / "study.json").read_text())
     assert (content["poolings"], content["seeds"]) == (["max", "ensemble:0.2", "average"], [0, 1])
