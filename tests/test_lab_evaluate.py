@@ -140,7 +140,7 @@ def test_with_p_annealed_to_0_all_rules_agree_and_weights_of_nan_have_no_likelih
 
 def test_all_finished_runs_of_a_study_are_evaluated(study, caplog, monkeypatch):
     (study / "max" / "1" / "result.json").unlink()
-    make, made = evaluation.make_experiment, []
+    make, made = evaluation.Experiment, []
 
     def noted(*arguments):
         assert [experiment() for experiment in made] == [None] * len(made)  # Networks that were evaluated are let go.
@@ -149,7 +149,7 @@ def test_all_finished_runs_of_a_study_are_evaluated(study, caplog, monkeypatch):
         made.append(weakref.ref(experiment))
         return experiment
 
-    monkeypatch.setattr(evaluation, "make_experiment", noted)
+    monkeypatch.setattr(evaluation, "Experiment", noted)
     with caplog.at_level("INFO", "empool.lab.analyse.evaluate"):
         records = run(study)
     places = [(record["pooling"], record["seed"], record["draws"]) for record in records]

@@ -26,7 +26,7 @@ from empool.lab.study.run import poolings as read_poolings
 from empool.lab.train import schedule
 from empool.lab.train.checkpoint import read_checkpoint
 from empool.lab.train.device import device_named, keep_freed
-from empool.lab.train.experiment import finite, make_experiment
+from empool.lab.train.experiment import Experiment, finite
 from empool.lab.train.metrics import Scores, Tally
 
 _log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
 def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | None) -> dict[str, Any]:
     """Test a run by every rule that it has; `samples` is None where nothing is drawn."""
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
-    experiment = make_experiment(config, loaded)
+    experiment = Experiment(config, loaded)
     try:
         experiment.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -163,11 +163,11 @@ def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | N
         rules["monte_carlo"] = members.scores()
     if p is not None:
         set_p(experiment, 0)
-        rules["plain_max"] = experiment.test(experiment.test_images)
+        rules["plain_max"] = experiment.tally(experiment.test_images).scores()
         set_p(experiment, p)
     if any(getattr(module, "running_mean", None) is not None for module in experiment.modules()):
         recalibrate_(experiment, experiment.plain_batches(experiment.batches.images))
-        rules["recalibrated"] = experiment.test(experiment.test_images)
+        rules["recalibrated"] = experiment.tally(experiment.test_images).scores()
     return {
         "data": config.data,
         "model": config.model,

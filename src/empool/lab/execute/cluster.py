@@ -200,7 +200,7 @@ def _join(address: str | None) -> ModuleType:
     if address != "local":
         _knock(address)
     try:
-        with signals.kept():
+        with signals.handled(signal.getsignal(signal.SIGTERM)):  # Ray sets one of its own.
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise LabError(f"cannot join the Ray cluster {address}: {first_line(error)}") from None

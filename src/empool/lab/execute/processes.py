@@ -46,7 +46,7 @@ def _context(device: str) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    with signals.uninterrupted():
+    with signals.handled(signal.SIG_IGN, signal.SIGINT):  # It is inherited: the terminal sends Ctrl-C to all.
         forkserver.ensure_running()
     return context
 
@@ -83,7 +83,7 @@ class Processes(Here):
         ours, theirs = multiprocessing.Pipe()
         threads = max(1, torch.get_num_threads() // self.slots)
         pool = ProcessPoolExecutor(1, self.context, _begin, (theirs, threads, run, *self.given))
-        with signals.uninterrupted():
+        with signals.handled(signal.SIG_IGN, signal.SIGINT):
             future = pool.submit(_work)
         theirs.close()
         self.on[run] = pool, ours, future

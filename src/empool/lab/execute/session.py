@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -80,7 +81,7 @@ def study(
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             kept = f" in {directory}" if directory else ""
             again = f"{command} --resume" if begun and not resume and _unfinished(begun) else command
-            with signals.ignored():  # torchrun sends it to the other processes when one has ended.
+            with signals.handled(signal.SIG_IGN):  # torchrun sends it to the other processes when one has ended.
                 _log.warning("empool: %s; finished runs stay%s, and the same command goes on: %s", ended, kept, again)
             raise
         except RuntimeError as error:
