@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from empool.lab.analyse import images, power
 from empool.lab.analyse.findings import sentence
-from empool.lab.analyse.records import completed, differences, group
+from empool.lab.analyse.records import completed, differences, of_one_setting
 from empool.lab.analyse.statistics import Rule, Verdict, compare, holm, mean_interval, summarise
 from empool.lab.errors import LabError
 
@@ -151,20 +151,21 @@ def test_a_run_at_chance_did_not_converge(record, expected):
 
 def test_what_differs_between_runs_is_named():
     runs = records(ERRORS, threads=1, device="cpu")
-    assert differences(runs) == []
+    assert differences(runs) == ""
     runs[0] |= {"threads": 2, "commit": "0123456789abcdef"}
-    assert differences(runs) == [
-        "threads: 1 (14 runs), 2 (1 run)",
-        "commit: not recorded (14 runs), 0123456789 (1 run)",
-    ]
+    assert differences(runs) == (
+        "These runs differ in what computed them: threads: 1 (14 runs), 2 (1 run); commit: not recorded (14 runs), "
+        "0123456789 (1 run)."
+    )
 
 
-def test_runs_of_another_setting_are_another_group():
-    runs = records({"max": [1.0, 2.0]}, epochs=3) + records({"max": [3.0]}, epochs=4)
-    own = records({"max@epochs=4": [1.0]}, epochs=4)
-    other = records({"max@lr=4": [1.0]}, epochs=4)
-    for several, sizes in ((runs, [2, 1]), (own + runs, [3, 1]), (runs + own, [3, 1]), (runs + other, [2, 2])):
-        assert [len(part) for part in group(several)] == sizes
+def test_runs_of_several_settings_are_refused():
+    runs = records({"max": [1.0, 2.0]}, epochs=3)
+    own = records({"max@epochs=4": [1.0]}, epochs=4)  # no difference: the pooling's name says it
+    assert of_one_setting(runs + own, "x") == runs + own
+    message = r"x holds runs of several settings \(data: x, y; epochs: 3, 4\): give each a folder.*; empool gain DIR"
+    with pytest.raises(LabError, match=message):
+        of_one_setting(runs + records({"max@lr=4": [1.0]}, epochs=4, data="y"), "x")
 
 
 def test_holm():

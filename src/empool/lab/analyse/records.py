@@ -1,4 +1,4 @@
-"""The records of runs: read, checked, and split into those of one setting, which may be compared."""
+"""The records of runs: read, checked, filled in, and held to one setting, in which they may be compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
 }
 
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment", "p_schedule")
-"""What runs must share to be compared; records that differ in one of these get a section of their own."""
+"""What runs must share to be compared."""
 
 COMPUTED = ("device", "threads", "precision", "commit")
 """What should be the same within a table, and is named in its head where it is not."""
@@ -104,23 +104,23 @@ def completed(record: Record) -> Record:
     return whole
 
 
-def group(records: Sequence[Record]) -> list[list[Record]]:
-    """Split records into lists of runs of one setting, in the order of their first appearance.
+def of_one_setting(records: Sequence[Record], source: str) -> Sequence[Record]:
+    """Return records that may be compared; raise LabError for those of several settings.
 
     What a pooling has of its own ("max@epochs=5") does not keep it from the others.
     """
-    groups: list[tuple[dict[str, Any], list[Record]]] = []
-    for record in records:
-        own = {choice.partition("=")[0] for choice in record["pooling"].split("@")[1:]}
-        settings = {name: record.get(name) for name in SETTINGS if name not in own}
-        for known, runs in groups:
-            if all(known.get(name, value) == value for name, value in settings.items()):
-                known.update(settings)
-                runs.append(record)
-                break
-        else:
-            groups.append((settings, [record]))
-    return [runs for _, runs in groups]
+    several = {}
+    for name in SETTINGS:
+        values = {str(record.get(name)) for record in records if f"@{name}=" not in record["pooling"]}
+        if len(values) > 1:
+            several[name] = sorted(values)
+    if several:
+        said = "; ".join(f"{name}: {', '.join(values)}" for name, values in several.items())
+        raise LabError(
+            f"{source} holds runs of several settings ({said}): give each a folder of its own; empool gain DIR... puts "
+            "them side by side"
+        )
+    return records
 
 
 def data_name(record: Record) -> str:
@@ -138,8 +138,8 @@ def distinct(records: Iterable[Record], name: str) -> list[Any]:
     return list(dict.fromkeys(record[name] for record in records if record.get(name) is not None))
 
 
-def differences(records: Sequence[Record]) -> list[str]:
-    """Say in which of device, threads, precision and commit runs differ that stand in one table."""
+def differences(records: Sequence[Record]) -> str:
+    """Say in which of device, threads, precision and commit runs differ that stand in one table, if they do."""
     said = []
     for field in COMPUTED:
         values = Counter(record.get(field) for record in records)
@@ -149,4 +149,4 @@ def differences(records: Sequence[Record]) -> list[str]:
         ]
         if len(values) > 1:
             said.append(f"{field}: {', '.join(each)}")
-    return said
+    return f"These runs differ in what computed them: {'; '.join(said)}." if said else ""

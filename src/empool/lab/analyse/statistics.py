@@ -86,19 +86,17 @@ class Row:
 
     pooling: str  # its spelling
     errors: tuple[float, ...]  # test errors in percent of the runs that converged, by ascending seed
-    nlls: tuple[float, ...]  # likewise negative log-likelihoods in nats; empty where one of them does not say it
     not_converged: tuple[int, ...]  # seeds of the runs that did not converge
     mean: float | None  # mean test error in percent
     spread: float | None  # sample standard deviation of the test errors in points
     nll: float | None  # mean negative log-likelihood in nats
     ece: float | None  # mean expected calibration error in percent
-    error: Comparison = Comparison(Verdict.UNTESTED)  # test error beside the baseline's, in points
-    nll_against: Comparison = Comparison(Verdict.UNTESTED)  # test NLL beside the baseline's, in nats
+    error: Comparison  # test error beside the baseline's, in points
+    nll_against: Comparison  # NLL beside the baseline's, in nats
     # 95 % interval of the difference in points, test images taken for a sample, too; None where runs do not say which
     # images they got right.
-    sampled: Interval | None = None
-    # (baseline - mean) / baseline of the mean test errors, in percent, as papers print it.
-    improvement: float | None = None
+    sampled: Interval | None
+    improvement: float | None  # (baseline - mean) / baseline of the mean test errors, in percent, as papers print it
 
     @property
     def runs(self) -> int:
@@ -145,24 +143,33 @@ def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
         if record["converged"] and (error is None or not math.isfinite(error)):
             raise ValueError(f"summarise: expected a test error, got {error} for {pooling} with seed {seed}")
         runs[pooling][seed] = record
-    rows = {pooling: _row(pooling, [by_seed[seed] for seed in sorted(by_seed)]) for pooling, by_seed in runs.items()}
-    failed = {pooling for pooling, row in rows.items() if row.not_converged}
-    error = compare({pooling: row.errors for pooling, row in rows.items()}, baseline, failed)
-    nll = compare({pooling: row.nlls for pooling, row in rows.items()}, baseline, failed)
-    right = {pooling: matrix for pooling, by_seed in runs.items() if (matrix := _right(by_seed.values())) is not None}
-    sampled = two_way(right, baseline) if error.rule else {}
-    level = rows[baseline].mean if baseline in rows else None
-    compared = [
-        replace(
-            row,
+    whole = {pooling: [run for _, run in sorted(by_seed.items())] for pooling, by_seed in runs.items()}
+    kept = {pooling: [run for run in all_of_it if run["converged"]] for pooling, all_of_it in whole.items()}
+    failed = {pooling for pooling in runs if len(kept[pooling]) < len(whole[pooling])}
+    errors = {pooling: tuple(float(run["test_error"]) for run in those) for pooling, those in kept.items()}
+    nlls = {pooling: [run["test_nll"] for run in those] for pooling, those in kept.items()}
+    error = compare(errors, baseline, failed)
+    nll = compare({pooling: () if None in values else values for pooling, values in nlls.items()}, baseline, failed)
+    right = {pooling: matrix for pooling in runs if (matrix := _right(whole[pooling])) is not None}
+    ends = two_way(right, baseline) if error.rule else {}
+    level = mean(errors.get(baseline, ()))
+    rows = [
+        Row(
+            pooling,
+            errors=errors[pooling],
+            not_converged=tuple(run["seed"] for run in whole[pooling] if not run["converged"]),
+            mean=(own := mean(errors[pooling])),
+            spread=float(np.std(errors[pooling], ddof=1)) if len(errors[pooling]) > 1 else None,
+            nll=mean(nlls[pooling]),
+            ece=mean([run.get("test_ece") for run in kept[pooling]]),
             error=error.comparisons[pooling],
             nll_against=nll.comparisons[pooling],
-            sampled=Interval(*sampled[pooling]) if pooling in sampled and error.comparisons[pooling].interval else None,
-            improvement=100 * (1 - row.mean / level) if level and row.mean is not None else None,
+            sampled=Interval(*ends[pooling]) if pooling in ends and error.comparisons[pooling].interval else None,
+            improvement=100 * (1 - own / level) if level and own is not None else None,
         )
-        for pooling, row in rows.items()
+        for pooling in runs
     ]
-    return Summary(compared, baseline, error, nll)
+    return Summary(rows, baseline, error, nll)
 
 
 def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
@@ -273,23 +280,7 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def _row(pooling: str, runs: Sequence[Record]) -> Row:
-    kept = [run for run in runs if run["converged"]]
-    errors = tuple(float(run["test_error"]) for run in kept)
-    nlls = [run["test_nll"] for run in kept]
-    return Row(
-        pooling,
-        errors=errors,
-        nlls=() if None in nlls else tuple(map(float, nlls)),
-        not_converged=tuple(run["seed"] for run in runs if not run["converged"]),
-        mean=mean(errors),
-        spread=float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
-        nll=mean(nlls),
-        ece=mean([run.get("test_ece") for run in kept]),
-    )
-
-
-def _right(runs: Iterable[Record]) -> Matrix | None:
+def _right(runs: Sequence[Record]) -> Matrix | None:
     """Stack which images the runs got right, if all converged and say so."""
     rows = [which_were_right(run) if run["converged"] else None for run in runs]
     known = [row for row in rows if row is not None]

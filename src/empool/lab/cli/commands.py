@@ -79,7 +79,7 @@ def compare(
 
     page = report.write_report(directory, baseline=baseline)
     _show(report.terminal(directory, baseline=baseline))
-    print("\n".join(report.verdicts(directory, baseline)))
+    print(report.verdict(directory, baseline))
     picture = directory / "error.svg"
     print(f"picture: {picture}\nreport: {page}" if picture.exists() else f"report: {page}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import rich.console
 
 from empool.lab import pages
 from empool.lab.analyse.findings import seeds_each, sentence
-from empool.lab.analyse.records import Record, checked, completed, group, read_evaluation, read_records
+from empool.lab.analyse.records import Record, checked, completed, of_one_setting, read_evaluation, read_records
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
@@ -21,7 +20,7 @@ from empool.lab.report.plots import errors, plots, read_curves
 from empool.lab.report.sections import Section
 from empool.lab.report.table import IMAGES_TOO, NEEDED, POINTS, VERDICT, Sheet
 
-__all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdicts", "write_gain", "write_report"]
+__all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdict", "write_gain", "write_report"]
 
 _REMEDIES = {
     "nll": "its runs did not record a negative log-likelihood; take the mark out",
@@ -37,18 +36,14 @@ def write_report(directory: Path, baseline: str = BASELINE) -> Path:
         LabError: if results.json, study.json, evaluation.json or a run's metrics.csv lacks what it should hold.
     """
     directory = Path(directory)
-    made = _sections(directory, baseline)
-    drawn = []
-    for section in made:
-        own = plots(section.summary, section.records, read_curves(directory, section.records), section.beside)
-        drawn.append([replace(plot, name=plot.name + section.anchor.removeprefix("study")) for plot in own])
-    helped = gain.plot([point for section in made for point in section.gains])
+    made = _section(directory, baseline)
+    drawn = plots(made.summary, made.records, read_curves(directory, made.records), made.beside)
     page = directory / "report.html"
-    for plot in sum(drawn, [helped] if helped else []):
+    for plot in drawn:
         write_text(directory / f"{plot.name}.svg", plot.svg)
-    write_text(directory / "table.md", "\n".join(_markdown(section) for section in made))
-    write_text(directory / "table.tex", "\n".join(_latex(section) for section in made))
-    write_text(page, webpage.render(_study(directory), made, drawn, helped))
+    write_text(directory / "table.md", _markdown(made))
+    write_text(directory / "table.tex", _latex(made))
+    write_text(page, webpage.render(_study(directory), made, drawn))
     return page
 
 
@@ -61,10 +56,10 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
         LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
     """
     directory = Path(directory)
-    made, name = _sections(directory, baseline), directory.resolve().name
-    texts = {"study": "\n".join(_in_page(section) for section in made)}
-    for kind in _REMEDIES:
-        texts[kind] = "\n".join(table.markdown(sheet) for section in made if (sheet := getattr(section, kind)))
+    made, name = _section(directory, baseline), directory.resolve().name
+    found = {kind: getattr(made, kind) for kind in _REMEDIES}
+    texts = {"study": _in_page(made)}
+    texts |= {kind: table.markdown(sheet) if sheet else "" for kind, sheet in found.items()}
     marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")] or ["study"]
     for kind in marked:
         if not texts[kind]:
@@ -86,15 +81,14 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     for directory in map(Path, directories):
         alone = (directory / "results.json").exists()
         studies = [] if alone else [path.parent for path in sorted(directory.rglob("results.json"))]
-        for study in studies or [directory]:
-            points += [point for section in _sections(study, baseline) for point in section.gains]
-    plot = gain.plot(points, least=1)
-    if plot is None:
+        for made in [_section(study, baseline) for study in studies or [directory]]:
+            points += gain.points(made.summary, made.records)
+    if not points:
         raise LabError(
             f"no gain to draw: expected studies with {baseline}, its training error, and two runs or more of another "
             "pooling"
         )
-    path = Path(out) / "gain.svg"
+    plot, path = gain.plot(points), Path(out) / "gain.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, plot.svg)
     write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(plot.sheets[0])}")
@@ -103,15 +97,14 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
 
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims."""
-    shown: list[rich.console.RenderableType] = []
-    for section in _sections(directory, baseline):
-        without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if section.beside else [])]
-        shown += [*section.differing, table.terminal(section.errors, section.title, without)]
-        if section.nll:
-            shown.append(table.terminal(section.nll))
-        if section.claims:
-            claims = section.claims.cells().iloc[:, :2].to_numpy().tolist()
-            shown += [f"{section.claims.caption}:", *(f"- {claim}: {verdict}" for claim, verdict in claims)]
+    made = _section(directory, baseline)
+    without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if made.beside else [])]
+    shown: list[Any] = [*made.warnings, table.terminal(made.errors, made.title, without)]
+    if made.nll:
+        shown.append(table.terminal(made.nll))
+    if made.claims:
+        claims = made.claims.cells().iloc[:, :2].to_numpy().tolist()
+        shown += [f"{made.claims.caption}:", *(f"- {claim}: {judged}" for claim, judged in claims)]
     return rich.console.Group(*shown)
 
 
@@ -123,49 +116,44 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
         baseline: spelling of the pooling that the others are compared with.
 
     Raises:
-        LabError: as `write_report` does, for a record that lacks something, or for several studies.
+        LabError: as `write_report` does, for a record that lacks something, or for several settings.
     """
     if isinstance(study, (str, Path)):
-        made = _sections(study, baseline)
+        made = _section(study, baseline)
     else:
         records = list(study)
         for number, record in enumerate(records):
             if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
                 raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
         own = [{"data": "data", "model": "model", "converged": one["test_error"] is not None, **one} for one in records]
-        made = _split(checked(own, "table"), {}, baseline)
-    if len(made) != 1:
-        raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
-    columns = made[0].errors.columns.items()
+        made = _made(checked(own, "table"), "table", {}, baseline)
+    columns = made.errors.columns.items()
     return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")
 
 
-def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
-    """Say in a sentence what the runs of a study decide, one a network, data set and recipe."""
-    return [sentence(section.summary) for section in _sections(directory, baseline)]
+def verdict(directory: Path, baseline: str = BASELINE) -> str:
+    """Say in a sentence what the runs of a study decide."""
+    return sentence(_section(directory, baseline).summary)
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
     """Return the figure of a study's test errors, as SVG; raise LabError if no run converged."""
-    drawn = [plot.svg for section in _sections(directory, baseline) if (plot := errors(section.summary))]
-    if not drawn:
+    plot = errors(_section(directory, baseline).summary)
+    if plot is None:
         raise LabError(f"{directory} holds no run that converged")
-    return drawn[0]
+    return plot.svg
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return for the terminal how many seeds each row of a study needs, and what its seeds can show."""
-    shown: list[rich.console.RenderableType] = []
-    for section in _sections(directory, baseline):
-        if section.power:
-            columns = {name: section.errors.columns[name] for name in ("Pooling", POINTS, VERDICT, NEEDED)}
-            shown += [table.terminal(Sheet("", columns), section.title), *section.power]
-    if not shown:
+    made = _section(directory, baseline)
+    if not made.power:
         raise LabError(
             f"{directory} tells no spread: expected two runs or more of {baseline} and of another pooling that "
             "converged and differ"
         )
-    return rich.console.Group(*shown)
+    columns = {name: made.errors.columns[name] for name in ("Pooling", POINTS, VERDICT, NEEDED)}
+    return rich.console.Group(table.terminal(Sheet("", columns), made.title), *made.power)
 
 
 def rules(evaluated: Sequence[Record]) -> rich.console.Group:
@@ -175,19 +163,24 @@ def rules(evaluated: Sequence[Record]) -> rich.console.Group:
     return rich.console.Group(table.terminal(sheet, without=["Runs"]), *sheet.notes)
 
 
-def _sections(directory: str | Path, baseline: str) -> list[Section]:
-    """Read a study's folder, and put its sections together."""
+def _section(directory: str | Path, baseline: str) -> Section:
+    """Read a study's folder, and put together what it has to say."""
     directory = Path(directory)
     path = directory / "evaluation.json"
     evaluated = read_evaluation(path) if path.exists() else []
-    return _split(read_records(directory), _study(directory), baseline, evaluated)
+    records = read_records(directory)
+    return _made(records, f"{directory / 'results.json'}", _study(directory), baseline, evaluated)
 
 
-def _split(
-    records: Sequence[Record], study: Mapping[str, Any], baseline: str, evaluated: Sequence[Record] = ()
-) -> list[Section]:
-    groups = group([completed(record) for record in records])
-    return [sections.make(index, runs, study, baseline, evaluated) for index, runs in enumerate(groups)]
+def _made(
+    records: Sequence[Record],
+    source: str,
+    study: Mapping[str, Any],
+    baseline: str,
+    evaluated: Sequence[Record] = (),
+) -> Section:
+    runs = of_one_setting([completed(record) for record in records], source)
+    return sections.make(runs, study, baseline, evaluated)
 
 
 def _study(directory: Path) -> Mapping[str, Any]:
@@ -201,7 +194,7 @@ def _study(directory: Path) -> Mapping[str, Any]:
 
 def _markdown(section: Section) -> str:
     lines = [f"# {section.title}", "", " ".join(section.answer), ""]
-    for warning in section.warnings():
+    for warning in section.warnings:
         lines += [warning, ""]
     for sheet in filter(None, (section.errors, section.nll, section.claims, section.rules)):
         lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
@@ -212,10 +205,10 @@ def _in_page(section: Section) -> str:
     how = section.summary.error.rule
     protocol = [f"{name.lower()}: {value}" for name, value in section.protocol()]
     said = "; ".join([seeds_each(section.summary.rows), *protocol, *([how.value] if how else [])])
-    return "\n\n".join([f"{said}.", *section.differing, table.markdown(sheets.brief(section.errors, section.summary))])
+    return "\n\n".join([f"{said}.", *section.warnings, table.markdown(sheets.brief(section.errors, section.summary))])
 
 
 def _latex(section: Section) -> str:
-    comments = [section.title, *section.answer, *section.differing, *section.errors.notes]
+    comments = [section.title, *section.answer, *section.warnings, *section.errors.notes]
     tables = map(table.latex, filter(None, (section.errors, section.nll)))
     return "".join(f"% {comment}\n" for comment in comments) + "\n".join(tables)

@@ -68,12 +68,10 @@ def _apart(gaps: Sequence[float], widths: Sequence[float], margin: float) -> lis
 
 
 @mpl.rc_context(fname=STYLE)
-def plot(points: Sequence[dict[str, Any]], least: int = 2) -> Plot | None:
-    """Draw the points; None where they are of fewer settings than `least`."""
+def plot(points: Sequence[dict[str, Any]]) -> Plot:
+    """Draw the points, of which there is one or more."""
     frame = pd.DataFrame(sorted(points, key=lambda point: point["gap"]))
-    columns = list(frame.groupby(["gap", "setting"], sort=False)) if points else []
-    if len(columns) < least:
-        return None
+    columns = list(frame.groupby(["gap", "setting"], sort=False))
     baseline = label(points[0]["baseline"])
     title = f"When does it help? Gain over {baseline} against its generalisation gap"
     numbered = {key: f"{number}. {key[1]}" for number, (key, _) in enumerate(columns, start=1)}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from empool.lab.analyse import findings
+from empool import models
 from empool.lab.analyse.records import Record, distinct
 from empool.lab.report import sheets, svg
 from empool.lab.report.sections import Section
@@ -19,10 +19,8 @@ from empool.lab.report.svg import Plot
 from empool.lab.report.table import NONE, Sheet
 
 
-def render(
-    study: Mapping[str, Any], sections: Sequence[Section], plots: Sequence[Sequence[Plot]], helped: Plot | None
-) -> str:
-    """Write the page: page.html.jinja, filled, with page.css and page.js inside; `plots` are those of each section."""
+def render(study: Mapping[str, Any], section: Section, plots: Sequence[Plot]) -> str:
+    """Write the page: page.html.jinja, filled, with page.css and page.js inside."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("empool.lab.report", "."),
         autoescape=True,
@@ -30,21 +28,20 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    try:
+        assumptions = models.network(section.records[0]["model"]).assumptions
+    except ValueError:
+        assumptions = ()  # a network that this version does not know, in an old study
     configuration = pd.json_normalize(dict(study.get("configuration", {}))).iloc[0].to_dict()
     configuration |= {name: study[name] for name in ("poolings", "seeds") if name in study}
     return environment.get_template("page.html.jinja").render(
-        title=", ".join(dict.fromkeys(section.title for section in sections)),
-        answers=[section.answer for section in sections],
-        helped=helped,
-        parts=[
-            part
-            for section, drawn in zip(sections, plots, strict=True)
-            for part in _parts(section, drawn, several=len(sections) > 1)
-        ],
+        section=section,
+        assumptions=assumptions,
+        parts=_parts(section, {plot.name: plot for plot in plots}),
         typeset=lambda cell: re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell),
         colour=svg.variable,
         inline=lambda plot: Markup(plot.inline()),
-        machine=_machine([record for section in sections for record in section.records]),
+        machine=_machine(section.records),
         command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
         configuration=[
             (name, ", ".join(map(str, value)) if isinstance(value, list) else NONE if value is None else str(value))
@@ -53,10 +50,8 @@ def render(
     )
 
 
-def _parts(section: Section, plots: Sequence[Plot], *, several: bool) -> list[dict[str, Any]]:
-    """List the parts of a section that have something to show, as the template takes them."""
-    drawn = {re.sub(r"-\d+$", "", plot.name): plot for plot in plots}
-    setting = findings.setting(section.records)
+def _parts(section: Section, drawn: Mapping[str, Plot]) -> list[dict[str, Any]]:
+    """List the parts of the page that have something to show, as the template takes them."""
     parts: list[tuple[str, str, list[Sheet | None], list[str]]] = [  # name, title, tables, names of plots
         ("results", "Test errors", [section.errors], ["error", "improvement-against-p"]),
         ("probabilities", "Probabilities", [section.nll], ["reliability"]),
@@ -68,16 +63,13 @@ def _parts(section: Section, plots: Sequence[Plot], *, several: bool) -> list[di
     ]
     return [
         {
-            "section": section,
             "name": name,
-            "anchor": f"{section.anchor}-{name}",
-            "title": f"{setting}: {title[0].lower()}{title[1:]}" if several else title,
-            "entry": title if not several else setting if name == "results" else "",  # in the contents
+            "title": title,
             "sheets": [table for table in tables if table],
-            "plots": [drawn[stem] for stem in stems if stem in drawn],
+            "plots": [drawn[plot] for plot in plots if plot in drawn],
         }
-        for name, title, tables, stems in parts
-        if name == "protocol" or any(tables) or any(stem in drawn for stem in stems)
+        for name, title, tables, plots in parts
+        if name == "protocol" or any(tables) or any(plot in drawn for plot in plots)
     ]
 
 
