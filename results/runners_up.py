@@ -23,7 +23,7 @@ from empool.lab.data.load import load_data
 from empool.lab.files import read_json
 from empool.lab.study.run import RunConfig
 from empool.lab.train.checkpoint import read_checkpoint
-from empool.lab.train.experiment import make_experiment
+from empool.lab.train.experiment import Experiment
 
 POOLS = (
     *(nn.MaxPool2d, nn.AvgPool2d, empool.EnsembleMaxPool2d, empool.MaxPoolDropout2d, empool.RankPool2d),
@@ -77,14 +77,14 @@ def main() -> None:
     arguments = parser.parse_args()
     config = RunConfig.from_json(read_json(arguments.run / "config.json"))
     data = load_data(models.network(config.model), arguments.data, config.train_limit, arguments.images)
-    experiment = make_experiment(config, data)
+    experiment = Experiment(config, data)
     experiment.load_state_dict(read_checkpoint(arguments.run / "last.ckpt", "train it again")["state_dict"])
     layers = {}
     for name, module in experiment.network.named_modules():
         if isinstance(module, POOLS):
             layers[name] = Layer(module)
             module.register_forward_pre_hook(layers[name])
-    experiment.test(data.test)
+    experiment.tally(data.test)
     found = {"pooling": config.pooling, "seed": config.seed, **{name: layer.found() for name, layer in layers.items()}}
     print(json.dumps(found, indent=2))
     if arguments.json:

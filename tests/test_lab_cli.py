@@ -107,7 +107,7 @@ def test_train_goes_on_only_if_asked_to_and_compare_in_its_folder(images, capsys
         patched.setattr(loop._Run, "_set_p", interrupt)
         assert cli.main(train) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{INTERRUPTED} empool train")
-    assert "holds an unfinished run: --resume goes on with it" in refused(capsys, *train)
+    assert "holds an unfinished run: give --resume to go on" in refused(capsys, *train)
     assert cli.main([*train, "--resume"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("ensemble:0.2, seed 1: test error ")

@@ -222,7 +222,7 @@ def test_a_folder_that_nodes_do_not_share_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_APPEAR", 0.0)
     (tmp_path / ".cluster").write_text("of another study")
     with pytest.raises(LabError, match=r"does not see .* as it is where the study was started: --out must be a folder"):
-        cluster._do(tiny_data.config(), None, tiny_data.data_set(), tmp_path, Loggers(), str(tmp_path), 1, "token")
+        cluster._do(tiny_data.config(), None, "token", str(tmp_path), 1, tiny_data.data_set(), tmp_path, Loggers())
     assert [path.name for path in tmp_path.iterdir()] == [".cluster"]
     done = Future()
     done.set_result({})

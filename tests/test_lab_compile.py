@@ -12,7 +12,7 @@ import tiny_data
 from empool import models
 from empool.lab.errors import LabError
 from empool.lab.study.run import difference
-from empool.lab.train.loop import fit, make_experiment
+from empool.lab.train.loop import Experiment, fit
 from finished_runs import outcome, weights
 from test_lab_training import interrupt_after
 
@@ -92,7 +92,7 @@ def test_a_network_that_would_be_compiled_in_part_is_refused(tmp_path, traced):
 def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
     recipe = dataclasses.replace(models.network("stochastic_depth:14").recipe, batch_size=16, augment="none")
     run = tiny_data.config(model="stochastic_depth:14", recipe=recipe, compile=True)
-    experiment = make_experiment(run, tiny_data.data_set())
+    experiment = Experiment(run, tiny_data.data_set())
     images = torch.randn(16, 1, 8, 8)
     for _ in range(20):
         experiment(images).sum().backward()
@@ -101,7 +101,7 @@ def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
     experiment.network.eval()
     logits = experiment(images)
     assert graphs() == different
-    plain = make_experiment(dataclasses.replace(run, compile=False), tiny_data.data_set())
+    plain = Experiment(dataclasses.replace(run, compile=False), tiny_data.data_set())
     plain.load_state_dict(experiment.state_dict())
     plain.network.eval()
     torch.testing.assert_close(logits, plain(images), rtol=0, atol=0)

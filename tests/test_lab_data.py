@@ -21,7 +21,7 @@ from empool.lab.data import sources
 from empool.lab.data.sets import stratified
 from empool.lab.errors import LabError
 from empool.lab.train import batches
-from empool.lab.train.batches import Augment, Draws, Normaliser
+from empool.lab.train.batches import Augment, Normaliser
 
 GOOD = tiny_data.png(np.zeros((8, 8, 1), np.uint8))
 WIDE = tiny_data.png(np.zeros((8, 9, 1), np.uint8))
@@ -316,27 +316,27 @@ def test_augmented_images_are_those_of_a_naive_loop():
     pixels = pixels[:, :, :6]  # (6, 8, 6, 3): height and width differ
     mean, std = (100.0, 90.0, 80.0), (60.0, 50.0, 40.0)
     index = torch.tensor([5, 0, 0, 3, 2, 1, 4, 0])
-    draws = Draws.sample(Augment(pad=2, mirror=True), len(index), torch.Generator().manual_seed(0))
+    shift, mirrored = Augment(pad=2, mirror=True).drawn(len(index), torch.Generator().manual_seed(0))
     normaliser = Normaliser(mean, std, "cpu")
-    got = normaliser.augmented(torch.from_numpy(pixels), index, draws)
+    got = normaliser.augmented(torch.from_numpy(pixels), index, shift, mirrored)
 
     expected = torch.zeros(8, 3, 8, 6)
     for n in range(8):
         image = (torch.from_numpy(pixels[index[n]]).float() - torch.tensor(mean)) / torch.tensor(std)
         padded = torch.nn.functional.pad(image.permute(2, 0, 1), (2, 2, 2, 2))
-        down, right = (draws.shift[n] + 2).tolist()
+        down, right = (shift[n] + 2).tolist()
         crop = padded[:, down : down + 8, right : right + 6]
-        expected[n] = crop.flip(2) if draws.mirrored[n] else crop
+        expected[n] = crop.flip(2) if mirrored[n] else crop
     torch.testing.assert_close(got, expected)
     assert got.is_contiguous(memory_format=torch.channels_last)
-    none = Draws.sample(Augment(), 6, torch.Generator().manual_seed(0))
-    unchanged = normaliser.augmented(torch.from_numpy(pixels), torch.arange(6), none)
+    none = Augment().drawn(6, torch.Generator().manual_seed(0))
+    unchanged = normaliser.augmented(torch.from_numpy(pixels), torch.arange(6), *none)
     torch.testing.assert_close(unchanged, normaliser.plain(torch.from_numpy(pixels)), rtol=0, atol=0)
 
 
 def test_draws_cover_every_shift_and_mirror_half():
-    draws = Draws.sample(Augment(pad=1, mirror=True), 9000, torch.Generator().manual_seed(0))
-    cells = torch.bincount((draws.shift[:, 0] + 1) * 3 + draws.shift[:, 1] + 1, minlength=9)
+    shift, mirrored = Augment(pad=1, mirror=True).drawn(9000, torch.Generator().manual_seed(0))
+    cells = torch.bincount((shift[:, 0] + 1) * 3 + shift[:, 1] + 1, minlength=9)
     chi_square = ((cells - 1000.0) ** 2 / 1000).sum()
     assert chi_square < 26.1  # the 0.999 quantile with 8 degrees of freedom
-    assert abs(int(draws.mirrored.sum()) - 4500) < 156  # 3.3 standard deviations
+    assert abs(int(mirrored.sum()) - 4500) < 156  # 3.3 standard deviations

@@ -208,9 +208,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
 )
 def test_an_error_arrives_with_its_message(monkeypatch, error, cause, arrives):
     error.__cause__ = cause
-    monkeypatch.setattr(processes, "Words", Mock())
-    monkeypatch.setattr(processes, "do", Mock(side_effect=error))
-    monkeypatch.setattr(processes, "_given", (Mock(), *[None] * 4, 1))
+    monkeypatch.setattr(processes, "do_telling", Mock(side_effect=error))
+    monkeypatch.setattr(processes, "_given", (Mock(),))
     with pytest.raises(type(arrives)) as caught:
         processes._work()
     arrived = pickle.loads(pickle.dumps(caught.value))

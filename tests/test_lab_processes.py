@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import torch
 import tiny_data
 from empool.lab.errors import LabError
 from empool.lab.train import checkpoint, processes
-from empool.lab.train.batches import Augment, Batches, Normaliser
+from empool.lab.train.batches import Augment, Batches, Normaliser, Stream
 from empool.lab.train.processes import Processes
 from finished_runs import weights
 
@@ -140,17 +141,18 @@ from empool.lab.train import loop, processes, signals
 with processes.joined() as together:
     model = "stochastic_depth:8"  # has batch normalisation, and blocks that a process drops for itself
     recipe = dataclasses.replace(models.network(model).recipe, epochs=2, batch_size=10, augment="none")
-    config = tiny_data.config("ensemble:0.3", model=model, recipe=recipe)
-    torch.manual_seed(5)
-    experiment = loop.make_experiment(config, tiny_data.data_set())
-    run = loop._Run(experiment, lambda epochs, row: None, signals.Deferred())
-    run.begin(None)
-    while not run.ended:
-        run.epoch()
-    last = run.history[-1]
-    kept = {"weights": dict(experiment.network.named_parameters()), "seed": torch.initial_seed(),
-            "scores": {name: value for name, value in last.items() if "second" not in name}}
-    torch.save(kept, Path(sys.argv[1]) / f"{together.rank}.pt")
+    config = tiny_data.config("ensemble:0.3", model=model, recipe=recipe, workers=0)
+    for name, data in (("held", tiny_data.data_set()), ("streamed", tiny_data.streamed(tiny_data.data_set(test=17)))):
+        torch.manual_seed(5)
+        experiment = loop.Experiment(config, data)
+        run = loop._Run(experiment, lambda epochs, row: None, signals.Deferred())
+        run.begin(None)
+        while not run.ended:
+            run.epoch()
+        last = run.history[-1]
+        kept = {"weights": dict(experiment.network.named_parameters()), "seed": torch.initial_seed(),
+                "scores": {name: value for name, value in last.items() if "second" not in name}}
+        torch.save(kept, Path(sys.argv[1]) / f"{name}{together.rank}.pt")
 # Left over while the wrapped network lives, threads of the group may abort the interpreter's end.
 left = [Path(name).read_text() for name in glob.glob("/proc/self/task/*/comm")]
 assert not [name for name in left if "gloo" in name], left
@@ -161,30 +163,39 @@ def test_each_process_draws_for_itself_and_all_have_the_same_weights(tmp_path):
     (tmp_path / "each.py").write_text(EACH)
     done = run(tmp_path, 2, "each.py", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert first["seed"] != second["seed"]
-    assert first["scores"] == second["scores"]
-    torch.testing.assert_close(second["weights"], first["weights"], rtol=0, atol=0)
+    for name, tested in (("held", 18), ("streamed", 17)):
+        first, second = (torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in range(2))
+        assert first["seed"] != second["seed"]
+        assert first["scores"] == second["scores"]
+        assert sum(first["scores"]["reliability"]["count"]) == tested
+        torch.testing.assert_close(second["weights"], first["weights"], rtol=0, atol=0)
 
 
-def test_images_are_divided_and_each_comes_once():
+def held(images, size, together):
+    return Batches(images, size, Augment(), Normaliser((110.0,), (60.0,), "cpu"), 3, together)
+
+
+def streamed(images, size, together):
+    config = tiny_data.config(seed=3, workers=0)
+    config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, batch_size=size))
+    return Stream(tiny_data.as_they_come(images), config, training=True, together=together)
+
+
+@pytest.mark.parametrize(
+    ("divided", "sizes"), [(held, [8, 8, 8, 8, 4]), (streamed, [8, 8, 8, 8])], ids=["held", "streamed"]
+)
+def test_images_are_divided_and_each_comes_once(divided, sizes):
     data = tiny_data.data_set(train=36)
-    normaliser = Normaliser(data.mean, data.std, torch.device("cpu"))
-    whole = Batches(data.train, 8, Augment(), normaliser, seed=3)
-    shares = [Batches(data.train, 8, Augment(), normaliser, 3, Processes(rank, 2)) for rank in range(2)]
+    whole = divided(data.train, 8, Processes())
+    shares = [divided(data.train, 8, Processes(rank, 2)) for rank in range(2)]
     assert [len(share) for share in shares] == [len(whole)] * 2
-    assert [whole.size(batch) for batch in range(5)] == [8, 8, 8, 8, 4]
+    assert [whole.size(batch) for batch in range(len(whole))] == sizes
     for (images, labels), *parts in zip(whole, *shares, strict=True):
         for rank, (part, own) in enumerate(parts):
             torch.testing.assert_close(part, images[rank::2], rtol=0, atol=0)
             torch.testing.assert_close(own, labels[rank::2], rtol=0, atol=0)
-
-
-def test_batches_too_small_to_divide_are_refused():
-    data = tiny_data.data_set()
-    normaliser = Normaliser(data.mean, data.std, torch.device("cpu"))
     with pytest.raises(LabError, match="4 processes need batches of at least 8 images: the batch size is 7, and there"):
-        Batches(data.train, 7, Augment(), normaliser, 0, Processes(1, 4))
+        divided(data.train, 7, Processes(1, 4))
 
 
 def test_who_started_a_process_is_read_from_the_environment(monkeypatch):

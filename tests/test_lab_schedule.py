@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import doctest
 import json
 import math
@@ -18,8 +17,7 @@ import tiny_data
 from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.execute.configure import Options, configure
-from empool.lab.study.run import RunConfig, difference
-from empool.lab.train import experiment, schedule
+from empool.lab.train import experiment, loop, schedule
 from empool.lab.train.callback import PSchedule
 from empool.lab.train.loop import fit
 from empool.lab.train.schedule import parse
@@ -169,24 +167,9 @@ def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatc
             seen.append(next(m.p for m in self.network.modules() if isinstance(m, empool.EnsembleMaxPool2d)))
             return super().tally(split)
 
-    monkeypatch.setattr(experiment, "Experiment", Seen)
+    monkeypatch.setattr(loop, "Experiment", Seen)
     fit(tiny_data.config("ensemble:0.4", epochs=4, p_schedule="anneal:0"), tiny_data.data_set(), tmp_path)
     assert seen == pytest.approx([0.3, 0.2, 0.1, 0.0, 0.0])  # After the last epoch the training images, too.
-
-
-def test_runs_of_before_there_was_a_schedule_had_a_constant_p(tmp_path):
-    config = tiny_data.config("ensemble:0.1", epochs=1)
-    old = {name: value for name, value in config.to_json().items() if name != "p_schedule"}
-    assert RunConfig.from_json(old) == config
-    assert difference(config.to_json(), old) is None
-    other = dataclasses.replace(config, p_schedule="anneal:0")
-    assert difference(other.to_json(), old) == "p_schedule = constant, not anneal:0"
-    assert RunConfig.from_json(json.loads(json.dumps(other.to_json()))) == other
-    fit(config, tiny_data.data_set(), tmp_path)
-    (config.folder(tmp_path) / "config.json").write_text(json.dumps(old))
-    fit(config, tiny_data.data_set(), tmp_path)
-    with pytest.raises(LabError, match=r"holds another run \(p_schedule = constant, not anneal:0\)"):
-        fit(other, tiny_data.data_set(), tmp_path)
 
 
 def test_a_study_schedules_the_poolings_that_have_a_p():

@@ -16,36 +16,32 @@ from empool.lab.watch import progress as watch
 from empool.lab.watch.progress import Progress, duration
 
 
-def test_the_numbers_come_from_the_layers() -> None:
-    phases = compute(p=0.4, seed=0)
-    assert (phases.largest, phases.second) == (9.0, 7.0)
-    assert_close(phases.expectation, 8.2, rtol=1e-6, atol=0)  # 0.6 * 9 + 0.4 * 7
-    windows = phases.image.unfold(0, 2, 2).unfold(1, 2, 2).reshape(4, 4, 4)
+def test_the_numbers_come_from_the_layers_and_the_seed_decides():
+    before = torch.get_rng_state()
+    outputs, image, pooled = compute(p=0.4, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert outputs == pytest.approx([9.0, 7.0, 8.2])  # 0.6 * 9 + 0.4 * 7
+    windows = image.unfold(0, 2, 2).unfold(1, 2, 2).reshape(4, 4, 4)
     first, second = windows.sort(dim=-1, descending=True).values[..., :2].unbind(-1)
-    maximum, one, other, mean = phases.pooled
+    maximum, one, other, mean = pooled
     assert_close(maximum, first, rtol=0, atol=0)
     assert_close(mean, 0.6 * first + 0.4 * second)
     for sample in (one, other):
         assert bool(((sample == first) | (sample == second)).all())
         assert bool((sample != first).any())
     assert not torch.equal(one, other)
+    again, different = (compute(0.4, seed)[2][1] for seed in (0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, different)
 
 
-def test_the_seed_decides_and_the_generator_is_left_alone() -> None:
-    before = torch.get_rng_state()
-    once, again, other = (compute(0.4, seed).pooled[1] for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(once, again)
-    assert not torch.equal(once, other)
-
-
-def test_the_drawing_fits_a_terminal() -> None:
+def test_the_drawing_fits_a_terminal():
     console = Console(width=80, color_system=None, file=io.StringIO())
     show(console=console)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("(1-p) a1 + p a2 = 0.6 * 9 + 0.4 * 7 = 8.2" in line for line in lines)
-    maximum, *sampled, _ = compute(0.4, 0).pooled
+    maximum, *sampled, _ = compute(0.4, 0)[2]
     stars = sum(line.count("*") for line in lines[-4:])
     assert stars == sum(int((sample != maximum).sum()) for sample in sampled)
 
@@ -103,7 +99,7 @@ def time_passes(monkeypatch):
 def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passes):
     run, other, third = tiny_data.plan(tiny_data.config(epochs=4), ("max", "average", "stochastic"))
     shown = Progress(quiet=True)
-    shown.begin([run, other, third], [{"pooling": "stochastic", "seed": 0}])
+    shown.begin([run, other, third], [run, other])
     assert shown.seconds_left() is None
     shown.started(run)
     shown.advanced(run, 2.0, None)  # It goes on from there.
@@ -124,7 +120,7 @@ def test_lines_tell_how_far_a_long_run_is(time_passes):
     (run,) = tiny_data.plan(tiny_data.config(epochs=4), ("max",))
     lines = io.StringIO()
     shown = Progress(lines)
-    shown.begin([run], [])
+    shown.begin([run], [run])
     shown.started(run)
     shown.advanced(run, 0.5, None)
     time_passes(40)

@@ -10,7 +10,7 @@ import pytest
 
 import tiny_data
 from empool.lab.errors import LabError
-from empool.lab.study.run import difference, folder_name, planned
+from empool.lab.study.run import RunConfig, difference, folder_name, planned, poolings
 from empool.lab.watch.progress import Progress
 
 
@@ -43,27 +43,19 @@ def keys(records):
 
 def test_a_study_goes_seed_by_seed_and_gathers_its_results(tmp_path):
     noted = Noted()
-    records = start(tmp_path / "new" / "study", progress=noted)
+    config, folder = tiny_data.config(epochs=2), tmp_path / "new" / "study"
+    records = start(folder, config=config, progress=noted, command="empool compare --seeds 2")
     assert noted.seen == keys(records) == ORDER
-    assert json.loads((tmp_path / "new" / "study" / "results.json").read_text()) == records
-    for pooling in ("max", "ensemble-0.2"):
-        for seed in "01":
-            names = {path.name for path in (tmp_path / "new" / "study" / pooling / seed).iterdir()}
-            assert names == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
-
-
-def test_study_json_says_what_and_how(tmp_path):
-    config = tiny_data.config(epochs=1)
-    start(tmp_path, config=config, command="empool compare --seeds 2")
-    content = json.loads((tmp_path / "study.json").read_text())
-    assert content == {
-        "command": "empool compare --seeds 2",
+    assert json.loads((folder / "results.json").read_text()) == records
+    for run in ("max/0", "max/1", "ensemble-0.2/0", "ensemble-0.2/1"):
+        names = {path.name for path in (folder / run).iterdir()}
+        assert names == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
+    typed = {"command": "empool compare --seeds 2", "poolings": ["max", "ensemble:0.2"], "seeds": [0, 1]}
+    assert json.loads((folder / "study.json").read_text()) == {
+        **typed,
         "configuration": config.settings(),
-        "poolings": ["max", "ensemble:0.2"],
-        "seeds": [0, 1],
-        "commands": [{"command": "empool compare --seeds 2", "poolings": ["max", "ensemble:0.2"], "seeds": [0, 1]}],
+        "commands": [typed],
     }
-    assert content["configuration"]["recipe"]["epochs"] == 1
 
 
 def test_a_study_started_again_does_what_is_missing(tmp_path):
@@ -84,8 +76,9 @@ def test_a_study_started_again_does_what_is_missing(tmp_path):
 def test_poolings_and_seeds_can_be_added(tmp_path):
     start(tmp_path, seeds=(0,), command="first")
     noted = Noted()
-    records = start(tmp_path, poolings=("average",), seeds=(0, 1), progress=noted, command="second")
+    start(tmp_path, poolings=("average",), seeds=(0, 1), progress=noted, command="second")
     assert noted.seen == [("average", 0), ("average", 1)]
+    records = json.loads((tmp_path / "results.json").read_text())
     assert keys(records) == [("max", 0), ("ensemble:0.2", 0), ("average", 0), ("average", 1)]
     content = json.loads((tmp_path / "study.json").read_text())
     assert (content["poolings"], content["seeds"]) == (["max", "ensemble:0.2", "average"], [0, 1])
@@ -116,40 +109,36 @@ def test_a_study_of_before_commands_were_kept_goes_on(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"train_limit": 30}, "train_limit = all, not 30"),
-        ({"fingerprint": "f2"}, "fingerprint = f1, not f2"),
-        ({"precision": "bfloat16"}, "precision = float32, not bfloat16"),
-        ({"recipe": dataclasses.replace(tiny_data.config().recipe, epochs=9)}, "recipe.epochs = 2, not 9"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_another_configuration_is_refused_and_changes_nothing(tmp_path, changes, field):
+def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
     start(tmp_path, poolings=("max",), seeds=(0,))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
-    with pytest.raises(LabError) as caught:
-        start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), **changes))
-    assert str(caught.value) == f"{tmp_path} holds a study with {field}: choose another --out, or delete that folder"
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    for field, changes in {
+        "train_limit = all, not 30": {"train_limit": 30},
+        "fingerprint = f1, not f2": {"fingerprint": "f2"},
+        "precision = float32, not bfloat16": {"precision": "bfloat16"},
+        "recipe.epochs = 2, not 9": {"recipe": dataclasses.replace(tiny_data.config().recipe, epochs=9)},
+    }.items():
+        with pytest.raises(LabError) as caught:
+            start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), **changes))
+        said = f"{tmp_path} holds a study with {field}: choose another --out, or delete that folder"
+        assert str(caught.value) == said
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
-def test_the_device_is_no_part_of_the_configuration():
+def test_settings_of_before_there_was_a_field_have_its_default_and_the_device_is_none_of_them():
     config = tiny_data.config()
-    assert difference(config.settings(), dataclasses.replace(config, device="cuda").settings()) is None
-
-
-def test_settings_of_before_there_was_a_field_have_its_default():
-    config = tiny_data.config()
-    before = config.settings()
-    del before["recipe"]["pool_size"], before["deterministic"]
+    before = dataclasses.replace(config, device="cuda").settings()
+    del before["recipe"]["pool_size"], before["deterministic"], before["compile"], before["p_schedule"]
     assert difference(config.settings(), before) is None
     for name, changed in (
         ("recipe.pool_size = 3, not 2", {"recipe": dataclasses.replace(config.recipe, pool_size=2)}),
         ("deterministic = False, not True", {"deterministic": True}),
+        ("compile = False, not True", {"compile": True}),
+        ("p_schedule = constant, not anneal:0", {"p_schedule": "anneal:0"}),
     ):
-        assert difference(dataclasses.replace(config, **changed).settings(), before) == name
+        changed = dataclasses.replace(config, **changed)
+        assert difference(changed.settings(), before) == name
+        assert RunConfig.from_json(json.loads(json.dumps(changed.to_json()))) == changed
 
 
 def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
@@ -158,12 +147,6 @@ def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
     with pytest.raises(LabError, match="holds runs but no study"):
         start(tmp_path)
     assert (tmp_path / ".results.json.7.tmp").read_text() == "["
-
-
-def test_damaged_study_file_is_named(tmp_path):
-    (tmp_path / "study.json").write_text('{"command"')
-    with pytest.raises(LabError, match=r"study\.json is not valid JSON .*; delete it to start over"):
-        start(tmp_path)
 
 
 def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
@@ -176,12 +159,11 @@ def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
     assert "NaN" not in (tmp_path / "results.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("pooling", "name"),
-    [("max", "max"), ("ensemble:0.1", "ensemble-0.1"), ("ordinal:0.7,0.3", "ordinal-0.7-0.3")],
-)
-def test_folder_names_suit_every_file_system(pooling, name):
-    assert folder_name(pooling) == name
+def test_commas_part_poolings_and_the_numbers_of_one():
+    spelled = "max, ordinal:0.7, 0.3,ensemble:.1,max@milestones=0.5,0.75@epochs=5,max"
+    read = ["max", "ordinal:0.7,0.3", "ensemble:0.1", "max@milestones=0.5,0.75@epochs=5"]
+    assert poolings(spelled, "cnn") == read
+    assert [folder_name(pooling) for pooling in read[:3]] == ["max", "ordinal-0.7-0.3", "ensemble-0.1"]
 
 
 def test_a_smaller_plan_takes_the_place_of_one_that_was_stopped(tmp_path):
@@ -190,16 +172,24 @@ def test_a_smaller_plan_takes_the_place_of_one_that_was_stopped(tmp_path):
     start(tmp_path, seeds=(0, 1), command="seeds 2")
     content = json.loads((tmp_path / "study.json").read_text())
     assert content["seeds"] == [0, 1]
-    assert planned(content["commands"]).keys() == set(ORDER)
+    assert planned(content["commands"]) == set(ORDER)
 
 
-@pytest.mark.parametrize("name", ["study.json", "max/0/result.json", "max/0/config.json"])
-@pytest.mark.parametrize("content", ["[]", "{}", "3"])
-def test_json_of_another_shape_is_named(tmp_path, name, content):
+def test_json_of_another_shape_is_named(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, progress=Noted(interrupt=("ensemble:0.2", 0)))
-    (tmp_path / name).write_text(content)
-    if "config" in name:
-        (tmp_path / "max/0/result.json").unlink()
-    with pytest.raises(LabError, match=rf"{name} is not what empool writes: expected an object.*; delete it"):
-        start(tmp_path)
+    for name in ("study.json", "max/0/result.json"):
+        path = tmp_path / name
+        whole = path.read_text()
+        for content in ("[]", "{}", "3"):
+            path.write_text(content)
+            with pytest.raises(LabError, match=rf"{name} is not what empool writes: expected an object.*; delete it"):
+                start(tmp_path)
+        path.write_text('{"command"')
+        with pytest.raises(LabError, match=rf"{name} is not valid JSON .*; delete it to start over"):
+            start(tmp_path)
+        path.write_text(whole)
+    path.unlink()
+    (tmp_path / "max/0/config.json").write_text("[]")  # The checkpoint says the same.
+    start(tmp_path)
+    assert json.loads((tmp_path / "max/0/config.json").read_text()) == tiny_data.config(epochs=2).to_json()

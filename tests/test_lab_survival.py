@@ -549,12 +549,11 @@ def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(w
     with monkeypatch.context() as patched:
 
         def dying(config, data):
-            experiment = make_experiment(config, data)
+            experiment = Experiment(config, data)
             experiment.batches = torch.utils.data.DataLoader(Dying(), num_workers=1)
             return experiment
 
-        make_experiment = loop.make_experiment
-        patched.setattr(loop, "make_experiment", dying)
+        patched.setattr(loop, "Experiment", dying)
         with pytest.raises(LabError) as caught:
             start(tmp_path)
     assert str(caught.value).startswith(

@@ -43,12 +43,11 @@ def test_nothing_of_a_run_stays_in_memory(tmp_path, monkeypatch, done):
     made = []
 
     def make(*arguments):
-        experiment = make_experiment(*arguments)
+        experiment = experiments.Experiment(*arguments)
         made.append(weakref.ref(experiment))
         return experiment
 
-    make_experiment = loop.make_experiment
-    monkeypatch.setattr(loop, "make_experiment", make)
+    monkeypatch.setattr(loop, "Experiment", make)
     with contextlib.suppress(KeyboardInterrupt):
         fit(tiny_data.config(), tiny_data.data_set(), tmp_path, interrupt_after(done))
     if done > 3:
@@ -125,20 +124,6 @@ def test_a_run_without_a_checkpoint_begins_on_any_device(tmp_path):
     files.write_json(folder / "config.json", dataclasses.replace(config, device="cuda").to_json())
     fit(config, tiny_data.data_set(), tmp_path)
     assert json.loads((folder / "config.json").read_text())["device"] == "cpu"
-
-
-def test_a_checkpoint_of_before_there_was_an_ece_is_gone_on_with(tmp_path):
-    config = tiny_data.config()
-    whole = fit(config, tiny_data.data_set(), tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
-    last = config.folder(tmp_path) / "last.ckpt"
-    checkpoint = torch.load(last, weights_only=True)
-    del checkpoint["history"][0]["test_ece"], checkpoint["config"]["p_schedule"], checkpoint["origins"]
-    checkpoint["optimizer_states"] = [checkpoint["optimizer_states"][0]["sgd"]]  # As Lightning wrote it.
-    torch.save(checkpoint, last)
-    assert outcome(fit(config, tiny_data.data_set(), tmp_path)) == outcome(whole)
-    assert [bool(line["test_ece"]) for line in rows(config.folder(tmp_path))] == [False, True, True]
 
 
 def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(monkeypatch, tmp_path):
@@ -320,11 +305,11 @@ def test_long_runs_are_tested_now_and_then_and_at_the_end(tmp_path, monkeypatch)
 
 def test_errors_are_counted_exactly(tmp_path):
     data = tiny_data.data_set(test=501)  # two test batches, the second of one image
-    experiment = experiments.Experiment(tiny_data.config(), torch.nn.Flatten(), data)
+    experiment = experiments.Experiment(tiny_data.config(), data)
     experiment.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     torch.nn.init.zeros_(experiment.network[1].weight)
     experiment.network[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
-    loss, error, ece, top5_error = experiment.test(data.test)
+    loss, error, ece, top5_error = experiment.tally(data.test).scores()
     assert error == pytest.approx(100 * 2 / 3)  # Always the second of three classes.
     exponentials = 2 + torch.e
     expected = (torch.log(torch.tensor(exponentials)) * 3 - 1) / 3

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from empool.lab.data.sets import DataSet, Split
+from empool.lab.data.sets import DataSet, Split, Streamed
 from empool.lab.execute.session import carry_out
 from empool.lab.execute.supervise import Here
 from empool.lab.study.run import RunConfig
@@ -43,6 +43,18 @@ def data_set(train: int = 40, test: int = 18) -> DataSet:
         pixels, labels = images(count, seed=seed)
         splits.append(Split(torch.from_numpy(pixels), torch.from_numpy(labels)))
     return DataSet("tiny", *splits, classes=NAMES, mean=(110.0,), std=(60.0,), fingerprint="f1")
+
+
+def as_they_come(images: Split) -> Streamed:
+    """Give images as float tensors when their turn comes."""
+    tensors = (images.images.movedim(3, 1).float() - 110) / 60
+    view = torch.utils.data.TensorDataset(tensors, images.labels)
+    return Streamed(len(images), lambda config, training: view, images.image_size, images.in_channels)
+
+
+def streamed(data: DataSet) -> DataSet:
+    """Give a data set whose images aren't held in memory."""
+    return dataclasses.replace(data, train=as_they_come(data.train), test=as_they_come(data.test), mean=(), std=())
 
 
 def config(pooling: str = "max", seed: int = 0, epochs: int = 3, **changes: object) -> RunConfig:

@@ -1,4 +1,4 @@
-"""`python -m empool.bench`: the command `empool bench` where nothing but PyTorch is installed."""
+"""`empool bench`, which is `python -m empool.bench` where nothing but PyTorch is installed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from empool.lab.errors import LabError
 _DESCRIPTION = "Time pooling layers and operators beside PyTorch's, the obvious way to write them, and a plain copy."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m empool.bench") -> int:
     """Measure, or write a table of what was measured; return the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(given)
+    options = _parser(program).parse_args(given)
     try:
         if options.markdown:
             markdown.write(options.markdown, options.into)
@@ -34,18 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             only=options.only,
             seconds=options.seconds,
             base=options.base,
-            command=shlex.join(["python", "-m", "empool.bench", *given]),
+            command=shlex.join([*program.split(), *given]),
         )
     except (LabError, OSError) as error:
-        print(f"bench: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m empool.bench", description=_DESCRIPTION)
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=_DESCRIPTION)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--quick", action="store_true", help="a subset, in at most a minute")

@@ -61,45 +61,35 @@ EMPOOL_NOINLINE void parts_of_nan(const V (&v)[N], V grad, V (&part)[N]) {
     }
 }
 
-// The parts of N activations. With one or two weights the two largest are tracked; else every pair is compared, which
-// gives all ranks. What a share of 0 multiplies may be infinite.
+// The parts of N activations: every pair is compared, which gives all ranks. A share of 0 gives 0, of an infinite
+// gradient too.
 template <int N, class T, bool finds_nan, class Shares>
 EMPOOL_INLINE void parts_of(const Vec<Compute<T>, lanes<T>> (&v)[N], Vec<Compute<T>, lanes<T>> grad,
                             const Shares& shares, int64_t channel, Vec<Compute<T>, lanes<T>> (&part)[N]) {
-    using C = Compute<T>;
-    using V = Vec<C, lanes<T>>;
-    using O = Vec<Int<C>, lanes<T>>;
-    const auto times = [&](V share) EMPOOL_LAMBDA { return select(unequal(share, V{}), share * grad, V{}); };
+    using V = Vec<Compute<T>, lanes<T>>;
+    using O = Vec<Int<Compute<T>>, lanes<T>>;
     V sum = v[0];
     repeat<N, 1>(N, [&](int k) EMPOOL_LAMBDA { sum += v[k]; });
-    if (N >= 6 && shares.columns <= 2) {
-        const auto later = greater(v[1], v[0]);
-        V first = larger(v[1], v[0]), second = smaller(v[1], v[0]);
-        O first_tap = select(later, fill<O>(1), O{}), second_tap = select(later, O{}, fill<O>(1));
-        repeat<N, 2>(N, [&](int k) EMPOOL_LAMBDA {
-            const auto passes_first = greater(v[k], first), passes_second = greater(v[k], second);
-            second_tap = select(passes_first, first_tap, select(passes_second, fill<O>(k), second_tap));
-            second = select(passes_first, first, larger(v[k], second));
-            first_tap = select(passes_first, fill<O>(k), first_tap);
-            first = larger(v[k], first);
-        });
-        const V part0 = times(shares.at(0, channel)), part1 = shares.columns > 1 ? times(shares.at(1, channel)) : V{};
-        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
-            part[k] = select(equal<C>(first_tap, k), part0, select(equal<C>(second_tap, k), part1, V{}));
-        });
+    O rank[N];
+    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { rank[k] = fill<O>(k); });
+    for_pairs<N>([&](int j, int k) EMPOOL_LAMBDA {
+        const auto later = greater(v[k], v[j]);
+        rank[k] = add_where(later, rank[k], fill<O>(-1));
+        rank[j] = add_where(later, rank[j], fill<O>(1));
+    });
+    const auto share = [&](int k) EMPOOL_LAMBDA { return shares.template of<N>(rank[k], channel); };
+    const V finite = grad - grad;  // else a NaN
+    if (any(unordered(finite, finite))) {
+        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { part[k] = select(unequal(share(k), V{}), share(k) * grad, V{}); });
     } else {
-        O rank[N];
-        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { rank[k] = fill<O>(k); });
-        repeat<N, 1>(N, [&](int k) EMPOOL_LAMBDA {
-            for (int j = 0; j < k; ++j) {
-                const auto later = greater(v[k], v[j]);
-                rank[k] = add_where(later, rank[k], fill<O>(-1));
-                rank[j] = add_where(later, rank[j], fill<O>(1));
-            }
-        });
-        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { part[k] = times(shares.template of<N>(rank[k], channel)); });
+        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { part[k] = share(k) * grad; });
     }
-    if (finds_nan && any(unordered(sum, sum))) parts_of_nan(v, grad, part);
+    if (finds_nan && any(unordered(sum, sum))) {
+        V value[N], found[N];  // Copies, so that all else stays in registers.
+        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { value[k] = v[k], found[k] = part[k]; });
+        parts_of_nan(value, grad, found);
+        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { part[k] = found[k]; });
+    }
 }
 
 }  // namespace EMPOOL_CAPABILITY

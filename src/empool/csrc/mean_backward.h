@@ -100,7 +100,7 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
                 sum_windows.set_row(od, oh);
             },
             [&](int64_t od, int64_t oh, int64_t first, int64_t last) {
-                if (placed && last < g.axis[2].out) in_windows.prefetch(in, last, 4);
+                if (placed) in_windows.prefetch_below(in, first, last - first);
                 for (int64_t ow = first; ow < last; ++ow) {
                     int64_t in_base, sum_base;
                     const Taps taps = in_windows.at(ow, in_base), to = sum_windows.at(ow, sum_base);
@@ -361,9 +361,9 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
         const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.in_offset[k]); };
         const V grad = load<L>(w.grad_output);
         if (beta.none()) {
-            const auto [mean, total] = positive_mean<C, L, 0>(w.n, tap);
+            const auto mean = positive_mean<C, L, 0>(w.n, tap);
             for (int k = 0; k < w.n; ++k) {
-                give<C, L>(w.sums + w.sum_offset[k], positive_slope<C, L>(tap(k), mean, total), grad);
+                give<C, L>(w.sums + w.sum_offset[k], positive_slope<C, L>(tap(k), mean), grad);
             }
             continue;
         }

@@ -129,12 +129,10 @@ EMPOOL_INLINE Drawn<C, L, I> draw_rank(const Tap& tap, const Code& code, Vec<Int
         place[k] = rank - static_cast<Int<C>>(k);
         sum += v[k];
     });
-    repeat<N, 1>(N, [&](int k) EMPOOL_LAMBDA {
-        for (int j = 0; j < k; ++j) {
-            const auto later = greater(v[k], v[j]);
-            place[k] = add_where(later, place[k], fill<O>(1));
-            place[j] = add_where(later, place[j], fill<O>(-1));
-        }
+    for_pairs<N>([&](int j, int k) EMPOOL_LAMBDA {
+        const auto later = greater(v[k], v[j]);
+        place[k] = add_where(later, place[k], fill<O>(1));
+        place[j] = add_where(later, place[j], fill<O>(-1));
     });
     V value{};
     K drawn = fill_code<K>(255);

@@ -40,31 +40,30 @@ EMPOOL_INLINE void store_pairs(T* p, Vec<Compute<T>, L> even, Vec<Compute<T>, L>
     }
 }
 
-// Splits `size` elements into even and odd ones; returns whether there is a NaN or, with `lows`, a -inf. The last
-// vectors overlap the ones before; short rows take shorter vectors.
-template <int L, bool lows = false, class T>
+// Splits `size` elements into even and odd ones; returns whether there is a NaN. The last vectors overlap the ones
+// before; short rows take shorter vectors.
+template <int L, class T>
 EMPOOL_INLINE bool split_row(const T* row, int64_t size, Compute<T>* even, Compute<T>* odd) {
     using V = Vec<Compute<T>, L>;
     bool found = false;
     int64_t done = 0;
     if (size >= 2 * L) {
         Vec<Int<Compute<T>>, L> nan{};
-        const V low = fill<V>(-static_cast<Compute<T>>(__builtin_inf()));
         done = size / 2 * 2;
         for_lanes<2 * L>(done, [&](int64_t i) EMPOOL_LAMBDA {
             V a, b;
             load_pairs<L>(row + i, a, b);
-            nan |= lows ? ~(a > low) | ~(b > low) : (a != a) | (b != b);
+            nan |= (a != a) | (b != b);
             store_raw(even + i / 2, a);
             store_raw(odd + i / 2, b);
         });
         found = any(nan);
     } else if constexpr (L > 4) {
-        return split_row<L / 2, lows>(row, size, even, odd);
+        return split_row<L / 2>(row, size, even, odd);
     }
     for (int64_t i = done; i < size; ++i) {
         const Compute<T> value = load_one(row + i);
-        found |= value != value || (lows && value == -static_cast<Compute<T>>(__builtin_inf()));
+        found |= value != value;
         Compute<T>* phase = i & 1 ? odd : even;
         phase[i / 2] = value;
     }
@@ -175,7 +174,7 @@ EMPOOL_INLINE Units stride2_units(const Geometry& g) {
 
 // The split rows that a strip of outputs reads. They are all split before the first is used: a vector that is read
 // right after its parts were written waits for them.
-template <class T, int side, bool lows = false>
+template <class T, int side>
 class SplitRows {
     using C = Compute<T>;
 
@@ -196,12 +195,12 @@ class SplitRows {
         for (int64_t ih = first_; ih < last && ih < H_.in; ++ih) {
             C *phase0 = rows_ + 2 * (ih - first_) * length_, *phase1 = phase0 + length_;
             const T* row = plane + ih * W_.in;
-            nan_[ih - first_] = W_.padding ? split_row<lanes<T>, lows>(row, size, phase1, phase0 + 1)
-                                           : split_row<lanes<T>, lows>(row, size, phase0, phase1);
+            nan_[ih - first_] = W_.padding ? split_row<lanes<T>>(row, size, phase1, phase0 + 1)
+                                           : split_row<lanes<T>>(row, size, phase0, phase1);
         }
     }
 
-    // The rows of output oh; returns whether one holds a NaN (or -inf, if asked for). Rows of padding are -inf.
+    // The rows of output oh; returns whether one holds a NaN. Rows of padding are -inf.
     EMPOOL_INLINE bool at(int64_t oh, const C* (&phase0)[side], const C* (&phase1)[side]) const {
         bool nan = false;
         for (int kh = 0; kh < side; ++kh) {

@@ -140,8 +140,16 @@ class ChannelGradients {
         const RankShares<T, by_lane> shares = shares_;
         C *const next = next_, *const next1 = next_ + g_.C, *const next2 = next_ + 2 * g_.C;
         C* const below1 = to.below + g_.C;
+        const int64_t ahead = 2 * W_.in * g_.C;
         for (int64_t c = 0; c < g_.C; c += L) {
             V v[N], part[N], given[taps];
+            if constexpr (N == taps) {
+                // What the window below reads and writes for the first time.
+                repeat<taps, taps - 2 * side>(taps, [&](int k) EMPOOL_LAMBDA {
+                    if (k % side < 2) prefetch(in[k] + c, ahead);
+                });
+                for (T* p : {to.even0, to.odd0, to.even1, to.odd1}) prefetch<true>(p + c, ahead);
+            }
             repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { v[k] = load<L>(in[k] + c); });
             parts_of<N, T, true>(v, load<L>(grad + c), shares, c, part);
             if constexpr (N == taps) {

@@ -38,11 +38,16 @@ struct DrawnLanes {
 };
 
 template <class T, int side>
-EMPOOL_NOINLINE void scatter_block(const DrawnAt<T> (&from)[4], T* const (&to)[4], int64_t C) {
+EMPOOL_NOINLINE void scatter_block(const DrawnAt<T> (&from)[4], T* const (&to)[4], int64_t C, int64_t row_out,
+                                   int64_t row_in) {
     constexpr int L = lanes<T>;
     const DrawnAt<T> f0 = from[0], f1 = from[1], f2 = from[2], f3 = from[3];
     T *const t0 = to[0], *const t1 = to[1], *const t2 = to[2], *const t3 = to[3];
     for_lanes<L>(C, [&](int64_t c) EMPOOL_LAMBDA {
+        // What the block below reads and writes for the first time.
+        prefetch(f3.grad + c, row_out);
+        prefetch(f3.drawn + c, row_out);
+        for (T* p : {t0, t1, t2, t3}) prefetch<true>(p + c, 2 * row_in);
         const DrawnLanes<T> d(f3, c);
         const typename DrawnLanes<T>::V zero{};
         if constexpr (side == 2) {
@@ -89,7 +94,7 @@ void scatter_blocks_of(const DrawnScatter& a, int64_t begin, int64_t end) {
         for (int64_t j = 0; j < columns; ++j) {
             T* const to[4] = {input(2 * i, 2 * j), input(2 * i, 2 * j + 1), input(2 * i + 1, 2 * j),
                               input(2 * i + 1, 2 * j + 1)};
-            scatter_block<T, side>(from, to, C);
+            scatter_block<T, side>(from, to, C, W.out * C, W.in * C);
             from[0] = from[1];
             from[1] = side == 3 ? output(i - 1, j + 1) : none;
             from[2] = from[3];

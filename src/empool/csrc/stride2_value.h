@@ -156,9 +156,9 @@ class ValueRows {
         }
         const auto tap = [&](int k) { return value[k]; };
         if constexpr (!soft) {
-            const auto [mean, total] = positive_mean<C, L, taps>(taps, tap);
-            for (int k = 0; slope && k < taps; ++k) slope[k] = positive_slope<C, L>(value[k], mean, total);
-            return mean;
+            const auto mean = positive_mean<C, L, taps>(taps, tap);
+            for (int k = 0; slope && k < taps; ++k) slope[k] = positive_slope<C, L>(value[k], mean);
+            return mean.mean;
         } else {
             V held[taps], largest = fill<V>(-static_cast<C>(__builtin_inf()));
             for (int k = 0; k < taps; ++k) {
@@ -188,7 +188,12 @@ class ValueRows {
                 store_raw(product + i, positive * positive);
             }
         };
-        if (!by_position_) return for_lanes<L>(count, [&](int64_t i) EMPOOL_LAMBDA { step(i, load<L>(from + i), 0); });
+        if (!by_position_) {
+            return for_lanes<L>(count, [&](int64_t i) EMPOOL_LAMBDA {
+                prefetch(from + i, count);
+                step(i, load<L>(from + i), 0);
+            });
+        }
         for (int64_t i = 0; i < count; i += shape_.in) {
             for_lanes<L>(shape_.in, [&](int64_t j) EMPOOL_LAMBDA { step(i + j, load<L>(from + i + j), j); });
         }

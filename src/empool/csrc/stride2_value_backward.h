@@ -75,6 +75,7 @@ class ValueGradients {
         for (int64_t i = 0; i < shape_.out; i += L) {
             const int64_t count = shape_.out - i < L ? shape_.out - i : L;
             const auto [sum, total] = outputs.at(i);
+            prefetch(grad + i, shape_.out);
             const V gradient = load_until(grad + i, grad_end_);
             V g = gradient / (soft ? total : total == 0 ? fill<V>(C(1)) : total);
             if (!soft) g = total == 0 ? V{} : g;
@@ -143,6 +144,7 @@ class ValueGradients {
             }
             const int64_t from = iw * shape_.inner;
             const auto body = [&](int64_t c, V total, V by_mean) EMPOOL_LAMBDA {
+                prefetch<true>(to + from + c, shape_.in);
                 const V beta = soft ? rows_.beta(from + c) : V{};
                 V result = gradient_of(load<L>(in + from + c), soft ? load_raw<V>(weight + from + c) : V{}, beta, total,
                                        by_mean);

@@ -308,6 +308,7 @@ class RowWindows {
         int64_t kd0, kd1, kh0, kh1;
         D.taps(od, kd0, kd1);
         H.taps(oh, kh0, kh1);
+        rows_of_slice_ = kh1 - kh0 > 0 ? kh1 - kh0 : 1;
         rows_ = 0;
         int64_t n = 0;
         for (int64_t kd = kd0; kd < kd1; ++kd) {
@@ -321,17 +322,19 @@ class RowWindows {
         }
     }
 
-    // Asks for what the windows of `count` outputs from ow on read, before they do: where channels are neighbours in
-    // memory, the rows of a window are too many short streams for the processor to foresee.
+    // Asks for what the windows below those of `count` outputs from ow on read for the first time; after the last row
+    // of an image, for the first rows of the next.
     template <class T>
-    EMPOOL_INLINE void prefetch(const T* in, int64_t ow, int64_t count) const {
-        const Axis& W = axis_[2];
+    EMPOOL_INLINE void prefetch_below(const T* in, int64_t ow, int64_t count) const {
+        const Axis &H = axis_[1], &W = axis_[2];
         const int64_t first = W.start(ow) < 0 ? 0 : W.start(ow), end = W.start(ow + count);
-        const int64_t last = end < W.in ? end : W.in;
-        for (int64_t row = 0; row < rows_; ++row) {
-            const T* p = in + offset_[row * W.kernel] + (first - box_.origin[2]) * box_.step;
-            for (int64_t i = 0; i < (last - first) * box_.step; i += 64 / static_cast<int64_t>(sizeof(T))) {
-                __builtin_prefetch(p + i);
+        const int64_t size = ((end < W.in ? end : W.in) - first) * box_.step;
+        const int64_t rows = H.stride < H.kernel ? H.stride : H.kernel;
+        for (int64_t last = rows_of_slice_ - 1; last < rows_; last += rows_of_slice_) {
+            const T* p = in + offset_[last * W.kernel] + (first - box_.origin[2]) * box_.step;
+            for (int64_t row = 1; row <= rows; ++row) {
+                const int64_t from = row * box_.size[2] * box_.step;
+                for (int64_t i = 0; i < size; i += 64 / static_cast<int64_t>(sizeof(T))) prefetch(p, from + i);
             }
         }
     }
@@ -358,7 +361,7 @@ class RowWindows {
     Box box_;
     int64_t* offset_;
     int32_t* code_;
-    int64_t window_, rows_ = 0;
+    int64_t window_, rows_ = 0, rows_of_slice_ = 1;
 };
 
 // Visits every output that lies in `outputs`, row by row, in groups of up to four neighbours with the same ow >> 2:

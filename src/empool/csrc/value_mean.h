@@ -10,15 +10,21 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-// A mean, and what its derivative needs: by value, activation a > 0 has the slope (2 a - mean) / total.
+// A mean, and what its derivative needs.
 template <class C, int L>
 struct ValueMeanOf {
     Vec<C, L> mean, total;
 };
 
+// By value, activation a > 0 has the slope (2 a - mean) * unit / total, where `unit` keeps the total in range.
+template <class C, int L>
+struct PositiveMeanOf {
+    Vec<C, L> mean, total, unit = fill<Vec<C, L>>(C(1));
+};
+
 // N is n if it is known, or 0.
 template <class C, int L, int N, class Tap>
-EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
+EMPOOL_INLINE PositiveMeanOf<C, L> positive_mean(int n, const Tap& tap) {
     using V = Vec<C, L>;
     V largest{}, total{}, squares{};
     repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
@@ -31,25 +37,28 @@ EMPOOL_INLINE ValueMeanOf<C, L> positive_mean(int n, const Tap& tap) {
     const auto ordinary = (largest <= large) & ((largest >= 1 / large) | (largest == 0));
     if (any(~ordinary)) {
         const V scale = ordinary ? fill<V>(C(1)) : largest;
+        const V unit = largest > large ? fill<V>(C(0x1p-32)) : fill<V>(C(1));
         V scaled_total{};
-        squares = V{};
+        total = squares = V{};
         for (int k = 0; k < n; ++k) {
-            const V a = tap(k), positive = larger(V{}, a) / scale;
+            const V a = larger(V{}, tap(k)), positive = a / scale;
+            total += a * unit;
             scaled_total += positive;
             squares += positive * positive;
         }
         const V mean = squares / (scaled_total == 0 ? fill<V>(C(1)) : scaled_total) * scale;
         const auto infinite = (largest == static_cast<C>(__builtin_inf())) & (total == total);
-        return {infinite ? largest : mean, total};
+        return {infinite ? largest : mean, total, unit};
     }
     return {squares / (total == 0 ? fill<V>(C(1)) : total), total};
 }
 
 // How much the mean changes with activation a > 0.
 template <class C, int L>
-EMPOOL_INLINE Vec<C, L> positive_slope(Vec<C, L> a, Vec<C, L> mean, Vec<C, L> total) {
+EMPOOL_INLINE Vec<C, L> positive_slope(Vec<C, L> a, const PositiveMeanOf<C, L>& of) {
     using V = Vec<C, L>;
-    const V slope = (a / total) + (a - mean) / total, share = a > 0 ? slope : (a == a ? V{} : a);
+    const V mean = of.mean, slope = a * of.unit / of.total + (a - mean) * of.unit / of.total;
+    const V share = a > 0 ? slope : (a == a ? V{} : a);
     return (mean - mean == 0) | (mean != mean) ? share : V{};
 }
 

@@ -438,6 +438,22 @@ EMPOOL_INLINE Vec<C, L> look_up(const C* table, Vec<Int<C>, L> index, int count)
     return found;
 }
 
+// Copies the first `count` of N elements.
+template <class T, int N>
+EMPOOL_INLINE void copy_first(T* to, const T (&from)[N], int64_t count) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (sizeof(from) % 64 == 0) {
+        for (int64_t byte = 0, bytes = count * static_cast<int64_t>(sizeof(T)); byte < bytes; byte += 64) {
+            const __mmask64 mask = bytes - byte < 64 ? (uint64_t(1) << (bytes - byte)) - 1 : ~uint64_t(0);
+            _mm512_mask_storeu_epi8(reinterpret_cast<char*>(to) + byte, mask,
+                                    _mm512_loadu_si512(reinterpret_cast<const char*>(from) + byte));
+        }
+        return;
+    }
+#endif
+    std::memcpy(static_cast<void*>(to), from, static_cast<size_t>(count) * sizeof(T));
+}
+
 template <class T>
 EMPOOL_INLINE Compute<T> load_one(const T* p) {
     if constexpr (sizeof(T) == 2) {
@@ -477,6 +493,26 @@ EMPOOL_INLINE void repeat(int n, const Body& body) {
     } else if constexpr (N <= 0) {
         for (int k = first; k < n; ++k) body(k);
     }
+}
+
+// body(j, k) for all j < k < N, unrolled: GCC leaves a loop in a loop, and vectors that it indexes go to memory.
+template <int N, class Body>
+EMPOOL_INLINE void for_pairs(const Body& body) {
+    constexpr auto later_of = [](int pair) {
+        int k = 1;
+        while (k * (k + 1) / 2 <= pair) ++k;
+        return k;
+    };
+    [&]<int... i>(std::integer_sequence<int, i...>) EMPOOL_LAMBDA {
+        (body(i - later_of(i) * (later_of(i) - 1) / 2, later_of(i)), ...);
+    }(std::make_integer_sequence<int, N*(N - 1) / 2>{});
+}
+
+// Asks for the cache line of p before it is read (or written): where channels are neighbours in memory, the rows of a
+// window are too many streams for the processor to foresee. The line need not exist.
+template <bool writes = false, class T>
+EMPOOL_INLINE void prefetch(const T* p, int64_t offset = 0) {
+    __builtin_prefetch(reinterpret_cast<const char*>(p) + offset * static_cast<int64_t>(sizeof(T)), writes);
 }
 
 }  // namespace EMPOOL_CAPABILITY

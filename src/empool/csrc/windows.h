@@ -198,7 +198,7 @@ EMPOOL_INLINE void for_windows(const Geometry& g, const Seeds& seeds, const T* i
             const int64_t to = unit * OW * g.C;
             windows.set_row(od, oh);
             for (int64_t ow = 0; ow < OW; ow += 4) {
-                if (ow + 4 < OW) windows.prefetch(in, ow + 4, 4);
+                windows.prefetch_below(in, ow, OW - ow < 4 ? OW - ow : 4);
                 for_channel_blocks(g.C, [&](int64_t c, int64_t count) {
                     numbers.make(od, oh, ow, c, count);
                     for (int64_t j = 0; j < 4 && ow + j < OW; ++j) {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 from scipy import stats
 
-from empool.lab.analyse import records as recorded
-from empool.lab.analyse.records import Record
+from empool.lab.analyse.records import Record, canonical, completed
 from empool.lab.analyse.statistics import LEVEL, Family, Interval, Row, Rule, Summary, holm
 from empool.lab.study import paper
 from empool.lab.study.paper import Claim
@@ -32,7 +31,7 @@ class Judgement:
     """What the runs say to one claim."""
 
     claim: Claim
-    verdict: Support = Support.UNTESTED  # what the runs support
+    verdict: Support = Support.UNTESTED
     reason: str = ""  # why it is not tested, or what was counted, in words; else empty
     # The mean test error of `claim.of` less that of `claim.than`, each the mean over its poolings, in points; None if
     # not tested.
@@ -47,14 +46,14 @@ def beside(records: Sequence[Record]) -> paper.Table | None:
     Data, network and protocol must be of the paper's kind: CIFAR-10 by its name and by what is in it, a network that
     the paper has, and no fewer images and epochs than in the shortest protocol of `empool reproduce`.
     """
-    first = records[0]
+    first = completed(records[0])
     table = paper.of(first["model"])
-    if table is None or recorded.canonical(first) != "cifar10" or (first.get("epochs") or 0) < table.epochs:
+    if table is None or canonical(first) != "cifar10" or (first.get("epochs") or 0) < table.epochs:
         return None
     # Records of before the number of training images was kept say only the limit: without one, all images.
-    trained, tested = recorded.images_trained(first) or table.train_images, recorded.images_tested(first) or 0
+    trained, tested = first["train_images"] or table.train_images, first["test_images"] or 0
     enough = trained >= table.train_images and tested >= table.test_images
-    kind = recorded.classes(first), recorded.image_shape(first)
+    kind = first["classes"], tuple(first["image_shape"] or ())
     return table if enough and kind == (paper.CLASSES, paper.IMAGE_SHAPE) else None
 
 
@@ -66,23 +65,18 @@ def judge(claims: Sequence[Claim], summary: Summary) -> list[Judgement]:
     intervals are Bonferroni's.
     """
     rows = {row.pooling: row for row in summary.rows}
-    present = [claim for claim in claims if any(pooling in rows for pooling in claim.of)]
-    judged = {claim: _untested(claim, rows) for claim in present}
+    judged = {claim: _untested(claim, rows) for claim in claims if any(pooling in rows for pooling in claim.of)}
     contrasts = {claim: _contrast(claim, rows, summary.error) for claim, told in judged.items() if told is None}
     p_values = [float(2 * stats.t.sf(abs(size) / error, freedom)) if error else 1.0
                 for size, error, freedom in contrasts.values()]  # fmt: skip
     for (claim, (size, error, freedom)), p_value in zip(contrasts.items(), holm(p_values), strict=True):
-        judged[claim] = undecided = Judgement(claim, Support.UNDECIDED, difference=size)
         if not error:
+            judged[claim] = Judgement(claim, Support.UNDECIDED, difference=size)
             continue
         half = float(stats.t.isf((1 - LEVEL) / 2 / len(contrasts), freedom)) * error
         verdict = Support.SUPPORTED if (size < 0) == claim.lower else Support.CONTRADICTED
-        judged[claim] = replace(
-            undecided,
-            verdict=verdict if p_value < 1 - LEVEL else Support.UNDECIDED,
-            interval=Interval(size - half, size + half),
-            p_value=p_value,
-        )
+        decided = verdict if p_value < 1 - LEVEL else Support.UNDECIDED
+        judged[claim] = Judgement(claim, decided, "", size, Interval(size - half, size + half), p_value)
     return [one for one in judged.values() if one is not None]
 
 

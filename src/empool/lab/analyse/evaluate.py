@@ -26,7 +26,7 @@ from empool.lab.study.run import poolings as read_poolings
 from empool.lab.train import schedule
 from empool.lab.train.checkpoint import read_checkpoint
 from empool.lab.train.device import device_named, keep_freed
-from empool.lab.train.experiment import Experiment, finite, make_experiment
+from empool.lab.train.experiment import Experiment, finite
 from empool.lab.train.metrics import Scores, Tally
 
 _log = logging.getLogger(__name__)
@@ -43,16 +43,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
 
-    What evaluation.json already says of the same weights, tested in the same way, is not done again.
-
-    Args:
-        directory: of a run or of a study.
-        samples: members of the ensemble that Monte Carlo draws for every image.
-        source: name of the data set or a folder; None for the name that the runs have.
-        device: "auto", "cpu" or "cuda".
-        poolings: spellings with commas between of those whose runs are tested; None for all. What evaluation.json says
-            of others stays.
-        label_column: of parquet files; None chooses it if there is no doubt.
+    What evaluation.json already says of the same weights, tested in the same way, is not done again; what it says of
+    poolings that are not asked for stays. The arguments are the options of `empool evaluate`.
 
     Returns:
         One record a run that was tested. "expectation" is inference mode, one deterministic pass; "recalibrated" the
@@ -67,10 +59,20 @@ def evaluate(
         LabError: if there is no finished run, or no checkpoint or data set of one.
     """
     runs = _finished(directory, poolings)
-    if device_named(device) == "cpu":
+    device = device_named(device)
+    if device == "cpu":
         keep_freed()
-    loaded = _load(runs[0][1], source, label_column)
-    path = directory / "evaluation.json"
+    first = runs[0][1]
+    if source is None and first.data not in sources.KNOWN:
+        raise LabError(f"the runs were trained on a folder called {first.data}: say where it is with --data")
+    loaded = load_data(
+        networks.network(first.model),
+        source or first.data,
+        first.train_limit,
+        first.test_limit,
+        validation=first.validation,
+        label_column=label_column,
+    )
     records: list[dict[str, Any]] = []
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
@@ -78,40 +80,38 @@ def evaluate(
                 f"{source or config.data} is not what {folder} was trained on, or has changed since (fingerprint "
                 f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
             )
-        config = dataclasses.replace(config, device=device_named(device))
-        test = _test(folder, config, samples)
-        done = next((record for record in _known(path) if all(record.get(name) == test[name] for name in test)), None)
-        _log.info("%s, seed %d%s", config.pooling, config.seed, ": evaluated before" if done else "")
-        records.append(done or {**_evaluate(folder, config, loaded, samples), **test})
-        _write(path, records)
-        if not done:
+        config = dataclasses.replace(config, device=device)
+        # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
+        draws = not isinstance(config.layer, (Max, Average, type(None)))
+        test: dict[str, Any] = {  # which weights are tested, and how: what an evaluation is known by
+            "pooling": config.pooling,
+            "seed": config.seed,
+            "rules": list(RULES),
+            "samples": samples if draws else None,
+            "checkpoint": hashlib.sha256((folder / "last.ckpt").read_bytes()).hexdigest(),
+            "device": provenance.device_name(device),
+            "versions": provenance.versions(),
+        }
+        known = [one for one in _known(directory) if all(one.get(name) == test[name] for name in test)]
+        _log.info("%s, seed %d%s", config.pooling, config.seed, ": evaluated before" if known else "")
+        records.append(known[0] if known else {**_evaluate(folder, config, loaded, test["samples"]), **test})
+        _write(directory, records)
+        if not known:
             gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
     return records
 
 
-def _known(path: Path) -> list[dict[str, Any]]:
+def _known(directory: Path) -> list[dict[str, Any]]:
+    path = directory / "evaluation.json"
     return read_evaluation(path) if path.exists() else []
 
 
-def _write(path: Path, records: list[dict[str, Any]]) -> None:
+def _write(directory: Path, records: list[dict[str, Any]]) -> None:
     """Put records in the place of what the file says of the same runs; another evaluation may be writing there too."""
     tested = {(record["pooling"], record["seed"]) for record in records}
-    with FileLock(path.with_name(".evaluation.lock")):
-        others = [record for record in _known(path) if (record["pooling"], record["seed"]) not in tested]
-        write_json(path, records + others)
-
-
-def _test(folder: Path, config: RunConfig, samples: int) -> dict[str, Any]:
-    """Say which weights are tested, and how: what an evaluation is known by."""
-    return {
-        "pooling": config.pooling,
-        "seed": config.seed,
-        "rules": list(RULES),
-        "samples": samples if _draws(config) else None,
-        "checkpoint": hashlib.sha256((folder / "last.ckpt").read_bytes()).hexdigest(),
-        "device": provenance.device_name(config.device),
-        "versions": provenance.versions(),
-    }
+    with FileLock(directory / ".evaluation.lock"):
+        others = [record for record in _known(directory) if (record["pooling"], record["seed"]) not in tested]
+        write_json(directory / "evaluation.json", records + others)
 
 
 def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConfig]]:
@@ -123,41 +123,26 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
         raise LabError(
             f"{directory} holds no finished run: expected the folder of a run or a study of empool train or compare"
         )
-    wanted = read_poolings(poolings, next(iter(finished.values())).model) if poolings is not None else list(finished)
+    wanted = list(finished) if poolings is None else read_poolings(poolings, next(iter(finished.values())).model)
     if missing := [pooling for pooling in wanted if pooling not in finished]:
         raise LabError(f"{directory} holds no finished run with {', '.join(missing)}")
     runs = []
     for folder, config in begun.items():
-        if poolings is not None and config.pooling not in wanted:
-            continue
         if not (folder / "result.json").exists():
             _log.info("%s is not finished: left out", folder)
-        elif not (folder / "last.ckpt").exists():
-            raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
-        else:
+        elif config.pooling in wanted:
+            if not (folder / "last.ckpt").exists():
+                raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
             runs.append((folder, config))
     study = directory / "study.json"
-    order = read_json(study)["poolings"] if study.exists() else []
-    places = {pooling: place for place, pooling in enumerate(order)}
-    return sorted(runs, key=lambda run: (places.get(run[1].pooling, len(places)), run[1].seed))
+    order = [*(read_json(study)["poolings"] if study.exists() else []), *finished]
+    return sorted(runs, key=lambda run: (order.index(run[1].pooling), run[1].seed))
 
 
-def _load(config: RunConfig, source: str | None, label_column: str | None) -> DataSet:
-    if source is None and config.data not in sources.KNOWN:
-        raise LabError(f"the runs were trained on a folder called {config.data}: say where it is with --data")
-    return load_data(
-        networks.network(config.model),
-        source or config.data,
-        config.train_limit,
-        config.test_limit,
-        validation=config.validation,
-        label_column=label_column,
-    )
-
-
-def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int) -> dict[str, Any]:
+def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | None) -> dict[str, Any]:
+    """Test a run by every rule that it has; `samples` is None where nothing is drawn."""
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
-    experiment = make_experiment(config, loaded)
+    experiment = Experiment(config, loaded)
     try:
         experiment.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -170,22 +155,24 @@ def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int) ->
         set_p(experiment, p)
     tested = experiment.tally(experiment.test_images)
     rules: dict[str, Scores | None] = {**dict.fromkeys(RULES), "expectation": tested.scores()}
-    if _draws(config):
-        rules["monte_carlo"] = _sampled(experiment, samples)
+    if samples is not None:
+        torch.manual_seed(derived_seed(config.seed, "members"))
+        members = Tally(experiment.num_classes, config.device)
+        for images, labels in experiment.plain_batches(experiment.test_images):
+            members.add_probabilities(monte_carlo(experiment, images, samples).probs, labels)
+        rules["monte_carlo"] = members.scores()
     if p is not None:
         set_p(experiment, 0)
-        rules["plain_max"] = experiment.test(experiment.test_images)
+        rules["plain_max"] = experiment.tally(experiment.test_images).scores()
         set_p(experiment, p)
     if any(getattr(module, "running_mean", None) is not None for module in experiment.modules()):
         recalibrate_(experiment, experiment.plain_batches(experiment.batches.images))
-        rules["recalibrated"] = experiment.test(experiment.test_images)
+        rules["recalibrated"] = experiment.tally(experiment.test_images).scores()
     return {
         "data": config.data,
         "model": config.model,
-        "pooling": config.pooling,
         "p": p,
-        "seed": config.seed,
-        "draws": _draws(config),
+        "draws": samples is not None,
         "test_images": len(loaded.test),
         **{
             name: None if scores is None else {score: finite(value) for score, value in scores._asdict().items()}
@@ -194,16 +181,3 @@ def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int) ->
         "calibration": tested.reliability(),
         "commit": provenance.commit(),
     }
-
-
-def _draws(config: RunConfig) -> bool:
-    # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
-    return not isinstance(config.layer, (Max, Average, type(None)))
-
-
-def _sampled(experiment: Experiment, samples: int) -> Scores:
-    torch.manual_seed(derived_seed(experiment.config.seed, "members"))
-    tally = Tally(experiment.num_classes, experiment.config.device)
-    for images, labels in experiment.plain_batches(experiment.test_images):
-        tally.add_probabilities(monte_carlo(experiment, images, samples).probs, labels)
-    return tally.scores()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from empool.lab.analyse import records as recorded
-from empool.lab.analyse.records import Record
-from empool.lab.analyse.statistics import Family, Row, Rule, Summary, Verdict, method
+from empool.lab.analyse.records import Record, data_name
+from empool.lab.analyse.statistics import Family, Row, Rule, Summary, Verdict
 from empool.lab.study import paper
 
 
 def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     """Say in sentences what was compared and what the runs support."""
     rows, baseline, first = summary.rows, label(summary.baseline), runs[0]
-    trained = f"trained for {count(first.get('epochs'), 'epoch')}" if first.get("epochs") else "trained"
-    images = recorded.images_trained(first)
+    trained = f"trained for {count(first['epochs'], 'epoch')}" if first.get("epochs") else "trained"
+    images = f" on {first['train_images']:,} images" if first["train_images"] else ""
     told = [
-        f"{count(len(rows), 'pooling')} compared in {first['model']} on {recorded.data_name(first)}, {trained}"
-        f"{f' on {images:,} images' if images else ''}{', augmented' if recorded.augmented(first) else ''}, "
-        f"{seeds_each(rows)}."
+        f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}"
+        f"{', augmented' if first['augment'] != 'none' else ''}, {seeds_each(rows)}."
     ]
     means = {row.pooling: row.mean for row in rows if row.mean is not None}
     if means:
@@ -42,12 +40,20 @@ def _decided(summary: Summary) -> list[str]:
         return [f"Nothing is tested, since {baseline} did not always converge."]
     if max(row.runs for row in summary.rows) < 2:
         return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
-    by_error, by_nll = summary.error.by_verdict(), summary.nll.by_verdict()
-    told = [
-        f"{words} than {baseline}: {_all_or(summary, by_error[verdict])}."
-        for verdict, words in ((Verdict.BETTER, "Fewer test errors"), (Verdict.WORSE, "More test errors"))
-        if by_error[verdict]
-    ]
+
+    others = len(summary.rows) - 1
+
+    def decided(by_verdict: Mapping[Verdict, list[str]], *words: str) -> list[str]:
+        found = [(by_verdict[Verdict.BETTER], words[0]), (by_verdict[Verdict.WORSE], words[1])]
+        return [
+            f"{said} than {baseline}: "
+            f"{f'all {others} other poolings' if 3 < others == len(poolings) else listed(poolings)}."
+            for poolings, said in found
+            if poolings
+        ]
+
+    by_error = summary.error.by_verdict()
+    told = decided(by_error, "Fewer test errors", "More test errors")
     if by_error[Verdict.UNDECIDED]:
         told.append(
             f"Not decided by these seeds: {listed(by_error[Verdict.UNDECIDED])}."
@@ -56,16 +62,8 @@ def _decided(summary: Summary) -> list[str]:
         )
     if by_error[Verdict.UNTESTED]:
         told.append(f"Not tested, for want of a second run: {listed(by_error[Verdict.UNTESTED])}.")
-    return told + [
-        f"{words} negative log-likelihood (NLL) than {baseline}: {_all_or(summary, by_nll[verdict])}."
-        for verdict, words in ((Verdict.BETTER, "Lower"), (Verdict.WORSE, "Higher"))
-        if by_nll[verdict]
-    ]
-
-
-def _all_or(summary: Summary, poolings: Sequence[str]) -> str:
-    others = len(summary.rows) - 1
-    return f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
+    score = "negative log-likelihood (NLL)"
+    return told + decided(summary.nll.by_verdict(), f"Lower {score}", f"Higher {score}")
 
 
 def sentence(summary: Summary) -> str:
@@ -84,11 +82,8 @@ def sentence(summary: Summary) -> str:
             f"{', not decided' if row.error.verdict is Verdict.UNDECIDED else ''})"
         )
     named = summary.nll.by_verdict()
-    nll = [
-        f"; {words} NLL: {listed(named[verdict])}"
-        for verdict, words in ((Verdict.BETTER, "lower"), (Verdict.WORSE, "higher"), (Verdict.UNDECIDED, "undecided"))
-        if named[verdict]
-    ]
+    words = {Verdict.BETTER: "lower", Verdict.WORSE: "higher", Verdict.UNDECIDED: "undecided"}
+    nll = [f"; {said} NLL: {listed(named[verdict])}" for verdict, said in words.items() if named[verdict]]
     return f"Over {seeds_each(tested).removesuffix(' each')}, {', '.join(parts)}{''.join(nll)}."
 
 
@@ -97,18 +92,23 @@ def label(pooling: str) -> str:
     return "none (strides)" if pooling == "none" else pooling
 
 
+def method(pooling: str) -> str:
+    """Give the method of a spelling such as "ensemble:0.3" or "max@learning_rate=0.1"."""
+    return re.split("[:@]", pooling, maxsplit=1)[0]
+
+
 def setting(records: Sequence[Record]) -> str:
     """Say in a few words what was trained on what."""
-    first, images = records[0], recorded.images_trained(records[0])
+    first = records[0]
     said = [
-        f"{first['model']} on {recorded.data_name(first)}",
-        f"{images:,} images" if images else "all images",
+        f"{first['model']} on {data_name(first)}",
+        f"{first['train_images']:,} images" if first["train_images"] else "all images",
         count(first["epochs"], "epoch") if first.get("epochs") else "",
-        "augmented" if recorded.augmented(first) else "no augmentation",
+        "augmented" if first["augment"] != "none" else "no augmentation",
         count(len({record["seed"] for record in records}), "seed"),
         "GPU" if str(first.get("device")).startswith("cuda") else "",
     ]
-    return ", ".join(part for part in said if part)
+    return ", ".join(filter(None, said))
 
 
 def seeds_each(rows: Sequence[Row]) -> str:
@@ -129,31 +129,27 @@ def listed(poolings: Sequence[str]) -> str:
     return ("; " if len(methods) < len(poolings) else ", ").join(told)
 
 
-def remarks(summary: Summary, runs: Sequence[Record], beside: paper.Table | None) -> list[str]:
+def remarks(summary: Summary, beside: paper.Table | None) -> list[str]:
     """Say what to know when reading the table of test errors."""
     baseline = label(summary.baseline)
     said = [
         "Test error: of the last epoch, in percent, averaged over the runs that converged. Spread: sample standard "
         f"deviation over seeds. Points: mean test error less that of {baseline}. Improvement: the same, relative to "
         f"{baseline}, as papers print it.",
-        _how(summary.error, baseline, "test error"),
+        _how(summary.error, baseline, "Test error"),
+        "The second interval also resamples the test images (two-way bootstrap); it decides nothing."
+        if any(row.sampled for row in summary.rows)
+        else "The intervals hold for this test set and say nothing about another.",
     ]
-    if any(row.sampled for row in summary.rows):
-        said.append(
-            "The second interval also takes the test images for a sample: seeds and images are resampled (two-way "
-            "bootstrap). It stands beside the test and decides nothing."
-        )
-    else:
-        said += _finite_test_set(summary.rows, recorded.images_tested(runs[0]))
     if beside is not None:
         said.append(
             f"The paper's columns are {beside.name} of {paper.SOURCE}, improvement relative to {beside.baseline}. The "
             "paper names neither its recipe nor its number of runs: compare the pattern, not the digits."
         )
         if beside.rows is paper.TABLE_1 and any(summary.row(f"max-dropout:{p}") for p in (0.3, 0.4)):
-            said.append(
-                "The paper's improvements for max-dropout at p = 0.3 and 0.4 are as printed; its own errors give -8.79 "
-                "and -70.03 relative to max."
+            said[-1] += (
+                " Its improvements for max-dropout at p = 0.3 and 0.4 are as printed; its own errors give -8.79 and "
+                "-70.03."
             )
     return said
 
@@ -161,11 +157,9 @@ def remarks(summary: Summary, runs: Sequence[Record], beside: paper.Table | None
 def nll_remarks(summary: Summary) -> list[str]:
     """Say what to know when reading the table of negative log-likelihoods."""
     return [
-        "NLL: negative log-likelihood of the test images' classes, that is the mean cross entropy, in nats. ECE: "
-        "expected calibration error in percent, how far the probability of the predicted class is from the share of "
-        "right answers, over 15 bins. Both are averaged over the runs that converged.",
-        _how(summary.nll, label(summary.baseline), "NLL")
-        + (" It is a family of its own beside that of test errors." if summary.nll.rule else ""),
+        "NLL: mean cross entropy of the test images in nats. ECE: expected calibration error in percent, how far the "
+        "probability of the predicted class is from the share of right answers, over 15 bins.",
+        _how(summary.nll, label(summary.baseline), "NLL, a family of its own,"),
     ]
 
 
@@ -173,31 +167,15 @@ def _how(family: Family, baseline: str, score: str) -> str:
     """Say how a family of comparisons was made."""
     if family.rule is None:
         return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
-    several = family.tested > 1
-    over = f"over the {family.tested} comparisons with {baseline}, at 5 % in all" if several else "at 5 %"
-    at_once = "The 95 % intervals hold all at once" if several else "The interval is one of 95 %"
     levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
-    if family.rule is Rule.DUNNETT:
-        tested = f"{score[0].upper()}{score[1:]} is tested by {family.rule.value} {over}. {at_once}."
-        return f"{tested} All rows share one spread, {family.spread:.2g}{levene}. Runs of one seed are not paired."
-    wider = " (Bonferroni), so they are a little wider than the test" if several else ""
+    spreads = {
+        Rule.DUNNETT: f"All rows share one spread, {family.spread:.2g}{levene}.",
+        Rule.WELCH: f"The spreads differ{levene}; the intervals (Bonferroni) are a little wider than the test.",
+    }
     return (
-        f"The spreads differ{levene}, so {score} is tested by {family.rule.value} {over}. {at_once}{wider}. Runs of "
-        "one seed are not paired."
+        f"{score} is tested by {family.rule.value} over {count(family.tested, 'comparison')} with {baseline}, at 5 % "
+        f"in all; the 95 % intervals hold at once. {spreads[family.rule]} Runs of one seed are not paired."
     )
-
-
-def _finite_test_set(rows: Sequence[Row], images: int | None) -> list[str]:
-    means = sorted(row.mean for row in rows if row.mean is not None)
-    if not images or not means:
-        return []
-    typical = means[len(means) // 2]
-    error = 100 * math.sqrt(typical / 100 * (1 - typical / 100) / images)
-    return [
-        f"The test set is finite: an error of {typical:.1f} % counted on {images:,} images has a binomial standard "
-        f"error of {error:.2f} points. All poolings see the same images, so most of that moves them together; but the "
-        "intervals hold for this test set and say nothing about another."
-    ]
 
 
 def count(number: Any, noun: str) -> str:

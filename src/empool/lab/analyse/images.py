@@ -16,17 +16,8 @@ RESAMPLES = 2000
 _AT_ONCE = 100  # resamples whose counts of images are in memory
 
 
-def pack(right: NDArray[np.bool_]) -> str:
-    """Write which test images a run got right as a record keeps them, a bit each."""
-    return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
-
-
 def which_were_right(record: Mapping[str, Any]) -> NDArray[np.bool_] | None:
-    """Read from a record's "correct" and "test_images" which test images its run got right, if it says.
-
-    Raises:
-        LabError: if what it says is damaged.
-    """
+    """Read which test images a run got right from its record's "correct", a bit each, and "test_images", if it says."""
     packed, images = record.get("correct"), record.get("test_images")
     if not packed or not images:
         return None
@@ -47,10 +38,6 @@ def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float
     sqrt(n / (n - 1)), since n resampled seeds spread less than n new ones. The intervals hold at once: each is as many
     bootstrap standard deviations wide as the largest of all differences needs. From few seeds a bootstrap is too
     narrow: it stands beside the test and decides nothing.
-
-    Args:
-        right: (runs, images) by pooling, of two runs or more and of the same images.
-        baseline: the pooling that the others are compared with.
 
     Returns:
         Low and high ends in points, by pooling; of those of which nothing varies, none.

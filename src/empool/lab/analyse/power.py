@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,25 +19,15 @@ MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
-class Need:
-    """What it takes to decide one row."""
-
-    pooling: str  # its spelling
-    difference: float  # from the baseline, in points, as seen so far
-    # Runs of each pooling with which a true difference of that size is decided in 80 % of studies; None where more
-    # than `MOST_SEEDS` would not do.
-    seeds: int | None
-
-
-@dataclass(frozen=True)
 class Outlook:
     """What a study's seeds can show."""
 
     seeds: int  # the fewest that a tested row, or the baseline, has
-    compared: int  # number of poolings that are compared with the baseline
     spread: float  # standard deviation over seeds, in points
     shown: float  # the smallest true difference, in points, that this many seeds decide in 80 % of studies
-    needs: tuple[Need, ...]  # for each tested row
+    # For each tested pooling the runs of each with which a true difference as large as the one seen is decided in 80 %
+    # of studies; None where more than `MOST_SEEDS` would not do.
+    needed: Mapping[str, int | None]
 
 
 def outlook(summary: Summary) -> Outlook | None:
@@ -43,18 +35,16 @@ def outlook(summary: Summary) -> Outlook | None:
 
     Where spreads differ, the planning takes the largest of them, and Bonferroni's level in place of Dunnett's.
     """
-    tested = [row for row in summary.rows if row.error.p_value is not None]
-    baseline = summary.row(summary.baseline)
-    if not tested or baseline is None or summary.error.spread is None:
+    tested = [row for row in summary.rows if row.error.interval]
+    if not tested or summary.error.spread is None:
         return None
-    rows = [*tested, baseline]
+    rows = [row for row in summary.rows if row.error.interval or row.pooling == summary.baseline]
     equal = summary.error.rule is Rule.DUNNETT
     spread = summary.error.spread if equal else max(row.spread or 0.0 for row in rows)
     compared = len(tested) if equal else -len(tested)
     seeds = min(len(row.errors) for row in rows)
-    sizes = {row.pooling: row.error.difference or 0.0 for row in tested}
-    needs = [Need(pooling, size, seeds_needed(abs(size), spread, compared)) for pooling, size in sizes.items()]
-    return Outlook(seeds, len(tested), spread, detectable(seeds, spread, compared), tuple(needs))
+    needed = {row.pooling: seeds_needed(abs(row.error.difference or 0.0), spread, compared) for row in tested}
+    return Outlook(seeds, spread, detectable(seeds, spread, compared), needed)
 
 
 @lru_cache(maxsize=4096)
@@ -105,12 +95,6 @@ def detectable(seeds: int, spread: float, compared: int) -> float:
 
 def seeds_needed(difference: float, spread: float, compared: int) -> int | None:
     """Give the fewest seeds of each pooling with which a true difference is decided in 80 % of studies."""
-    low, high = 1, 2
-    while power(difference, high, spread, compared) < POWER:
-        low, high = high, 2 * high
-        if low >= MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(difference, middle, spread, compared) >= POWER else (middle, high)
-    return high
+    numbers = range(2, MOST_SEEDS + 1)
+    fewer = bisect_left(numbers, POWER, key=lambda seeds: power(difference, seeds, spread, compared))
+    return numbers[fewer] if fewer < len(numbers) else None

@@ -1,4 +1,4 @@
-"""The records of runs: read, checked, and split into those of one setting, which may be compared."""
+"""The records of runs: read, checked, filled in, and held to one setting, in which they may be compared."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
 }
 
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment", "p_schedule")
-"""What runs must share to be compared; records that differ in one of these get a section of their own."""
-_DEFAULTS = {"p_schedule": "constant"}
+"""What runs must share to be compared."""
 
 COMPUTED = ("device", "threads", "precision", "commit")
 """What should be the same within a table, and is named in its head where it is not."""
@@ -51,11 +50,7 @@ _NEAR_CHANCE = 1.0  # points by which a network that says nearly the same of all
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Read the records of a study.
-
-    Raises:
-        LabError: if results.json is missing, is no JSON, or holds something else than records.
-    """
+    """Read the records of a study; raise LabError if results.json is missing or holds something else."""
     path = Path(directory) / "results.json"
     if not path.is_file():
         raise LabError(f"{path} is missing: expected the folder of a study, as empool compare --out names it")
@@ -63,26 +58,18 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def checked(records: Any, source: str) -> list[Record]:
-    """Return records that say what every record must say.
-
-    Raises:
-        LabError: for others, and for none.
-    """
+    """Return records that say what every record must say; raise LabError for others, and for none."""
     if not isinstance(records, list) or not records:
         raise LabError(f"{source} holds no runs: expected a list of records, one a run")
     for number, record in enumerate(records, start=1):
         for name, kinds in REQUIRED.items():
-            if not isinstance(record, dict) or name not in record or not isinstance(record[name], kinds):
+            if not isinstance(record, dict) or not isinstance(record.get(name, ...), kinds):
                 raise LabError(f"{source}: run {number} has no valid {name}")
     return records
 
 
 def read_evaluation(path: Path) -> list[dict[str, Any]]:
-    """Read evaluation.json; a rule that it does not know is None.
-
-    Raises:
-        LabError: if it holds something else.
-    """
+    """Read evaluation.json, a rule that it lacks being None; raise LabError if it holds something else."""
     records = read_json(path)
     needed = {"pooling", "seed", "samples", "draws", *RULES} - {_LATER}
     if not isinstance(records, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in records):
@@ -90,23 +77,50 @@ def read_evaluation(path: Path) -> list[dict[str, Any]]:
     return [{_LATER: None, **record} for record in records]
 
 
-def group(records: Sequence[Record]) -> list[list[Record]]:
-    """Split records into lists of runs of one setting, in the order of their first appearance.
+def completed(record: Record) -> Record:
+    """Fill in what an older record lacks and what is known of its data set.
+
+    "converged" also becomes false where the network does no better than guess on its training images.
+    """
+    classes, tested, shape = _KNOWN.get(canonical(record), (None, None, None))
+    whole = dict(record)
+    for name, value in {
+        "classes": classes,
+        "image_shape": shape,
+        "augment": "none",
+        "train_images": record.get("train_limit"),
+        "test_images": None if record.get("validation_images") else tested,
+        "test_nll": record.get("test_loss"),
+        "p_schedule": "constant",
+        "converged": True,
+    }.items():
+        if whole.get(name) is None:
+            whole[name] = value
+    if whole["test_images"] and record.get("test_limit"):
+        whole["test_images"] = min(whole["test_images"], record["test_limit"])
+    chance = record.get("chance_error") or (100 * (1 - 1 / whole["classes"]) if whole["classes"] else math.inf)
+    if record.get("train_error") is not None and record["train_error"] >= chance - _NEAR_CHANCE:
+        whole["converged"] = False
+    return whole
+
+
+def of_one_setting(records: Sequence[Record], source: str) -> Sequence[Record]:
+    """Return records that may be compared; raise LabError for those of several settings.
 
     What a pooling has of its own ("max@epochs=5") does not keep it from the others.
     """
-    groups: list[tuple[dict[str, Any], list[Record]]] = []
-    for record in records:
-        own = {choice.partition("=")[0] for choice in record["pooling"].split("@")[1:]}
-        settings = {name: record.get(name, _DEFAULTS.get(name)) for name in SETTINGS if name not in own}
-        for known, runs in groups:
-            if all(known.get(name, value) == value for name, value in settings.items()):
-                known.update(settings)
-                runs.append(record)
-                break
-        else:
-            groups.append((settings, [record]))
-    return [runs for _, runs in groups]
+    several = {}
+    for name in SETTINGS:
+        values = {str(record.get(name)) for record in records if f"@{name}=" not in record["pooling"]}
+        if len(values) > 1:
+            several[name] = sorted(values)
+    if several:
+        said = "; ".join(f"{name}: {', '.join(values)}" for name, values in several.items())
+        raise LabError(
+            f"{source} holds runs of several settings ({said}): give each a folder of its own; empool gain DIR... puts "
+            "them side by side"
+        )
+    return records
 
 
 def data_name(record: Record) -> str:
@@ -119,66 +133,20 @@ def canonical(record: Record) -> str:
     return data_name(record).lower().replace("-", "").replace("_", "")
 
 
-def _known(record: Record) -> tuple[Any, Any, Any]:
-    return _KNOWN.get(canonical(record), (None, None, None))
-
-
-def classes(record: Record) -> int | None:
-    """Give the number of classes, if it is known."""
-    number: int | None = record.get("classes") or _known(record)[0]
-    return number
-
-
-def image_shape(record: Record) -> tuple[int, ...] | None:
-    """Give channels, height and width, if they are known."""
-    shape = record.get("image_shape") or _known(record)[2]
-    return tuple(shape) if shape else None
-
-
-def images_trained(record: Record) -> int | None:
-    """Give the number of training images, if it is known; older records say only its limit."""
-    return record.get("train_images") or record.get("train_limit")
-
-
-def images_tested(record: Record) -> int | None:
-    """Give the number of test images, if it is known."""
-    known = [number for number in (record.get("test_images") or _known(record)[1], record.get("test_limit")) if number]
-    return min(known, default=None)
-
-
-def augmented(record: Record) -> bool:
-    """Tell whether training images were augmented."""
-    return record.get("augment") not in (None, "none")
-
-
-def converged(record: Record) -> bool:
-    """Tell whether a run's losses stayed finite and its network does better than guess on its training images."""
-    if not record.get("converged", True):
-        return False
-    error, number = record.get("train_error"), classes(record)
-    chance = record.get("chance_error") or (100 * (1 - 1 / number) if number else None)
-    return error is None or chance is None or error < chance - _NEAR_CHANCE
-
-
-def finite(value: object) -> bool:
-    """Tell whether a field holds a number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def distinct(records: Iterable[Record], name: str) -> list[Any]:
     """List the values of a field that is recorded, each once."""
     return list(dict.fromkeys(record[name] for record in records if record.get(name) is not None))
 
 
-def differences(records: Sequence[Record]) -> list[str]:
-    """Say in which of device, threads, precision and commit runs differ that stand in one table."""
+def differences(records: Sequence[Record]) -> str:
+    """Say in which of device, threads, precision and commit runs differ that stand in one table, if they do."""
     said = []
     for field in COMPUTED:
         values = Counter(record.get(field) for record in records)
+        each = [
+            f"{'not recorded' if value is None else str(value)[:10]} ({count} run{'s' if count > 1 else ''})"
+            for value, count in values.most_common()
+        ]
         if len(values) > 1:
-            each = [
-                f"{'not recorded' if value is None else str(value)[:10]} ({count} run{'s' if count > 1 else ''})"
-                for value, count in values.most_common()
-            ]
             said.append(f"{field}: {', '.join(each)}")
-    return said
+    return f"These runs differ in what computed them: {'; '.join(said)}." if said else ""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from empool.lab.analyse.images import Matrix, two_way, which_were_right
-from empool.lab.analyse.records import converged
+from empool.lab.analyse.records import Record, completed
 
 BASELINE = "max"
 LEVEL = 0.95
@@ -47,10 +45,6 @@ class Interval:
 
     low: float
     high: float
-
-    def excludes_zero(self) -> bool:
-        """Tell whether zero lies outside."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -91,63 +85,23 @@ class Row:
     """One pooling of a study."""
 
     pooling: str  # its spelling
-    seeds: tuple[int, ...]  # seeds of the runs that converged, ascending
-    errors: tuple[float, ...]  # their test errors in percent, in that order
-    not_converged: tuple[int, ...] = ()  # seeds of the runs that did not converge
-    error: Comparison = Comparison(Verdict.UNTESTED)  # test error beside the baseline's, in points
-    nll_against: Comparison = Comparison(Verdict.UNTESTED)  # test NLL beside the baseline's, in nats
+    errors: tuple[float, ...]  # test errors in percent of the runs that converged, by ascending seed
+    not_converged: tuple[int, ...]  # seeds of the runs that did not converge
+    mean: float | None  # mean test error in percent
+    spread: float | None  # sample standard deviation of the test errors in points
+    nll: float | None  # mean negative log-likelihood in nats
+    ece: float | None  # mean expected calibration error in percent
+    error: Comparison  # test error beside the baseline's, in points
+    nll_against: Comparison  # NLL beside the baseline's, in nats
     # 95 % interval of the difference in points, test images taken for a sample, too; None where runs do not say which
     # images they got right.
-    sampled: Interval | None = None
-    # (baseline - mean) / baseline of the mean test errors, in percent, as papers print it.
-    improvement: float | None = None
-    # Negative log-likelihoods of the test images in nats, of the runs that converged; empty where one of them does
-    # not say it.
-    nlls: tuple[float, ...] = ()
-    eces: tuple[float, ...] = ()  # likewise the expected calibration errors in percent
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the test errors support."""
-        return self.error.verdict
-
-    @property
-    def mean(self) -> float | None:
-        """Mean test error in percent."""
-        return mean(self.errors)
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation of the test errors in points."""
-        return float(np.std(self.errors, ddof=1)) if len(self.errors) > 1 else None
-
-    @property
-    def nll(self) -> float | None:
-        """Mean negative log-likelihood in nats."""
-        return mean(self.nlls)
-
-    @property
-    def ece(self) -> float | None:
-        """Mean expected calibration error in percent."""
-        return mean(self.eces)
+    sampled: Interval | None
+    improvement: float | None  # (baseline - mean) / baseline of the mean test errors, in percent, as papers print it
 
     @property
     def runs(self) -> int:
         """Number of runs, converged or not."""
-        return len(self.seeds) + len(self.not_converged)
-
-    @property
-    def method(self) -> str:
-        """What is pooled by, without its numbers."""
-        return method(self.pooling)
-
-    @property
-    def number(self) -> float | None:
-        """The single number after the colon of the spelling, if there is one."""
-        try:
-            return float(self.pooling.partition(":")[2])
-        except ValueError:
-            return None
+        return len(self.errors) + len(self.not_converged)
 
 
 @dataclass(frozen=True)
@@ -155,25 +109,25 @@ class Summary:
     """A study's rows, and how they were compared."""
 
     rows: Sequence[Row]  # one a pooling
-    baseline: str = BASELINE  # spelling of what the others are compared with
-    error: Family = field(default_factory=lambda: Family({}))  # the primary comparison, by test error
-    nll: Family = field(default_factory=lambda: Family({}))  # a family of its own, by negative log-likelihood
+    baseline: str  # spelling of what the others are compared with
+    error: Family  # the primary comparison, by test error
+    nll: Family  # a family of its own, by negative log-likelihood
 
     def row(self, pooling: str) -> Row | None:
         """Give a pooling's row, if there is one."""
         return next((row for row in self.rows if row.pooling == pooling), None)
 
 
-def summarise(records: Sequence[Mapping[str, Any]], baseline: str = BASELINE) -> Summary:
+def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
     """Summarise the runs of one study, one row a pooling, in the order of their first appearance.
 
-    Each pooling is compared with the baseline by Dunnett's test, which is made for many treatments beside one control;
-    where Levene's test says that the spreads differ (p < 0.05), by Welch's t tests with Holm's correction. Runs of
-    equal seed are not paired: they correlate by -0.3 to 0.3, so pairing would cost degrees of freedom and gain nothing.
+    Each pooling is compared with the baseline by Dunnett's test, made for many treatments beside one control; where
+    Levene's test says that the spreads differ (p < 0.05), by Welch's t tests with Holm's correction. Runs of equal seed
+    are not paired: they correlate by -0.3 to 0.3, so pairing would cost degrees of freedom and gain nothing.
 
     Args:
-        records: one mapping a run with at least pooling, seed, test_error and converged; all of the same data, network
-            and recipe, which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
+        records: one mapping a run with at least pooling, seed and test_error; all of the same data, network and recipe,
+            which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
         baseline: spelling of the pooling that the others are compared with.
 
     Raises:
@@ -181,36 +135,41 @@ def summarise(records: Sequence[Mapping[str, Any]], baseline: str = BASELINE) ->
 
     Source: Dunnett, J. American Statistical Association 50(272), 1955.
     """
-    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for record in records:
+    runs: dict[str, dict[int, Record]] = {}
+    for record in map(completed, records):
         pooling, seed, error = record["pooling"], record["seed"], record["test_error"]
         if seed in runs.setdefault(pooling, {}):
             raise ValueError(f"summarise: expected one run a seed, got two of {pooling} with seed {seed}")
-        if converged(record) and (error is None or not math.isfinite(error)):
+        if record["converged"] and (error is None or not math.isfinite(error)):
             raise ValueError(f"summarise: expected a test error, got {error} for {pooling} with seed {seed}")
         runs[pooling][seed] = record
-    rows = {pooling: _row(pooling, [by_seed[seed] for seed in sorted(by_seed)]) for pooling, by_seed in runs.items()}
-    failed = {pooling for pooling, row in rows.items() if row.not_converged}
-    error = compare({pooling: row.errors for pooling, row in rows.items()}, baseline, failed)
-    nll = compare({pooling: row.nlls for pooling, row in rows.items()}, baseline, failed)
-    right = {p: matrix for p, by_seed in runs.items() if (matrix := _right(by_seed.values())) is not None}
-    sampled = {
-        pooling: Interval(*ends)
-        for pooling, ends in (two_way(right, baseline) if error.rule else {}).items()
-        if error.comparisons[pooling].p_value is not None
-    }
-    level = rows[baseline].mean if baseline in rows else None
-    compared = [
-        replace(
-            row,
+    whole = {pooling: [run for _, run in sorted(by_seed.items())] for pooling, by_seed in runs.items()}
+    kept = {pooling: [run for run in all_of_it if run["converged"]] for pooling, all_of_it in whole.items()}
+    failed = {pooling for pooling in runs if len(kept[pooling]) < len(whole[pooling])}
+    errors = {pooling: tuple(float(run["test_error"]) for run in those) for pooling, those in kept.items()}
+    nlls = {pooling: [run["test_nll"] for run in those] for pooling, those in kept.items()}
+    error = compare(errors, baseline, failed)
+    nll = compare({pooling: () if None in values else values for pooling, values in nlls.items()}, baseline, failed)
+    right = {pooling: matrix for pooling in runs if (matrix := _right(whole[pooling])) is not None}
+    ends = two_way(right, baseline) if error.rule else {}
+    level = mean(errors.get(baseline, ()))
+    rows = [
+        Row(
+            pooling,
+            errors=errors[pooling],
+            not_converged=tuple(run["seed"] for run in whole[pooling] if not run["converged"]),
+            mean=(own := mean(errors[pooling])),
+            spread=float(np.std(errors[pooling], ddof=1)) if len(errors[pooling]) > 1 else None,
+            nll=mean(nlls[pooling]),
+            ece=mean([run.get("test_ece") for run in kept[pooling]]),
             error=error.comparisons[pooling],
             nll_against=nll.comparisons[pooling],
-            sampled=sampled.get(pooling),
-            improvement=100 * (1 - row.mean / level) if level and row.mean is not None else None,
+            sampled=Interval(*ends[pooling]) if pooling in ends and error.comparisons[pooling].interval else None,
+            improvement=100 * (1 - own / level) if level and own is not None else None,
         )
-        for pooling, row in rows.items()
+        for pooling in runs
     ]
-    return Summary(compared, baseline, error, nll)
+    return Summary(rows, baseline, error, nll)
 
 
 def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
@@ -227,21 +186,26 @@ def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[st
     samples = {pooling: tuple(map(float, values)) for pooling, values in scores.items()}
     control = samples.get(baseline, ())
     testable = len(control) > 1 and baseline not in failed
-    tested = [p for p, v in samples.items() if testable and p != baseline and p not in failed and len(v) > 1]
-    family, results = _family(control, tuple(samples[pooling] for pooling in tested))
+    tested = [p for p, v in samples.items() if testable and len(v) > 1 and p != baseline and p not in failed]
+    family, results = _test(control, tuple(samples[pooling] for pooling in tested))
+    found = dict(zip(tested, results, strict=True))
     comparisons = {}
     for pooling, values in samples.items():
         difference = float(np.mean(values) - np.mean(control)) if values and control and pooling != baseline else None
+        p_value, interval = found.get(pooling, (None, None))
+        # The p-value and the interval of Dunnett's test are integrals, each with an error of its own.
+        alike = family.rule is Rule.DUNNETT and interval is not None and interval.low <= 0 <= interval.high
         if pooling in failed:
-            comparisons[pooling] = Comparison(Verdict.FAILED, difference)
+            verdict = Verdict.FAILED
         elif pooling == baseline:
-            comparisons[pooling] = Comparison(Verdict.BASELINE)
-        elif pooling not in tested or difference is None:
-            comparisons[pooling] = Comparison(Verdict.UNTESTED, difference)
+            verdict = Verdict.BASELINE
+        elif pooling not in found or difference is None:
+            verdict = Verdict.UNTESTED
+        elif p_value is None or p_value >= 1 - LEVEL or alike:
+            verdict = Verdict.UNDECIDED
         else:
-            p_value, interval = results[tested.index(pooling)]
-            verdict = _verdict(difference, p_value, interval if family.rule is Rule.DUNNETT else None)
-            comparisons[pooling] = Comparison(verdict, difference, interval, p_value)
+            verdict = Verdict.BETTER if difference < 0 else Verdict.WORSE
+        comparisons[pooling] = Comparison(verdict, difference, interval, p_value)
     return replace(family, comparisons=comparisons)
 
 
@@ -249,7 +213,7 @@ _Result = tuple[float | None, Interval | None]  # adjusted p-value, interval
 
 
 @lru_cache(maxsize=64)
-def _family(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) -> tuple[Family, list[_Result]]:
+def _test(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) -> tuple[Family, list[_Result]]:
     """Test samples against the control by the rule that their spreads allow."""
     if not samples:
         return Family({}), []
@@ -302,11 +266,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def method(pooling: str) -> str:
-    """Give the method of a spelling such as "ensemble:0.3" or "max@learning_rate=0.1"."""
-    return re.split("[:@]", pooling, maxsplit=1)[0]
-
-
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of some values, or None if there are none or one of them is not known."""
     known = [value for value in values if value is not None]
@@ -315,39 +274,14 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return the 95 % t interval of the mean of some values, or None with fewer than two or no spread."""
-    if len(values) < 2 or max(values) - min(values) < _ROUNDING:
+    if len(values) < 2 or np.ptp(values) < _ROUNDING:
         return None
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(len(values))
-    centre = float(np.mean(values))
-    return Interval(centre - half, centre + half)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
+    return Interval(float(low), float(high))
 
 
-def _verdict(difference: float, p_value: float | None, interval: Interval | None) -> Verdict:
-    # The p-value and the interval of Dunnett's test are integrals, each with an error of its own.
-    if p_value is None or p_value >= 1 - LEVEL or (interval and not interval.excludes_zero()):
-        return Verdict.UNDECIDED
-    return Verdict.BETTER if difference < 0 else Verdict.WORSE
-
-
-def _row(pooling: str, runs: Sequence[Mapping[str, Any]]) -> Row:
-    kept = [run for run in runs if converged(run)]
-
-    def scores(field: str, formerly: str = "") -> tuple[float, ...]:
-        values = [run.get(field, run.get(formerly)) for run in kept]
-        return () if None in values else tuple(map(float, values))
-
-    return Row(
-        pooling,
-        seeds=tuple(run["seed"] for run in kept),
-        errors=scores("test_error"),
-        not_converged=tuple(run["seed"] for run in runs if not converged(run)),
-        nlls=scores("test_nll", "test_loss"),
-        eces=scores("test_ece"),
-    )
-
-
-def _right(runs: Iterable[Mapping[str, Any]]) -> Matrix | None:
+def _right(runs: Sequence[Record]) -> Matrix | None:
     """Stack which images the runs got right, if all converged and say so."""
-    rows = [which_were_right(run) if converged(run) else None for run in runs]
+    rows = [which_were_right(run) if run["converged"] else None for run in runs]
     known = [row for row in rows if row is not None]
     return np.stack(known) if len(known) == len(rows) and len({len(row) for row in known}) == 1 else None

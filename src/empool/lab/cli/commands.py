@@ -12,10 +12,13 @@ from empool.lab.cli.arguments import Grouped, taking
 from empool.lab.errors import LabError
 from empool.lab.execute.options import Device, How, Options, What, Where
 
-Seeds = Annotated[int, typer.Option(min=1, help="Runs of each pooling.", rich_help_panel="Study", metavar="N")]
-Baseline = Annotated[
-    str, typer.Option(help="Row that the others are compared with.", rich_help_panel="Study", metavar="POOLING")
-]
+
+def _study(help: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Study", **settings)
+
+
+Seeds = Annotated[int, _study("Runs of each pooling.", min=1, metavar="N")]
+Baseline = Annotated[str, _study("Row that the others are compared with.", metavar="POOLING")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
 app = typer.Typer(
     help="Train one network with each pooling and compare the test errors.",
@@ -29,6 +32,12 @@ def _version(wanted: bool) -> None:
     if wanted:
         print(f"empool {package_version('empool')}")
         raise typer.Exit
+
+
+def _show(what: Any) -> None:
+    from rich.console import Console
+
+    Console().print(what)
 
 
 @app.callback(invoke_without_command=True)
@@ -48,10 +57,9 @@ def compare(
     context: typer.Context,
     poolings: Annotated[
         str | None,
-        typer.Option(
-            help="Poolings, separated by commas, such as max,ensemble:0.1. A recipe field for one pooling follows @, "
-            "such as ensemble:0.3@learning_rate=0.03. Default: max, average and five that sample.",
-            rich_help_panel="Study",
+        _study(
+            "Poolings, separated by commas, such as max,ensemble:0.1. A recipe field for one pooling follows @, such "
+            "as ensemble:0.3@learning_rate=0.03. Default: max, average and five that sample.",
             metavar="LIST",
         ),
     ] = None,
@@ -59,7 +67,7 @@ def compare(
     baseline: Baseline = "max",
     **options: Any,
 ) -> None:
-    """Train a network with each pooling and several seeds; compare test errors.
+    """Train a network with each pooling; compare the test errors.
 
     A study that is started again does what is missing.
     """
@@ -67,13 +75,11 @@ def compare(
 
     directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj)
 
-    from rich.console import Console
-
     from empool.lab import report
 
     page = report.write_report(directory, baseline=baseline)
-    Console().print(report.terminal(directory, baseline=baseline))
-    print("\n".join(report.verdicts(directory, baseline)))
+    _show(report.terminal(directory, baseline=baseline))
+    print(report.verdict(directory, baseline))
     picture = directory / "error.svg"
     print(f"picture: {picture}\nreport: {page}" if picture.exists() else f"report: {page}")
 
@@ -82,32 +88,25 @@ def compare(
 @taking(What, How)
 def train(
     context: typer.Context,
-    pooling: Annotated[
-        str, typer.Option(help="Such as max, average or ensemble:0.1 (default).", rich_help_panel="Study")
-    ] = "ensemble:0.1",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of weights, order, augmentation and samples.", rich_help_panel="Study")
-    ] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel="Study")
-    ] = False,
+    pooling: Annotated[str, _study("Such as max, average or ensemble:0.1 (default).")] = "ensemble:0.1",
+    seed: Annotated[int, _study("Seed of weights, order, augmentation and samples.", min=0)] = 0,
+    resume: Annotated[bool, _study("Go on with an interrupted run.", "--resume")] = False,
     **options: Any,
 ) -> None:
-    """Train a network with one pooling and one seed; a study of one run, to which others can be added."""
+    """Train a network with one pooling and one seed.
+
+    It is a study of one run, to which others can be added.
+    """
     from empool.lab.execute.session import study
+    from empool.lab.watch.progress import result
 
-    directory, records = study(Options(**options), pooling, [seed], command=context.obj, resume=resume)
-
-    from empool.lab.study.run import poolings
-
-    (spelling,) = poolings(pooling, options["model"])
-    record = next(record for record in records if (record["pooling"], record["seed"]) == (spelling, seed))
-    error = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
+    directory, (record,) = study(Options(**options), pooling, [seed], command=context.obj, resume=resume)
+    error = result(record)
     if record["converged"] and record.get("test_top5_error") is not None:
         error += f" (top-5 {record['test_top5_error']:.2f} %)"
     if record.get("validation_error") is not None:
         error += f", validation error {record['validation_error']:.2f} %"
-    print(f"{spelling}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
+    print(f"{record['pooling']}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
 
 
 @app.command(cls=Grouped)
@@ -126,12 +125,10 @@ def reproduce(
     baseline: Baseline = "max",
     **options: Any,
 ) -> None:
-    """Train the networks of one of the paper's tables, and report our errors beside the paper's.
+    """Train the networks of one of the paper's tables.
 
-    A table that is started again does what is missing.
+    The report has our errors beside the paper's. A table that is started again does what is missing.
     """
-    from rich.console import Console
-
     from empool.lab.execute.session import study
     from empool.lab.report import terminal, write_report
     from empool.lab.study import reproduce as tables
@@ -154,7 +151,7 @@ def reproduce(
             study(own, part.poolings, range(count), command=context.obj)
             pages[part.model] = write_report(folder, baseline=baseline)
     for model, page in pages.items():
-        Console().print(terminal(page.parent, baseline=baseline))
+        _show(terminal(page.parent, baseline=baseline))
         print(f"report of {model}: {page}")
 
 
@@ -185,12 +182,13 @@ def power(
     directory: Folder,
     baseline: Baseline = "max",
 ) -> None:
-    """Say how many seeds each row of a study needs to be decided, and what difference its seeds can show."""
-    from rich.console import Console
+    """Say how many seeds each row of a study needs to be decided.
 
+    It also says which difference the seeds that there are can show.
+    """
     from empool.lab.report import power as plan
 
-    Console().print(plan(directory, baseline))
+    _show(plan(directory, baseline))
 
 
 @app.command()
@@ -199,7 +197,7 @@ def gain(
     out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
     baseline: Baseline = "max",
 ) -> None:
-    """Plot when pooling helps: gain over the baseline against its generalisation gap, over several studies."""
+    """Plot gain over the baseline against its generalisation gap."""
     from empool.lab.report import write_gain
 
     print(f"figure: {write_gain(directories, out, baseline)}")
@@ -221,9 +219,7 @@ def evaluate(
     """Test trained networks by four inference rules.
 
     They are the expectation, the same with recalibrated batch normalisation, sampled sub-networks averaged, and plain
-    max-pooling.
-
-    An evaluation that is started again does what is missing.
+    max-pooling. An evaluation that is started again does what is missing.
     """
     from empool.lab.watch.progress import Progress
 
@@ -234,50 +230,18 @@ def evaluate(
             directory, samples=samples, source=data, device=device, poolings=poolings, label_column=label_column
         )
 
-    from rich.console import Console
-
     from empool.lab.report import rules
 
-    Console().print(rules(records))
+    _show(rules(records))
     print(f"evaluation: {directory / 'evaluation.json'}")
 
 
-@app.command()
-def bench(
-    context: typer.Context,
-    device: Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")] = "cpu",
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was measured.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A subset, in at most a minute.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="That PyTorch uses on the CPU.")] = 2,
-    dtypes: Annotated[
-        str, typer.Option(help="With commas between; the first is measured most.")
-    ] = "float32,bfloat16,float16",
-    shapes: Annotated[str | None, typer.Option(help="Of inputs, such as 64x64x56x56,128x64x32x32.")] = None,
-    only: Annotated[str, typer.Option(metavar="WORDS", help="Cases whose line has all of these words.")] = "",
-    seconds: Annotated[
-        float | None, typer.Option(min=0, help="That a case takes. Default: 1, or 0.3 on a GPU.")
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="REV", help="Compare with a git revision, once the kernel tests pass."),
-    ] = None,
-) -> None:
-    """Time layers and operators beside PyTorch's, the obvious way to write them, and a plain copy."""
-    from empool.bench import bench as measure
-    from empool.bench import cases
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench(context: typer.Context) -> None:
+    """Time layers and operators beside PyTorch's and a plain copy. `empool bench --help` lists the options."""
+    from empool.bench.__main__ import main
 
-    measure(
-        device,
-        json,
-        quick=quick,
-        threads=threads,
-        dtypes=dtypes.split(","),
-        shapes=cases.read_shapes(shapes) if shapes else None,
-        only=only,
-        seconds=seconds,
-        command=context.obj,
-        base=base,
-    )
+    raise typer.Exit(main(context.args, "empool bench"))
 
 
 @app.command()
@@ -285,7 +249,7 @@ def show(
     p: Annotated[float, typer.Option(min=0, max=1, help="Probability of dropping the largest activation.")] = 0.4,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
 ) -> None:
-    """Draw training and inference, on a small window of numbers and on an image."""
+    """Draw training and inference, of a window and an image."""
     from empool.lab.cli.show import show as draw
 
     draw(p, seed)

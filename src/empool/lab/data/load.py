@@ -42,15 +42,8 @@ def load_data(
 ) -> DataSet:
     """Load a data set into memory, or list its images for a network that streams them.
 
-    Args:
-        network: that it is for.
-        source: name of a data set, a folder, or ``package.module:factory``.
-        train_limit: number of training images, as many of each class as of any other; None for all.
-        test_limit: number of test images, likewise.
-        workers: processes that load images, where these aren't held in memory.
-        validation: share of all training images, as many of each class, always the same ones, that is held out before
-            `train_limit` chooses among the others.
-        label_column: of parquet files; None chooses it if there is no doubt.
+    The options are `empool.lab.execute.configure.Options`'s. Limits choose as many images of each class as of any
+    other; `validation` holds out always the same ones, before `train_limit` chooses among the others.
 
     Raises:
         LabError: for a source that is absent, incomplete or damaged, or an option that would have no effect.
@@ -152,34 +145,29 @@ def _cached(source: str, files: Mapping[str, str], label_column: str | None) -> 
     key = source if source in sources.KNOWN else f"folder-{hashlib.blake2b(listed, digest_size=16).hexdigest()}"
     chosen = f"-{hashlib.blake2b(label_column.encode(), digest_size=4).hexdigest()}" if label_column else ""
     path = cache_folder() / f"{key}{chosen}-v{_FORMAT}.npz"
-    if path.exists():
-        try:
-            return _read(path)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, KeyError, EOFError, OSError):
-            _log.warning("%s is damaged; decoding %s again", path, source)
-    else:
+    try:
+        # A zip archive holds a checksum of each array, and reading it whole verifies it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            about = json.loads(str(kept["about"]))
+            splits = {
+                name: Split(*(torch.from_numpy(kept[f"{name}_{what}"]) for what in ("images", "labels")))
+                for name in sources.SPLITS
+            }
+        return Decoded(splits, tuple(about["classes"])), about["fingerprint"]
+    except (FileNotFoundError, NotADirectoryError):
         _log.info("decoding %s (once; kept in %s)", source, path)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, KeyError, EOFError, OSError):
+        _log.warning("%s is damaged; decoding %s again", path, source)
     decoded = sources.decode(source, label_column)
     fingerprint = decoded.fingerprint()
     arrays: dict[str, Any] = {f"{name}_images": split.images.numpy() for name, split in decoded.splits.items()}
     arrays |= {f"{name}_labels": split.labels.numpy() for name, split in decoded.splits.items()}
-    about = np.array(json.dumps({"classes": decoded.classes, "fingerprint": fingerprint}))
+    arrays["about"] = np.array(json.dumps({"classes": decoded.classes, "fingerprint": fingerprint}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent, age=_DAY)  # Other processes may be decoding too.
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, about=about, **arrays)
+        with replacing(path) as unfinished, unfinished.open("wb") as target:
+            np.savez(target, **arrays)
     except OSError as error:
         _log.warning("cannot keep the decoded images in %s (%s); going on without", path, error.strerror)
     return decoded, fingerprint
-
-
-def _read(path: Path) -> tuple[Decoded, str]:
-    # A zip archive holds a checksum of each array, and reading it whole verifies it.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        about = json.loads(str(arrays["about"]))
-        splits = {
-            name: Split(*(torch.from_numpy(arrays[f"{name}_{what}"]) for what in ("images", "labels")))
-            for name in sources.SPLITS
-        }
-    return Decoded(splits, tuple(about["classes"])), about["fingerprint"]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,38 +36,28 @@ def load(source: str, train_limit: int | None = None, test_limit: int | None = N
     Raises:
         LabError: for a source that is absent or incomplete.
     """
-    digest = hashlib.blake2b(digest_size=16)
     of_hub = source.startswith(_HUB)
-    classes, whole = _of_hub(source, digest) if of_hub else _of_folder(Path(source), digest)
+    classes, listed, digest = _of_hub(source) if of_hub else _of_folder(Path(source))
     chosen = []
-    for (where, files, labels), limit in zip(whole, (train_limit, test_limit), strict=True):
-        index = stratified(labels, limit)
-        chosen.append(Streamed(len(index), functools.partial(Images, where, files, labels, index)))
-    name = source if of_hub else Path(source).resolve().name
-    return DataSet(name, chosen[0], chosen[1], classes, digest.hexdigest())
+    for images, limit in zip(listed, (train_limit, test_limit), strict=True):
+        index = stratified(images.labels, limit)
+        chosen.append(Streamed(len(index), functools.partial(View, images, index)))
+    return DataSet(source if of_hub else Path(source).resolve().name, chosen[0], chosen[1], classes, digest)
 
 
-_Listed = tuple[str, Any, npt.NDArray[np.int64]]  # name for messages; paths, or a column of `datasets`; labels
+class _Listed(NamedTuple):
+    where: str  # name of their table, for messages
+    files: Any  # paths, or a column of a table of `datasets`
+    labels: npt.NDArray[np.int64]
 
 
-class Images(Dataset[tuple[Any, int]]):
-    """A pass over images as timm's transforms make them; what is drawn for one does not depend on who draws it.
+class View(Dataset[tuple[Any, int]]):
+    """A pass over images as timm's transforms make them; what is drawn for one does not depend on who draws it."""
 
-    Args:
-        where: name of their table, for messages.
-        files: their paths, or a column of a table of `datasets`.
-        labels: ``(N,)``.
-        index: which of them are used.
-        config: of the run.
-        training: whether they are augmented.
-    """
-
-    def __init__(
-        self, where: str, files: Any, labels: npt.NDArray[np.int64], index: Any, config: RunConfig, training: bool
-    ) -> None:
+    def __init__(self, images: _Listed, index: npt.NDArray[np.int64], config: RunConfig, training: bool) -> None:
         from timm.data import create_transform
 
-        self.where, self.files, self.labels, self.index = where, files, labels, index
+        self.images, self.index = images, index
         self.seed, self.epoch = config.seed if training else None, 0
         recipe: Any = config.training
         resized, *others = recipe.augment.split(",")
@@ -89,12 +79,12 @@ class Images(Dataset[tuple[Any, int]]):
         from PIL import Image
 
         index = int(self.index[place])
-        file, label = self.files[index], int(self.labels[index])
+        file, label = self.images.files[index], int(self.images.labels[index])
         try:
             with Image.open(file if isinstance(file, str) else io.BytesIO(file["bytes"])) as image:
                 pixels = sources.eight_bits(image).convert("RGB")
         except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-            where = file if isinstance(file, str) else f"{self.where}: row {index}"
+            where = file if isinstance(file, str) else f"{self.images.where}: row {index}"
             raise sources.undecodable(where, error) from None
         if self.seed is None:
             return self.transform(pixels), label
@@ -115,7 +105,10 @@ def _drawing(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
 
 
-def _of_folder(folder: Path, digest: Any) -> tuple[tuple[str, ...], list[_Listed]]:
+_Found = tuple[tuple[str, ...], list[_Listed], str]  # classes, training and test images, fingerprint
+
+
+def _of_folder(folder: Path) -> _Found:
     """List training and test images; hash their names and labels."""
     from timm.utils.misc import natural_key
 
@@ -124,19 +117,19 @@ def _of_folder(folder: Path, digest: Any) -> tuple[tuple[str, ...], list[_Listed
             f'no folder "{folder}": networks of timm are trained on a folder (expected train/CLASS/IMAGE and '
             "val/CLASS/IMAGE), or hfds/NAME"
         )
+    digest, listed = hashlib.blake2b(digest_size=16), []
     classes, splits = sources.class_folders(folder, natural_key)
-    listed = []
     for images in splits.values():
         images.sort(key=lambda image: natural_key(str(image[0])))
         for path, label in images:
             digest.update(f"/{path.parent.name}/{path.name}\0{label}\0".encode())
-        labels = np.array([label for _, label in images], dtype=np.int64)
-        listed.append((str(folder), [str(path) for path, _ in images], labels))
-    return classes, listed
+        paths, labels = zip(*images, strict=True)
+        listed.append(_Listed("", list(map(str, paths)), np.array(labels, dtype=np.int64)))
+    return classes, listed, digest.hexdigest()
 
 
-def _of_hub(source: str, digest: Any) -> tuple[tuple[str, ...], list[_Listed]]:
-    """Fetch training and test images as tables of files, and hash their labels."""
+def _of_hub(source: str) -> _Found:
+    """Fetch training and test images as tables of files; hash their labels."""
     splits = sources.fetched(source, source.removeprefix(_HUB))
     test = next((name for name in (*sources.VALIDATION, "test") if name in splits), None)
     if "train" not in splits or test is None:
@@ -144,11 +137,11 @@ def _of_hub(source: str, digest: Any) -> tuple[tuple[str, ...], list[_Listed]]:
     names = tuple(getattr(splits["train"].features.get("label"), "names", None) or ())
     if not names or "image" not in splits["train"].features:
         raise LabError(f'{source}: expected a column "image" and the names of the classes with the column "label"')
-    listed = []
+    digest, listed = hashlib.blake2b(digest_size=16), []
     for split in ("train", test):
         labels = np.asarray(splits[split]["label"], dtype=np.int64)
         if labels.min() < 0 or labels.max() >= len(names):
             raise LabError(f"{source}, {split}: expected labels from 0 to {len(names) - 1}")
         digest.update(labels.astype("<i8").data)
-        listed.append((f"{source}, {split}", sources.encoded(splits[split], "image"), labels))
-    return names, listed
+        listed.append(_Listed(f"{source}, {split}", sources.encoded(splits[split], "image"), labels))
+    return names, listed, digest.hexdigest()

@@ -20,7 +20,7 @@ import torch
 
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
-from empool.lab.execute.supervise import Died, Hear, Record, Words, do
+from empool.lab.execute.supervise import Died, Hear, Here, Record, do_telling
 from empool.lab.files import write_text
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
@@ -33,7 +33,7 @@ _MARKER = ".cluster"  # file in the study's folder, by which a worker knows that
 _SHARE = "--out must be a folder that all nodes share, at one path"
 
 
-class Ray:
+class Ray(Here):
     """A Ray cluster that this process has joined, until it is closed.
 
     Args:
@@ -86,12 +86,13 @@ class Ray:
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.directory, self.hear = directory.absolute(), hear
-        marker, token = self.directory / _MARKER, secrets.token_hex(8)
+        self.directory, self.hear, token = directory.absolute(), hear, secrets.token_hex(8)
+        marker = self.directory / _MARKER
         write_text(marker, token)
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
         self.words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        self.given = self.ray.put(data), self.directory, loggers, os.getcwd(), self.cpus, token
+        self.given = self.ray.put(data), self.directory, loggers
+        self.place = token, os.getcwd(), self.cpus
         try:
             yield
         finally:  # What runs that are on have done up to the last whole epoch stays.
@@ -112,7 +113,7 @@ class Ray:
         """Queue a run."""
         # Who takes a run up again is the loop of the study, so that it can say so.
         task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_do)
-        self.on[run] = task.options(name=f"empool: {run.title}").remote(run, self.words, *self.given)
+        self.on[run] = task.options(name=f"empool: {run.title}").remote(run, self.words, *self.place, *self.given)
         future: Future[Record] = self.on[run].future()
         return future
 
@@ -150,7 +151,7 @@ class Ray:
 
 
 def _do(
-    run: RunConfig, queue: Any, data: DataSet, directory: Path, loggers: Loggers, working: str, threads: int, token: str
+    run: RunConfig, queue: Any, token: str, working: str, threads: int, data: DataSet, directory: Path, loggers: Loggers
 ) -> Record:
     """Do a run, on a worker."""
     with contextlib.suppress(OSError):
@@ -159,14 +160,14 @@ def _do(
         raise LabError(f"{platform.node()} does not see {directory} as it is where the study was started: {_SHARE}")
     if run.device == "cuda" and not torch.cuda.is_available():
         raise LabError(f"{platform.node()} has a GPU to give, but PyTorch there finds no CUDA device")
-    torch.set_num_threads(threads)
-    # Plain objects alone, so that the queue's actor need not load PyTorch.
-    key = run.pooling, run.seed
-    # Not the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits to another.
-    words = Words(lambda words: queue.actor.put_nowait.remote((key, words)))
-    words.send(("started",))
+    key = run.pooling, run.seed  # Plain objects alone, so that the queue's actor need not load PyTorch.
+
+    def send(words: tuple[Any, ...]) -> None:
+        # Not by the queue's own method: that waits for the answer, and Ray lends the CPU of a task that waits.
+        queue.actor.put_nowait.remote((key, words))
+
     try:
-        return do(run, words.watch, data, directory, loggers)
+        return do_telling(send, threads, run, data, directory, loggers)
     except signals.Terminated as terminated:  # To Ray it would be a run that was cancelled; so it is taken up again.
         os._exit(signals.exit_code(terminated))
 
@@ -199,7 +200,7 @@ def _join(address: str | None) -> ModuleType:
     if address != "local":
         _knock(address)
     try:
-        with signals.kept():
+        with signals.handled(signal.getsignal(signal.SIGTERM)):  # Ray sets one of its own.
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise LabError(f"cannot join the Ray cluster {address}: {first_line(error)}") from None

@@ -25,10 +25,9 @@ import torch.multiprocessing  # Processes then share the images' memory.
 
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, refusal
-from empool.lab.execute.supervise import Died, Hear, Record, Words, do
+from empool.lab.execute.supervise import Died, Hear, Here, Record, do_telling
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
-from empool.lab.train.device import device_named
 from empool.lab.watch.loggers import Loggers
 
 # What takes seconds to import; the compiler, since the first step of an optimiser asks whether it is on.
@@ -47,12 +46,12 @@ def _context(device: str) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    with signals.uninterrupted():
+    with signals.handled(signal.SIG_IGN, signal.SIGINT):  # It is inherited: the terminal sends Ctrl-C to all.
         forkserver.ensure_running()
     return context
 
 
-class Processes:
+class Processes(Here):
     """Processes on this machine, which share its cores, or its one GPU.
 
     Each run has a pool of one process, so that one that dies takes no other with it, and a pipe: words come out of it,
@@ -64,15 +63,14 @@ class Processes:
     """
 
     def __init__(self, slots: int, device: str = "auto") -> None:
-        self.slots, self.device = slots, device_named(device)
-        self.context = _context(self.device)
+        super().__init__(device)
+        self.slots, self.context = slots, _context(self.device)
         self.on: dict[RunConfig, tuple[ProcessPoolExecutor, Connection[Any, Any], Future[Record]]] = {}
 
     @contextmanager
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
         """Take what the processes are given; end them at the end, and soon after an error."""
-        self.given = data, directory, loggers, max(1, torch.get_num_threads() // self.slots)
-        self.hear = hear
+        self.given, self.hear = (data, directory, loggers), hear
         try:
             yield
         except BaseException:
@@ -80,14 +78,12 @@ class Processes:
             raise
         self._end(math.inf)
 
-    def close(self) -> None:
-        """There is nothing to leave."""
-
     def submit(self, run: RunConfig) -> Future[Record]:
         """Start a process for a run."""
         ours, theirs = multiprocessing.Pipe()
-        pool = ProcessPoolExecutor(1, self.context, _begin, (theirs, run, *self.given))
-        with signals.uninterrupted():
+        threads = max(1, torch.get_num_threads() // self.slots)
+        pool = ProcessPoolExecutor(1, self.context, _begin, (theirs, threads, run, *self.given))
+        with signals.handled(signal.SIG_IGN, signal.SIGINT):
             future = pool.submit(_work)
         theirs.close()
         self.on[run] = pool, ours, future
@@ -152,12 +148,9 @@ def _obey(pipe: Connection[Any, Any]) -> None:
 
 def _work() -> Record:
     """Do the run; an error arrives in the parent without its cause, so it says itself what that said."""
-    pipe, run, data, directory, loggers, threads = _given
-    torch.set_num_threads(threads)
-    words = Words(pipe.send)
+    pipe, *given = _given
     try:
-        words.send(("started",))
-        return do(run, words.watch, data, directory, loggers)
+        return do_telling(pipe.send, *given)
     except LabError:
         raise
     except Exception as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
+import signal
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +16,7 @@ from empool.lab.watch.progress import Progress
 
 if TYPE_CHECKING:  # Importing it takes seconds, and what is shown first is that something starts.
     from empool.lab.data.sets import DataSet
-    from empool.lab.execute.supervise import Place, Record
+    from empool.lab.execute.supervise import Here, Record
     from empool.lab.study.run import RunConfig
     from empool.lab.watch.loggers import Loggers
 
@@ -31,7 +31,7 @@ def study(
     command: str = "",
     resume: bool | None = None,
 ) -> tuple[Path, list[Record]]:
-    """Do the runs that are missing, and return the study's folder and all its records.
+    """Do the runs that are missing, and return the study's folder and the records of all that were asked for.
 
     Args:
         options: of the study.
@@ -53,6 +53,7 @@ def study(
             from empool.lab.execute.supervise import follow
             from empool.lab.study.run import folder_name
             from empool.lab.study.run import poolings as read_poolings
+            from empool.lab.train import checkpoint
             from empool.lab.watch.loggers import named
 
             trackers = named(options.logger or ())
@@ -70,14 +71,17 @@ def study(
                 directory = directory or Path("runs") / folder_name(f"{data.name}-{options.model}")
                 if resume is not None:
                     begun = runs[0].folder(directory)
-                    _check_resume(begun, resume)
+                    if _unfinished(begun) and not resume:
+                        raise LabError(f"{begun} holds an unfinished run: give --resume to go on, or another --out")
+                    if resume and not checkpoint.begun(begun):
+                        raise LabError(f"{begun} holds no run to resume: leave --resume out")
                 together.tell(directory)
                 return directory, carry_out(directory, runs, data, place, shown, trackers, command)
         except KeyboardInterrupt as stopped:
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             kept = f" in {directory}" if directory else ""
-            again = f"{command} --resume" if begun and not resume and _is_to_resume(begun) else command
-            with signals.ignored():  # torchrun sends it to the other processes when one has ended.
+            again = f"{command} --resume" if begun and not resume and _unfinished(begun) else command
+            with signals.handled(signal.SIG_IGN):  # torchrun sends it to the other processes when one has ended.
                 _log.warning("empool: %s; finished runs stay%s, and the same command goes on: %s", ended, kept, again)
             raise
         except RuntimeError as error:
@@ -92,7 +96,7 @@ def carry_out(
     directory: Path,
     runs: Sequence[RunConfig],
     data: DataSet,
-    place: Place,
+    place: Here,
     shown: Progress,
     loggers: Loggers,
     command: str,
@@ -100,9 +104,6 @@ def carry_out(
     """Do the runs of a study that are missing, and gather all results in results.json after each.
 
     The loggers are told of runs too that had ended before these were asked for.
-
-    Returns:
-        The records of all finished runs in the folder, in the order of its poolings and seeds.
 
     Raises:
         LabError: if the folder holds a study of another configuration or of images that have changed since, another
@@ -113,43 +114,33 @@ def carry_out(
 
     with folder.opened(directory):
         folder.claim(directory, runs, data.files, command)
-        records = folder.gather(directory)
-        done = {(record["pooling"], record["seed"]): record for record in records}
         loggers.prepare(directory)
-        for run in runs if loggers.settings else ():
-            if (run.pooling, run.seed) in done:
-                _tell(loggers, directory, run, done[run.pooling, run.seed])
-        shown.begin(runs, records)
+        done = {(record["pooling"], record["seed"]): record for record in folder.gather(directory)}
         missing = [run for run in runs if (run.pooling, run.seed) not in done]
+        for run in runs:
+            if record := done.get((run.pooling, run.seed)):
+                loggers.catch_up(run, directory, record)
+        shown.begin(runs, missing)
         try:
-            for _ in supervise(place, missing, data, directory, shown, loggers):
+            for record in supervise(place, missing, data, directory, shown, loggers):
+                done[record["pooling"], record["seed"]] = record
                 folder.gather(directory)
         finally:
-            records = folder.gather(directory)  # A run may have ended just before an interrupt.
-        return records
+            folder.gather(directory)  # A run may have ended just before an interrupt.
+        return [done[run.pooling, run.seed] for run in runs]
 
 
-def _tell(loggers: Loggers, directory: Path, run: RunConfig, record: Record) -> None:
-    """Tell the loggers of a finished run, unless they know it."""
-    metrics = run.folder(directory) / "metrics.csv"
-    with metrics.open(encoding="utf-8", newline="") as file, loggers.journal(run, directory) as told:
-        rows = [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
-        if told.lacks(len(rows)):
-            told.end(rows, record)
-
-
-def _place(options: Options, together: int) -> Place:
+def _place(options: Options, together: int) -> Here:
     """Join or make the place where runs are done, unless an option would have no effect there."""
-    ray = options.launcher == "ray"
-    if together > 1:
-        if ray or options.jobs > 1:
-            what = "--launcher ray" if ray else "--jobs"
-            raise LabError(f"{what} does runs in one process each: leave out torchrun or srun")
-        if options.compile:
-            raise LabError("--compile is for one process: leave out torchrun or srun")
+    ray, several = options.launcher == "ray", options.jobs > 1
+    if together > 1 and (ray or several):
+        what = "--launcher ray" if ray else "--jobs"
+        raise LabError(f"{what} does runs in one process each: leave out torchrun or srun")
+    if together > 1 and options.compile:
+        raise LabError("--compile is for one process: leave out torchrun or srun")
+    if ray and several:
+        raise LabError("--jobs is for --launcher local: a cluster does as many runs as it has room for")
     if ray:
-        if options.jobs > 1:
-            raise LabError("--jobs is for --launcher local: a cluster does as many runs as it has room for")
         from empool.lab.execute.cluster import Ray
 
         return Ray(options.address, options.cpus_per_run or 1, options.gpus_per_run, options.device)
@@ -159,19 +150,10 @@ def _place(options: Options, together: int) -> Place:
     from empool.lab.execute.processes import Processes
     from empool.lab.execute.supervise import Here
 
-    return Processes(options.jobs, options.device) if options.jobs > 1 else Here(options.device)
+    return Processes(options.jobs, options.device) if several else Here(options.device)
 
 
-def _check_resume(folder: Path, resume: bool) -> None:
-    from empool.lab.train.checkpoint import begun
-
-    if _is_to_resume(folder) and not resume:
-        raise LabError(f"{folder} holds an unfinished run: --resume goes on with it, another --out starts a new one")
-    if resume and not begun(folder):
-        raise LabError(f"{folder} holds no run to resume: leave --resume out")
-
-
-def _is_to_resume(folder: Path) -> bool:
+def _unfinished(folder: Path) -> bool:
     from empool.lab.train.checkpoint import begun
 
     return begun(folder) and not (folder / "result.json").exists()

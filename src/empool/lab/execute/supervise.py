@@ -7,9 +7,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import torch
 
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
@@ -34,48 +36,30 @@ class Died(Exception):
     """The process that did a run is gone; the message says of what."""
 
 
-class Place(Protocol):
-    """Where runs are done."""
-
-    device: str  # that computes them, "cpu" or "cuda"
-    slots: int  # runs that it takes at once
-
-    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> AbstractContextManager[object]:
-        """Get ready for the runs of a study; at the end of the context those that are on end after their step."""
-
-    def close(self) -> None:
-        """Leave what was joined."""
-
-    def submit(self, run: RunConfig) -> Future[Record]:
-        """Begin a run, or what is left of it."""
-
-    def listen(self) -> None:
-        """Tell `hear` what the runs have said since."""
-
-    def result(self, run: RunConfig, future: Future[Record]) -> Record:
-        """Take the record of a run that ended, or raise what it raised; `Died` if its process did."""
-
-
 class Here:
-    """This process, together with those that `follow` where several were started: a run uses all cores, or its GPU."""
+    """Where runs are done: this process, together with those that `follow`, one after another; or what a subclass says.
 
-    slots = 1
+    Args:
+        device: that computes them, "cpu", "cuda" or "auto".
+    """
+
+    slots = 1  # runs that it takes at once
 
     def __init__(self, device: str = "auto") -> None:
         self.device = device_named(device)
 
     @contextmanager
     def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
-        """Take the data; at the end, let the processes that follow end too."""
+        """Get ready for the runs of a study; at the end of the context those that are on end after their step."""
         self.given, self.hear = (data, directory, loggers), hear
         yield
         processes.connected().tell(None)
 
     def close(self) -> None:
-        """There is nothing to leave."""
+        """Leave what was joined."""
 
     def submit(self, run: RunConfig) -> Future[Record]:
-        """Do the run."""
+        """Begin a run, or what is left of it."""
         self.hear(run, "started")
         processes.connected().tell(run)
         done: Future[Record] = Future()
@@ -83,10 +67,10 @@ class Here:
         return done
 
     def listen(self) -> None:
-        """All has been heard."""
+        """Tell `hear` what the runs have said since."""
 
     def result(self, run: RunConfig, future: Future[Record]) -> Record:
-        """Take the record."""
+        """Take the record of a run that ended, or raise what it raised; `Died` if its process did."""
         return future.result()
 
 
@@ -106,16 +90,12 @@ def do(run: RunConfig, watch: Watch, data: DataSet, directory: Path, loggers: Lo
         return fit(run, data, directory, watch, journal)
 
 
-class Words(logging.Handler):
-    """Tells the process of the study how far a run is, not more often than someone would look, and what it logs."""
+class _Words(logging.Handler):
+    """Sends how far a run is, not more often than someone would look, and what is logged."""
 
     def __init__(self, send: Callable[[tuple[Any, ...]], object]) -> None:
         super().__init__(logging.INFO)
         self.send, self.sent = send, 0.0
-        log = logging.getLogger("empool.lab")
-        log.handlers[:] = [self]
-        log.setLevel(logging.INFO)
-        log.propagate = False
 
     def watch(self, epochs: float, row: Row | None) -> None:
         """Say how far it is; what `fit` takes to watch it."""
@@ -129,8 +109,18 @@ class Words(logging.Handler):
         self.send(("said", record.getMessage()))
 
 
+def do_telling(send: Callable[[tuple[Any, ...]], object], threads: int, run: RunConfig, *given: Any) -> Record:
+    """Do a run in a process of its own, which sends to that of the study what `hear` takes there."""
+    torch.set_num_threads(threads)
+    words, log = _Words(send), logging.getLogger("empool.lab")
+    log.handlers[:], log.propagate = [words], False
+    log.setLevel(logging.INFO)
+    send(("started",))
+    return do(run, words.watch, *given)
+
+
 def supervise(
-    place: Place, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress, loggers: Loggers
+    place: Here, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress, loggers: Loggers
 ) -> Iterator[Record]:
     """Do runs, beginning them in their order, and yield their records in the order in which they end.
 

@@ -10,17 +10,17 @@ import pandas as pd
 import rich.console
 
 from empool.lab import pages
-from empool.lab.analyse import records as recorded
 from empool.lab.analyse.findings import seeds_each, sentence
-from empool.lab.analyse.records import Record, read_evaluation, read_records
+from empool.lab.analyse.records import Record, checked, completed, of_one_setting, read_evaluation, read_records
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.files import read_json, write_text
 from empool.lab.report import gain, sections, sheets, table, webpage
-from empool.lab.report.plots import errors
+from empool.lab.report.plots import errors, plots, read_curves
 from empool.lab.report.sections import Section
+from empool.lab.report.table import IMAGES_TOO, NEEDED, POINTS, VERDICT, Sheet
 
-__all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdicts", "write_gain", "write_report"]
+__all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdict", "write_gain", "write_report"]
 
 _REMEDIES = {
     "nll": "its runs did not record a negative log-likelihood; take the mark out",
@@ -30,46 +30,36 @@ _REMEDIES = {
 
 
 def write_report(directory: Path, baseline: str = BASELINE) -> Path:
-    """Write report.html, table.md, table.tex and the plots of a study's folder; return the page's path.
-
-    Every file is complete or not there: it is written beside its place and renamed.
-
-    Args:
-        directory: holds results.json, and where they exist study.json, evaluation.json and the runs' folders.
-        baseline: spelling of the pooling that the others are compared with.
+    """Write report.html, table.md, table.tex and the plots into a study's folder; return the page's path.
 
     Raises:
-        LabError: if results.json, study.json, evaluation.json or a run's metrics.csv is missing what it should hold.
+        LabError: if results.json, study.json, evaluation.json or a run's metrics.csv lacks what it should hold.
     """
     directory = Path(directory)
-    study, made = _study(directory), _sections(directory, baseline)
-    plots = [section.plots(directory) for section in made]
-    helped = gain.plot([point for section in made for point in section.gains])
+    made = _section(directory, baseline)
+    drawn = plots(made.summary, made.records, read_curves(directory, made.records), made.beside)
     page = directory / "report.html"
-    for plot in [plot for drawn in plots for plot in drawn] + ([helped] if helped else []):
+    for plot in drawn:
         write_text(directory / f"{plot.name}.svg", plot.svg)
-    write_text(directory / "table.md", "\n".join(_markdown(section) for section in made))
-    write_text(directory / "table.tex", "\n".join(_latex(section) for section in made))
-    write_text(page, webpage.render(study, made, plots, helped))
+    write_text(directory / "table.md", _markdown(made))
+    write_text(directory / "table.tex", _latex(made))
+    write_text(page, webpage.render(_study(directory), made, drawn))
     return page
 
 
 def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list[str]:
     """Put a study's tables into a page, each between its marks ``<!-- KIND:NAME -->``, NAME being the folder's name.
 
-    The kinds are study (test errors and the protocol), nll, claims and rules; a page may have any of them.
-
-    Returns:
-        The kinds that the page has.
+    The kinds are study (test errors and the protocol), nll, claims and rules; those that the page has are returned.
 
     Raises:
         LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
     """
     directory = Path(directory)
-    made, name = _sections(directory, baseline), directory.resolve().name
-    texts = {"study": "\n".join(_in_page(section) for section in made)}
-    for kind in _REMEDIES:
-        texts[kind] = "\n".join(table.markdown(sheet) for section in made if (sheet := getattr(section, kind)))
+    made, name = _section(directory, baseline), directory.resolve().name
+    found = {kind: getattr(made, kind) for kind in _REMEDIES}
+    texts = {"study": _in_page(made)}
+    texts |= {kind: table.markdown(sheet) if sheet else "" for kind, sheet in found.items()}
     marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")] or ["study"]
     for kind in marked:
         if not texts[kind]:
@@ -80,15 +70,9 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
 
 
 def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE) -> Path:
-    """Draw gain over the baseline against its generalisation gap, every setting of every study a point.
+    """Draw gain over the baseline against its generalisation gap into gain.svg, with gain.md for the numbers.
 
-    Args:
-        directories: folders of studies, or of folders that hold some.
-        out: folder for gain.svg and gain.md, its numbers.
-        baseline: spelling of the pooling that the others are compared with.
-
-    Returns:
-        The drawing's path.
+    The directories are of studies, or hold some; every setting of every study is a column.
 
     Raises:
         LabError: as `write_report`, and if no study has a gap and something to compare with the baseline.
@@ -97,15 +81,14 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     for directory in map(Path, directories):
         alone = (directory / "results.json").exists()
         studies = [] if alone else [path.parent for path in sorted(directory.rglob("results.json"))]
-        for study in studies or [directory]:
-            points += [point for section in _sections(study, baseline) for point in section.gains]
-    plot = gain.plot(points, least=1)
-    if plot is None:
+        for made in [_section(study, baseline) for study in studies or [directory]]:
+            points += gain.points(made.summary, made.records)
+    if not points:
         raise LabError(
             f"no gain to draw: expected studies with {baseline}, its training error, and two runs or more of another "
             "pooling"
         )
-    path = Path(out) / "gain.svg"
+    plot, path = gain.plot(points), Path(out) / "gain.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, plot.svg)
     write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(plot.sheets[0])}")
@@ -113,19 +96,15 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
 
 
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
-    """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims.
-
-    Raises:
-        LabError: as `write_report`.
-    """
-    shown: list[rich.console.RenderableType] = []
-    for section in _sections(directory, baseline):
-        shown += [*section.differing, table.terminal(section.errors, title=section.title)]
-        if section.nll:
-            shown.append(table.terminal(section.nll))
-        if section.claims:
-            claims = section.claims.cells().iloc[:, :2].to_numpy().tolist()
-            shown += [f"{section.claims.caption}:", *(f"- {claim}: {verdict}" for claim, verdict in claims)]
+    """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims."""
+    made = _section(directory, baseline)
+    without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if made.beside else [])]
+    shown: list[Any] = [*made.warnings, table.terminal(made.errors, made.title, without)]
+    if made.nll:
+        shown.append(table.terminal(made.nll))
+    if made.claims:
+        claims = made.claims.cells().iloc[:, :2].to_numpy().tolist()
+        shown += [f"{made.claims.caption}:", *(f"- {claim}: {judged}" for claim, judged in claims)]
     return rich.console.Group(*shown)
 
 
@@ -137,84 +116,71 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
         baseline: spelling of the pooling that the others are compared with.
 
     Raises:
-        LabError: as `write_report` does, for a record that lacks something, or for several studies.
+        LabError: as `write_report` does, for a record that lacks something, or for several settings.
     """
-    made = _sections(study, baseline) if isinstance(study, (str, Path)) else _split(_completed(study), {}, baseline)
-    if len(made) != 1:
-        raise LabError(f"expected runs of one network, data set and recipe, got {len(made)} kinds")
-    rows: pd.DataFrame = made[0].errors.frame.set_index("Pooling")
-    return rows
+    if isinstance(study, (str, Path)):
+        made = _section(study, baseline)
+    else:
+        records = list(study)
+        for number, record in enumerate(records):
+            if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
+                raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
+        own = [{"data": "data", "model": "model", "converged": one["test_error"] is not None, **one} for one in records]
+        made = _made(checked(own, "table"), "table", {}, baseline)
+    columns = made.errors.columns.items()
+    return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")
 
 
-def _completed(records: Iterable[Mapping[str, Any]]) -> list[Record]:
-    """Fill in what records of one's own need not say."""
-    whole = []
-    for number, record in enumerate(records):
-        if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
-            raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
-        whole.append({"data": "data", "model": "model", "converged": record["test_error"] is not None, **record})
-    return recorded.checked(whole, "table")
-
-
-def verdicts(directory: Path, baseline: str = BASELINE) -> list[str]:
-    """Say in a sentence what the runs of a study decide, one a network, data set and recipe."""
-    return [sentence(section.summary) for section in _sections(directory, baseline)]
+def verdict(directory: Path, baseline: str = BASELINE) -> str:
+    """Say in a sentence what the runs of a study decide."""
+    return sentence(_section(directory, baseline).summary)
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
-    """Return the figure of a study's test errors, as SVG.
-
-    Raises:
-        LabError: as `write_report` does, or if no run converged.
-    """
-    drawn = [plot.svg for section in _sections(directory, baseline) if (plot := errors(section.summary))]
-    if not drawn:
+    """Return the figure of a study's test errors, as SVG; raise LabError if no run converged."""
+    plot = errors(_section(directory, baseline).summary)
+    if plot is None:
         raise LabError(f"{directory} holds no run that converged")
-    return drawn[0]
+    return plot.svg
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
-    """Return for the terminal how many seeds each row of a study needs, and what its seeds can show.
-
-    Raises:
-        LabError: as `write_report`, and if nothing in the study can be tested.
-    """
-    shown: list[rich.console.RenderableType] = []
-    for section in _sections(directory, baseline):
-        if section.power:
-            shown += [table.terminal(section.power, title=section.title), *section.power.notes]
-    if not shown:
+    """Return for the terminal how many seeds each row of a study needs, and what its seeds can show."""
+    made = _section(directory, baseline)
+    if not made.power:
         raise LabError(
             f"{directory} tells no spread: expected two runs or more of {baseline} and of another pooling that "
             "converged and differ"
         )
-    return rich.console.Group(*shown)
+    columns = {name: made.errors.columns[name] for name in ("Pooling", POINTS, VERDICT, NEEDED)}
+    return rich.console.Group(table.terminal(Sheet("", columns), made.title), *made.power)
 
 
 def rules(evaluated: Sequence[Record]) -> rich.console.Group:
-    """Return the table of the inference rules for the terminal.
-
-    Args:
-        evaluated: one record or more, as `empool.lab.analyse.evaluate.evaluate` returns them.
-    """
+    """Return the table of the inference rules for the terminal, of one record of an evaluation or more."""
     sheet = sheets.rules(evaluated)
     assert sheet is not None
-    return rich.console.Group(table.terminal(sheet), *sheet.notes)
+    return rich.console.Group(table.terminal(sheet, without=["Runs"]), *sheet.notes)
 
 
-def _sections(directory: str | Path, baseline: str) -> list[Section]:
-    """Read a study's folder, and put its sections together."""
+def _section(directory: str | Path, baseline: str) -> Section:
+    """Read a study's folder, and put together what it has to say."""
     directory = Path(directory)
     path = directory / "evaluation.json"
     evaluated = read_evaluation(path) if path.exists() else []
-    return _split(read_records(directory), _study(directory), baseline, evaluated)
+    records = read_records(directory)
+    return _made(records, f"{directory / 'results.json'}", _study(directory), baseline, evaluated)
 
 
-def _split(
-    records: Sequence[Record], study: Mapping[str, Any], baseline: str, evaluated: Sequence[Record] = ()
-) -> list[Section]:
-    groups = enumerate(recorded.group(records))
-    return [sections.make(index, runs, study, baseline, evaluated) for index, runs in groups]
+def _made(
+    records: Sequence[Record],
+    source: str,
+    study: Mapping[str, Any],
+    baseline: str,
+    evaluated: Sequence[Record] = (),
+) -> Section:
+    runs = of_one_setting([completed(record) for record in records], source)
+    return sections.make(runs, study, baseline, evaluated)
 
 
 def _study(directory: Path) -> Mapping[str, Any]:
@@ -228,26 +194,21 @@ def _study(directory: Path) -> Mapping[str, Any]:
 
 def _markdown(section: Section) -> str:
     lines = [f"# {section.title}", "", " ".join(section.answer), ""]
-    if section.differing:
-        lines += [*section.differing, ""]
-    if section.missing:
-        lines += [f"Missing runs: {'; '.join(section.missing)}.", ""]
-    for sheet in (section.errors, section.nll, section.claims, section.rules):
-        if sheet:
-            lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
+    for warning in section.warnings:
+        lines += [warning, ""]
+    for sheet in filter(None, (section.errors, section.nll, section.claims, section.rules)):
+        lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _in_page(section: Section) -> str:
-    protocol = "; ".join(f"{name.lower()}: {value}" for name, value in sections.protocol(section))
-    differing = "".join(f"{line}\n\n" for line in section.differing)
-    brief = sheets.brief(section.title, section.summary, section.beside)
     how = section.summary.error.rule
-    tested = f"; {how.value}" if how else ""
-    return f"{seeds_each(section.summary.rows)}; {protocol}{tested}.\n\n{differing}{table.markdown(brief)}"
+    protocol = [f"{name.lower()}: {value}" for name, value in section.protocol()]
+    said = "; ".join([seeds_each(section.summary.rows), *protocol, *([how.value] if how else [])])
+    return "\n\n".join([f"{said}.", *section.warnings, table.markdown(sheets.brief(section.errors, section.summary))])
 
 
 def _latex(section: Section) -> str:
-    comments = [section.title, *section.answer, *section.differing, *section.errors.notes]
-    tables = [section.errors, *([section.nll] if section.nll else [])]
-    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(table.latex(sheet) for sheet in tables)
+    comments = [section.title, *section.answer, *section.warnings, *section.errors.notes]
+    tables = map(table.latex, filter(None, (section.errors, section.nll)))
+    return "".join(f"% {comment}\n" for comment in comments) + "\n".join(tables)

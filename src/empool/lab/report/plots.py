@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from empool.lab.analyse.findings import label
-from empool.lab.analyse.records import Record, converged
-from empool.lab.analyse.statistics import Interval, Row, Summary
-from empool.lab.errors import LabError
-from empool.lab.report import table
-from empool.lab.report.svg import INK, SETTINGS, WIDTH, Plot, render, style
+from empool.lab.analyse.records import Record
+from empool.lab.analyse.statistics import Row, Summary
+from empool.lab.errors import LabError, first_line
+from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
+from empool.lab.report.table import Sheet
 from empool.lab.study import paper
 from empool.lab.study.run import folder_name
 
@@ -29,18 +31,12 @@ DASHES = (0, (3, 1.5))
 FEW = 20  # images of a bin below which its share of right answers says next to nothing, and is not drawn
 ACROSS, PANEL = 6, (2.0, 1.7)  # panels in a row, and their size in inches
 PAPERS: dict[str, Any] = {"color": INK, "marker": "d", "markerfacecolor": "none", "linestyle": DASHES, "linewidth": 1.1}
+BEHIND: dict[str, Any] = {"color": INK, "alpha": 0.65, "linewidth": 1}
 
 
-@mpl.rc_context(SETTINGS)
+@mpl.rc_context(fname=STYLE)
 def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, beside: paper.Table | None) -> list[Plot]:
-    """Draw every plot that the runs give.
-
-    Args:
-        summary: what `empool.lab.analyse.statistics.summarise` returned.
-        records: the runs.
-        curves: their learning curves, as `read_curves` returns them.
-        beside: the paper's table, if it may stand beside.
-    """
+    """Draw every plot that the runs give; `curves` are as `read_curves` returns them."""
     drawn = [
         errors(summary),
         improvement_against_p(summary, beside),
@@ -50,18 +46,22 @@ def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, bes
     return [plot for plot in drawn if plot is not None]
 
 
-@mpl.rc_context(SETTINGS)
+@mpl.rc_context(fname=STYLE)
 def errors(summary: Summary) -> Plot | None:
     """Draw the test error of each pooling: a mark a run, the mean, and the interval of its difference."""
-    rows, baseline = summary.rows, summary.row(summary.baseline)
-    means = [row.mean for row in rows if row.mean is not None]
+    rows, baseline = summary.rows, label(summary.baseline)
+    means = {row.pooling: row.mean for row in rows if row.mean is not None}
     if not means:
         return None
-    level = baseline.mean if baseline else None
-    near = _near(means)
-    ends = [] if level is None else [level, *(level + end for row in rows for end in _ends(row.error.interval))]
-    low, high = _span([error for row in rows if row.mean in near for error in row.errors], ends)
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.28 * len(rows)), layout="constrained")
+    level = means.get(summary.baseline, math.nan)
+    intervals = {row.pooling: row.error.interval for row in rows if row.error.interval}
+    bands = {pooling: (level + ends.low, level + ends.high) for pooling, ends in intervals.items()}
+    near = _near([*means.values()])
+    low, high = _span(
+        [error for row in rows if row.mean in near for error in row.errors],
+        [level, *(end for band in bands.values() for end in band)],
+    )
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.28 * len(rows)))
     axes = figure.add_subplot(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel="test error, %")
     axes.set_yticks(range(len(rows)), [label(row.pooling) for row in rows])
     axes.tick_params(axis="y", length=0)
@@ -72,70 +72,66 @@ def errors(summary: Summary) -> Plot | None:
         notes = [f"{len(row.not_converged)} of {row.runs} did not converge"] if row.not_converged else []
         if row.mean is not None and row.mean > high:
             notes.append(f"mean {row.mean:.1f} \N{RIGHTWARDS ARROW}")
-        if notes:  # At the right end of the row's line, above it.
-            axes.annotate(", ".join(notes), (high, y - 0.28), (-2, 0), textcoords="offset points", ha="right",
-                          va="center", color=colour, fontsize=7)  # fmt: skip
-        if row.mean is None or row.mean > high:
-            continue
-        if row.error.interval and level is not None:
-            band = [level + end for end in _ends(row.error.interval)]
-            axes.plot(band, [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
+        # At the right end of the row's line, above it.
+        axes.annotate(", ".join(notes), (high, y - 0.28), (-2, 0), textcoords="offset points", ha="right", va="center",
+                      color=colour, fontsize=7)  # fmt: skip
+        if row.pooling in bands:
+            axes.plot(bands[row.pooling], [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
         axes.plot(row.errors, [y] * len(row.errors), marker, color=colour, alpha=0.8, markeredgewidth=0)
-        axes.plot([row.mean], [y], "|", color=colour, markersize=12, markeredgewidth=2)
-    if level is not None:
-        axes.axvline(level, color=INK, linestyle=":", linewidth=1)
-    said = "; ".join(f"{label(row.pooling)} {row.mean:.2f} %" for row in rows if row.mean is not None)
+        axes.plot(means.get(row.pooling, math.nan), y, "|", color=colour, markersize=12, markeredgewidth=2)
+    axes.axvline(level, color=INK, linestyle=":", linewidth=1)
+    title = "Test error by pooling"
     return Plot(
         "error",
-        render(figure, "Test error by pooling", f"Mean test errors: {said}."),
-        "Test error by pooling",
-        f"A mark is a run, a bar a mean. Band: the 95 % interval of the difference from {label(summary.baseline)}, "
-        "drawn from its mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing.",
+        render(figure, title),
+        title,
+        f"A mark is a run, a bar a mean. Band: the 95 % interval of the difference from {baseline}, drawn from its "
+        "mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing.",
     )
 
 
 def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot | None:
     """Draw improvement against p for each method with several p, ours and the paper's, each over its own baseline."""
     level = next((row.mean for row in summary.rows if row.pooling == summary.baseline), None)
-    methods: dict[str, list[tuple[float, Row]]] = {}
+    methods: dict[str, dict[float, Row]] = {}
     for row in summary.rows:
-        if row.number is not None:
-            methods.setdefault(row.method, []).append((row.number, row))
-    methods = {
-        method: sorted(rows, key=lambda pair: pair[0])
+        method, _, number = row.pooling.partition(":")
+        with suppress(ValueError):
+            methods.setdefault(method, {})[float(number)] = row
+    ours = {
+        method: {p: rows[p].improvement for p in sorted(rows)}
         for method, rows in methods.items()
-        if len(rows) > 1 and any(row.errors for _, row in rows)
+        if len(rows) > 1 and any(row.errors for row in rows.values())
     }
-    if not methods or not level:
+    if not ours or not level:
         return None
-    printed = {method: _printed(beside, method, summary.baseline) for method in methods}
+    printed = {method: _printed(beside, method, summary.baseline) for method in ours}
     bands = {
         method: [
-            (p, [-100 * end / level for end in _ends(row.error.interval)]) for p, row in rows if row.error.interval
+            (p, -100 * found.low / level, -100 * found.high / level)
+            for p in ours[method]
+            if (found := methods[method][p].error.interval)
         ]
-        for method, rows in methods.items()
+        for method in ours
     }
-    ours = [row.improvement for rows in methods.values() for _, row in rows if row.improvement is not None]
-    others = [value for values in printed.values() for value in values.values() if value is not None]
     low, high = _span(
-        _near([*ours, 0.0]), others + [end for band in bands.values() for _, ends in band for end in ends]
+        _near([0.0, *(value for line in ours.values() for value in line.values() if value is not None)]),
+        [value for line in printed.values() for value in line.values() if value is not None]
+        + [end for band in bands.values() for _, *ends in band for end in ends],
     )
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (method, rows) in zip(grid, methods.items(), strict=True):
+    most = max(p for method in ours for p in (*printed[method], *ours[method]))
+    figure = Figure(figsize=(WIDTH, 3.0))
+    grid = figure.subplots(1, len(ours), sharex=True, sharey=True, squeeze=False)[0]
+    grid[0].set(xlim=(0, 1.06 * most), ylim=(low, high))
+    for axes, method in zip(grid, ours, strict=True):
         colour, marker = style(method)
         axes.set_title(method, loc="left", color=colour, fontweight="bold")
         axes.axhline(0, color=INK, linestyle=":", linewidth=1.3)
-        axes.plot(*_columns([(p, value) for p, value in printed[method].items() if value is not None]), **PAPERS)
-        shown = _columns([(p, row.improvement) for p, row in rows if row.improvement is not None])
-        axes.plot(*shown, color=colour, marker=marker)
-        edges = _columns([(p, *ends) for p, ends in bands[method]], 3)
-        axes.fill_between(*edges, color=colour, alpha=0.2, linewidth=0)
-        _beyond(axes, rows, printed[method], low, colour)
-    most = max(p for method, rows in methods.items() for p in (*printed[method], *(p for p, _ in rows)))
-    grid[0].set(xlim=(0, 1.06 * most), ylim=(low, high))
+        _line(axes, printed[method], low, **PAPERS)
+        _line(axes, ours[method], low, color=colour, marker=marker)
+        axes.fill_between(*np.reshape(bands[method], (-1, 3)).T, color=colour, alpha=0.2, linewidth=0)
     figure.supylabel(f"improvement over {label(summary.baseline)}, %")
-    figure.supxlabel("p" if {*methods} <= {"ensemble", "max-dropout"} else "p, or share dropped")
+    figure.supxlabel("p" if {*ours} <= {"ensemble", "max-dropout"} else "p, or share dropped")
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=INK, linewidth=1.8, label="ours"),
         Patch(color=INK, alpha=0.25, linewidth=0, label="95 % interval"),
@@ -144,15 +140,12 @@ def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot 
         handles.append(Line2D([], [], label="Zhang and Wu (2017)", **PAPERS))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.2, handlelength=1.7)
     title = f"Improvement over {label(summary.baseline)} against p"
-    said = "; ".join(
-        f"{method}: " + ", ".join(f"{row.improvement:+.1f} % at {p:g}" for p, row in rows if row.improvement)
-        for method, rows in methods.items()
-    )
     return Plot(
         "improvement-against-p",
-        render(figure, title, f"{said}."),
+        render(figure, title),
         title,
-        "Up is better. Band: 95 % interval, simultaneous over all poolings of the table."
+        "Up is better. Band: 95 % interval, simultaneous over all poolings of the table. A triangle at the lower edge "
+        "is a value below it, or runs that did not converge."
         + (" Dashed: the paper's errors against its own max, so that the shapes can be compared." if beside else ""),
     )
 
@@ -161,25 +154,16 @@ def _printed(beside: paper.Table | None, method: str, baseline: str) -> dict[flo
     """Give the paper's improvements of a method in percent, by p; None where it did not converge."""
     if beside is None or beside.error(baseline) is None:
         return {}
-    numbers = [pooling.partition(":") for pooling in beside.rows]
-    return {
-        float(p): beside.improvement_over(baseline, f"{name}:{p}") for name, _, p in numbers if name == method and p
-    }
+    spelled = [pooling for pooling in beside.rows if pooling.startswith(f"{method}:")]
+    return {float(one.partition(":")[2]): beside.improvement_over(baseline, one) for one in spelled}
 
 
-def _beyond(
-    axes: Axes, rows: Sequence[tuple[float, Row]], printed: Mapping[float, float | None], low: float, colour: str
-) -> None:
-    """Write at the lower end what did not converge or lies below it, in one line a p: ours, then the paper's."""
-    said: dict[float, list[tuple[str, str]]] = {}
-    found = [(p, "", row.improvement, colour) for p, row in rows]
-    for p, whose, value, ink in [*found, *((p, "paper: ", value, INK) for p, value in printed.items())]:
-        if value is None or value < low:
-            text = "failed" if value is None else f"{value:+.0f} \N{DOWNWARDS ARROW}"
-            said.setdefault(p, []).append((whose + text, ink))
-    for p, texts in said.items():
-        axes.annotate(", ".join(text for text, _ in texts), (p, low), (0, 2), textcoords="offset points", ha="center",
-                      va="bottom", rotation=90, color=texts[0][1], fontsize=7, in_layout=False)  # fmt: skip
+def _line(axes: Axes, values: Mapping[float, float | None], low: float, **look: Any) -> None:
+    """Draw values by p, and at the lower end a triangle for each that is missing or lies below."""
+    shown = {p: value for p, value in values.items() if value is not None}
+    axes.plot([*shown], [*shown.values()], **look)
+    beyond = [p for p, value in values.items() if value is None or value < low]
+    axes.plot(beyond, [low] * len(beyond), **{**look, "linestyle": "", "marker": "v"}, clip_on=False, in_layout=False)
 
 
 def _near(values: Sequence[float]) -> list[float]:
@@ -197,23 +181,12 @@ def _span(values: Sequence[float], others: Sequence[float]) -> tuple[float, floa
     return min(shown) - margin, max(shown) + margin
 
 
-def _ends(interval: Interval | None) -> tuple[float, ...]:
-    return () if interval is None else (interval.low, interval.high)
-
-
-def _columns(rows: Sequence[Sequence[Any]], number: int = 2) -> list[list[Any]]:
-    return [[row[place] for row in rows] for place in range(number)]
-
-
 def read_curves(directory: Path, records: Sequence[Record]) -> pd.DataFrame:
-    """Read the learning curves of the runs whose metrics are in a study's folder.
+    """Read the learning curves of the runs whose metrics are in a study's folder; raise LabError if one is damaged.
 
     Returns:
         A row a run and epoch: pooling, seed, epoch, test_error and train_error in percent, the latter of the batches
         as they came, and fitted: the training error at the end, of the images as they are and in inference mode.
-
-    Raises:
-        LabError: if one of them is damaged.
     """
     found = []
     for record in records:
@@ -223,7 +196,7 @@ def read_curves(directory: Path, records: Sequence[Record]) -> pd.DataFrame:
         try:
             curve = pd.read_csv(path, usecols=["epoch", "train_error", "test_error"], dtype=float)
         except ValueError as error:
-            said = str(error).splitlines()[0]
+            said = first_line(error)
             raise LabError(f"{path} is damaged ({said}); delete it to do without this learning curve") from None
         found.append(curve.assign(pooling=record["pooling"], seed=record["seed"], fitted=record.get("train_error")))
     return pd.concat(found) if found else pd.DataFrame()
@@ -233,75 +206,58 @@ def learning_curves(summary: Summary, curves: pd.DataFrame) -> Plot | None:
     """Draw train and test error by epoch, means over runs, with those of the baseline in grey behind."""
     if curves.empty or curves[["train_error", "test_error"]].isna().all(axis=None):
         return None
-    runs = {row.pooling: found for row in summary.rows if len(found := curves[curves.pooling == row.pooling])}
-    last = curves.groupby(["pooling", "seed"])[["train_error", "fitted", "test_error"]].last()
-    ends = last.astype(float).groupby("pooling").agg(lambda values: values.mean(skipna=False)).loc[list(runs)]
+    baseline = summary.baseline
+    wide = curves.pivot(index="epoch", columns=["pooling", "seed"]).astype(float)  # (epochs; what, pooling, seed)
+    poolings = [row.pooling for row in summary.rows if row.pooling in wide.columns.unique("pooling")]
+    last = wide.ffill().iloc[-1].unstack(0).groupby("pooling")
+    ends = last.agg(lambda values: values.mean(skipna=False)).loc[poolings]
     # What the first epochs lose, and what did not converge, would dwarf the rest.
     top = min(1.05 * curves[["train_error", "test_error"]].max().max(), 2.5 * ends.test_error.median())
     top = top if top > 0 else 1.0  # Nothing may be wrong in any of them.
-    baseline = summary.baseline
 
     def draw(axes: Axes, pooling: str) -> None:
         axes.set(xlim=(0, curves.epoch.max()), ylim=(0, top))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        if pooling != baseline and baseline in runs:
-            _curve(axes, runs[baseline], INK, 0.65)
         colour, _ = style(pooling)
-        seeds = list(runs[pooling].groupby("seed"))
-        for _, run in seeds if len(seeds) > 1 else ():
-            for of in ("train_error", "test_error"):
-                axes.plot("epoch", of, data=run.dropna(subset=of), color=colour, alpha=0.3, linewidth=0.6)
-        _curve(axes, runs[pooling], colour, 1.0)
+        for of, dashes in (("train_error", DASHES), ("test_error", "-")):
+            if pooling != baseline in poolings:
+                axes.plot(wide[of][baseline].dropna().mean(axis=1), linestyle=dashes, **BEHIND)
+            runs = wide[of][pooling].dropna()  # the epochs at which every run has one
+            axes.plot(runs, color=colour, alpha=0.3, linewidth=0.6)
+            axes.plot(runs.mean(axis=1), color=colour, linestyle=dashes, marker="." if len(runs) <= 6 else "")
         if (end := ends.test_error[pooling]) > top:
             axes.annotate(f"test {end:.0f} % \N{UPWARDS ARROW}", (1, 1), (0, -2), xycoords="axes fraction", ha="right",
                           va="top", textcoords="offset points", color=colour)  # fmt: skip
 
-    sheet = table.sheet(
+    sheet = Sheet(
         "Errors after the last epoch, means over seeds",
         {
-            "Pooling": ([label(pooling) for pooling in runs], None),
+            "Pooling": ([label(pooling) for pooling in poolings], None),
             "Test error %": (ends.test_error, ".2f"),
             "Training error %, inference mode": (ends.fitted, ".2f"),
             "Gap, points": (ends.test_error - ends.fitted, "+.2f"),
             "Training error %, as trained on": (ends.train_error, ".2f"),
         },
     )
-    return _multiples(
-        "learning-curves",
-        "Learning curves",
+    caption = (
         "Error in percent by epoch. Solid: test; dashed: training, of the batches as they are trained on, with their "
         "augmentation and samples. Lines are means over seeds, thin ones the seeds where there are several; grey, "
-        f"behind: {label(baseline)}. The scale ends at {top:.0f} %.",
-        list(runs),
-        draw,
-        ("epoch", "error, %"),
-        [
-            Line2D([], [], color=INK, label="test"),
-            Line2D([], [], color=INK, linestyle=DASHES, label="training"),
-            Line2D([], [], color=INK, alpha=0.65, linewidth=1, label=f"{label(baseline)}, behind"),
-        ],
-        sheet,
+        f"behind: {label(baseline)}. The scale ends at {top:.0f} %."
     )
-
-
-def _curve(axes: Axes, runs: pd.DataFrame, colour: str, strength: float) -> None:
-    """Draw mean errors at the epochs at which every run has one; few epochs have marks."""
-    for of, dashes in (("train_error", DASHES), ("test_error", "-")):
-        mean = runs.pivot(index="epoch", columns="seed", values=of).mean(axis=1, skipna=False).dropna()
-        mark: dict[str, Any] = {"marker": ".", "markersize": 4} if len(mean) <= 6 else {}
-        axes.plot(mean.index, mean, color=colour, alpha=strength, linestyle=dashes, linewidth=1.5 * strength, **mark)
+    return _multiples("learning-curves", "Learning curves", caption, poolings, draw, ("epoch", "error, %"), (sheet,))
 
 
 def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
     """Draw the share of right answers against the confidence, with the baseline's in grey behind."""
-    runs: dict[str, list[Any]] = {row.pooling: [] for row in summary.rows}
-    for record in filter(converged, records):
-        runs[record["pooling"]].append(record.get("calibration"))
-    if not any(runs.values()) or not all(all(bins) for bins in runs.values()):
+    runs: dict[str, list[Any]] = {row.pooling: [] for row in summary.rows if row.errors}
+    for record in records:
+        if record["converged"]:
+            runs[record["pooling"]].append(record.get("calibration"))
+    if not runs or not all(all(bins) for bins in runs.values()):
         return None  # For all poolings or for none.
     try:
-        bins = {pooling: _bins(found) for pooling, found in runs.items() if found}
+        bins = {pooling: _bins(found) for pooling, found in runs.items()}
     except (TypeError, KeyError, ValueError) as error:
         raise LabError(f"results.json: a run's calibration is damaged ({error!r})") from None
     baseline = summary.baseline
@@ -309,53 +265,31 @@ def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
     def draw(axes: Axes, pooling: str) -> None:
         axes.set(xlim=(0, 102), ylim=(0, 102), xticks=[0, 50, 100], yticks=[0, 50, 100])
         axes.plot([0, 100], [0, 100], color=INK, linestyle=":", linewidth=0.9)
-        if pooling != baseline and baseline in bins:
-            behind = bins[baseline][bins[baseline]["count"] >= FEW]
-            axes.plot("confidence", "accuracy", data=behind, color=INK, alpha=0.65, linewidth=1)
+        if pooling != baseline in bins:
+            axes.plot(*bins[baseline][:2], **BEHIND)
         colour, marker = style(pooling)
-        shown = bins[pooling][bins[pooling]["count"] >= FEW]
-        axes.plot("confidence", "accuracy", data=shown, color=colour)
-        sizes = 4 + 60 * shown["count"] / bins[pooling]["count"].sum()
-        axes.scatter("confidence", "accuracy", sizes, data=shown, color=colour, marker=marker, linewidths=0, zorder=3)
+        confidence, accuracy, share = bins[pooling]
+        axes.plot(confidence, accuracy, color=colour)
+        axes.scatter(confidence, accuracy, 4 + 60 * share, color=colour, marker=marker, linewidths=0, zorder=3)
 
-    lines = pd.concat(bins, names=["pooling"]).reset_index()
-    sheet = table.sheet(
-        "Bins of the calibration error, runs together",
-        {
-            "Pooling": (lines.pooling.map(label), None),
-            "Bin from %": (lines["from"], ".0f"),
-            "Mean confidence %": (lines.confidence, ".2f"),
-            "Right answers %": (lines.accuracy, ".2f"),
-            "Images": (lines["count"], ",d"),
-        },
-    )
-    return _multiples(
-        "reliability",
-        "Reliability",
+    caption = (
         "Share of right answers (up) against the probability of the predicted class (right), in percent, by bins of "
         "that probability. On the dotted line a network is as often right as it says; below it is overconfident. The "
         f"area of a mark is its share of the images; bins of fewer than {FEW} are left out. Grey, behind: "
-        f"{label(baseline)}.",
-        list(bins),
-        draw,
-        ("probability of the predicted class, %", "right answers, %"),
-        [
-            Line2D([], [], color=INK, marker="o", label="bin"),
-            Line2D([], [], color=INK, linestyle=":", label="calibrated"),
-            Line2D([], [], color=INK, alpha=0.65, linewidth=1, label=f"{label(baseline)}, behind"),
-        ],
-        sheet,
+        f"{label(baseline)}."
     )
+    axes = "probability of the predicted class, %", "right answers, %"
+    return _multiples("reliability", "Reliability", caption, [*bins], draw, axes)
 
 
-def _bins(runs: Sequence[Mapping[str, Sequence[Any]]]) -> pd.DataFrame:
-    """Put the bins of the calibration error of some runs together, in percent, empty ones left out."""
-    frame = pd.concat([pd.DataFrame(run)[["confidence", "accuracy", "count"]] for run in runs])
-    scores = frame[["confidence", "accuracy"]].astype(float).fillna(0.0).mul(frame["count"], axis=0)
-    count = frame["count"].groupby(level=0).sum()
-    means = (100 * scores.groupby(level=0).sum().div(count, axis=0)).assign(count=count)
-    means.insert(0, "from", 100 * means.index / len(means))
-    return means[count > 0]
+def _bins(runs: Sequence[Mapping[str, Sequence[Any]]]) -> tuple[NDArray[np.float64], ...]:
+    """Put the bins of some runs together: confidence and accuracy in percent and the share of images, few left out."""
+    values = [np.array([run[name] for run in runs], dtype=float) for name in ("confidence", "accuracy", "count")]
+    confidence, accuracy, count = np.nan_to_num(values)  # (runs, bins) each
+    images = count.sum(0)
+    shown = images >= FEW
+    means = [100 * (value * count).sum(0)[shown] / images[shown] for value in (confidence, accuracy)]
+    return *means, images[shown] / images.sum()
 
 
 def _multiples(
@@ -365,13 +299,12 @@ def _multiples(
     poolings: Sequence[str],
     draw: Callable[[Axes, str], None],
     labels: tuple[str, str],
-    handles: Sequence[Line2D],
-    sheet: table.Sheet,
+    sheets: tuple[Sheet, ...] = (),
 ) -> Plot:
     """Draw the same plot for each pooling, side by side."""
     across = min(ACROSS, max(2, len(poolings)))
     down = math.ceil(len(poolings) / across)
-    figure = Figure(figsize=(across * PANEL[0], 0.6 + down * PANEL[1]), layout="constrained")
+    figure = Figure(figsize=(across * PANEL[0], 0.3 + down * PANEL[1]))
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, pooling in zip(grid, poolings, strict=False):
         draw(axes, pooling)
@@ -380,6 +313,4 @@ def _multiples(
         axes.set_visible(False)
     figure.supxlabel(labels[0])
     figure.supylabel(labels[1])
-    figure.legend(handles=handles, loc="outside upper left", ncols=2 if across < 3 else len(handles))
-    said = f"For {', '.join(map(label, poolings))}; numbers: {sheet.caption.lower()}."
-    return Plot(name, render(figure, title, said), title, caption, (sheet,), wide=True)
+    return Plot(name, render(figure, title), title, caption, sheets, wide=True)

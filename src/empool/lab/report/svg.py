@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from empool.lab.analyse.statistics import method
+from empool.lab.analyse.findings import method
 from empool.lab.report.table import Sheet
 
-# Every colour has a contrast of at least 3.4 on white and on near black, for a file that is looked at by itself; a page
-# puts its own in their place (`variable`). Each method has a marker of its own as well.
+# Colour and marker of each method. Every colour has a contrast of at least 3.4 on white and on near black, for a file
+# that is looked at by itself; a page puts its own in their place (`variable`).
 INK = "#767676"
 STYLES = {
     "max": (INK, "s"),
@@ -30,37 +30,7 @@ STYLES = {
 
 WIDTH = 4.4  # inches of a plot: legible when a phone shrinks it, and not too large where a page has room
 
-# Text stays text, so that it can be searched, and takes the page's colour. Verdana has the widths of DejaVu Sans, with
-# which matplotlib lays out.
-SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "empool",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8.5,
-    "figure.labelsize": 8.5,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.22,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
-}
+STYLE = Path(__file__).with_name("plots.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -92,14 +62,13 @@ def variable(pooling: str) -> str:
     return f"var(--{method(pooling) if method(pooling) in STYLES else 'other'})"
 
 
-def render(figure: Figure, title: str, description: str = "") -> str:
+def render(figure: Figure, title: str) -> str:
     """Return a figure as a small SVG document that says what it is, the same bytes each time."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = buffer.getvalue().partition("<svg")[2]
     # What changes no pixel: comments, a style sheet for clips, fonts named at each text, ids that nothing refers to,
     # indentation and lines, digits beyond 0.01.
     svg = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
@@ -107,9 +76,8 @@ def render(figure: Figure, title: str, description: str = "") -> str:
     svg = re.sub(r' id="[a-zA-Z]+\d*(_\d+)+"|(?<=\n) +| transform="rotate\(-0 [^)]*\)"', "", svg)
     svg = re.sub(r" ?\n(?=[^<])", " ", svg)
     svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"\d+\.\d{3,}", _rounded, value[0]), svg)
-    said = quoteattr(f"{title}. {description}" if description else title)
     fonts = "style=\"font-family: 'DejaVu Sans', Verdana, sans-serif; stroke-linejoin: round; stroke-linecap: butt\""
-    return svg.replace("<svg", f'<svg role="img" aria-label={said} {fonts}', 1)
+    return f'<svg role="img" aria-label={quoteattr(title)} {fonts}{svg}'
 
 
 def _rounded(number: re.Match[str]) -> str:

@@ -1,10 +1,10 @@
-"""Tables: pandas frames of what was measured, written for the terminal, Markdown, LaTeX and a page."""
+"""Tables: columns of what was measured, written for the terminal, Markdown, LaTeX and a page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -20,7 +20,7 @@ POINTS, INTERVAL, VERDICT, NEEDED = "Points", "95 % interval", "Verdict", "Seeds
 IMAGES_TOO = "Interval, images too"
 
 Format = str | Callable[[Any], str]
-Columns = dict[str, tuple[Sequence[Any], Format | None]]  # values, and their format or None for words
+Columns = dict[str, tuple[Sequence[Any], Format | None]]
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,20 @@ class Sheet:
     """A table with its title."""
 
     caption: str  # its title
-    # What is in it, a row a line: numbers, `Interval`, or words; a number that is missing is NaN or None.
-    frame: pd.DataFrame
-    # By column, how its numbers are written, as `format` takes it; other columns hold words.
-    formats: Mapping[str, Format] = field(default_factory=dict)
+    # By name: numbers, `Interval` or words, where what is missing is NaN or None; and how numbers are written, as
+    # `format` takes it, or None for words.
+    columns: Mapping[str, tuple[Sequence[Any], Format | None]]
     notes: Sequence[str] = ()  # what to know when reading it
+
+    @property
+    def numbers(self) -> list[str]:
+        """Names of the columns that hold numbers."""
+        return [name for name, (_, how) in self.columns.items() if how is not None]
 
     def cells(self) -> pd.DataFrame:
         """Write every cell as it is shown."""
-        columns = {name: [_written(value, self.formats.get(name)) for value in self.frame[name]] for name in self.frame}
-        return pd.DataFrame(columns, columns=self.frame.columns, dtype=object)
-
-
-def sheet(caption: str, columns: Columns, notes: Sequence[str] = ()) -> Sheet:
-    """Lay out columns."""
-    frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, (values, _) in columns.items()})
-    return Sheet(caption, frame, {name: how for name, (_, how) in columns.items() if how is not None}, notes)
+        written = {name: [_written(value, how) for value in values] for name, (values, how) in self.columns.items()}
+        return pd.DataFrame(written, dtype=object)
 
 
 def _written(value: Any, how: Format | None) -> str:
@@ -59,34 +57,32 @@ def _written(value: Any, how: Format | None) -> str:
 def markdown(sheet: Sheet) -> str:
     """Return a table of GitHub-flavoured Markdown."""
     cells = sheet.cells()
-    rule = ["---:" if name in sheet.formats else ":---" for name in cells]
+    rule = ["---:" if name in sheet.numbers else ":---" for name in cells]
     lines = [list(cells), rule, *cells.to_numpy().tolist()]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
 def latex(sheet: Sheet) -> str:
     """Return a LaTeX tabular; needs the package booktabs."""
-    spec = "".join("r" if name in sheet.formats else "l" for name in sheet.frame)
+    spec = "".join("r" if name in sheet.numbers else "l" for name in sheet.columns)
     text: str = sheet.cells().to_latex(index=False, escape=True, column_format=spec)
     return re.sub(r"(?<![\w.-])([+-])(?=\d)", r"$\1$", text)  # A hyphen is no sign.
 
 
 _STYLES = {Verdict.BETTER.value: "green", Verdict.WORSE.value: "red"}
 _BRIEF = {"Test error %": "Error %", "Improvement %": "Better by %", "Paper: error %": "Paper %"}
-_LEFT_OUT = ("Runs", NEEDED, IMAGES_TOO, "Paper: improvement %")
 
 
-def terminal(sheet: Sheet, title: str | None = None) -> rich.table.Table:
+def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()) -> rich.table.Table:
     """Return a table for the terminal, some columns left out; a row whose name is that above is not named again."""
     shown = rich.table.Table(
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
-    crowded = ("Spread",) if "Paper: error %" in sheet.frame else ()
-    cells = sheet.cells().drop(columns=[*_LEFT_OUT, *crowded], errors="ignore")
+    cells = sheet.cells().drop(columns=list(without), errors="ignore")
     for name in cells:
         shown.add_column(
             _BRIEF.get(name, name),
-            justify="right" if name in sheet.formats else "left",
+            justify="right" if name in sheet.numbers else "left",
             no_wrap=name in ("Pooling", INTERVAL),
             min_width=len(Verdict.UNDECIDED.value) if name == VERDICT else None,
         )

@@ -59,7 +59,7 @@ def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], 
         "poolings": list(dict.fromkeys(config.pooling for config in runs)),
         "seeds": sorted({config.seed for config in runs}),
     }
-    commands = [typed]
+    commands, done = [typed], set[tuple[str, int]]()
     if path.exists():
         study = read_object(path, "configuration", *typed)
         _check_files(directory, settings, study["configuration"], files)
@@ -67,14 +67,19 @@ def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], 
         if other is not None:
             raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
         before = study.get("commands") or [{name: study[name] for name in typed}]
-        commands = _with(typed, before, {(record["pooling"], record["seed"]) for record in results(directory)})
+        done = {(record["pooling"], record["seed"]) for record in results(directory)}
+        wanted = planned(commands)
+        if wanted <= done and planned(before) <= done:
+            commands = before  # Nothing is added.
+        else:  # Of a command before this one, the finished runs count.
+            commands = [one for one in before if planned([one]) & done - wanted] + commands
     elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
         raise LabError(f"{directory} holds runs but no study.json: choose another --out")
     content = {
         "command": commands[-1]["command"],
         "configuration": settings,
         "poolings": list(dict.fromkeys(pooling for one in commands for pooling in one["poolings"])),
-        "seeds": sorted({seed for one in commands for seed in one["seeds"]}),
+        "seeds": sorted({seed for _, seed in done}.union(commands[-1]["seeds"])),
         "commands": commands,
     }
     remove_unfinished(directory)
@@ -83,40 +88,16 @@ def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], 
         write_json(directory / "data.json", files)
 
 
-def _with(
-    typed: dict[str, Any], commands: Sequence[dict[str, Any]], done: set[tuple[str, int]]
-) -> list[dict[str, Any]]:
-    """Add a command to those before it, of which only finished runs count from now on."""
-    wanted, before = planned([typed]).keys(), planned(commands).keys()
-    if wanted <= before <= done:
-        return list(commands)  # Nothing is added.
-    kept: list[dict[str, Any]] = []
-    covered = set(planned([typed]))
-    for one in commands:
-        if planned([one]).keys() <= done and not planned([one]).keys() <= covered:
-            kept.append(one)
-            continue
-        by_poolings: dict[tuple[str, ...], list[int]] = {}
-        for seed in one["seeds"]:
-            poolings = tuple(name for name in one["poolings"] if (name, seed) in done - covered)
-            if poolings:
-                by_poolings.setdefault(poolings, []).append(seed)
-        kept += [{**one, "poolings": list(poolings), "seeds": seeds} for poolings, seeds in by_poolings.items()]
-    return [*kept, typed]
-
-
 def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], files: Mapping[str, str]) -> None:
     """Refuse images that have changed since the study began, and say in which files."""
     written = directory / "data.json"
     if ours["fingerprint"] == theirs.get("fingerprint") or ours["data"] != theirs.get("data") or not written.exists():
         return
     before = read_object(written)
-    changed = sorted(name for name in {*before, *files} if before.get(name) != files.get(name))
-    if changed:
-        name = changed[0]
-        how = "is new" if name not in before else "has changed" if name in files else "is missing"
+    if changed := sorted(name for name in {*before, *files} if before.get(name) != files.get(name)):
+        how = "is new" if changed[0] not in before else "has changed" if changed[0] in files else "is missing"
         more = f", and {len(changed) - 1} other files are not what they were" if len(changed) > 1 else ""
         raise LabError(
-            f"{directory} holds a study of other images: {ours['data']}/{name} {how}{more}; "
+            f"{directory} holds a study of other images: {ours['data']}/{changed[0]} {how}{more}; "
             "put back what was there, or choose another --out"
         )

@@ -21,9 +21,7 @@ def is_own(spelling: str) -> bool:
     """Tell whether a spelling names a callable: ``package.module:factory``."""
     module, colon, name = spelling.partition(":")
     known = {known.partition(":")[0] for known in models.names()}
-    return (
-        bool(colon) and name.isidentifier() and module not in (*known, "hub") and module.replace(".", "").isidentifier()
-    )
+    return bool(colon) and name.isidentifier() and module not in known and module.replace(".", "").isidentifier()
 
 
 def imported(option: str, spelling: str) -> Callable[..., Any]:

@@ -57,8 +57,6 @@ TABLE_2: Mapping[tuple[str, str], Figure] = {
     ("stochastic_depth:110", NONE): Figure(5.23, 4.91),
     ("stochastic_depth:1202", NONE): Figure(4.91, 10.73),
 }
-# The paper's second row for the same network: ResNet with 110 layers as run by Huang et al. (2016).
-RESNET_110_BY_HUANG = Figure(6.41, -16.54)
 
 
 class Claim(NamedTuple):
@@ -79,8 +77,6 @@ def _dropout(*numbers: float) -> tuple[str, ...]:
 
 
 _MAX = ("max",)
-
-
 CLAIMS_1 = (
     Claim("Ensemble max-pooling with p of 0.1 or more beats max", _emp(0.1, 0.2, 0.3, 0.4, 0.5, 0.7), _MAX),
     Claim("Ensemble max-pooling with p = 0.05 is worse than max", _emp(0.05), _MAX, lower=False),
@@ -115,11 +111,11 @@ class Table:
 
     def error(self, pooling: str) -> float | None:
         """Give the printed error of a pooling, if there is one."""
-        return self.rows[pooling].error if pooling in self.rows else None
+        return self.rows.get(pooling, NOT_CONVERGED).error
 
     def improvement(self, pooling: str) -> float | None:
         """Give the printed improvement of a pooling, if there is one."""
-        return self.rows[pooling].improvement if pooling in self.rows else None
+        return self.rows.get(pooling, NOT_CONVERGED).improvement
 
     def improvement_over(self, baseline: str, pooling: str) -> float | None:
         """Compute the improvement of a pooling over another from the printed errors, in percent."""
@@ -127,16 +123,11 @@ class Table:
         return None if error is None or reference is None else 100 * (1 - error / reference)
 
 
-CLASSES, IMAGE_SHAPE = 10, (3, 32, 32)
-"""Of CIFAR-10, with which both tables are made."""
+CLASSES, IMAGE_SHAPE = 10, (3, 32, 32)  # of CIFAR-10, with which both tables are made
 
 
 def of(model: str) -> Table | None:
-    """Return the paper's table for a network, or None where it has none; DFN-MR of any depth beside that of 56 layers.
-
-    Args:
-        model: spelling, as `empool.models.create` takes it.
-    """
+    """Return the paper's table for a network, or None where it has none; DFN-MR of any depth has that of 56 layers."""
     if model == "cnn":
         return Table("Table 1", "max", TABLE_1, CLAIMS_1, train_images=10_000, test_images=10_000, epochs=20)
     printed = "dfn_mr:56" if model.startswith("dfn_mr:") else model

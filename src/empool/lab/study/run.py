@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,9 +123,10 @@ def results(directory: Path) -> list[dict[str, Any]]:
     return sorted(records, key=place)
 
 
-def planned(commands: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], None]:
-    """List the runs, by pooling and seed, of the commands that study.json has; in their order, each once."""
-    return dict.fromkeys((pooling, seed) for one in commands for pooling in one["poolings"] for seed in one["seeds"])
+def planned(commands: Sequence[Mapping[str, Any]]) -> Set[tuple[str, int]]:
+    """List the runs, by pooling and seed, of the last command that study.json has; those before it are superseded."""
+    last = commands[-1]
+    return dict.fromkeys((pooling, seed) for pooling in last["poolings"] for seed in last["seeds"]).keys()
 
 
 def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
@@ -180,27 +181,15 @@ def poolings(spellings: str | Iterable[str], model: str) -> list[str]:
     Raises:
         LabError: for an unknown pooling, one whose number is out of range, or "none" for a network that needs one.
     """
-    parts: list[str] = []
-    for part in spellings.split(",") if isinstance(spellings, str) else map(str, spellings):
-        if parts and isinstance(spellings, str) and _is_number(part):
-            parts[-1] += f",{part}"
-        else:
-            parts.append(part.strip())
+    # What follows a comma and is no name, is a number of the pooling before it.
+    parts = re.split(r",(?!\s*[-+.\d])", spellings) if isinstance(spellings, str) else map(str, spellings)
     try:
         named = []
         for part in parts:
-            name, *own = part.split("@")
+            name, *own = part.strip().split("@")
             named.append("@".join((str(models.read_pooling(name) or models.NONE), *own)))
         if any(name.partition("@")[0] == models.NONE for name in named) and networks.network(model).needs_pooling:
             raise LabError(f"{models.NONE} keeps strided convolutions, and {model} has no such: name a pooling")
         return list(dict.fromkeys(named))
     except ValueError as error:
         raise LabError(str(error)) from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.strip().rstrip(")"))
-    except ValueError:
-        return False
-    return True

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from empool.lab.data.sets import Split, Streamed
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig, derived_seed
-from empool.lab.train.processes import Processes
+from empool.lab.train.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Augment:
         parts += ["alternating-mirror" if self.alternating else "mirror"] * self.mirror
         return ",".join(parts) or "none"
 
+    def drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw for `count` images rows and columns in [-pad, pad] ``(N, 2)``, and which are mirrored ``(N,)``."""
+        shift = torch.randint(-self.pad, self.pad + 1, (count, 2), generator=generator)
+        return shift, torch.rand(count, generator=generator) < (0.5 if self.mirror else 0.0)
+
 
 def parse(spelling: str) -> Augment:
     """Read "none", or "crop:P" or "shift:P", "mirror" or "alternating-mirror", or one of each with a comma between.
@@ -46,19 +51,6 @@ def parse(spelling: str) -> Augment:
         raise ValueError(f'augment: expected none, crop:P, mirror or crop:P,mirror, got "{spelling}"')
     mirror = match[4] or ""
     return Augment(int(match[2] or 0), bool(mirror), match[1] == "shift", mirror.startswith("alternating"))
-
-
-class Draws(NamedTuple):
-    """How each image of an epoch is changed."""
-
-    shift: Tensor  # (N, 2) int64 rows and columns in [-pad, pad]
-    mirrored: Tensor  # (N,) bool
-
-    @classmethod
-    def sample(cls, augment: Augment, count: int, generator: torch.Generator) -> Draws:
-        """Draw for `count` images."""
-        shift = torch.randint(-augment.pad, augment.pad + 1, (count, 2), generator=generator)
-        return cls(shift, torch.rand(count, generator=generator) < (0.5 if augment.mirror else 0.0))
 
 
 class Normaliser:
@@ -78,13 +70,16 @@ class Normaliser:
         """Normalise images ``(N, H, W, C)`` uint8 to ``(N, C, H, W)`` float32, channels last."""
         return self._normal(images.flatten(2)).view(images.shape).permute(0, 3, 1, 2)
 
-    def augmented(self, images: Tensor, index: Tensor, draws: Draws, *, reflect: bool = False) -> Tensor:
+    def augmented(
+        self, images: Tensor, index: Tensor, shift: Tensor, mirrored: Tensor, *, reflect: bool = False
+    ) -> Tensor:
         """Normalise the images chosen, shifted and mirrored.
 
         Args:
             images: ``(M, H, W, C)`` uint8.
             index: ``(N,)`` which of them.
-            draws: N draws.
+            shift: ``(N, 2)`` int64 rows and columns.
+            mirrored: ``(N,)`` bool.
             reflect: what comes in at the border is the image's reflection, in place of 0, that is the mean.
 
         Returns:
@@ -92,9 +87,9 @@ class Normaliser:
         """
         # Whole rows are copied first, since picking pixels by their place in the data set takes five times as long.
         height, width, channels = images.shape[1:]
-        rows = torch.arange(height, device=images.device) + draws.shift[:, :1]  # (N, H)
+        rows = torch.arange(height, device=images.device) + shift[:, :1]  # (N, H)
         columns = torch.arange(width, device=images.device).expand(len(index), width)
-        columns = torch.where(draws.mirrored[:, None], width - 1 - columns, columns) + draws.shift[:, 1:]  # (N, W)
+        columns = torch.where(mirrored[:, None], width - 1 - columns, columns) + shift[:, 1:]  # (N, W)
         if reflect:
             rows, columns = _reflected(rows, height), _reflected(columns, width)
         row = index[:, None] * height + rows.clamp(0, height - 1)  # (N, H)
@@ -115,6 +110,14 @@ class Normaliser:
 def _reflected(places: Tensor, size: int) -> Tensor:
     """Fold places beyond the ends of ``[0, size - 1]`` back at them."""
     return (size - 1) - ((size - 1) - places.abs()).abs()
+
+
+def _check_size(together: Processes, batch_size: int, images: int) -> None:
+    if together.count > 1 and min(batch_size, images) < 2 * together.count:
+        raise LabError(
+            f"{together.count} processes need batches of at least {2 * together.count} images: the batch size is "
+            f"{batch_size}, and there are {images} training images"
+        )
 
 
 class Batches:
@@ -138,18 +141,14 @@ class Batches:
         augment: Augment,
         normaliser: Normaliser,
         seed: int,
-        together: Processes = Processes(),  # noqa: B008  # frozen
+        together: Processes = ALONE,
         *,
         drop_last: bool = False,
     ) -> None:
         self.images, self.batch_size, self.augment, self.normaliser = images, batch_size, augment, normaliser
         self.seed, self.together, self.drop_last = seed, together, drop_last
         self.epoch = 0  # of the batches that come next
-        if together.count > 1 and min(batch_size, len(images)) < 2 * together.count:
-            raise LabError(
-                f"{together.count} processes need batches of at least {2 * together.count} images: the batch size is "
-                f"{batch_size}, and there are {len(images)} training images"
-            )
+        _check_size(together, batch_size, len(images))
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
@@ -163,7 +162,7 @@ class Batches:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
         device, count = self.images.labels.device, len(self.images)
         order = torch.randperm(count, generator=generator).to(device)
-        shift, mirrored = Draws.sample(self.augment, count, generator)
+        shift, mirrored = self.augment.drawn(count, generator)
         if self.augment.alternating:  # Which side an image shows first; from then on it shows one after the other.
             first = torch.Generator().manual_seed(derived_seed(self.seed, "mirror"))
             mirrored = ((torch.rand(count, generator=first) < 0.5) ^ bool(self.epoch % 2))[order.cpu()]
@@ -171,9 +170,20 @@ class Batches:
         for batch in range(len(self)):
             first_image = batch * self.batch_size
             part = slice(first_image + self.together.rank, first_image + self.size(batch), self.together.count)
-            draws = Draws(shift[part], mirrored[part])
-            images = self.normaliser.augmented(self.images.images, order[part], draws, reflect=self.augment.reflect)
+            draws = order[part], shift[part], mirrored[part]
+            images = self.normaliser.augmented(self.images.images, *draws, reflect=self.augment.reflect)
             yield images, self.images.labels[order[part]]
+
+
+class _Shares(BatchSampler):
+    """This process's share of each whole batch."""
+
+    def __init__(self, order: Iterable[int], size: int, together: Processes) -> None:
+        super().__init__(order, size, drop_last=True)
+        self.together = together
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.together.rank :: self.together.count] for batch in super().__iter__())
 
 
 class Stream:
@@ -183,23 +193,27 @@ class Stream:
         images: to be loaded.
         config: the run.
         training: whether the images are shuffled, and an incomplete last batch left out.
+        together: each of these processes loads its share.
 
     Raises:
         LabError: if there is not one batch.
     """
 
-    def __init__(self, images: Streamed, config: RunConfig, *, training: bool) -> None:
+    def __init__(self, images: Streamed, config: RunConfig, *, training: bool, together: Processes = ALONE) -> None:
         size = config.training.batch_size
         if training and len(images) < size:
             raise LabError(f"{len(images)} training images are no batch of {size}: give a --batch-size")
+        _check_size(together, size, len(images))
         self.images, self.config, self.training, self.epoch = images, config, training, 0
         self.view: Any = images.view(config, training)
         self.generator = torch.Generator()  # The default one belongs to the draws of the network.
+        if training:
+            share: Any = _Shares(RandomSampler(range(len(images)), generator=self.generator), size, together)
+        else:
+            share = BatchSampler(range(together.rank, len(images), together.count), size, drop_last=False)
         self.loader: DataLoader[Any] = DataLoader(
             self.view,
-            batch_size=size,
-            shuffle=training,
-            drop_last=training,
+            batch_sampler=share,
             num_workers=min(8, os.cpu_count() or 1) if config.workers is None else config.workers,
             pin_memory=config.device == "cuda",
             generator=self.generator,
@@ -209,7 +223,7 @@ class Stream:
         return len(self.loader)
 
     def size(self, batch: int) -> int:
-        """Give the number of images in a batch."""
+        """Give the number of images in a batch, those of all processes."""
         return self.config.training.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

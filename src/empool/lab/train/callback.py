@@ -28,25 +28,9 @@ class PSchedule(pl.Callback):
             layers, and for a training without `max_epochs` where the schedule depends on its end.
 
     Example:
-        >>> import empool, lightning, torch
+        >>> import lightning
         >>> from empool.lab import PSchedule
-        >>> class Net(lightning.LightningModule):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.layers = torch.nn.Sequential(
-        ...             empool.EnsembleMaxPool2d(2, p=0.4), torch.nn.Flatten(), torch.nn.Linear(4, 2)
-        ...         )
-        ...     def training_step(self, batch, batch_idx):
-        ...         return self.layers(batch).square().mean()
-        ...     def configure_optimizers(self):
-        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
-        >>> net = Net()
-        >>> quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-        >>> schedule = PSchedule("anneal:0.1", p=0.4)
-        >>> trainer = lightning.Trainer(max_epochs=2, callbacks=[schedule], enable_model_summary=False, **quiet)
-        >>> trainer.fit(net, torch.utils.data.DataLoader(torch.randn(8, 1, 4, 4), batch_size=4))
-        >>> net.layers[0].p
-        0.1
+        >>> trainer = lightning.Trainer(max_epochs=60, callbacks=[PSchedule("anneal:0.1", p=0.4)])
     """
 
     def __init__(self, schedule: str | Schedule, p: float) -> None:

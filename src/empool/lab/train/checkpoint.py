@@ -17,8 +17,7 @@ from empool.lab.files import replacing
 _log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # of the epoch before; only while the run is unfinished
-_PARTS = ("state_dict", "optimizer_states", "history")
-_DAMAGED = (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+_PARTS = ("state_dict", "optimizer_states", "history", "origins")
 
 
 def write(folder: Path, checkpoint: dict[str, Any]) -> None:
@@ -47,9 +46,9 @@ def newest(folder: Path) -> dict[str, Any] | None:
         except LabError as error:
             damages.append(error)
             continue
-        if damages:
+        for damage in damages:
             epochs = len(checkpoint["history"])
-            _log.warning("%s; going on from %s, of epoch %d", str(damages[0]).partition(";")[0], path, epochs)
+            _log.warning("%s; going on from %s, of epoch %d", str(damage).partition(";")[0], path, epochs)
         return checkpoint
     if len(damages) > 1:
         raise LabError(f"{paths[0]} and {paths[1]} are damaged; delete both, and the run starts again")
@@ -71,6 +70,14 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not all(part in checkpoint for part in _PARTS):
             raise ValueError("it is no checkpoint of a run")
-    except _DAMAGED as error:
+    except (
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
         raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
     return checkpoint

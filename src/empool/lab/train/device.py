@@ -20,16 +20,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt (malloc.h)
 
 
 def device_named(device: str) -> str:
-    """Choose "cpu" or "cuda" on this machine, which "auto" stands for.
-
-    Raises:
-        LabError: for "cuda" where there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
+    """Choose "cpu" or "cuda" on this machine, which "auto" stands for; refuse "cuda" where there is none."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
         raise LabError("no CUDA device: use --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return ("cuda" if available else "cpu") if device == "auto" else device
 
 
 @functools.cache
@@ -50,16 +45,9 @@ def keep_freed() -> bool:
 
 @contextmanager
 def computing(config: RunConfig) -> Iterator[None]:
-    """Choose algorithms as a run wants them to the end of the context, and say in one line what PyTorch says in many.
-
-    Raises:
-        LabError: for an algorithm that doesn't repeat a run bit for bit, if that is wanted; a network that can't be
-            compiled, or not all of it, if that is; or a process for loading images that died.
-    """
-    deterministic, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    """Choose algorithms as a run wants them, and say in a line what PyTorch says in many, to the end of the context."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Read when CUDA starts.
@@ -81,28 +69,30 @@ def computing(config: RunConfig) -> Iterator[None]:
 
 def _refusal(error: Exception, model: str) -> LabError | None:
     said = first_line(error)
+    kinds = [kind.__name__ for kind in type(error).__mro__]  # Importing them takes a second.
     if "does not have a deterministic implementation" in str(error):
-        return LabError(
+        message = (
             f"--deterministic: PyTorch has no {said.partition(' ')[0]} that gives the same bits each time on this "
             "device: leave --deterministic out"
         )
-    if said.startswith("DataLoader worker"):
-        return LabError(
+    elif said.startswith("DataLoader worker"):
+        message = (
             f"a process that loads images died, often for want of memory ({said}): start again, and the run goes on "
             "from its last whole epoch"
         )
-    kinds = [kind.__name__ for kind in type(error).__mro__]  # Importing them takes a second.
-    if "FailOnRecompileLimitHit" in kinds:
-        return LabError(
+    elif "FailOnRecompileLimitHit" in kinds:
+        message = (
             f"--compile: {model} needs more versions of its code than PyTorch keeps (torch._dynamo.config."
             "recompile_limit), and the rest would be left uncompiled. Leave --compile out"
         )
-    if "TorchDynamoException" in kinds:
-        return LabError(
+    elif "TorchDynamoException" in kinds:
+        message = (
             f"--compile: PyTorch cannot compile {model} here ({said}); on the CPU it needs a C++ compiler, on a GPU "
             "Triton. Leave --compile out, or install what is missing"
         )
-    return None
+    else:
+        return None
+    return LabError(message)
 
 
 @contextmanager

@@ -15,28 +15,22 @@ from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
 from empool.lab.train import batches, device, processes
 from empool.lab.train.batches import Batches, Normaliser, Stream
-from empool.lab.train.metrics import Scores, Tally
+from empool.lab.train.metrics import Tally
 
 _TEST_BATCH = 500  # images
 
 
 class Experiment(nn.Module):
-    """A network and its data, in the run's precision and memory format.
-
-    Args:
-        config: the run.
-        network: to be trained.
-        data: on any device.
-    """
+    """A network and its data, in the run's precision and memory format."""
 
     batches: Any  # of an epoch: sized, with the number of the epoch in `epoch` and the images behind them in `images`
     test_images: Split | Streamed
     held_out: Split | None = None  # training images that are measured alone
 
-    def __init__(self, config: RunConfig, network: nn.Module, data: DataSet) -> None:
+    def __init__(self, config: RunConfig, data: DataSet) -> None:
         super().__init__()
         self.config = config
-        self.network = network.to(config.device)
+        network = self.network = make_network(config, data).to(config.device)
         if config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
         if config.compile:
@@ -45,7 +39,7 @@ class Experiment(nn.Module):
         self.num_classes = len(data.classes)
         self.test_images = data.test.to(config.device) if isinstance(data.test, Split) else data.test
         if not isinstance(data.train, Split):
-            self.batches = Stream(data.train, config, training=True)
+            self.batches = Stream(data.train, config, training=True, together=self.together)
             return
         if data.validation is not None:
             self.held_out = data.validation.to(config.device)
@@ -67,10 +61,6 @@ class Experiment(nn.Module):
             prepare: Any = self.network.prepare_
             prepare(self.normaliser.plain(self.batches.images.images[:5000]))
 
-    def test(self, images: Split | Streamed) -> Scores:
-        """Score the predictions for images as they are, in inference mode."""
-        return self.tally(images).scores()
-
     @torch.no_grad()
     def tally(self, images: Split | Streamed) -> Tally:
         """Count the predictions for images as they are, in inference mode."""
@@ -86,7 +76,7 @@ class Experiment(nn.Module):
     def plain_batches(self, images: Split | Streamed) -> Iterator[tuple[Tensor, Tensor]]:
         """Give images as they are, as the network takes them, and their labels."""
         if not isinstance(images, Split):
-            yield from Stream(images, self.config, training=False)
+            yield from Stream(images, self.config, training=False, together=self.together)
             return
         share, rank = self.together.count, self.together.rank
         for first in range(rank, len(images), share * _TEST_BATCH):
@@ -104,11 +94,6 @@ class Experiment(nn.Module):
         with stance, torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
             logits: Tensor = (through or self.network)(images)
         return logits.float()
-
-
-def make_experiment(config: RunConfig, data: DataSet) -> Experiment:
-    """Make a run's network and put it together with its data."""
-    return Experiment(config, make_network(config, data), data)
 
 
 def make_network(config: RunConfig, data: DataSet) -> nn.Module:

@@ -22,12 +22,12 @@ from empool.ensemble import set_p
 from empool.lab import provenance
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
-from empool.lab.files import read_object, write_json, write_text
+from empool.lab.files import write_json, write_text
 from empool.lab.study.run import RunConfig, derived_seed, difference
 from empool.lab.train import checkpoint as checkpoints
 from empool.lab.train import processes, schedule, signals
 from empool.lab.train.device import computing, keep_freed
-from empool.lab.train.experiment import Experiment, finite, make_experiment
+from empool.lab.train.experiment import Experiment, finite
 from empool.lab.train.optimise import Optimiser
 
 COLUMNS = (
@@ -59,17 +59,23 @@ class Journal(Protocol):
 
 
 class _Run:
-    """A run under way."""
+    """A run under way.
+
+    Its recipe may have more than `Recipe` says: ``label_smoothing``; ``reduction``, "sum" in place of "mean", of the
+    loss over a batch; ``begin_epoch(network, epoch)``; and what `Optimiser` knows of.
+    """
 
     def __init__(self, experiment: Experiment, watch: Watch, term: signals.Deferred) -> None:
         self.experiment, self.watch, self.term = experiment, watch, term
         self.config, self.together, self.batches = experiment.config, experiment.together, experiment.batches
-        self.recipe = self.config.training
+        self.recipe: Any = self.config.training
+        self.smoothing: float = getattr(self.recipe, "label_smoothing", 0.0)
+        self.reduction: str = getattr(self.recipe, "reduction", "mean")
         self.optimiser = Optimiser(experiment.network, self.recipe, len(self.batches))
         self.history: list[Row] = []  # so far
         # What began the run, and what went on with it and is not the same; each with the first epoch that it did.
         self.origins = [{"epoch": 1, **provenance.origin(self.config.device, self.together.count)}]
-        self.schedule = None if self.config.p is None else schedule.parse(self.config.p_schedule)
+        self.schedule = schedule.parse(self.config.p_schedule)
         self.through: nn.Module = experiment.network
         # loss, errors; read once an epoch
         self.totals = torch.zeros(2, dtype=torch.float64, device=self.config.device)
@@ -92,11 +98,9 @@ class _Run:
                 # Blocks that are dropped have no gradient.
                 find_unused_parameters=isinstance(self.experiment.network, models.StochasticDepth),
             )
-        if found is None:
-            return
-        self.optimiser.load_state_dict(found["optimizer_states"][0])
-        self.history = found["history"]
-        if before := found.get("origins"):  # A checkpoint may be of a version that wrote none.
+        if found is not None:
+            self.optimiser.load_state_dict(found["optimizer_states"][0])
+            self.history, before = found["history"], found["origins"]
             epoch = len(self.history) + 1
             now = {**self.origins[-1], "epoch": epoch}
             same = {**before[-1], "epoch": epoch} == now
@@ -130,7 +134,8 @@ class _Run:
         # The default generators' (draws, dropout); the order of the images is seeded beside it.
         torch.manual_seed(derived_seed(self.config.seed, f"draws {rank}" if rank else "draws", number))
         self.batches.epoch = number
-        self.optimiser.begin_epoch(number)
+        if hasattr(self.recipe, "begin_epoch"):
+            self.recipe.begin_epoch(self.experiment.network, number)
         self.totals.zero_()
         images_seen = 0
         began = time.perf_counter()
@@ -146,7 +151,7 @@ class _Run:
         seconds = time.perf_counter() - began
         row: Row = {
             "epoch": number + 1,
-            "lr": self.optimiser.rate,
+            "lr": self.optimiser.sgd.param_groups[-1]["lr"],  # Most parameters are in the last group.
             "train_loss": loss / images_seen,
             "train_error": 100 * errors / images_seen,
             **self._tests(number + 1, diverged=not math.isfinite(loss)),
@@ -162,23 +167,22 @@ class _Run:
         self.optimiser.set_rate(step)
         self._set_p(epoch + batch / len(self.batches))
         logits = self.experiment(images, self.through)
-        loss = self.optimiser.loss(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction=self.reduction)
         with torch.no_grad():
             plain = loss * len(labels)
-            if self.optimiser.reduction == "sum" or self.optimiser.smoothing:
+            if self.reduction == "sum" or self.smoothing:
                 plain = F.cross_entropy(logits, labels, reduction="sum")
             self.totals += torch.stack((plain, (logits.argmax(1) != labels).sum()))
         if self.together.count > 1:
             # The mean over processes, which is to come, of these is the mean, or the sum, over the whole batch.
-            share = 1 if self.optimiser.reduction == "sum" else len(labels) / self.batches.size(batch)
+            share = 1 if self.reduction == "sum" else len(labels) / self.batches.size(batch)
             loss = loss * (share * self.together.count)
         self.optimiser.sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step(step)
 
     def _set_p(self, epoch: float) -> None:
-        if self.schedule is not None and self.schedule.kind != "constant":
-            assert self.config.p is not None
+        if self.config.p is not None and self.schedule.kind != "constant":
             set_p(self.experiment, self.schedule.value(self.config.p, epoch, self.recipe.epochs))
 
     def _tests(self, epoch: int, *, diverged: bool) -> Row:
@@ -190,11 +194,11 @@ class _Run:
             tested = experiment.tally(experiment.test_images)
             row["test_loss"], row["test_error"], row["test_ece"], row["test_top5_error"] = tested.scores()
             if experiment.held_out is not None:
-                row["validation_loss"], row["validation_error"], *_ = experiment.test(experiment.held_out)
+                row["validation_loss"], row["validation_error"], *_ = experiment.tally(experiment.held_out).scores()
         if last:
             row["reliability"] = tested.reliability()
             row["correct"] = base64.b64encode(np.packbits(tested.right().cpu().numpy()).tobytes()).decode()
-            row["fitted_loss"], row["fitted_error"], *_ = experiment.test(self.batches.images)
+            row["fitted_loss"], row["fitted_error"], *_ = experiment.tally(self.batches.images).scores()
         return row
 
 
@@ -218,8 +222,8 @@ def fit(
         journal: likewise.
 
     Returns:
-        The record, as in results.json. Its device, threads, processes, versions and commit are those that the run began
-        with; "resumed" lists what went on with it under others, each with the first epoch that it did.
+        The record, as in results.json. What did the run (device, threads, processes, versions, commit) is what began
+        it; "resumed" lists what went on with it and is not the same, each with the first epoch that it did.
 
     Raises:
         LabError: if the run's folder holds another run, one that was begun on another device or by another number of
@@ -233,13 +237,16 @@ def fit(
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
-    found = _checkpoint(config, folder, together) if together.rank == 0 else None
+    found = None
+    if together.rank == 0:
+        found = _checkpoint(config, folder, together)
+        write_json(folder / "config.json", config.to_json())
     found = together.tell(found)
     with computing(config), signals.deferred() as term, warnings.catch_warnings():
         # PyTorch's compiler asks for the gradient of every input of what it compiles.
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
         torch.manual_seed(derived_seed(config.seed, "weights"))
-        run = _Run(make_experiment(config, data), watch, term)
+        run = _Run(Experiment(config, data), watch, term)
         run.begin(found)
         if journal is not None:
             journal.tell(run.history)
@@ -271,24 +278,16 @@ def _write_metrics(path: Path, history: list[Row]) -> None:
 
 
 def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) -> dict[str, Any] | None:
-    """Read the checkpoint to go on from, if there is one, after checking that the folder is this run's."""
-    written = folder / "config.json"
-    ours = {**config.settings(), "pooling": config.pooling, "seed": config.seed}
-    device = None
-    if written.exists():
-        theirs = read_object(written, "recipe", "device")
-        device = theirs.pop("device")
-        theirs.pop("workers", None)
-        if (other := difference(ours, theirs)) is not None:
-            raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
+    """Read the checkpoint to go on from, if there is one, after checking that it is this run's."""
     found = checkpoints.newest(folder)
     if found is None:
-        if device != config.device:
-            write_json(written, config.to_json())
         return None
-    began = found.get("origins", [{"processes": together.count}])[0]["processes"]
-    if config.device != device:
-        how = f"on {device}, not {config.device}: go on with --device {device}"
+    theirs, began = found["config"], found["origins"][0]["processes"]
+    compared = ({**fields, "device": None, "workers": None} for fields in (config.to_json(), theirs))
+    if (other := difference(*compared)) is not None:
+        raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
+    if config.device != theirs["device"]:
+        how = f"on {theirs['device']}, not {config.device}: go on with --device {theirs['device']}"
     elif together.count != began:
         how = f"with {began} in the place of {together.count} processes: start as many again"
     else:
@@ -297,20 +296,18 @@ def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) 
 
 
 def _record(run: _Run, data: DataSet) -> dict[str, Any]:
-    config, history, recipe = run.config, run.history, run.recipe
-    last = history[-1]
+    config, history, last = run.config, run.history, run.history[-1]
     began, *resumed = ({**origin} for origin in run.origins)
     del began["epoch"]
     losses = {"test_loss": finite(last["test_loss"]), "train_loss": finite(last["fitted_loss"])}
-    seconds = sum(row["seconds"] or 0.0 for row in history)
-    images = len(run.batches.images)
-    seen = sum((row.get("images_per_second") or 0.0) * (row["seconds"] or 0.0) or images for row in history)
+    seconds = sum(row["seconds"] for row in history)
+    seen = sum(row["images_per_second"] * row["seconds"] for row in history)
     size = data.train.image_size
     chosen = ("data", "model", "pooling", "p", "seed", "train_limit", "test_limit", "precision", "p_schedule")
     return {
         **{name: getattr(config, name) for name in chosen},
-        **{name: getattr(recipe, name) for name in ("epochs", "batch_size", "augment")},
-        "train_images": images,
+        **{name: getattr(config.training, name) for name in ("epochs", "batch_size", "augment")},
+        "train_images": len(run.batches.images),
         "test_images": len(run.experiment.test_images),
         "classes": run.experiment.num_classes,
         "image_shape": None if size is None else [data.train.in_channels, *size],
@@ -319,12 +316,11 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
         "train_error": last["fitted_error"],
         **losses,
         "test_nll": losses["test_loss"],
-        # A checkpoint may be of a version that computed no others.
-        **{name: last.get(name) for name in ("test_top5_error", "validation_error", "correct")},
-        **{name: finite(last.get(name)) for name in ("test_ece", "validation_loss")},
-        "calibration": last.get("reliability"),
+        **{name: last[name] for name in ("test_top5_error", "validation_error", "correct")},
+        **{name: finite(last[name]) for name in ("test_ece", "validation_loss")},
+        "calibration": last["reliability"],
         "converged": None not in losses.values() and finite(last["train_loss"]) is not None,
-        "seconds": seconds + sum(row["test_seconds"] or 0.0 for row in history),
+        "seconds": seconds + sum(row["test_seconds"] for row in history),
         "images_per_second": seen / seconds,
         **began,
         "resumed": resumed,

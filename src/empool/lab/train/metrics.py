@@ -26,11 +26,7 @@ class Scores(NamedTuple):
 
 
 class Tally:
-    """Sum scores up batch by batch; the device is waited for once, in `scores`.
-
-    Args:
-        num_classes: number of classes.
-        device: where the batches are.
+    """Sum scores up batch by batch, on their device, which is waited for once, in `scores`.
 
     Source: the calibration error is that of Naeini et al., AAAI 2015, and Guo et al., arXiv 1706.04599, section 2.
 
@@ -106,9 +102,9 @@ class Tally:
         together.add_up(counted)
         self.images = int(counted)
         for parts in (self.confidences, self.rights):
-            whole = torch.zeros(self.images, dtype=torch.float32, device=self.sums.device)
-            own = torch.cat(parts) if parts else whole[:0]
-            whole[together.rank :: together.count] = own.float()
+            whole = torch.zeros(self.images, device=self.sums.device)
+            if parts:
+                whole[together.rank :: together.count] = torch.cat(parts).float()
             together.add_up(whole)
             parts[:] = [whole if parts is self.confidences else whole.bool()]
 

@@ -29,12 +29,11 @@ class Processes:
 
     def tell(self, what: Any) -> Any:
         """Give to all what the first of them gives; all must call this."""
-        if self.count == 1:
-            return what
-        from torch import distributed
-
         told = [what]
-        distributed.broadcast_object_list(told)
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.broadcast_object_list(told)
         return told[0]
 
     def any(self, here: bool) -> bool:
@@ -42,10 +41,9 @@ class Processes:
         if self.count == 1:
             return here
         import torch
-        from torch import distributed
 
         processes = torch.tensor(float(here))
-        distributed.all_reduce(processes)
+        self.add_up(processes)
         return bool(processes)
 
     def add_up(self, sums: Tensor) -> None:
@@ -64,6 +62,9 @@ class Processes:
                 distributed.broadcast(buffer, 0)
 
 
+ALONE = Processes()
+
+
 def started() -> Processes:
     """Read from the environment what torchrun or `srun` wrote into it."""
     for rank, count, local_rank in (
@@ -75,7 +76,7 @@ def started() -> Processes:
             nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
             local_count = int(os.environ.get("LOCAL_WORLD_SIZE", counted // nodes))
             return Processes(int(os.environ[rank]), counted, int(os.environ[local_rank]), local_count)
-    return Processes()
+    return ALONE
 
 
 @contextmanager
@@ -100,16 +101,21 @@ def joined() -> Iterator[Processes]:
         torch.cuda.set_device(these.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, rank=these.rank, world_size=these.count)
-    done: SystemExit | None = None  # of one that did its share for another, which takes leave as that one does
+    failed = True
     try:
         yield these
-    except SystemExit as share:
-        done = share
+        failed = False
+    except SystemExit:  # It did its share for another, and takes leave as that one does.
+        failed = False
+        raise
     finally:
-        _let_go()
-    distributed.destroy_process_group()
-    if done is not None:
-        raise done
+        # Whoever keeps a wrapped network beyond the group's end would hold the group by its reducer. Freeing that waits
+        # for gloo's threads without giving up the interpreter's lock, which these may be waiting for; or they end the
+        # process.
+        for wrapper in _wrapped:
+            vars(wrapper).update(reducer=None, logger=None, process_group=None)
+        if not failed:
+            distributed.destroy_process_group()
 
 
 def wrapped(network: nn.Module, **settings: Any) -> nn.Module:
@@ -121,16 +127,6 @@ def wrapped(network: nn.Module, **settings: Any) -> nn.Module:
     return wrapper
 
 
-def _let_go() -> None:
-    """Take the group from what wraps a network, which whoever holds the wrapper may keep beyond the group's end.
-
-    Were its reducer the last to hold the group, freeing it would wait for gloo's threads without giving up the
-    interpreter's lock, which these may be waiting for; or end the process with them.
-    """
-    for wrapper in _wrapped:
-        vars(wrapper).update(reducer=None, logger=None, process_group=None)
-
-
 def until_left(main: Callable[[], int]) -> int:
     """Run a program, and return its exit code; one of several processes ends there and then.
 
@@ -138,11 +134,11 @@ def until_left(main: Callable[[], int]) -> int:
     """
     if started().count == 1:
         return main()
+    code = 1
     try:
         code = main()
     except BaseException:
         traceback.print_exc()
-        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -159,4 +155,4 @@ def connected() -> Processes:
     """Give the processes that `joined` connected; one, outside of its context."""
     from torch import distributed
 
-    return started() if distributed.is_available() and distributed.is_initialized() else Processes()
+    return started() if distributed.is_available() and distributed.is_initialized() else ALONE

@@ -5,6 +5,7 @@ An epoch that is done again after a kill may be logged twice.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import logging
 import os
@@ -54,6 +55,16 @@ class Loggers:
         """Make the journal of a run."""
         return Journal(self.settings, run, run.folder(directory))
 
+    def catch_up(self, run: RunConfig, directory: Path, record: Mapping[str, Any]) -> None:
+        """Tell of a finished run those that lack some of its epochs."""
+        if not self.settings:
+            return
+        with (run.folder(directory) / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        with self.journal(run, directory) as told:
+            if any(told.notes.get(name, {}).get("epochs", 0) < len(rows) for name in self.settings):
+                told.end(rows, record)
+
 
 def named(names: Sequence[str]) -> Loggers:
     """Choose loggers by name; `ModuleNotFoundError` is for one whose package isn't installed."""
@@ -90,10 +101,6 @@ class Journal:
                     logger.experiment.finish(exit_code=int(ended != "finished"))
                 else:
                     logger.finalize(ended)
-
-    def lacks(self, epochs: int) -> bool:
-        """Tell whether one of the loggers does not have that many epochs yet."""
-        return any(self.notes.get(name, {}).get("epochs", 0) < epochs for name in self.settings)
 
     def tell(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Log the epochs that a logger does not have yet."""

@@ -68,11 +68,9 @@ class Progress(logging.Handler):
         self.console.print(Text(line), soft_wrap=True)
         self.said = time.monotonic()
 
-    def begin(self, runs: Sequence[RunConfig], records: Sequence[Mapping[str, Any]]) -> None:
-        """Take up a study, with the records of the runs that are done already."""
-        done = {(record["pooling"], record["seed"]) for record in records}
-        self.runs = runs
-        self.left = {run: float(run.training.epochs) for run in runs if (run.pooling, run.seed) not in done}
+    def begin(self, runs: Sequence[RunConfig], missing: Sequence[RunConfig]) -> None:
+        """Take up a study."""
+        self.runs, self.left = runs, {run: float(run.training.epochs) for run in missing}
         self.began = time.monotonic()
         before = len(runs) - len(self.left)
         counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
@@ -103,9 +101,8 @@ class Progress(logging.Handler):
         """Note that a run is done, and show its result."""
         self.left.pop(run, None)
         self.bars.remove_task(self.tasks.pop(run))
-        result = f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
-        done = len(self.runs) - len(self.left)
-        self.say(f"[{done}/{len(self.runs)}] {run.title}: {result} ({duration(record['seconds'])}){self._rest()}")
+        done = f"[{len(self.runs) - len(self.left)}/{len(self.runs)}]"
+        self.say(f"{done} {run.title}: {result(record)} ({duration(record['seconds'])}){self._rest()}")
 
     def seconds_left(self) -> float | None:
         """Estimate the time that is left, from that of the epochs done; None while too little is known."""
@@ -127,6 +124,11 @@ def state(run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> str:
         parts += [f"test error {row['test_error']:.1f} %"] if row["test_error"] is not None else []
         parts += [f"{row['images_per_second']:,.0f} images/s"]
     return ", ".join(parts)
+
+
+def result(record: Mapping[str, Any]) -> str:
+    """Say what a run came to."""
+    return f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
 
 
 def duration(seconds: float) -> str:
