@@ -237,7 +237,11 @@ def fit(
     folder = config.folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     together = processes.connected()
-    found = together.tell(_checkpoint(config, folder, together) if together.rank == 0 else None)
+    found = None
+    if together.rank == 0:
+        found = _checkpoint(config, folder, together)
+        write_json(folder / "config.json", config.to_json())
+    found = together.tell(found)
     with computing(config), signals.deferred() as term, warnings.catch_warnings():
         # PyTorch's compiler asks for the gradient of every input of what it compiles.
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
@@ -277,7 +281,6 @@ def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) 
     """Read the checkpoint to go on from, if there is one, after checking that it is this run's."""
     found = checkpoints.newest(folder)
     if found is None:
-        write_json(folder / "config.json", config.to_json())
         return None
     theirs, began = found["config"], found["origins"][0]["processes"]
     compared = ({**fields, "device": None, "workers": None} for fields in (config.to_json(), theirs))
