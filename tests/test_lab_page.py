@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 TEXTS = """() => {
   const painted = (e) => getComputedStyle(e).backgroundColor;
   const ground = (e) => painted(e) === "rgba(0, 0, 0, 0)" && e.parentElement ? ground(e.parentElement) : painted(e);
-  const words = (e) => [...e.childNodes].filter((node) => node.nodeType === 3).map((n) => n.textContent.trim()).join("");
+  const words = (e) => [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.textContent.trim()).join("");
   return [...document.querySelectorAll("body *:not(script, style, .unseen)")]
     .filter((e) => words(e) && e.checkVisibility())
     .map((e) => [getComputedStyle(e)[e.closest("svg") ? "fill" : "color"], ground(e), words(e).slice(0, 40)]);
