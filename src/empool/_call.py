@@ -158,7 +158,8 @@ def _check_channels(function: str, input: Tensor, sets: int) -> None:
 def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
     if isinstance(beta, Tensor):
         _check_channels(function, input, beta.numel())
-        return beta.to(input.device)
+        # A layer's parameter may have been made half precision, which no kernel takes.
+        return beta.to(input.device, torch.promote_types(beta.dtype, torch.float32))
     if beta is None:
         return None
     if torch.compiler.is_compiling():
