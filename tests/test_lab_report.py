@@ -124,14 +124,14 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
             {},
             ["trained for 4 epochs on 1,442 images", "Training images all 1,442", "Test images 355"],
         ),
-        # Only runs that a command planned are missing.
+        # Only runs that the last command planned are missing.
         (
             [record("max", seed, 15.0) for seed in (0, 1)],
             {"poolings": ["max", "average"], "seeds": [0, 1, 2], "commands": [
                 {"command": "first", "poolings": ["max"], "seeds": [0, 1, 2]},
                 {"command": "second", "poolings": ["average"], "seeds": [0]},
             ]},
-            ["Missing runs: max, seed 2; average, seed 0.", "first second"],
+            ["Missing runs: average, seed 0.", "first second"],
         ),
         ([record("max", 0, None), record("average", 0, 14.0)], {},
          ["Nothing is tested, since max did not always converge."]),
@@ -356,7 +356,7 @@ def test_an_old_page_survives_a_failure(tmp_path, monkeypatch):
         ("results.json", [record("max", 0, 15.0, calibration={"count": [1, 2]})], "run's calibration is damaged"),
         ("max/1/metrics.csv", "epoch,train_error,test_error\n1,fast,2\n", r"max/1/metrics\.csv is damaged"),
         ("max/1/metrics.csv", "epoch,train_error\n1,2\n", r"max/1/metrics\.csv is damaged"),
-        ("study.json", "[]", r"study\.json holds no configuration"),
+        ("study.json", "[]", r"study\.json is not what empool writes: expected an object"),
         ("evaluation.json", "[1]", r"evaluation\.json holds no evaluations"),
         ("evaluation.json", '[{"pooling": "max", "seed": 0}]', r"evaluation\.json holds no evaluations"),
     ],

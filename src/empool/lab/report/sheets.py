@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from empool.lab.analyse import statistics
@@ -159,43 +158,42 @@ def rules(records: Sequence[Record]) -> Sheet | None:
     members = {one["samples"] for one in records if one["draws"]}
     many = f"{' or '.join(map(str, sorted(members)))} member{'' if members == {1} else 's'}"
     notes = {
-        "expectation": "expectation: inference mode, one deterministic pass.",
-        "recalibrated": "recalibrated: the same, after one pass over the training images that recomputes the "
-        "statistics of batch normalisation with the pools in inference mode. Max-pooling's is the control.",
-        "monte_carlo": f"Monte Carlo: the mean of the probabilities of {many}, sampled for every image anew.",
-        "plain_max": "plain max: one pass with p = 0.",
+        "expectation": "inference mode, one deterministic pass.",
+        "recalibrated": "the same, after one pass over the training images that recomputes the statistics of batch "
+        "normalisation with the pools in inference mode. Max-pooling's is the control.",
+        "monte_carlo": f"the mean of the probabilities of {many}, sampled for every image anew.",
+        "plain_max": "one pass with p = 0.",
     }
-    said = [note for name, note in notes.items() if any(rule == name for _, rule, *_ in lines)]
+    said = [f"{RULES[rule]}: {notes[rule]}" for rule in RULES if rule in {rule for _, rule, *_ in lines}]
     said.append("Points: the error less the expectation's on the same network, with its t interval over seeds.")
     if still := dict.fromkeys(record["pooling"] for record in records if not record["draws"]):
         said.append(f"{', '.join(still)}: nothing is sampled, so Monte Carlo would be the single pass.")
     return Sheet("The same trained networks by each inference rule, means over seeds", columns, said)
 
 
-_NUMBERS = {  # of a run: fields of its record, and their format
-    "Test error %": ("test_error", ".2f"),
-    "Test top-5 error %": ("test_top5_error", ".2f"),
-    "Validation error %": ("validation_error", ".2f"),
-    "Train error %": ("train_error", ".2f"),
-    "Test NLL": ("test_nll", ".4f"),
-    "Test ECE %": ("test_ece", ".2f"),
-    "Train NLL": ("train_loss", ".4f"),
-    "Seconds": ("seconds", ".1f"),
-    "Images per second": ("images_per_second", ".0f"),
+_NUMBERS = {  # fields of a run's record, the columns of their table, and their format
+    "test_error": ("Test error %", ".2f"),
+    "test_top5_error": ("Test top-5 error %", ".2f"),
+    "validation_error": ("Validation error %", ".2f"),
+    "train_error": ("Train error %", ".2f"),
+    "test_nll": ("Test NLL", ".4f"),
+    "test_ece": ("Test ECE %", ".2f"),
+    "train_loss": ("Train NLL", ".4f"),
+    "seconds": ("Seconds", ".1f"),
+    "images_per_second": ("Images per second", ".0f"),
 }
 
 
 def runs(title: str, records: Sequence[Record]) -> Sheet:
     """Lay out every run; a number that none of them has is left out."""
+    numbers = pd.DataFrame([{field: record.get(field) for field in _NUMBERS} for record in records], dtype=object)
+    numbers = numbers.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
     columns: Columns = {
         "Pooling": _poolings([record["pooling"] for record in records]),
         "Seed": ([record["seed"] for record in records], "d"),
+        **{_NUMBERS[field][0]: (numbers[field], _NUMBERS[field][1]) for field in numbers},
+        "Converged": (["yes" if record["converged"] else "no" for record in records], None),
+        "Device": ([record.get("device") for record in records], None),
+        "Commit": ([str(record.get("commit") or NONE)[:10] for record in records], None),
     }
-    for name, (field, how) in _NUMBERS.items():
-        values = pd.to_numeric(pd.Series([record.get(field) for record in records], dtype=object), errors="coerce")
-        if np.isfinite(values).any():
-            columns[name] = (values, how)
-    columns["Converged"] = (["yes" if record["converged"] else "no" for record in records], None)
-    columns["Device"] = ([record.get("device") for record in records], None)
-    columns["Commit"] = ([str(record.get("commit") or NONE)[:10] for record in records], None)
     return Sheet(f"Every run of {title}", columns)
