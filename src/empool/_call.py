@@ -75,7 +75,9 @@ class Method(NamedTuple):
         if type(self.tables) is Tables:
             return False
         number = self.beta if self.tables is None else self.tables.number
-        return isinstance(number, Tensor) and number.requires_grad and torch.is_grad_enabled()
+        if not isinstance(number, Tensor):
+            return False
+        return (number.requires_grad and torch.is_grad_enabled()) or _private.is_forward_mode()
 
 
 def pool(function: str, dims: int, input: Any, windows: Windows, return_indices: bool, method: Method) -> Any:
