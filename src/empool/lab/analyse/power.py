@@ -25,9 +25,7 @@ class Outlook:
     seeds: int  # the fewest that a tested row, or the baseline, has
     spread: float  # standard deviation over seeds, in points
     shown: float  # the smallest true difference, in points, that this many seeds decide in 80 % of studies
-    # For each tested pooling the runs of each with which a true difference as large as the one seen is decided in 80 %
-    # of studies; None where more than `MOST_SEEDS` would not do.
-    needed: Mapping[str, int | None]
+    needed: Mapping[str, int | None]  # `seeds_needed` for the difference that is seen, by tested pooling
 
 
 def outlook(summary: Summary) -> Outlook | None:
@@ -94,7 +92,7 @@ def detectable(seeds: int, spread: float, compared: int) -> float:
 
 
 def seeds_needed(difference: float, spread: float, compared: int) -> int | None:
-    """Give the fewest seeds of each pooling with which a true difference is decided in 80 % of studies."""
+    """Give the fewest seeds of each pooling that decide a true difference in 80 % of studies, at most `MOST_SEEDS`."""
     numbers = range(2, MOST_SEEDS + 1)
     fewer = bisect_left(numbers, POWER, key=lambda seeds: power(difference, seeds, spread, compared))
     return numbers[fewer] if fewer < len(numbers) else None
