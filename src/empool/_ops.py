@@ -407,12 +407,13 @@ class _ValueMean(_Derivative):
 
     @staticmethod
     def jvp(ctx: Any, op: Any, keyset: Any, t_input: Any, t_beta: Any, *rest: Any) -> Tensor | None:
-        input, beta = [t if t is None else forward_ad.unpack_dual(t, level=0).primal for t in ctx.saved_tensors]
+        kept: tuple[Any, ...] = ctx.saved_tensors
+        input, beta = (t if t is None else forward_ad.unpack_dual(t, level=0).primal for t in kept)
         with _private.levels_below(torch.is_grad_enabled()):
             return _ValueMean._change(input, beta, t_input, t_beta, ctx.geometry)
 
     @staticmethod
-    def _change(input: Tensor, beta: Any, t_input: Any, t_beta: Any, geometry: Sequence[Any]) -> Tensor | None:
+    def _change(input: Any, beta: Any, t_input: Any, t_beta: Any, geometry: Sequence[Any]) -> Tensor | None:
         change = None
         if t_input is not None:
             slope = reference.value_slopes(input, beta, *geometry)
