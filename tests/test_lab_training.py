@@ -14,12 +14,13 @@ import pytest
 import torch
 
 import tiny_data
+from empool import models
 from empool.lab import files, provenance
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig, derived_seed
 from empool.lab.train import experiment as experiments
 from empool.lab.train import loop
-from empool.lab.train.batches import Augment, Batches, Normaliser
+from empool.lab.train.batches import Batches, Normaliser
 from empool.lab.train.loop import fit
 from empool.lab.train.processes import Processes
 from finished_runs import outcome, rows, weights
@@ -130,7 +131,9 @@ def test_every_pooling_starts_from_the_same_weights_and_sees_the_same_images(mon
 
 def test_batches_are_a_new_permutation_every_epoch():
     images = tiny_data.data_set(train=33).train
-    batches = Batches(images, 16, Augment(), Normaliser((0.0,), (1.0,), "cpu"), seed=0)
+    config = tiny_data.config()
+    config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, augment="none"))
+    batches = Batches(images, config, Normaliser((0.0,), (1.0,), "cpu"))
     epochs = []
     for epoch in range(2):
         batches.epoch = epoch
@@ -270,6 +273,13 @@ def test_errors_are_counted_exactly(tmp_path):
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert ece == pytest.approx(100 * (torch.e / exponentials - 1 / 3), rel=1e-6)
     assert top5_error is None  # There are three classes.
+
+
+def test_a_network_that_looks_at_images_first_is_refused_if_they_are_not_in_memory(tmp_path):
+    recipe = dataclasses.replace(models.network("airbench:8-8-8").recipe, epochs=1, batch_size=16)
+    config = tiny_data.config(model="airbench:8-8-8", recipe=recipe, workers=0)
+    with pytest.raises(LabError, match="airbench:8-8-8 looks at images before it is trained: give some that fit"):
+        fit(config, tiny_data.streamed(tiny_data.data_set()), tmp_path)
 
 
 def test_bfloat16_and_the_other_memory_format_come_close(tmp_path):
