@@ -140,13 +140,24 @@ def recalled(name: str, numbers: tuple[Any, ...]) -> tuple[Callable[..., Any], i
     return None if index < 0 else (_recalled[name], index)
 
 
+# A kernel in Python is called at once there: the dispatcher makes C++'s lists of the numbers and Python's of these.
+
+_in_python: dict[str, Callable[..., Any]] = {}
+
+
+def call_at_once(name: str, kernel: Callable[..., Any]) -> None:
+    """Let an operator's kernel on CUDA be called without the dispatcher."""
+    _in_python[name] = kernel
+
+
 def _run(name: str, args: tuple[Any, ...]) -> Any:
     """Run an operator's kernel below autograd."""
-    if name in _recalled:
-        count = _TENSORS[name]
-        tensors = args[:count]
-        if _private.are_plain(*tensors) and (found := recalled(name, args[count:])):
-            return found[0](*tensors, found[1])
+    tensors = args[: _TENSORS[name]]
+    if args[0].is_cuda:
+        if name in _in_python and _private.are_plain(*tensors, on="cuda"):
+            return _in_python[name](*args)
+    elif name in _recalled and _private.are_plain(*tensors) and (found := recalled(name, args[len(tensors) :])):
+        return found[0](*tensors, found[1])
     return _private.below_autograd(OPERATORS[name], None, *args)
 
 

@@ -120,9 +120,9 @@ def is_unseen_on_cpu(input: Any) -> bool:
     )
 
 
-def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Tell whether the first tensor, which nothing watches, is dense and on the CPU, and the others have no class."""
-    if not first.is_cpu or first.layout is not torch.strided:
+def are_plain(first: torch.Tensor, *others: torch.Tensor | None, on: str = "cpu") -> bool:
+    """Tell whether the first tensor, which nothing watches, is dense and on a device, and the others have no class."""
+    if not (first.is_cpu if on == "cpu" else first.is_cuda) or first.layout is not torch.strided:
         return False
     for other in others:  # noqa: SIM110 (of a generator `all` would take longer, at every call)
         if type(other) is not torch.Tensor and other is not None:

@@ -41,16 +41,13 @@ def _decided(summary: Summary) -> list[str]:
     if max(row.runs for row in summary.rows) < 2:
         return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
 
-    others = len(summary.rows) - 1
-
-    def decided(by_verdict: Mapping[Verdict, list[str]], *words: str) -> list[str]:
-        found = [(by_verdict[Verdict.BETTER], words[0]), (by_verdict[Verdict.WORSE], words[1])]
-        return [
-            f"{said} than {baseline}: "
-            f"{f'all {others} other poolings' if 3 < others == len(poolings) else listed(poolings)}."
-            for poolings, said in found
-            if poolings
-        ]
+    def decided(by_verdict: Mapping[Verdict, list[str]], better: str, worse: str) -> list[str]:
+        others = len(summary.rows) - 1
+        told = []
+        for poolings, words in ((by_verdict[Verdict.BETTER], better), (by_verdict[Verdict.WORSE], worse)):
+            named = f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
+            told += [f"{words} than {baseline}: {named}."] if poolings else []
+        return told
 
     by_error = summary.error.by_verdict()
     told = decided(by_error, "Fewer test errors", "More test errors")

@@ -173,15 +173,10 @@ def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
 
 
 def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
-    """Compare the scores of each pooling with the baseline's.
+    """Compare the scores of each pooling's converged runs, of which less is better, with the baseline's.
 
-    A pooling with a run that did not converge is not tested, nor is any where the baseline has one: the seeds that are
-    left were selected by their outcome.
-
-    Args:
-        scores: of the runs that converged, by pooling; less is better.
-        baseline: the pooling that the others are compared with.
-        failed: poolings with runs that did not converge.
+    A pooling that failed, that is with a run that did not converge, is not tested, nor is any where the baseline has
+    failed: the seeds that are left were selected by their outcome.
     """
     samples = {pooling: tuple(map(float, values)) for pooling, values in scores.items()}
     control = samples.get(baseline, ())

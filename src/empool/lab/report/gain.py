@@ -27,10 +27,8 @@ def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Give a point for each pooling that was tested, but not for the network without pooling.
 
     Studies whose error is that of held-out training images chose something; they give none.
-
-    Returns:
-        Each with "setting", "augmented", "baseline", "pooling", "gap", "gain", "interval" and "verdict": the gap is
-        the baseline's mean test error less its training error, the gain its test error less the pooling's, in points.
+    The gap is the baseline's mean test error less its training error, the gain its test error less the pooling's, in
+    points.
     """
     gaps = [
         record["test_error"] - record["train_error"]
@@ -43,7 +41,6 @@ def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
         {
             "setting": setting(records),
             "augmented": records[0]["augment"] != "none",
-            "baseline": summary.baseline,
             "pooling": row.pooling,
             "gap": float(np.mean(gaps)),
             "gain": -row.error.difference,
@@ -68,11 +65,11 @@ def _apart(gaps: Sequence[float], widths: Sequence[float], margin: float) -> lis
 
 
 @mpl.rc_context(fname=STYLE)
-def plot(points: Sequence[dict[str, Any]]) -> Plot:
+def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     """Draw the points, of which there is one or more."""
     frame = pd.DataFrame(sorted(points, key=lambda point: point["gap"]))
     columns = list(frame.groupby(["gap", "setting"], sort=False))
-    baseline = label(points[0]["baseline"])
+    baseline = label(baseline)
     title = f"When does it help? Gain over {baseline} against its generalisation gap"
     numbered = {key: f"{number}. {key[1]}" for number, (key, _) in enumerate(columns, start=1)}
     told = [textwrap.fill(words, _WRAPPED, subsequent_indent="    ") for words in numbered.values()]
