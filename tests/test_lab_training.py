@@ -278,7 +278,7 @@ def test_errors_are_counted_exactly(tmp_path):
 def test_a_network_that_looks_at_images_first_is_refused_if_they_are_not_in_memory(tmp_path):
     recipe = dataclasses.replace(models.network("airbench:8-8-8").recipe, epochs=1, batch_size=16)
     config = tiny_data.config(model="airbench:8-8-8", recipe=recipe, workers=0)
-    with pytest.raises(LabError, match="airbench:8-8-8 looks at images before it is trained: give some that fit"):
+    with pytest.raises(LabError, match="airbench:8-8-8 looks at images before it is trained: they must be in mem"):
         fit(config, tiny_data.streamed(tiny_data.data_set()), tmp_path)
 
 

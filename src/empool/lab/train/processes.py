@@ -66,11 +66,7 @@ ALONE = Processes()
 
 def started() -> Processes:
     """Read from the environment what torchrun or `srun` wrote into it."""
-    of_torchrun, of_slurm = (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    )
-    for names in (of_torchrun, of_slurm):
+    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
         if all(name in os.environ for name in names):
             return Processes(*(int(os.environ[name]) for name in names))
     return ALONE
