@@ -91,7 +91,7 @@ def papers(compared):
 def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     answer, _, rest = page.text.partition("Test errors of")
     for sentence in (
-        "5 poolings compared in cnn on cifar10, trained for 4 epochs on 1,000 images, augmented, 3 seeds each.",
+        "5 poolings compared: cnn on cifar10, 1,000 images, 4 epochs, augmented, 3 seeds.",
         "Lowest mean test error: ensemble:0.3 with 14.30 %; max has 15.30 %.",
         "Fewer test errors than max: ensemble:0.3.",
         "More test errors than max: average.",
@@ -122,7 +122,7 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
         (
             [record("max", 0, 15.0, train_limit=5000, train_images=1442, test_limit=9000, test_images=355)],
             {},
-            ["trained for 4 epochs on 1,442 images", "Training images all 1,442", "Test images 355"],
+            ["cnn on cifar10, 1,442 images, 4 epochs", "Training images all 1,442", "Test images 355"],
         ),
         # Only runs that the last command planned are missing.
         (
