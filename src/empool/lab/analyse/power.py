@@ -54,8 +54,8 @@ def critical(compared: int, seeds: int) -> float:
     stands for Welch's test at Bonferroni's level, with the degrees of freedom of equal spreads.
     """
     if compared < 0:
-        return float(stats.t.ppf(1 - (1 - LEVEL) / 2 / -compared, _freedom(compared, seeds)))
-    spreads, weights = _spreads(_freedom(compared, seeds))
+        return float(stats.t.ppf(1 - (1 - LEVEL) / 2 / -compared, 2 * (seeds - 1)))
+    spreads, weights = _spreads(compared, seeds)
     z, z_weights = np.polynomial.hermite_e.hermegauss(64)
     weights = z_weights[:, None] / z_weights.sum() * weights  # (z, s)
 
@@ -70,16 +70,13 @@ def critical(compared: int, seeds: int) -> float:
 def power(difference: float, seeds: int, spread: float, compared: int) -> float:
     """Give the chance that a true difference is decided, as what it is; arguments as of `critical`."""
     shift = abs(difference) / (spread * math.sqrt(2 / seeds))
-    spreads, weights = _spreads(_freedom(compared, seeds))
+    spreads, weights = _spreads(compared, seeds)
     return float((weights * special.ndtr(shift - critical(compared, seeds) * spreads)).sum())
 
 
-def _freedom(compared: int, seeds: int) -> int:
-    return (2 if compared < 0 else compared + 1) * (seeds - 1)
-
-
-def _spreads(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _spreads(compared: int, seeds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give nodes and weights to average over the spread that is measured, relative to the true one."""
+    freedom = (2 if compared < 0 else compared + 1) * (seeds - 1)
     shares, weights = np.polynomial.legendre.leggauss(64)
     return np.sqrt(stats.chi2.ppf((shares + 1) / 2, freedom) / freedom), weights / 2
 
