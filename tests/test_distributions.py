@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import empool
 from cases import DISTRIBUTIONS
@@ -111,10 +112,11 @@ def test_tables_of_numbers_in_memory_are_those_of_numbers(kind: Any, counts: tup
     numbers = [0.0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, *([1.0] if kind is not empool.StochasticMax else [])]
     each = [kind(number) for number in numbers]
     tables = [d.threshold_table(counts) if training else d.weight_table(counts) for d in each]
-    made = (kind.threshold_tensor if training else kind.weight_tensor)(
-        torch.tensor(numbers, dtype=torch.float64), counts
-    )
+    make = kind.threshold_tensor if training else kind.weight_tensor
+    graph = make_fx(lambda number: make(number, counts))(torch.tensor(numbers, dtype=torch.float64))
+    made = graph(torch.tensor(numbers, dtype=torch.float64))
     torch.testing.assert_close(made, torch.tensor(tables, dtype=made.dtype).reshape(made.shape), rtol=0, atol=1e-15)
+    assert len(graph.graph.nodes) < 45, "what torch.compile has to compile: all counts at once"
 
 
 @given(drop=st.integers(0, 99), n=st.integers(1, 30))

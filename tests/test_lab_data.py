@@ -20,8 +20,7 @@ from empool.lab.data import load as loading
 from empool.lab.data import sources
 from empool.lab.data.sets import stratified
 from empool.lab.errors import LabError
-from empool.lab.train import batches
-from empool.lab.train.batches import Augment, Normaliser
+from empool.lab.train.batches import Augment, Normaliser, parse
 
 GOOD = tiny_data.png(np.zeros((8, 8, 1), np.uint8))
 WIDE = tiny_data.png(np.zeros((8, 9, 1), np.uint8))
@@ -304,11 +303,17 @@ def test_what_is_wrong_in_a_class_folder_is_named(tmp_path, name, content, named
 
 
 def test_spellings_of_augmentation():
-    for spelling in ("none", "crop:4", "mirror", "crop:12,mirror", "shift:2,alternating-mirror"):
-        assert str(batches.parse(spelling)) == spelling
+    for spelling, augment in {
+        "none": Augment(),
+        "crop:4": Augment(4),
+        "mirror": Augment(mirror=True),
+        "crop:12,mirror": Augment(12, mirror=True),
+        "shift:2,alternating-mirror": Augment(2, mirror=True, reflect=True, alternating=True),
+    }.items():
+        assert parse(spelling) == augment
     for spelling in ("", "crop", "crop:0", "crop:-1", "crop:4mirror", ",mirror", "flip", "crop:4,"):
         with pytest.raises(ValueError, match=f'expected none, crop:P, mirror or crop:P,mirror, got "{spelling}"'):
-            batches.parse(spelling)
+            parse(spelling)
 
 
 def test_augmented_images_are_those_of_a_naive_loop():

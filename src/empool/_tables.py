@@ -115,7 +115,7 @@ class Numbers:
 
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Work a table out."""
-        number = self.number.to(device, torch.float64).reshape(-1)
+        number = self.number.to(device, torch.float64)
         make = self.kind.threshold_tensor if training else self.kind.weight_tensor
         return Table(make(number, counts), draws=True, zeros=self.kind.may_be_zero)
 

@@ -145,43 +145,61 @@ def _running_sums(values: Sequence[float]) -> list[float]:
 
 
 class Tunable(RankDistribution):
-    """A distribution of one number that may be a tensor's: then the probabilities are worked out on its device."""
+    """A distribution of one number that may be a tensor's: then the probabilities are worked out on its device.
+
+    For all counts of valid activations at once: `torch.compile` takes every operation into its graph.
+    """
 
     parameter: ClassVar[str]
     may_be_zero: ClassVar[bool] = False
+    most_ranks: ClassVar[int | None] = None
+    """How many ranks can have a probability, if it isn't all."""
 
     @classmethod
     @abc.abstractmethod
-    def weights_of(cls, number: Tensor, n: int) -> Tensor:
-        """Return the probabilities of ranks, ``(S, ranks)``, for S numbers, ``(S,)``."""
+    def weights_of(cls, number: Tensor, n: Tensor, rank: Tensor) -> Tensor:
+        """Return the probabilities of ranks, counted from 0: for S numbers, ``(S, 1, 1)``, and K counts, ``(K, 1)``.
+
+        Those of ranks from n on are left out.
+        """
 
     @classmethod
-    def zero_of(cls, number: Tensor, n: int) -> Tensor | None:
-        """Return the probability of a 0, ``(S,)``, if there can be one."""
-        return None
+    def zero_of(cls, number: Tensor, n: Tensor) -> Tensor:
+        """Return the probability of a 0, ``(S, K, 1)``, if there can be one."""
+        raise NotImplementedError
 
     @classmethod
     def weight_tensor(cls, number: Tensor, counts: Sequence[int]) -> Tensor:
         """Return `weight_table` for each of the numbers: ``(S, K, columns)``."""
-        rows = [cls.weights_of(number, n) for n in counts]
-        columns = max([row.size(-1) for row in rows])
-        return torch.stack([torch.nn.functional.pad(row, (0, columns - row.size(-1))) for row in rows], 1)
+        return cls._shares(number, counts, False)[0]
 
     @classmethod
     def threshold_tensor(cls, number: Tensor, counts: Sequence[int]) -> Tensor:
         """Return `threshold_table` for each of the numbers: ``(S, K, columns)``."""
-        rows = []
-        for n in counts:
-            weights, zero = cls.weights_of(number, n), cls.zero_of(number, n)
-            passed = weights.cumsum(-1)
-            left = weights.flip(-1).cumsum(-1).flip(-1)[:, 1:]  # What is left beyond each rank but the last.
-            left = torch.nn.functional.pad(left, (0, 1)) if zero is None else torch.cat([left, zero[:, None]], -1)
-            if zero is not None:
-                left = left + zero[:, None]
-            row = torch.where(left > 0, (passed * 2.0**32).round().clamp(max=2.0**32 - 1), NEVER).to(torch.int64)
-            rows.append(row[:, :-1] if zero is None else row)
-        columns = max([row.size(-1) for row in rows])
-        return torch.stack([torch.nn.functional.pad(row, (0, columns - row.size(-1)), value=NEVER) for row in rows], 1)
+        shares, rank = cls._shares(number, counts, cls.may_be_zero)
+        passed = (shares.cumsum(-1) * 2.0**32).round().clamp(max=2.0**32 - 1).to(torch.int64)
+        last = torch.where(shares > 0, rank, 0).amax(-1, keepdim=True)
+        return torch.where(rank < last, passed, NEVER)[..., :-1]
+
+    @classmethod
+    def _shares(cls, number: Tensor, counts: Sequence[int], zero: bool) -> tuple[Tensor, Tensor]:
+        """Return the probabilities of ranks, the zero's after the last of each count if it is asked for; and ranks."""
+        number, most = number.reshape(-1, 1, 1), max(counts)
+        n = _column(counts, number.device)
+        rank = torch.arange(min(most, cls.most_ranks or most) + zero, device=number.device)
+        weights = cls.weights_of(number, n, rank)
+        if zero:
+            return torch.where(rank < n, weights, torch.where(rank == n, cls.zero_of(number, n), 0)), rank
+        return torch.where(rank < n, weights, 0) if rank.numel() > counts[0] else weights, rank
+
+
+def _column(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Return ascending numbers, ``(K, 1)``, made of ranges: a CUDA graph captures these, but no copy from the host."""
+    if len(numbers) == 1:
+        return torch.full((1, 1), numbers[0], device=device)
+    first = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1] + 1]
+    ranges = [(numbers[i], numbers[j - 1] + 1) for i, j in zip(first, [*first[1:], len(numbers)], strict=True)]
+    return torch.cat([torch.arange(*ends, device=device) for ends in ranges]).unsqueeze(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +248,7 @@ class EnsembleMax(Tunable):
     name: ClassVar[str] = "ensemble"
     unchanging: ClassVar[bool] = True
     parameter: ClassVar[str] = "p"
+    most_ranks: ClassVar[int | None] = 2
     p: float
 
     def __post_init__(self) -> None:
@@ -239,8 +258,9 @@ class EnsembleMax(Tunable):
         return (1.0,) if n == 1 else (1 - self.p, self.p)
 
     @classmethod
-    def weights_of(cls, number: Tensor, n: int) -> Tensor:
-        return torch.ones_like(number)[:, None] if n == 1 else torch.stack([1 - number, number], -1)
+    def weights_of(cls, number: Tensor, n: Tensor, rank: Tensor) -> Tensor:
+        second = torch.where(n > 1, number, 0)
+        return torch.where(rank == 0, 1 - second, second)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,11 +290,11 @@ class MaxDropout(Tunable):
         return self.p**n
 
     @classmethod
-    def weights_of(cls, number: Tensor, n: int) -> Tensor:
-        return (1 - number)[:, None] * number[:, None] ** torch.arange(n, device=number.device)
+    def weights_of(cls, number: Tensor, n: Tensor, rank: Tensor) -> Tensor:
+        return (1 - number) * number**rank
 
     @classmethod
-    def zero_of(cls, number: Tensor, n: int) -> Tensor | None:
+    def zero_of(cls, number: Tensor, n: Tensor) -> Tensor:
         return number**n
 
 
@@ -309,11 +329,10 @@ class StochasticMax(Tunable):
         return n
 
     @classmethod
-    def weights_of(cls, number: Tensor, n: int) -> Tensor:
-        dropped = (number * n).floor()[:, None]
-        rank = torch.arange(1, n, device=number.device)
-        factors = torch.cat([(n - dropped) / n, (dropped - rank + 1).clamp(min=0) / (n - rank)], -1)
-        return factors.cumprod(-1)
+    def weights_of(cls, number: Tensor, n: Tensor, rank: Tensor) -> Tensor:
+        dropped = (number * n).floor()
+        factors = (dropped - rank + 1).clamp(min=0) / (n - rank).clamp(min=1)
+        return torch.where(rank == 0, (n - dropped) / n, factors).cumprod(-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,13 +47,10 @@ def evaluate(
     poolings that are not asked for stays. The arguments are the options of `empool evaluate`.
 
     Returns:
-        One record a run that was tested. "expectation" is inference mode, one deterministic pass; "recalibrated" the
-        same after `empool.recalibrate_` on the training images without augmentation, None for a network without batch
-        normalisation; "monte_carlo" the mean of the probabilities of `samples` members (`empool.monte_carlo`), None for
-        a pooling that samples nothing, whose members are all the single pass; "plain_max" the single pass with p set
-        to 0, None for a pooling without p. Each has "error" and "ece" in percent and "nll" in nats; what is not finite
-        is None. "calibration" has the bins of the calibration error of the single pass (`Tally.reliability`).
-        "checkpoint" is the SHA-256 of the file that held the weights.
+        One record a run that was tested, with the scores of each rule: "expectation" is one deterministic pass in
+        inference mode; "recalibrated" the same after `empool.recalibrate_` on the training images without augmentation,
+        None without batch normalisation; "monte_carlo" the mean of the probabilities of `samples` members, None where
+        nothing is sampled; "plain_max" the single pass with p = 0, None without p. What is not finite is None, too.
 
     Raises:
         LabError: if there is no finished run, or no checkpoint or data set of one.

@@ -13,13 +13,8 @@ from empool.lab.study import paper
 
 def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     """Say in sentences what was compared and what the runs support."""
-    rows, baseline, first = summary.rows, label(summary.baseline), runs[0]
-    trained = f"trained for {count(first['epochs'], 'epoch')}" if first.get("epochs") else "trained"
-    images = f" on {first['train_images']:,} images" if first["train_images"] else ""
-    told = [
-        f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}"
-        f"{', augmented' if first['augment'] != 'none' else ''}, {seeds_each(rows)}."
-    ]
+    rows, baseline = summary.rows, label(summary.baseline)
+    told = [f"{count(len(rows), 'pooling')} compared: {setting(runs)}."]
     means = {row.pooling: row.mean for row in rows if row.mean is not None}
     if means:
         lowest = min(means, key=means.__getitem__)
@@ -41,16 +36,13 @@ def _decided(summary: Summary) -> list[str]:
     if max(row.runs for row in summary.rows) < 2:
         return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
 
-    others = len(summary.rows) - 1
-
-    def decided(by_verdict: Mapping[Verdict, list[str]], *words: str) -> list[str]:
-        found = [(by_verdict[Verdict.BETTER], words[0]), (by_verdict[Verdict.WORSE], words[1])]
-        return [
-            f"{said} than {baseline}: "
-            f"{f'all {others} other poolings' if 3 < others == len(poolings) else listed(poolings)}."
-            for poolings, said in found
-            if poolings
-        ]
+    def decided(by_verdict: Mapping[Verdict, list[str]], better: str, worse: str) -> list[str]:
+        others = len(summary.rows) - 1
+        told = []
+        for poolings, words in ((by_verdict[Verdict.BETTER], better), (by_verdict[Verdict.WORSE], worse)):
+            named = f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
+            told += [f"{words} than {baseline}: {named}."] if poolings else []
+        return told
 
     by_error = summary.error.by_verdict()
     told = decided(by_error, "Fewer test errors", "More test errors")

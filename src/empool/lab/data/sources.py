@@ -73,11 +73,7 @@ class Decoded(NamedTuple):
 
 
 def digests(source: str) -> dict[str, str]:
-    """Give the hash of each file of a folder, by its path in there; none for a data set with a name.
-
-    Raises:
-        LabError: if there is no such source.
-    """
+    """Give the hash of each file of a folder, by its path in there; none for a data set with a name."""
     if source in KNOWN:
         return {}
     folder = Path(source)
@@ -96,15 +92,7 @@ def digests(source: str) -> dict[str, str]:
 
 
 def decode(source: str, label_column: str | None = None) -> Decoded:
-    """Decode a whole data set.
-
-    Args:
-        source: a name of `KNOWN`, or a folder.
-        label_column: of parquet files; None chooses it if there is no doubt.
-
-    Raises:
-        LabError: naming the file and what is wrong with it.
-    """
+    """Decode a whole data set, of a name of `KNOWN` or a folder; what is wrong with it is named with its file."""
     if label_column is not None and source in KNOWN:
         raise LabError(f"--label-column is for a folder of parquet files, and {source} is a name")
     if source == "digits":
@@ -268,8 +256,7 @@ def class_folders(
 ) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
     """List the classes of train/CLASS/IMAGE and test/CLASS/IMAGE in an order, and the images of both with their labels.
 
-    Raises:
-        LabError: naming what is missing, or is there and would be left out.
+    What is missing is refused, and so is what would be left out.
     """
     classes: tuple[str, ...] = ()
     listed = {}
@@ -308,11 +295,7 @@ def _class_images(folder: Path) -> list[Path]:
 
 
 def arrays(name: str, rows: Mapping[str, Iterable[Row]], classes: tuple[str, ...]) -> Decoded:
-    """Decode the rows of both splits, and check that they belong together; without classes, the labels name them.
-
-    Raises:
-        LabError: naming the row and what is wrong with it.
-    """
+    """Decode the rows of both splits, and check that they belong together; without classes, the labels name them."""
     splits = {split: _decoded(f"{name}, {split}", of_split, len(classes)) for split, of_split in rows.items()}
     sizes = [split.images.shape[1:] for split in splits.values()]
     if sizes[0] != sizes[1]:

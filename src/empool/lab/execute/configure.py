@@ -70,10 +70,10 @@ def _recipe(network: Network, options: Options) -> Recipe:
     recipe = run.changed(recipe, [*choices, *(options.recipe or ())])
     if network.streams:
         return recipe
-    augment = recipe.augment
-    if augment == "auto":
-        augment = known.augment if known else sources.PATH_AUGMENT
-    return dataclasses.replace(recipe, augment=str(batches.parse(augment)))
+    if recipe.augment == "auto":
+        return dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+    batches.parse(recipe.augment)  # Other spellings are refused.
+    return recipe
 
 
 def _try_out(each: RunConfig, data: DataSet) -> None:

@@ -14,7 +14,7 @@ from empool.lab.analyse.findings import seeds_each, sentence
 from empool.lab.analyse.records import Record, checked, completed, of_one_setting, read_evaluation, read_records
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
-from empool.lab.files import read_json, write_text
+from empool.lab.files import read_object, write_text
 from empool.lab.report import gain, sections, sheets, table, webpage
 from empool.lab.report.plots import errors, plots, read_curves
 from empool.lab.report.sections import Section
@@ -79,16 +79,15 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     """
     points = []
     for directory in map(Path, directories):
-        alone = (directory / "results.json").exists()
-        studies = [] if alone else [path.parent for path in sorted(directory.rglob("results.json"))]
-        for made in [_section(study, baseline) for study in studies or [directory]]:
+        for study in [path.parent for path in sorted(directory.rglob("results.json"))] or [directory]:
+            made = _section(study, baseline)
             points += gain.points(made.summary, made.records)
     if not points:
         raise LabError(
             f"no gain to draw: expected studies with {baseline}, its training error, and two runs or more of another "
             "pooling"
         )
-    plot, path = gain.plot(points), Path(out) / "gain.svg"
+    plot, path = gain.plot(points, baseline), Path(out) / "gain.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, plot.svg)
     write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(plot.sheets[0])}")
@@ -121,12 +120,9 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
     if isinstance(study, (str, Path)):
         made = _section(study, baseline)
     else:
-        records = list(study)
-        for number, record in enumerate(records):
-            if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
-                raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
-        own = [{"data": "data", "model": "model", "converged": one["test_error"] is not None, **one} for one in records]
-        made = _made(checked(own, "table"), "table", {}, baseline)
+        unsaid = {"data": "data", "model": "model"}
+        own = [{**unsaid, "converged": one.get("test_error") is not None, **one} for one in study]
+        made = _made(checked(own, "table"), "table", baseline, {}, [])
     columns = made.errors.columns.items()
     return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")
 
@@ -165,31 +161,22 @@ def rules(evaluated: Sequence[Record]) -> rich.console.Group:
 
 def _section(directory: str | Path, baseline: str) -> Section:
     """Read a study's folder, and put together what it has to say."""
-    directory = Path(directory)
-    path = directory / "evaluation.json"
-    evaluated = read_evaluation(path) if path.exists() else []
-    records = read_records(directory)
-    return _made(records, f"{directory / 'results.json'}", _study(directory), baseline, evaluated)
+    evaluation, records = Path(directory) / "evaluation.json", read_records(Path(directory))
+    evaluated = read_evaluation(evaluation) if evaluation.exists() else []
+    return _made(records, str(directory), baseline, _study(directory), evaluated)
 
 
 def _made(
-    records: Sequence[Record],
-    source: str,
-    study: Mapping[str, Any],
-    baseline: str,
-    evaluated: Sequence[Record] = (),
+    records: Sequence[Record], source: str, baseline: str, study: Mapping[str, Any], evaluated: Sequence[Record]
 ) -> Section:
     runs = of_one_setting([completed(record) for record in records], source)
     return sections.make(runs, study, baseline, evaluated)
 
 
-def _study(directory: Path) -> Mapping[str, Any]:
+def _study(directory: str | Path) -> Mapping[str, Any]:
     """Read study.json; a study without one has no planned runs and no command to show."""
-    path = directory / "study.json"
-    study = read_json(path) if path.exists() else {}
-    if not isinstance(study, dict):
-        raise LabError(f"{path} holds no configuration: expected an object")
-    return study
+    path = Path(directory) / "study.json"
+    return read_object(path) if path.exists() else {}
 
 
 def _markdown(section: Section) -> str:

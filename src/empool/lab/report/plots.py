@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from empool.lab.analyse.findings import label
 from empool.lab.analyse.records import Record
-from empool.lab.analyse.statistics import Row, Summary
+from empool.lab.analyse.statistics import Summary
 from empool.lab.errors import LabError, first_line
 from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
 from empool.lab.report.table import Sheet
@@ -37,13 +36,8 @@ BEHIND: dict[str, Any] = {"color": INK, "alpha": 0.65, "linewidth": 1}
 @mpl.rc_context(fname=STYLE)
 def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, beside: paper.Table | None) -> list[Plot]:
     """Draw every plot that the runs give; `curves` are as `read_curves` returns them."""
-    drawn = [
-        errors(summary),
-        improvement_against_p(summary, beside),
-        learning_curves(summary, curves),
-        reliability(summary, records),
-    ]
-    return [plot for plot in drawn if plot is not None]
+    drawn = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
+    return [plot for plot in (*drawn, reliability(summary, records)) if plot is not None]
 
 
 @mpl.rc_context(fname=STYLE)
@@ -92,51 +86,48 @@ def errors(summary: Summary) -> Plot | None:
 
 def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot | None:
     """Draw improvement against p for each method with several p, ours and the paper's, each over its own baseline."""
-    level = next((row.mean for row in summary.rows if row.pooling == summary.baseline), None)
-    methods: dict[str, dict[float, Row]] = {}
-    for row in summary.rows:
+    baseline = summary.row(summary.baseline)
+    lines = []
+    for row in summary.rows if baseline and baseline.mean else ():
         method, _, number = row.pooling.partition(":")
-        with suppress(ValueError):
-            methods.setdefault(method, {})[float(number)] = row
-    ours = {
-        method: {p: rows[p].improvement for p in sorted(rows)}
-        for method, rows in methods.items()
-        if len(rows) > 1 and any(row.errors for row in rows.values())
-    }
-    if not ours or not level:
+        line = {"method": method, "p": number, "ours": row.improvement, "printed": False}
+        if row.error.interval:
+            line |= {"low": row.error.interval.low, "high": row.error.interval.high}
+        if beside and beside.error(summary.baseline) and row.pooling in beside.rows:
+            line |= {"printed": True, "paper": beside.improvement_over(summary.baseline, row.pooling)}
+        lines.append(line)
+    frame = pd.DataFrame(lines, columns=["method", "p", "ours", "low", "high", "printed", "paper"])
+    frame["p"] = pd.to_numeric(frame.p, errors="coerce")
+    frame = frame.dropna(subset="p").astype(dict.fromkeys(("ours", "low", "high", "paper"), float))
+    methods = [own for _, own in frame.groupby("method", sort=False) if len(own) > 1 and own.ours.notna().any()]
+    if not methods or not baseline or not baseline.mean:
         return None
-    printed = {method: _printed(beside, method, summary.baseline) for method in ours}
-    bands = {
-        method: [
-            (p, -100 * found.low / level, -100 * found.high / level)
-            for p in ours[method]
-            if (found := methods[method][p].error.interval)
-        ]
-        for method in ours
-    }
-    low, high = _span(
-        _near([0.0, *(value for line in ours.values() for value in line.values() if value is not None)]),
-        [value for line in printed.values() for value in line.values() if value is not None]
-        + [end for band in bands.values() for _, *ends in band for end in ends],
-    )
-    most = max(p for method in ours for p in (*printed[method], *ours[method]))
+    frame = pd.concat(methods)
+    bands = -100 * frame[["low", "high"]] / baseline.mean
+    low, high = _span(_near([0.0, *frame.ours.dropna()]), [*bands.low, *bands.high, *frame.paper])
     figure = Figure(figsize=(WIDTH, 3.0))
-    grid = figure.subplots(1, len(ours), sharex=True, sharey=True, squeeze=False)[0]
-    grid[0].set(xlim=(0, 1.06 * most), ylim=(low, high))
-    for axes, method in zip(grid, ours, strict=True):
+    grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
+    grid[0].set(xlim=(0, 1.06 * frame.p.max()), ylim=(low, high))
+    for axes, unsorted in zip(grid, methods, strict=True):
+        own = unsorted.sort_values("p")
+        method = own.method.iloc[0]
         colour, marker = style(method)
         axes.set_title(method, loc="left", color=colour, fontweight="bold")
         axes.axhline(0, color=INK, linestyle=":", linewidth=1.3)
-        _line(axes, printed[method], low, **PAPERS)
-        _line(axes, ours[method], low, color=colour, marker=marker)
-        axes.fill_between(*np.reshape(bands[method], (-1, 3)).T, color=colour, alpha=0.2, linewidth=0)
+        band = bands.loc[own.index]
+        axes.fill_between(own.p, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+        for values, look in ((own.paper[own.printed], PAPERS), (own.ours, {"color": colour, "marker": marker})):
+            axes.plot(own.p[values.index], values, **look)
+            beyond = own.p[values.index][~(values >= low)]  # did not converge, or lies below
+            mark = {**look, "linestyle": "", "marker": "v"}
+            axes.plot(beyond, [low] * len(beyond), clip_on=False, in_layout=False, **mark)
     figure.supylabel(f"improvement over {label(summary.baseline)}, %")
-    figure.supxlabel("p" if {*ours} <= {"ensemble", "max-dropout"} else "p, or share dropped")
+    figure.supxlabel("p" if {*frame.method} <= {"ensemble", "max-dropout"} else "p, or share dropped")
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=INK, linewidth=1.8, label="ours"),
         Patch(color=INK, alpha=0.25, linewidth=0, label="95 % interval"),
     ]
-    if any(printed.values()):
+    if frame.printed.any():
         handles.append(Line2D([], [], label="Zhang and Wu (2017)", **PAPERS))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.2, handlelength=1.7)
     title = f"Improvement over {label(summary.baseline)} against p"
@@ -148,22 +139,6 @@ def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot 
         "is a value below it, or runs that did not converge."
         + (" Dashed: the paper's errors against its own max, so that the shapes can be compared." if beside else ""),
     )
-
-
-def _printed(beside: paper.Table | None, method: str, baseline: str) -> dict[float, float | None]:
-    """Give the paper's improvements of a method in percent, by p; None where it did not converge."""
-    if beside is None or beside.error(baseline) is None:
-        return {}
-    spelled = [pooling for pooling in beside.rows if pooling.startswith(f"{method}:")]
-    return {float(one.partition(":")[2]): beside.improvement_over(baseline, one) for one in spelled}
-
-
-def _line(axes: Axes, values: Mapping[float, float | None], low: float, **look: Any) -> None:
-    """Draw values by p, and at the lower end a triangle for each that is missing or lies below."""
-    shown = {p: value for p, value in values.items() if value is not None}
-    axes.plot([*shown], [*shown.values()], **look)
-    beyond = [p for p, value in values.items() if value is None or value < low]
-    axes.plot(beyond, [low] * len(beyond), **{**look, "linestyle": "", "marker": "v"}, clip_on=False, in_layout=False)
 
 
 def _near(values: Sequence[float]) -> list[float]:

@@ -65,7 +65,9 @@ def make(runs: Sequence[Record], study: Mapping[str, Any], baseline: str, evalua
     plan = power.outlook(summary)
     needed = sheets.power_notes(summary, plan)
     caption = f"Test errors of {title}" + (f", and the paper's {beside.name} beside them" if beside else "")
-    missing = "; ".join(f"{pooling}, seed {seed}" for pooling, seed in _missing(runs, study))
+    there = {(run["pooling"], run["seed"]) for run in runs}
+    wanted = planned(study.get("commands") or [study]) if "poolings" in study else ()
+    missing = "; ".join(f"{pooling}, seed {seed}" for pooling, seed in wanted if (pooling, seed) not in there)
     own = {(run["model"], run["pooling"], run["seed"]) for run in runs}
     return Section(
         title=title,
@@ -80,18 +82,3 @@ def make(runs: Sequence[Record], study: Mapping[str, Any], baseline: str, evalua
         claims=sheets.claims(judging.judge(beside.claims, summary)) if beside else None,
         rules=sheets.rules([one for one in evaluated if (one.get("model"), one["pooling"], one["seed"]) in own]),
     )
-
-
-def _missing(runs: Sequence[Record], study: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """List the runs that the study's commands plan and that are not there.
-
-    An older study.json does not say which command added which: there it is all poolings with all seeds.
-    """
-    there = {(record["pooling"], record["seed"]) for record in runs}
-    if commands := study.get("commands"):
-        wanted = list(planned(commands))
-    else:
-        seeds = sorted({*study.get("seeds", []), *(seed for _, seed in there)})
-        poolings = dict.fromkeys([*study.get("poolings", []), *(pooling for pooling, _ in sorted(there))])
-        wanted = [(pooling, seed) for pooling in poolings for seed in seeds]
-    return [run for run in wanted if run not in there]

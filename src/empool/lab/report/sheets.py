@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from empool.lab.analyse import statistics
@@ -133,69 +132,66 @@ def rules(records: Sequence[Record]) -> Sheet | None:
     Args:
         records: as `empool.lab.analyse.evaluate.evaluate` returns them.
     """
-    lines = []  # pooling, rule, its scores, how much more its error is than the expectation's
-    for pooling in dict.fromkeys(record["pooling"] for record in records):
-        for rule in RULES:
-            tested = [one for one in records if one["pooling"] == pooling and one.get(rule) is not None]
-            more = [one[rule]["error"] - one["expectation"]["error"] for one in tested if rule != "expectation"]
-            if tested:
-                lines.append((pooling, rule, [one[rule] for one in tested], more))
+    lines = [
+        {"pooling": one["pooling"], "rule": rule, **one[rule], "more": one[rule]["error"] - one["expectation"]["error"]}
+        for one in records
+        for rule in RULES
+        if one.get(rule) is not None
+    ]
     if not lines:
         return None
-
-    def mean(score: str) -> list[float | None]:
-        return [statistics.mean([one.get(score) for one in scores]) for _, _, scores, _ in lines]
-
+    frame = pd.DataFrame(lines).astype(dict.fromkeys(("error", "nll", "ece"), float))
+    groups = [group for _, group in frame.groupby(["pooling", "rule"], sort=False)]
+    more = [[] if group.rule.iloc[0] == "expectation" else [*group.more] for group in groups]
     columns: Columns = {
-        "Pooling": _poolings([pooling for pooling, *_ in lines]),
-        "Inference rule": ([RULES[rule] for _, rule, *_ in lines], None),
-        "Runs": ([len(scores) for _, _, scores, _ in lines], "d"),
-        "Error %": (mean("error"), ".2f"),
-        POINTS: ([statistics.mean(more) for *_, more in lines], "+.2f"),
-        INTERVAL: ([statistics.mean_interval(more) for *_, more in lines], "+.2f"),
-        "NLL": (mean("nll"), ".4f"),
-        "ECE %": (mean("ece"), ".2f"),
+        "Pooling": _poolings([group.pooling.iloc[0] for group in groups]),
+        "Inference rule": ([RULES[group.rule.iloc[0]] for group in groups], None),
+        "Runs": ([len(group) for group in groups], "d"),
+        "Error %": ([group.error.mean(skipna=False) for group in groups], ".2f"),
+        POINTS: ([statistics.mean(values) for values in more], "+.2f"),
+        INTERVAL: ([statistics.mean_interval(values) for values in more], "+.2f"),
+        "NLL": ([group.nll.mean(skipna=False) for group in groups], ".4f"),
+        "ECE %": ([group.ece.mean(skipna=False) for group in groups], ".2f"),
     }
     members = {one["samples"] for one in records if one["draws"]}
     many = f"{' or '.join(map(str, sorted(members)))} member{'' if members == {1} else 's'}"
     notes = {
-        "expectation": "expectation: inference mode, one deterministic pass.",
-        "recalibrated": "recalibrated: the same, after one pass over the training images that recomputes the "
-        "statistics of batch normalisation with the pools in inference mode. Max-pooling's is the control.",
-        "monte_carlo": f"Monte Carlo: the mean of the probabilities of {many}, sampled for every image anew.",
-        "plain_max": "plain max: one pass with p = 0.",
+        "expectation": "inference mode, one deterministic pass.",
+        "recalibrated": "the same, after one pass over the training images that recomputes the statistics of batch "
+        "normalisation with the pools in inference mode. Max-pooling's is the control.",
+        "monte_carlo": f"the mean of the probabilities of {many}, sampled for every image anew.",
+        "plain_max": "one pass with p = 0.",
     }
-    said = [note for name, note in notes.items() if any(rule == name for _, rule, *_ in lines)]
+    said = [f"{RULES[rule]}: {notes[rule]}" for rule in RULES if rule in {line["rule"] for line in lines}]
     said.append("Points: the error less the expectation's on the same network, with its t interval over seeds.")
     if still := dict.fromkeys(record["pooling"] for record in records if not record["draws"]):
         said.append(f"{', '.join(still)}: nothing is sampled, so Monte Carlo would be the single pass.")
     return Sheet("The same trained networks by each inference rule, means over seeds", columns, said)
 
 
-_NUMBERS = {  # of a run: fields of its record, and their format
-    "Test error %": ("test_error", ".2f"),
-    "Test top-5 error %": ("test_top5_error", ".2f"),
-    "Validation error %": ("validation_error", ".2f"),
-    "Train error %": ("train_error", ".2f"),
-    "Test NLL": ("test_nll", ".4f"),
-    "Test ECE %": ("test_ece", ".2f"),
-    "Train NLL": ("train_loss", ".4f"),
-    "Seconds": ("seconds", ".1f"),
-    "Images per second": ("images_per_second", ".0f"),
+_NUMBERS = {  # fields of a run's record, the columns of their table, and their format
+    "test_error": ("Test error %", ".2f"),
+    "test_top5_error": ("Test top-5 error %", ".2f"),
+    "validation_error": ("Validation error %", ".2f"),
+    "train_error": ("Train error %", ".2f"),
+    "test_nll": ("Test NLL", ".4f"),
+    "test_ece": ("Test ECE %", ".2f"),
+    "train_loss": ("Train NLL", ".4f"),
+    "seconds": ("Seconds", ".1f"),
+    "images_per_second": ("Images per second", ".0f"),
 }
 
 
 def runs(title: str, records: Sequence[Record]) -> Sheet:
     """Lay out every run; a number that none of them has is left out."""
+    numbers = pd.DataFrame([{field: record.get(field) for field in _NUMBERS} for record in records], dtype=object)
+    numbers = numbers.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
     columns: Columns = {
         "Pooling": _poolings([record["pooling"] for record in records]),
         "Seed": ([record["seed"] for record in records], "d"),
+        **{_NUMBERS[field][0]: (numbers[field], _NUMBERS[field][1]) for field in numbers},
+        "Converged": (["yes" if record["converged"] else "no" for record in records], None),
+        "Device": ([record.get("device") for record in records], None),
+        "Commit": ([str(record.get("commit") or NONE)[:10] for record in records], None),
     }
-    for name, (field, how) in _NUMBERS.items():
-        values = pd.to_numeric(pd.Series([record.get(field) for record in records], dtype=object), errors="coerce")
-        if np.isfinite(values).any():
-            columns[name] = (values, how)
-    columns["Converged"] = (["yes" if record["converged"] else "no" for record in records], None)
-    columns["Device"] = ([record.get("device") for record in records], None)
-    columns["Commit"] = ([str(record.get("commit") or NONE)[:10] for record in records], None)
     return Sheet(f"Every run of {title}", columns)
