@@ -11,7 +11,6 @@ import torch
 import tiny_data
 from empool import models
 from empool.lab.errors import LabError
-from empool.lab.study.run import difference
 from empool.lab.train.loop import Experiment, fit
 from finished_runs import outcome, weights
 from test_lab_training import interrupt_after
@@ -105,13 +104,6 @@ def test_blocks_of_stochastic_depth_are_compiled_one_by_one(traced):
     plain.load_state_dict(experiment.state_dict())
     plain.network.eval()
     torch.testing.assert_close(logits, plain(images), rtol=0, atol=0)
-
-
-def test_compilation_is_part_of_the_configuration_and_was_off_before_there_was_any():
-    before = config().settings()
-    del before["compile"]
-    assert difference(config().settings(), before) == "compile = False, not True"
-    assert difference(dataclasses.replace(config(), compile=False).settings(), before) is None
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line(tmp_path, monkeypatch):

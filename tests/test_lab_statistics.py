@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from empool.lab.analyse import images, power
 from empool.lab.analyse.findings import sentence
-from empool.lab.analyse.records import completed, differences, of_one_setting
+from empool.lab.analyse.records import completed, of_one_setting
 from empool.lab.analyse.statistics import Rule, Verdict, compare, holm, mean_interval, summarise
 from empool.lab.errors import LabError
 
@@ -150,16 +150,6 @@ def test_runs_that_did_not_converge_are_counted_and_not_chosen_away():
 )
 def test_a_run_at_chance_did_not_converge(record, expected):
     assert completed({"converged": True, **record})["converged"] is expected
-
-
-def test_what_differs_between_runs_is_named():
-    runs = records(ERRORS, threads=1, device="cpu")
-    assert differences(runs) == ""
-    runs[0] |= {"threads": 2, "commit": "0123456789abcdef"}
-    assert differences(runs) == (
-        "These runs differ in what computed them: threads: 1 (14 runs), 2 (1 run); commit: not recorded (14 runs), "
-        "0123456789 (1 run)."
-    )
 
 
 def test_runs_of_several_settings_are_refused():

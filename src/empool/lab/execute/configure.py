@@ -74,10 +74,10 @@ def _recipe(network: Network, options: Options) -> Recipe:
     recipe = run.changed(recipe, [*choices, *(options.recipe or ())])
     if network.streams:
         return recipe
-    fitting = known.augment if known else sources.PATH_AUGMENT
-    return dataclasses.replace(
-        recipe, augment=str(batches.parse(fitting if recipe.augment == "auto" else recipe.augment))
-    )
+    if recipe.augment == "auto":
+        return dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+    batches.parse(recipe.augment)  # Other spellings are refused.
+    return recipe
 
 
 def _try_out(each: RunConfig, data: DataSet) -> None:
