@@ -29,11 +29,6 @@ CUT = tiny_data.png(tiny_data.images(1)[0][0])[:60]
 LABELS = [0, 1, 2] * 4
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def load(source, **options):
     return loading.load_data(models.network("cnn"), str(source), **options)
 
@@ -95,39 +90,16 @@ def test_other_kinds_of_images_are_converted_or_named(tmp_path, caplog):
         assert refusal(folder) == f"{path.with_suffix('.tif')}: cannot decode the image ({said})"
 
 
-def test_the_cache_is_read_wherever_the_same_files_are_and_no_other(tmp_path, monkeypatch):
+def test_the_fingerprint_is_of_the_images_wherever_they_are(tmp_path):
     folder = tiny_data.class_folders(tmp_path / "shapes")
-    first = load(folder)
-    moved = shutil.copytree(folder, tmp_path / "elsewhere" / "shapes")
-    with monkeypatch.context() as patched:
-        patched.setattr(sources, "decode", lambda *_: pytest.fail("decoded again"))
-        for again in (load(folder), load(moved)):
-            torch.testing.assert_close(again.train.images, first.train.images)
-            torch.testing.assert_close(again.test.labels, first.test.labels)
-            assert (again.classes, again.fingerprint) == (first.classes, first.fingerprint)
+    first = load(folder).fingerprint
+    assert load(shutil.copytree(folder, tmp_path / "elsewhere" / "shapes")).fingerprint == first
     (folder / "test").rename(folder / "val")
-    assert load(folder).fingerprint == first.fingerprint
+    assert load(folder).fingerprint == first
     (folder / "train" / "dark" / "001.png").write_bytes(tiny_data.png(np.full((8, 8, 1), 7, np.uint8)))
     second = load(folder)
-    assert second.fingerprint != first.fingerprint
+    assert second.fingerprint != first
     assert (second.train.images == 7).all(dim=(1, 2, 3)).sum() == 1
-
-
-def test_a_damaged_cache_is_said_and_rebuilt_and_an_unwritable_one_done_without(tmp_path, monkeypatch, caplog):
-    caplog.set_level("INFO")
-    folder = tiny_data.parquet_folder(tmp_path / "shapes")
-    first = load(folder)
-    (cached,) = loading.cache_folder().glob("*.npz")
-    for damage in tiny_data.ZIP_DAMAGES.values():
-        cached.write_bytes(damage(bytearray(cached.read_bytes())))
-        torch.testing.assert_close(load(folder).train.images, first.train.images)
-        assert f"{cached} is damaged" in caplog.text
-        caplog.clear()
-        load(folder)
-        assert caplog.text == ""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cached))  # a file
-    assert len(load(folder).train) == 30
-    assert "cannot keep the decoded images" in caplog.text
 
 
 def test_limits_take_the_same_number_of_each_class(tmp_path):

@@ -115,7 +115,6 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     for field, changes in {
         "train_limit = all, not 30": {"train_limit": 30},
-        "fingerprint = f1, not f2": {"fingerprint": "f2"},
         "precision = float32, not bfloat16": {"precision": "bfloat16"},
         "recipe.epochs = 2, not 9": {"recipe": dataclasses.replace(tiny_data.config().recipe, epochs=9)},
     }.items():
@@ -123,7 +122,12 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
             start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), **changes))
         said = f"{tmp_path} holds a study with {field}: choose another --out, or delete that folder"
         assert str(caught.value) == said
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    with pytest.raises(LabError) as caught:
+        start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), fingerprint="f2"))
+    assert str(caught.value) == (
+        f"{tmp_path} holds a study of other images than tiny has now: put back what was there, or choose another --out"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
 def test_settings_of_before_there_was_a_field_have_its_default_and_the_device_is_none_of_them():

@@ -205,7 +205,7 @@ def by_rank(
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling():
-        exported = torch.compiler.is_exporting()
+        exported = _private.is_exporting()
         return _tables.of_kind(kind, value) if exported else Numbers(kind, _in_graph(value, torch.device("cpu")))
     return cached(_tables.of_kind, kind, value)
 

@@ -103,6 +103,15 @@ def is_watched(input: torch.Tensor) -> bool:
     )
 
 
+def is_exporting() -> bool:
+    """Tell whether `torch.export` traces: before PyTorch 2.13 `torch.compile` takes the public question for true.
+
+    Delete when torch >= 2.13.
+    """
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else bool(flag)
+
+
 def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
     """Call an operator's kernel below autograd, as `torch.library` does itself; without a keyset, from the top."""
     with _torch.below_autograd():

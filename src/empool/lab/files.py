@@ -6,15 +6,14 @@ import errno
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from empool.lab.errors import LabError, refusal
 
-_UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg|npz)\.\d+\.tmp")  # names that `replacing` makes
+_UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg)\.\d+\.tmp")  # names that `replacing` makes
 
 
 @contextmanager
@@ -48,20 +47,11 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path, age: float = 0) -> None:
-    """Remove what `replacing` left in a folder and in those two levels below when its process was killed.
-
-    Args:
-        folder: of a study, a run or a cache, that no other process writes to, unless `age` tells its files from old
-            ones.
-        age: seconds since the last change.
-    """
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `replacing` left in the folder of a study or a run, and two levels below, when its process died."""
     for unfinished in (*folder.glob(".*.tmp"), *folder.glob("*/*/.*.tmp")):
-        if not _UNFINISHED.fullmatch(unfinished.name):
-            continue
-        with suppress(FileNotFoundError):  # Another process may have finished or removed it.
-            if time.time() - unfinished.stat().st_mtime >= age:
-                unfinished.unlink()
+        if _UNFINISHED.fullmatch(unfinished.name):
+            unfinished.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

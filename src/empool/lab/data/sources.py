@@ -72,25 +72,6 @@ class Decoded(NamedTuple):
         return digest.hexdigest()
 
 
-def digests(source: str) -> dict[str, str]:
-    """Give the hash of each file of a folder, by its path in there; none for a data set with a name."""
-    if source in KNOWN:
-        return {}
-    folder = Path(source)
-    if not folder.exists():
-        raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or a folder')
-    if not folder.is_dir():
-        raise LabError(f"{folder} is a file: expected a folder of parquet files or of class folders")
-    files = {}
-    for path in _files(folder):
-        digest = hashlib.blake2b(digest_size=16)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        files[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return files
-
-
 def decode(source: str, label_column: str | None = None) -> Decoded:
     """Decode a whole data set, of a name of `KNOWN` or a folder; what is wrong with it is named with its file."""
     if label_column is not None and source in KNOWN:
@@ -100,8 +81,12 @@ def decode(source: str, label_column: str | None = None) -> Decoded:
     if source in KNOWN and not KNOWN[source].shipped:
         return _hub(source)
     folder = _shipped(source) if source in KNOWN else Path(source)
-    parquet = [path for path in _files(folder) if path.suffix == ".parquet"]
-    if parquet:
+    if not folder.exists():
+        raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or a folder')
+    if not folder.is_dir():
+        raise LabError(f"{folder} is a file: expected a folder of parquet files or of class folders")
+    files = (path for path in folder.rglob("*.parquet") if path.is_file() and not path.name.startswith("."))
+    if parquet := sorted(files):
         return _parquet(folder, parquet, label_column)
     if label_column is not None:
         raise LabError(f"--label-column is for parquet files, and {folder} holds none")
@@ -122,11 +107,6 @@ def _shipped(name: str) -> Path:
             f"{name} comes with the repository: clone it, or use --data cifar10 --train-limit 2000 --test-limit 2000"
         )
     return folder
-
-
-def _files(folder: Path) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return sorted(path for path in files if path.suffix.lower() in {".parquet", *_SUFFIXES})
 
 
 def _digits() -> Decoded:
