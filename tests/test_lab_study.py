@@ -10,7 +10,7 @@ import pytest
 
 import tiny_data
 from empool.lab.errors import LabError
-from empool.lab.study.run import RunConfig, difference, folder_name, planned, poolings
+from empool.lab.study.run import RunConfig, changed, difference, folder_name, planned, poolings
 from empool.lab.watch.progress import Progress
 from finished_runs import rows
 
@@ -135,15 +135,15 @@ def test_settings_of_before_there_was_a_field_have_its_default_and_the_device_is
     before = dataclasses.replace(config, device="cuda").settings()
     del before["recipe"]["pool_size"], before["deterministic"], before["compile"], before["p_schedule"]
     assert difference(config.settings(), before) is None
-    for name, changed in (
+    for name, changes in (
         ("recipe.pool_size = 3, not 2", {"recipe": dataclasses.replace(config.recipe, pool_size=2)}),
         ("deterministic = False, not True", {"deterministic": True}),
         ("compile = False, not True", {"compile": True}),
         ("p_schedule = constant, not anneal:0", {"p_schedule": "anneal:0"}),
     ):
-        changed = dataclasses.replace(config, **changed)
-        assert difference(changed.settings(), before) == name
-        assert RunConfig.from_json(json.loads(json.dumps(changed.to_json()))) == changed
+        other = dataclasses.replace(config, **changes)
+        assert difference(other.settings(), before) == name
+        assert RunConfig.from_json(json.loads(json.dumps(other.to_json()))) == other
 
 
 def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
@@ -166,6 +166,12 @@ def test_a_run_whose_loss_is_no_number_ends_and_does_not_stop_the_study(tmp_path
     assert "[1/2] max, seed 0: did not converge" in lines.getvalue()
     assert "NaN" not in (tmp_path / "results.json").read_text()
     assert len(rows(tmp_path / "max/0")) < 50
+
+
+def test_milestones_are_taken_as_they_are_shown():
+    for spelled in ("(0.25, 0.75)", "0.25,0.75"):
+        changes = changed(tiny_data.config().recipe, ["schedule=step", f"milestones={spelled}"])
+        assert changes.milestones == (0.25, 0.75)
 
 
 def test_commas_part_poolings_and_the_numbers_of_one():

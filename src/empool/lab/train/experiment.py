@@ -84,7 +84,8 @@ class Experiment(nn.Module):
         half = self.config.precision == "bfloat16"
         # Other sizes, and inference mode, would each be compiled anew.
         compiled = self.network.training and len(images) == self.config.training.batch_size
-        stance = device.stance(compiled) if self.config.compile else nullcontext()
+        plain = self.config.compile and not compiled
+        stance = torch.compiler.set_stance("force_eager") if plain else nullcontext()
         with stance, torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
             logits: Tensor = (through or self.network)(images)
         return logits.float()
