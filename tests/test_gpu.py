@@ -92,6 +92,7 @@ def compiling(test: Any) -> Any:
         ".*:FutureWarning:torch",
         ".?isinstance.*LeafSpec:FutureWarning",
         ".*TensorFloat32:UserWarning",
+        "The CUDA Graph is empty:UserWarning",
         "dynamo_pgo:UserWarning",
     ):
         test = pytest.mark.filterwarnings(f"ignore:{ignored}")(test)

@@ -307,15 +307,25 @@ def _rank_draw_kernel(
                 valids = valid_of_window(start, ends, live, WINDOW, HIGH)
                 rank = rank + like.to(tl.int32)
                 value, position = _any_of_rank(values, valids, rank, count, K, LEAST, CHECKED, like)
-        drawn_values = drawn_values + (value.to(dtype),)
-        positions = positions + (position.to(drawn.dtype.element_ty),)
-    if SIDE or not CHANNELS_LAST:
+        if CHANNELS_LAST and not TOGETHER:  # A lane after another, so that registers hold one's windows alone.
+            store_draw(output, drawn, at, value, position, live)
+            if QUICK:
+                if tl.max((live & void).to(tl.int32)) > 0:
+                    _draw_any(
+                        input, output, drawn, plane_start, line_start, table, numbers, lane, block, channel, d, d_end,
+                        h, h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
+                        LEAST, WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    )  # fmt: skip
+        else:
+            drawn_values = drawn_values + (value.to(dtype),)
+            positions = positions + (position.to(drawn.dtype.element_ty),)
+    if not CHANNELS_LAST:
         none, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
         value, position = drawn_values[0], positions[0]
         if not SIDE:
             value, position = beside(drawn_values), beside(positions)
         store_draw(output, drawn, at, value, position, live)
-    else:  # At the end, so that what is read can be read before.
+    elif TOGETHER:  # At the end, so that what is read can be read before.
         for lane in tl.static_range(4):
             none, live, at = outputs_of_lane(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
@@ -323,7 +333,7 @@ def _rank_draw_kernel(
             store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
     if KEYS:
         again = again | is_void(top, lowest, smallest, odd, dtype)
-    if QUICK:
+    if QUICK and (TOGETHER or SIDE):
         if tl.max((row_live & again).to(tl.int32)) > 0:
             for lane in tl.static_range(1 if SIDE else 4):
                 _draw_any(
