@@ -18,15 +18,10 @@ _UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg)\.\d+\.tmp")  # 
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` once it is on the disk, and is removed if it is not.
+    """Give a path to write to, which takes the place of `path` once it is on the disk; an error has the name of `path`.
 
-    Args:
-        path: of the file.
-        previous: where the file that it replaces goes, in the same folder; None removes that. A process killed
-            between the two steps leaves `previous` and no `path`.
-
-    Raises:
-        OSError: if the system refuses to write, with the name of `path`.
+    What it replaces becomes `previous`, in the same folder, if that is given; a process killed between the two steps
+    leaves `previous` and no `path`.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -81,11 +76,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        LabError: if it is none.
-    """
+    """Read a JSON file, or say that it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -93,14 +84,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, *fields: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        LabError: if the file is none, or lacks one of the fields.
-    """
+    """Read a JSON object that has these fields."""
     content = read_json(path)
-    lacking = [field for field in fields if not isinstance(content, dict) or field not in content]
-    if not isinstance(content, dict) or lacking:
-        wanted = f" with {', '.join(lacking)}" if lacking else ""
-        raise LabError(f"{path} is not what empool writes: expected an object{wanted}; delete it to start over")
-    return content
+    if isinstance(content, dict) and content.keys() >= {*fields}:
+        return content
+    wanted = f" with {', '.join(fields)}" if fields else ""
+    raise LabError(f"{path} is not what empool writes: expected an object{wanted}; delete it to start over")
