@@ -1,6 +1,6 @@
 #!/bin/bash
 # Check and time the Triton kernels on a machine with a GPU: benchmarks/gpu_check.sh [FOLDER [PART...]]
-# Parts: versions timing tests compile (the default, 202 s at most in all), bench (100 s), sanitize (60 s).
+# Parts: versions timing tests compile (the default, 280 s at most in all), bench (100 s), sanitize (60 s).
 # Needs Python with PyTorch, Triton and pytest; nothing installed or built from here. Each part has a time limit of its
 # own, and stops no other. FOLDER gets check.log, every part's output, and timing.json, compile.json and bench.json,
 # which are written as their parts go. The last line tells which parts failed.
@@ -29,7 +29,7 @@ part() { # name, seconds, lines to print, command...
     [[ " $parts " == *" $name "* ]] || return
     echo "== $name" >>"$out/check.log"
     local before=$(($(wc -l <"$out/check.log") + 1))
-    timeout -s INT -k 5 "$seconds" "$@" >>"$out/check.log" 2>&1 # Interrupted, pytest still tells what failed.
+    timeout -s INT -k 5 "$seconds" "$@" >>"$out/check.log" 2>&1
     local status=$?
     echo "== $name: status $status, $((SECONDS - begin)) s"
     tail -n "+$before" "$out/check.log" | tail -n "$lines" | cut -c -400
@@ -41,7 +41,7 @@ part versions 25 9 bash -c "nvidia-smi --query-gpu=name,driver_version,clocks.sm
 print(torch.__version__, triton.__version__, torch.version.cuda, torch.cuda.get_device_name())
 print(empool.kernels()[\"rank_draw\"])'"
 part timing 70 40 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
-part tests 62 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -q "${workers[@]}" -p no:cacheprovider \
+part tests 140 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
     --tb short --durations 5 tests/test_gpu.py tests/test_triton.py -k "not test_interpreted"
 part compile 45 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
 part bench 100 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"

@@ -227,7 +227,7 @@ def _counted(cubin: bytes) -> tuple[collections.Counter[str], collections.Counte
             accesses[f"{base}.{next((p for p in parts if p in ('64', '128', 'U8', 'S8', 'U16', 'S16')), '32')}"] += 1
         if base == "IMAD":
             units["multiply"] += 4 if "WIDE" in parts or "HI" in parts else 2
-        elif base in ("FADD", "FMUL", "FFMA"):
+        elif base in ("FADD", "FMUL", "FFMA", "HADD2", "HMUL2", "HFMA2"):
             units["multiply"] += 1
         elif not _ELSEWHERE.fullmatch(base) and not base.startswith("U"):
             units["alu"] += 1
@@ -235,7 +235,10 @@ def _counted(cubin: bytes) -> tuple[collections.Counter[str], collections.Counte
 
 
 def _executed(assembly: str) -> list[str]:
-    """List a kernel's instructions, but those that a condition jumps over: kernels do so with what is seldom."""
+    """List a kernel's instructions, but those that a condition jumps over: kernels do so with what is seldom.
+
+    Where that stands last, after all threads of a program have met, threads leave before it.
+    """
     found: list[str] = []
     until = None
     for line in assembly.splitlines():
@@ -245,6 +248,8 @@ def _executed(assembly: str) -> list[str]:
         jump = re.search(r"@!?U?P\w+\s+BRA(?:\.\w+)*\s+`\((\.L\w+)\)", line)
         if (match := _INSTRUCTION.match(line)) is not None:
             found.append(match.group(1))
+            if match.group(1) == "EXIT" and "@" in line and any(name.startswith("BAR") for name in found):
+                return found
         if jump is not None and f"\n{jump.group(1)}:" in assembly[assembly.index(line) :]:
             until = jump.group(1)
     return found[: max((i for i, name in enumerate(found) if name == "EXIT"), default=len(found)) + 1]

@@ -29,7 +29,7 @@ from empool import models
 from empool.lab import provenance
 from empool.lab.data.sets import DataSet, Split
 from empool.lab.study.run import RunConfig
-from empool.lab.train import batches, experiment, loop
+from empool.lab.train import experiment, loop
 from empool.lab.train.batches import Batches, Normaliser
 from empool.lab.train.loop import fit
 
@@ -63,8 +63,7 @@ class Turns:
             weight_decay=recipe.weight_decay,
         )
         normaliser = Normaliser(data.mean, data.std, self.device)
-        images, changes = data.train.to(self.device), batches.parse(recipe.augment)
-        self.data = Batches(images, recipe.batch_size, changes, normaliser, config.seed)
+        self.data = Batches(data.train.to(self.device), config, normaliser)
 
     def __call__(self, epochs: float, row: dict[str, float | None] | None) -> None:
         if row is None:

@@ -16,7 +16,6 @@ from empool.models.airbench import RECIPE, Airbench, AirbenchRecipe, whitening
 pytest.importorskip("empool.lab.train.loop", reason="needs the lab")
 from empool.lab.data.sets import DataSet, Split
 from empool.lab.study.run import RunConfig
-from empool.lab.train import batches as batching
 from empool.lab.train.batches import Batches, Normaliser
 from empool.lab.train.loop import fit
 
@@ -151,7 +150,7 @@ def test_the_lab_trains_as_the_transcription_does(tmp_path: Path, monkeypatch: p
     trainer = airbench.Trainer("airbench:8-8-16", "max", capacity=100, batch_size=32)
     object.__setattr__(trainer, "recipe", recipe)
     normaliser = Normaliser(mean, std, "cpu")
-    batches = Batches(data.train, 32, batching.parse(recipe.augment), normaliser, seed, drop_last=True)
+    batches = Batches(data.train, config, normaliser)
 
     def same_images(data: object, epoch: int, flips: object, generator: object) -> int:
         batches.epoch = epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from empool.bench import base, bench, cases, contestants, markdown, memory, peer
 from empool.bench.cases import Case, Window
 from empool.bench.contestants import Data
 from empool.lab.errors import LabError
+from empool.lab.train import signals
 
 SHAPE = (2, 3, 9, 8)
 
@@ -184,6 +186,19 @@ def test_base_measures_another_tree() -> None:
     }
     done = subprocess.run(base.worker(src), input=json.dumps(order), capture_output=True, text=True, check=True)
     assert [row["contestant"] for row in json.loads(done.stdout.splitlines()[-1])["rows"]] == [cases.MAX, cases.OURS]
+
+
+def test_base_leaves_no_worktree_behind(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "a")
+    ended = pytest.raises(signals.Terminated)
+    with ended, base.built(tmp_path, "HEAD", lambda line: signal.raise_signal(signal.SIGTERM)):
+        pytest.fail("no build was to begin")
+    assert len(git("worktree", "list").splitlines()) == 1
 
 
 def test_base_reports_nothing_where_a_kernel_test_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

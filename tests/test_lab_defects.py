@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
+import tiny_data
 from empool.lab import cli
-
-SMALL = ["--epochs", "1", "--train-limit", "100", "--device", "cpu", "--recipe", "width=4"]
+from empool.lab.watch.loggers import Loggers
 
 
 def run(capsys, *arguments, code=0):
@@ -34,20 +31,10 @@ def test_help_fits_and_keeps_its_brackets(capsys, monkeypatch, command):
         assert "learning_rate" in shown
 
 
-def test_milestones_are_taken_as_they_are_shown(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for number, spelled in enumerate(("(0.5, 0.75)", "0.5,0.75")):
-        schedule = ["--recipe", "schedule=step", "--recipe", f"milestones={spelled}"]
-        run(capsys, "train", *SMALL, *schedule, "--out", str(number))
-        recipe = json.loads(Path(str(number), "study.json").read_text())["configuration"]["recipe"]
-        assert recipe["milestones"] == [0.5, 0.75]
-
-
-def test_a_logger_is_told_of_runs_that_had_ended(tmp_path, capsys, monkeypatch):
+def test_a_logger_is_told_of_runs_that_had_ended(tmp_path):
     pytest.importorskip("tensorboard")
-    monkeypatch.chdir(tmp_path)
-    small = ["compare", *SMALL, "--seeds", "1", "--poolings", "max", "--out", "study"]
-    run(capsys, *small)
+    run = tiny_data.config(epochs=1)
+    tiny_data.study(tmp_path, [run])
     for _ in range(2):
-        run(capsys, *small, "--logger", "tensorboard")
-        assert len(list(Path("study/max/0").glob("events.*"))) == 1
+        tiny_data.study(tmp_path, [run], loggers=Loggers({"tensorboard": {}}))
+        assert len(list((tmp_path / "max/0").glob("events.*"))) == 1

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 import empool
 import tiny_data
-from empool.lab import cli, files
+from empool.lab import cli
 from empool.lab.analyse import evaluate as evaluation
 from empool.lab.analyse.evaluate import evaluate
 from empool.lab.analyse.records import read_evaluation
@@ -214,20 +214,6 @@ def test_evaluations_of_one_study_at_once_keep_each_others_results(study, monkey
     monkeypatch.setattr(evaluation, "write_json", locked)
     run(study, poolings="max")
     assert [record["pooling"] for record in written(study)] == ["max"] * 2 + ["stochastic-max:0.5"] * 2
-
-
-def test_an_old_evaluation_survives_a_failure(folder, monkeypatch):
-    run(folder)
-    before = (folder / "evaluation.json").read_bytes()
-
-    def full(source, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(folder)
-    assert (folder / "evaluation.json").read_bytes() == before
-    assert not list(folder.glob("*.tmp"))
 
 
 def test_what_cannot_be_evaluated_is_refused(folder):

@@ -135,7 +135,7 @@ def test_records_of_ones_own_go_into_the_same_table():
     assert made.index.tolist() == ["max", "ensemble:0.1"]
     assert made["Test error %"].tolist() == pytest.approx([10.2, 9.1333], abs=1e-3)
     assert table(rows, baseline="ensemble:0.1").index.tolist() == ["max", "ensemble:0.1"]
-    with pytest.raises(LabError, match="record 0 lacks test_error"):
+    with pytest.raises(LabError, match="table: run 1 has no valid test_error"):
         table([{"pooling": "max", "seed": 0}])
 
 

@@ -89,56 +89,46 @@ def mlflow_run(directory, uri=None):
     return run, {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
 
 
-def test_tensorboard_shows_what_metrics_csv_says(tmp_path, capfd):
-    record = started(tmp_path / "study", ["tensorboard"])
-    assert capfd.readouterr() == ("", "")
-    events = tensorboard(tmp_path / "study")
-    close(scalars(events, ROW), metrics(tmp_path / "study"))
-    assert [event.step for event in events.Scalars("images_per_second")] == [1, 2, 3]
-    for name in RESULTS:
-        (event,) = events.Scalars(f"final/{name}")
-        assert event.value == pytest.approx(record[name], rel=1e-6)
-    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
-    names = {path.name.partition(".")[0] for path in (tmp_path / "study" / "max" / "0").iterdir()}
-    assert names == {"config", "metrics", "last", "result", "loggers", "events"}
-    started(tmp_path / "without", [])  # A logger changes neither a bit nor the configuration.
-    with_it, without = (tmp_path / name / "max/0" for name in ("study", "without"))
-    torch.testing.assert_close(weights(with_it), weights(without), rtol=0, atol=0)
-    assert (with_it / "config.json").read_text() == (without / "config.json").read_text()
-    assert {path.name for path in without.iterdir()} == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
-
-
-def test_mlflow_keeps_a_study_where_the_environment_says(tmp_path, monkeypatch, capfd):
-    directory, uri = tmp_path / "study", f"sqlite:///{tmp_path / 'elsewhere.db'}"
+def test_trackers_show_what_metrics_csv_says_of_a_run_that_was_interrupted(tmp_path, monkeypatch, capfd):
+    config, directory, uri = tiny_data.config(epochs=4), tmp_path / "study", f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    record = started(directory, ["mlflow"])
+    names = ["tensorboard", "mlflow", "tensorboard"]
+    cut(directory, names, config, 2.5)
+    before, _ = mlflow_run(directory, uri)
+    assert before.info.status == "KILLED"
+    capfd.readouterr()
+    record = started(directory, names, config)
     assert capfd.readouterr() == ("", "")
+    assert len(metrics(directory)["train_loss"]) == 4
     run, shown = mlflow_run(directory, uri)
-    assert (run.info.run_name, run.info.status) == ("max/0", "FINISHED")
+    assert (run.info.run_id, run.info.run_name, run.info.status) == (before.info.run_id, "max/0", "FINISHED")
     close(shown, metrics(directory))
+    assert run.data.metrics["images_per_second"] > 0
+    asked = {"recipe/learning_rate": "0.05", "pooling": "max", "seed": "0"}
+    assert run.data.params.items() >= asked.items()
+    events = tensorboard(directory)
+    close(scalars(events, ROW), metrics(directory))
+    assert [event.step for event in events.Scalars("images_per_second")] == [1, 2, 3, 4]
     for name in RESULTS:
         assert run.data.metrics[f"final/{name}"] == pytest.approx(record[name])
-    assert run.data.metrics["images_per_second"] > 0
-    assert run.data.params["recipe/learning_rate"] == "0.05"
-    assert (run.data.params["pooling"], run.data.params["seed"]) == ("max", "0")
+        assert [event.value for event in events.Scalars(f"final/{name}")] == pytest.approx([record[name]], rel=1e-6)
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
     assert os.environ["MLFLOW_TRACKING_URI"] == uri
     assert {path.name for path in tmp_path.iterdir()} <= {"study", "cache", "elsewhere.db"}
 
 
-def test_an_interrupted_run_goes_on_as_the_same(tmp_path):
-    config = tiny_data.config(epochs=4)
-    directory = tmp_path / "study"
-    names = ["tensorboard", "mlflow", "tensorboard"]
-    cut(directory, names, config, 2.5)
-    before, _ = mlflow_run(directory)
-    assert before.info.status == "KILLED"
+def test_a_logger_changes_neither_a_bit_nor_the_configuration(tmp_path):
+    started(tmp_path / "study", ["tensorboard", "mlflow"])
+    assert mlflow_run(tmp_path / "study")[0].info.status == "FINISHED"
     assert "MLFLOW_TRACKING_URI" not in os.environ
-    started(directory, names, config)
-    run, shown = mlflow_run(directory)
-    assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
-    assert len(metrics(directory)["train_loss"]) == 4
-    close(shown, metrics(directory))
-    close(scalars(tensorboard(directory), ROW), metrics(directory))
+    started(tmp_path / "without", [])
+    with_it, without = (tmp_path / name / "max/0" for name in ("study", "without"))
+    torch.testing.assert_close(weights(with_it), weights(without), rtol=0, atol=0)
+    assert (with_it / "config.json").read_text() == (without / "config.json").read_text()
+    plain = {"config.json", "metrics.csv", "last.ckpt", "result.json"}
+    assert {path.name for path in without.iterdir()} == plain
+    more = {path.name.partition(".")[0] for path in with_it.iterdir() if path.name not in plain}
+    assert more == {"loggers", "events"}
 
 
 def test_a_logger_that_comes_later_is_told_what_it_missed(tmp_path):

@@ -31,38 +31,27 @@ def test_scores_by_hand_however_the_images_are_batched(form, cuts):
     assert tally.scores()[:3] == pytest.approx((NLL, ERROR, ECE), rel=1e-6)
 
 
-def test_logits_between_0_and_1_are_logits():
-    tally = Tally(2, "cpu")
-    tally.add_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    confidence = math.e / (math.e + 1)
-    assert tally.scores()[:3] == pytest.approx((-math.log(confidence), 0, 100 * (1 - confidence)), rel=1e-6)
+SURE = math.e / (math.e + 1)
 
 
-def test_confidence_that_is_right_as_often_as_it_says_is_calibrated():
-    tally = Tally(4, "cpu")
-    tally.add_probabilities(torch.full((4, 4), 0.2) + 0.2 * torch.tensor([1, 0, 0, 0]), torch.tensor([0, 0, 1, 2]))
-    assert tally.scores().ece == pytest.approx(100 * abs(0.5 - 0.4), rel=1e-5)
-    certain = Tally(2, "cpu")
-    certain.add_logits(torch.tensor([[100.0, -100.0]]), torch.tensor([0]))
-    assert certain.scores() == (0, 0, 0, None)
-
-
-def test_a_probability_of_0_is_not_infinitely_bad():
-    tally = Tally(2, "cpu")
-    tally.add_probabilities(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-    nll, error, ece, _ = tally.scores()
-    assert nll == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
-    assert (error, ece) == (100, 100)
-
-
-def test_predictions_of_nan_have_no_calibration():
-    tally = Tally(2, "cpu")
-    tally.add_logits(torch.tensor([[math.nan, math.nan], [1.0, 0.0]]), torch.tensor([1, 0]))
-    nll, error, ece, _ = tally.scores()
-    assert math.isnan(nll)
-    assert error == 50
-    assert math.isnan(ece)
-    assert tally.reliability() is None
+@pytest.mark.parametrize(
+    ("form", "values", "labels", "scores"),
+    [
+        ("logits", [[1.0, 0.0]], [0], (-math.log(SURE), 0, 100 * (1 - SURE))),  # They look like probabilities.
+        ("logits", [[100.0, -100.0]], [0], (0, 0, 0)),
+        # A confidence of 40 %, right half of the time.
+        ("probabilities", 4 * [[0.4, 0.2, 0.2, 0.2]], [0, 0, 1, 2], (-math.log(0.4 * 0.2) / 2, 50, 10)),
+        # A probability of 0 is not infinitely bad.
+        ("probabilities", [[1.0, 0.0]], [1], (-math.log(torch.finfo(torch.float32).tiny), 100, 100)),
+        # Predictions of NaN have no calibration.
+        ("logits", [[math.nan, math.nan], [1.0, 0.0]], [1, 0], (math.nan, 50, math.nan)),
+    ],
+)
+def test_scores_at_the_edges(form, values, labels, scores):
+    tally = Tally(len(values[0]), "cpu")
+    getattr(tally, f"add_{form}")(torch.tensor(values), torch.tensor(labels))
+    assert tally.scores()[:3] == pytest.approx(scores, rel=1e-5, nan_ok=True)
+    assert (tally.reliability() is None) == math.isnan(scores[0])
 
 
 def test_the_bins_are_those_of_the_calibration_error():

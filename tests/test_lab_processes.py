@@ -14,7 +14,7 @@ import torch
 import tiny_data
 from empool.lab.errors import LabError
 from empool.lab.train import checkpoint, processes
-from empool.lab.train.batches import Augment, Batches, Normaliser, Stream
+from empool.lab.train.batches import Batches, Normaliser, Stream
 from empool.lab.train.processes import Processes
 from finished_runs import weights
 
@@ -171,14 +171,17 @@ def test_each_process_draws_for_itself_and_all_have_the_same_weights(tmp_path):
         torch.testing.assert_close(second["weights"], first["weights"], rtol=0, atol=0)
 
 
+def settings(size):
+    config = tiny_data.config(seed=3, workers=0)
+    return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, batch_size=size, augment="none"))
+
+
 def held(images, size, together):
-    return Batches(images, size, Augment(), Normaliser((110.0,), (60.0,), "cpu"), 3, together)
+    return Batches(images, settings(size), Normaliser((110.0,), (60.0,), "cpu"), together)
 
 
 def streamed(images, size, together):
-    config = tiny_data.config(seed=3, workers=0)
-    config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, batch_size=size))
-    return Stream(tiny_data.as_they_come(images), config, training=True, together=together)
+    return Stream(tiny_data.as_they_come(images), settings(size), training=True, together=together)
 
 
 @pytest.mark.parametrize(
@@ -199,13 +202,13 @@ def test_images_are_divided_and_each_comes_once(divided, sizes):
 
 
 def test_who_started_a_process_is_read_from_the_environment(monkeypatch):
-    for name in (*("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), "SLURM_PROCID"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    assert processes.started() == Processes(0, 1, 0, 1)
-    for name, value in {"PROCID": 5, "STEP_NUM_TASKS": 8, "LOCALID": 1, "STEP_NUM_NODES": 2}.items():
+    assert processes.started() == Processes(0, 1, 0)
+    for name, value in {"PROCID": 5, "STEP_NUM_TASKS": 8, "LOCALID": 1}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert processes.started() == Processes(5, 8, 1, 4)
-    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+    assert processes.started() == Processes(5, 8, 1)
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1}.items():
         monkeypatch.setenv(name, str(value))
-    assert processes.started() == Processes(3, 4, 1, 2)
+    assert processes.started() == Processes(3, 4, 1)
     assert processes.connected() == Processes()

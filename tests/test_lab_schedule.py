@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import json
 import math
 import re
 
@@ -14,7 +13,6 @@ from torch import nn
 
 import empool
 import tiny_data
-from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.execute.configure import Options, configure
 from empool.lab.train import experiment, loop, schedule
@@ -173,40 +171,18 @@ def test_the_lab_tests_with_the_p_that_training_has_come_to(tmp_path, monkeypatc
 
 
 def test_a_study_schedules_the_poolings_that_have_a_p():
-    options = Options(p_schedule="warmup:2")
-    assert len(configure(options, ["max", "ensemble:0.1"])[0]) == 2
-    message = (
-        "p_schedule: warmup:2 needs a pooling with a p, ensemble:P or max-dropout:P, "
-        "got max, stochastic, ordinal:0.5,0.5"
-    )
-    with pytest.raises(LabError, match=f"^{re.escape(message)}$"):
-        configure(options, ["max", "stochastic", "ordinal:0.5,0.5"])
+    def configured(spelling, *poolings):
+        return configure(Options(p_schedule=spelling, epochs=2), poolings)[0]
 
-
-SMALL = ["--epochs", "2", "--batch-size", "16", "--device", "cpu", "--recipe", "width=4", "--seeds", "1"]
-
-
-def test_the_command_line_takes_a_schedule(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    images = tiny_data.parquet_folder(tmp_path / "shapes")
-    common = ["compare", "--data", str(images), *SMALL, "--out", "study", "--poolings"]
-    assert cli.main([*common, "max,ensemble:0.2", "--p-schedule", "warmup:1.0"]) == 0
-    records = json.loads((tmp_path / "study" / "results.json").read_text())
-    assert [(record["p"], record["p_schedule"]) for record in records] == [(None, "warmup:1"), (0.2, "warmup:1")]
-    assert "warmup:1" in (tmp_path / "study" / "report.html").read_text()
-    capsys.readouterr()
-    for arguments, message in [
-        (["ensemble:0.2"], "study holds a study with p_schedule = warmup:1, not constant"),
-        (
-            ["max", "--p-schedule", "warmup:1"],
-            "warmup:1 needs a pooling with a p, ensemble:P or max-dropout:P, got max",
-        ),
-        (["ensemble:0.2", "--p-schedule", "warmup:3"], "warmup:3 is longer than the training, whose epochs are 2"),
-        (["ensemble:0.2", "--p-schedule", "fall:0"], f'{KNOWN}, got "fall:0"'),
-    ]:
-        assert cli.main([*common, *arguments]) == 1
-        assert message in capsys.readouterr().err
+    runs = configured("warmup:2.0", "max", "ensemble:0.1")
+    assert [(run.p, run.p_schedule) for run in runs] == [(None, "warmup:2"), (0.1, "warmup:2")]
+    for spelling, message in {
+        "warmup:2": "warmup:2 needs a pooling with a p, ensemble:P or max-dropout:P, got max, ordinal:0.5,0.5",
+        "warmup:3": "warmup:3 is longer than the training, whose epochs are 2",
+        "fall:0": f'{KNOWN}, got "fall:0"',
+    }.items():
+        with pytest.raises(LabError, match=f"^{re.escape(f'p_schedule: {message}')}$"):
+            configured(spelling, "max", "ordinal:0.5,0.5")
 
 
 def test_docstring_examples():

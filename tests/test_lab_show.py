@@ -78,9 +78,7 @@ def test_a_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
     assert "max, seed 0" in shown[0]
     assert "max, seed 0" not in shown[-1]
     assert " left" in shown[-2]
-    assert [
-        part for part in ("ensemble:0.2, seed 0", "epoch 2 of 2, loss ", "1 of 2 runs") if part not in shown[-1]
-    ] == []
+    assert all(part in shown[-1] for part in ("ensemble:0.2, seed 0", "epoch 2 of 2, loss ", "1 of 2 runs"))
     assert "[2/2] ensemble:0.2, seed 0: test error " in Text.from_ansi(terminal.getvalue()).plain
 
 
@@ -88,12 +86,8 @@ def test_a_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
 def time_passes(monkeypatch):
     """Give a function that moves the clock on."""
     now = [1000.0]
-
-    def pass_time(seconds):
-        now[0] += seconds
-
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-    return pass_time
+    return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 
 def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passes):
@@ -126,19 +120,14 @@ def test_lines_tell_how_far_a_long_run_is(time_passes):
     time_passes(40)
     row = {"train_loss": 1.2345, "train_error": 45.3, "test_error": 40.1, "images_per_second": 1234.0}
     shown.advanced(run, 1.0, row)
-    assert lines.getvalue().splitlines()[-1] == (
-        "max, seed 0: epoch 2 of 4, loss 1.234, training error 45.3 %, test error 40.1 %, 1,234 images/s, "
-        "about 4 min left"
-    )
+    errors = "training error 45.3 %, test error 40.1 %"
+    said = f"max, seed 0: epoch 2 of 4, loss 1.234, {errors}, 1,234 images/s, about 4 min left"
+    assert lines.getvalue().splitlines()[-1] == said
 
 
-@pytest.mark.parametrize(("terminal", "drawn"), [("xterm", True), ("dumb", False)])
-def test_a_terminal_that_cannot_take_lines_back_gets_lines(monkeypatch, terminal, drawn):
-    monkeypatch.setenv("TERM", terminal)
+def test_a_terminal_that_cannot_take_lines_back_gets_lines_and_durations_are_words(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert Progress().drawn == drawn
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (150, "2 min"), (12_000, "3 h 20 min")])
-def test_duration_is_written_as_people_say_it(seconds, words):
-    assert duration(seconds) == words
+    for terminal, drawn in (("xterm", True), ("dumb", False)):
+        monkeypatch.setenv("TERM", terminal)
+        assert Progress().drawn == drawn
+    assert [duration(seconds) for seconds in (3.14, 42, 150, 12_000)] == ["3.1 s", "42 s", "2 min", "3 h 20 min"]

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from empool.lab.analyse import images, power
 from empool.lab.analyse.findings import sentence
-from empool.lab.analyse.records import completed, differences, of_one_setting
+from empool.lab.analyse.records import completed, of_one_setting
 from empool.lab.analyse.statistics import Rule, Verdict, compare, holm, mean_interval, summarise
 from empool.lab.errors import LabError
 
@@ -100,6 +100,9 @@ def test_unequal_spreads_are_tested_by_welch_and_holm():
     family = compare(scores, "max", frozenset())
     assert family.rule is Rule.WELCH
     assert family.levene < 0.05
+    # Ascending 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 lifted to the one before it.
+    assert_close(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
     welch = [stats.ttest_ind(scores[name], scores["max"], equal_var=False) for name in ("average", "stochastic")]
     average, stochastic = (family.comparisons[name] for name in ("average", "stochastic"))
     assert_close([average.p_value, stochastic.p_value], holm([float(one.pvalue) for one in welch]))
@@ -149,30 +152,13 @@ def test_a_run_at_chance_did_not_converge(record, expected):
     assert completed({"converged": True, **record})["converged"] is expected
 
 
-def test_what_differs_between_runs_is_named():
-    runs = records(ERRORS, threads=1, device="cpu")
-    assert differences(runs) == ""
-    runs[0] |= {"threads": 2, "commit": "0123456789abcdef"}
-    assert differences(runs) == (
-        "These runs differ in what computed them: threads: 1 (14 runs), 2 (1 run); commit: not recorded (14 runs), "
-        "0123456789 (1 run)."
-    )
-
-
 def test_runs_of_several_settings_are_refused():
     runs = records({"max": [1.0, 2.0]}, epochs=3)
     own = records({"max@epochs=4": [1.0]}, epochs=4)  # no difference: the pooling's name says it
     assert of_one_setting(runs + own, "x") == runs + own
-    message = r"x holds runs of several settings \(data: x, y; epochs: 3, 4\): give each a folder.*; empool gain DIR"
+    message = r"x holds runs of several settings \(epochs: 3, 4\): give each a folder of its own; empool gain DIR"
     with pytest.raises(LabError, match=message):
-        of_one_setting(runs + records({"max@lr=4": [1.0]}, epochs=4, data="y"), "x")
-
-
-def test_holm():
-    # Ascending 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 lifted to the one before it.
-    assert_close(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
+        of_one_setting(runs + records({"max@lr=4": [1.0]}, epochs=4), "x")
 
 
 @pytest.mark.parametrize(
@@ -246,10 +232,9 @@ def test_which_images_were_right_survives_packing():
     right = answers({"max": 1.0}, 1, size=1003)["max"][0]
     assert (images.which_were_right(packed(right)) == right).all()
     assert images.which_were_right({"test_images": 1003}) is None
-    with pytest.raises(LabError, match="expected 2000 bits"):
-        images.which_were_right({**packed(right), "test_images": 2000})
-    with pytest.raises(LabError, match="is damaged"):
-        images.which_were_right({**packed(right), "correct": "?"})
+    for damage, message in (({"test_images": 2000}, "expected 2000 bits"), ({"correct": "?"}, "is damaged")):
+        with pytest.raises(LabError, match=message):
+            images.which_were_right({**packed(right), **damage})
 
 
 def test_the_two_way_interval_stands_beside_the_test():
@@ -287,9 +272,3 @@ def test_studies_with_no_difference_support_a_claim_in_5_of_100():
         family = compare({str(number): list(values) for number, values in enumerate(errors)}, "0", frozenset())
         claims += any(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in family.comparisons.values())
     assert abs(claims / studies - 0.05) < 3 * math.sqrt(0.05 * 0.95 / studies)
-
-
-def test_records_of_a_users_own_loop_need_three_fields():
-    needed = ("pooling", "seed", "test_error")
-    runs = [{name: one[name] for name in needed} for one in records(ERRORS)]
-    assert summarise(runs).row("ensemble:0.3").error.verdict is Verdict.BETTER

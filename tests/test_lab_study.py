@@ -10,8 +10,9 @@ import pytest
 
 import tiny_data
 from empool.lab.errors import LabError
-from empool.lab.study.run import RunConfig, difference, folder_name, planned, poolings
+from empool.lab.study.run import RunConfig, changed, difference, folder_name, planned, poolings
 from empool.lab.watch.progress import Progress
+from finished_runs import rows
 
 
 def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):
@@ -114,7 +115,6 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     for field, changes in {
         "train_limit = all, not 30": {"train_limit": 30},
-        "fingerprint = f1, not f2": {"fingerprint": "f2"},
         "precision = float32, not bfloat16": {"precision": "bfloat16"},
         "recipe.epochs = 2, not 9": {"recipe": dataclasses.replace(tiny_data.config().recipe, epochs=9)},
     }.items():
@@ -122,7 +122,12 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
             start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), **changes))
         said = f"{tmp_path} holds a study with {field}: choose another --out, or delete that folder"
         assert str(caught.value) == said
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    with pytest.raises(LabError) as caught:
+        start(tmp_path, config=dataclasses.replace(tiny_data.config(epochs=2), fingerprint="f2"))
+    assert str(caught.value) == (
+        f"{tmp_path} holds a study of other images than tiny has now: put back what was there, or choose another --out"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
 def test_settings_of_before_there_was_a_field_have_its_default_and_the_device_is_none_of_them():
@@ -130,15 +135,15 @@ def test_settings_of_before_there_was_a_field_have_its_default_and_the_device_is
     before = dataclasses.replace(config, device="cuda").settings()
     del before["recipe"]["pool_size"], before["deterministic"], before["compile"], before["p_schedule"]
     assert difference(config.settings(), before) is None
-    for name, changed in (
+    for name, changes in (
         ("recipe.pool_size = 3, not 2", {"recipe": dataclasses.replace(config.recipe, pool_size=2)}),
         ("deterministic = False, not True", {"deterministic": True}),
         ("compile = False, not True", {"compile": True}),
         ("p_schedule = constant, not anneal:0", {"p_schedule": "anneal:0"}),
     ):
-        changed = dataclasses.replace(config, **changed)
-        assert difference(changed.settings(), before) == name
-        assert RunConfig.from_json(json.loads(json.dumps(changed.to_json()))) == changed
+        other = dataclasses.replace(config, **changes)
+        assert difference(other.settings(), before) == name
+        assert RunConfig.from_json(json.loads(json.dumps(other.to_json()))) == other
 
 
 def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
@@ -149,14 +154,24 @@ def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
     assert (tmp_path / ".results.json.7.tmp").read_text() == "["
 
 
-def test_a_run_that_diverges_does_not_stop_the_study(tmp_path):
-    config = tiny_data.config(epochs=2)
+def test_a_run_whose_loss_is_no_number_ends_and_does_not_stop_the_study(tmp_path):
+    config = tiny_data.config(epochs=50)
     recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
     lines = io.StringIO()
-    records = start(tmp_path, config=dataclasses.replace(config, recipe=recipe), progress=Progress(lines))
-    assert [record["converged"] for record in records] == [False] * 4
-    assert "[1/4] max, seed 0: did not converge" in lines.getvalue()
+    records = start(tmp_path, seeds=(0,), config=dataclasses.replace(config, recipe=recipe), progress=Progress(lines))
+    for record in records:
+        assert record["converged"] is False
+        assert record["train_loss"] is record["test_nll"] is record["test_ece"] is None
+        assert record["test_error"] == pytest.approx(100 * 2 / 3)  # What a network of NaN has: it always says class 0.
+    assert "[1/2] max, seed 0: did not converge" in lines.getvalue()
     assert "NaN" not in (tmp_path / "results.json").read_text()
+    assert len(rows(tmp_path / "max/0")) < 50
+
+
+def test_milestones_are_taken_as_they_are_shown():
+    for spelled in ("(0.25, 0.75)", "0.25,0.75"):
+        changes = changed(tiny_data.config().recipe, ["schedule=step", f"milestones={spelled}"])
+        assert changes.milestones == (0.25, 0.75)
 
 
 def test_commas_part_poolings_and_the_numbers_of_one():

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -15,7 +16,6 @@ import signal
 import stat
 import sys
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,37 +66,51 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def nth(number, act):
+    """Give what acts when it is called for the number-th time."""
+    calls = itertools.count(1)
+    return lambda: act() if next(calls) == number else None
+
+
 def at_file(when, name, number, act):
     """Act before or after a file gets its name for the number-th time."""
-    replace, named = os.replace, Counter()
+    replace, act_then = os.replace, nth(number, act)
 
     def replacing(source, target):
-        named[Path(target).name] += 1
-        now = Path(target).name == name and named[name] == number
-        if now and when == "before":
-            act()
+        if (when, Path(target).name) == ("before", name):
+            act_then()
         replace(source, target)
-        if now and when == "after":
-            act()
+        if (when, Path(target).name) == ("after", name):
+            act_then()
 
     files.os.replace = replacing
 
 
 def at_half(number, act):
     """Act when half of the number-th checkpoint is written."""
-    save, saved = torch.save, Counter()
+    save, act_then = torch.save, nth(number, act)
 
     def save_half(content, file):
-        saved["checkpoints"] += 1
-        if saved["checkpoints"] == number:
-            whole = io.BytesIO()
-            save(content, whole)
-            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
-            file.flush()
-            act()
-        save(content, file)
+        whole = io.BytesIO()
+        save(content, whole)
+        half = len(whole.getvalue()) // 2
+        file.write(whole.getvalue()[:half])
+        file.flush()
+        act_then()
+        file.write(whole.getvalue()[half:])
 
     checkpoint.torch.save = save_half
+
+
+def at_test(number, act):
+    """Act in the number-th test of a network."""
+    following, act_then = Experiment.tally, nth(number, act)
+
+    def tally(self, split):
+        act_then()
+        return following(self, split)
+
+    Experiment.tally = tally
 
 
 def child(target, *arguments):
@@ -207,30 +221,6 @@ def test_a_study_that_is_killed_again_and_again_ends_too(whole, tmp_path):
     assert same(tmp_path, whole)
 
 
-def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(cut):
-    for path in (".results.json.7.tmp", "max/0/.last.ckpt.7.tmp"):
-        (cut / path).write_bytes(b"half")
-    start(cut)
-    assert not list(cut.rglob("*.tmp"))
-
-
-def test_old_unfinished_files_of_the_cache_are_removed_and_those_of_other_processes_stay(tmp_path):
-    for name in (".old.npz.7.tmp", ".new.npz.8.tmp"):
-        (tmp_path / name).write_bytes(b"half")
-    os.utime(tmp_path / ".old.npz.7.tmp", (0, 0))
-    files.remove_unfinished(tmp_path, age=60)
-    assert [path.name for path in tmp_path.iterdir()] == [".new.npz.8.tmp"]
-
-
-@pytest.mark.parametrize("damage", ["encrypted", "unknown", "deflated"])
-def test_a_checkpoint_of_which_the_directory_is_damaged_is_said(tmp_path, damage):
-    path = tmp_path / "last.ckpt"
-    checkpoint.write(tmp_path, {"state_dict": torch.ones(9)})
-    path.write_bytes(tiny_data.ZIP_DAMAGES[damage](bytearray(path.read_bytes())))
-    with pytest.raises(LabError, match=r"last\.ckpt is damaged \(.*\); delete it"):
-        checkpoint.read_checkpoint(path, "delete it")
-
-
 def test_what_other_programs_left_unfinished_stays(tmp_path):
     theirs = {".letter.odt.7.tmp", ".notes.json.tmp", ".last.ckpt.part.tmp", "last.ckpt.7.tmp"}
     for name in (*theirs, ".last.ckpt.7.tmp"):
@@ -294,10 +284,20 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(whole, cut, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(whole, cut):
     folder = cut / "max/0"
-    DAMAGES[damage](folder / "last.ckpt")
+    good = (folder / "last.ckpt").read_bytes()
+    for name, damage in DAMAGES.items():
+        (folder / "last.ckpt").write_bytes(good)
+        damage(folder / "last.ckpt")
+        with pytest.raises(LabError, match=r"last\.ckpt is damaged \(.*\); delete it$"):
+            checkpoint.read_checkpoint(folder / "last.ckpt", "delete it")
+        assert checkpoint.newest(folder)["history"][-1]["epoch"] == 1, name
+    for damage in ("encrypted", "unknown", "deflated"):
+        (folder / "last.ckpt").write_bytes(tiny_data.ZIP_DAMAGES[damage](bytearray(good)))
+        assert checkpoint.newest(folder)["history"][-1]["epoch"] == 1, damage
+    for path in (cut / ".results.json.7.tmp", folder / ".last.ckpt.7.tmp"):
+        path.write_bytes(b"half")  # What a killed process was writing is removed at the next start.
     said = io.StringIO()
     start(cut, said=said)
     (line,) = [line for line in said.getvalue().splitlines() if "damaged" in line]
@@ -306,26 +306,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(whole,
     assert same(cut, whole)
 
 
-def test_two_damaged_checkpoints_are_named(cut):
+def test_two_damaged_checkpoints_are_named_and_none_is_executed(cut):
     folder = cut / "max/0"
     for name in ("last.ckpt", "previous.ckpt"):
-        DAMAGES["truncated"](folder / name)
+        malicious(folder / name)
     with pytest.raises(LabError) as caught:
         start(cut)
     assert str(caught.value) == (
         f"{folder}/last.ckpt and {folder}/previous.ckpt are damaged; delete both, and the run starts again"
     )
-
-
-def test_a_malicious_checkpoint_is_not_executed(cut):
-    executed = cut / "max/0/executed"
-    for name in ("last.ckpt", "previous.ckpt"):
-        malicious(cut / "max/0" / name)
-    with pytest.raises(LabError, match="are damaged"):
+    assert not (folder / "executed").exists()
+    torch.load(folder / "last.ckpt", weights_only=False)
+    assert (folder / "executed").exists()  # It would have been.
+    (folder / "previous.ckpt").unlink()
+    with pytest.raises(LabError, match=r"last\.ckpt is damaged .*; delete it, and the run starts again$"):
         start(cut)
-    assert not executed.exists()
-    torch.load(cut / "max/0/last.ckpt", weights_only=False)
-    assert executed.exists()  # It would have been.
 
 
 class FullFile:
@@ -396,17 +391,14 @@ def test_what_the_system_itself_refuses_is_said_with_the_file(tmp_path):
     assert not checkpoint.begun(tmp_path / "max/0")
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
-def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, monkeypatch, code):
-    refuse(monkeypatch, "study.json", 1, code)
-    with pytest.raises(LabError) as caught:
-        start(tmp_path)
-    assert str(caught.value) == (
-        f"cannot write to {tmp_path}/study.json ({os.strerror(code)}): make it writable or choose another --out"
-    )
-
-
-def test_a_folder_below_a_file_is_said(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
+    for code in (errno.EROFS, errno.EACCES):
+        with pytest.MonkeyPatch.context() as patched:
+            refuse(patched, "study.json", 1, code)
+            with pytest.raises(LabError) as caught:
+                start(tmp_path)
+        said = f"cannot write to {tmp_path}/study.json ({os.strerror(code)}): make it writable or choose another --out"
+        assert str(caught.value) == said
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match=r"^cannot write to .*file/study \(Not a directory\): .* another --out$"):
         start(tmp_path / "file" / "study")
@@ -436,19 +428,6 @@ def test_a_folder_in_use_is_refused_and_free_once_the_process_is_dead(whole, tmp
 
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def at_test(number, act):
-    """Act in the number-th test of a network."""
-    following, tests = Experiment.tally, Counter()
-
-    def tally(self, split):
-        tests["done"] += 1
-        if tests["done"] == number:
-            act()
-        return following(self, split)
-
-    Experiment.tally = tally
 
 
 TERMINATIONS = {
@@ -516,22 +495,18 @@ def diverging(directory, hook=None):
     studied(directory, hook)
 
 
-def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(whole, tmp_path):
-    assert child(diverging, tmp_path) == 0
-    diverged, other = json.loads((tmp_path / "results.json").read_text())
+def test_a_run_that_diverges_is_recorded_and_not_trained_further_and_the_study_goes_on(whole, tmp_path):
+    assert child(diverging, tmp_path / "whole") == 0
+    diverged, other = json.loads((tmp_path / "whole/results.json").read_text())
     assert (diverged["pooling"], diverged["converged"], diverged["test_loss"]) == ("max", False, None)
     assert other["converged"] is True
     assert outcome(other) == outcome(json.loads((whole / "results.json").read_text())[1])
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_run_that_diverged_before_it_was_killed_is_not_trained_further(tmp_path, when):
-    assert child(diverging, tmp_path / "whole") == 0
-    hook = functools.partial(at_file, when, "last.ckpt", 2, die)
-    assert child(diverging, tmp_path / "cut", hook) == -signal.SIGKILL
-    assert child(diverging, tmp_path / "cut") == 0
-    assert same(tmp_path / "cut", tmp_path / "whole")
-    assert [row["train_loss"] for row in rows(tmp_path / "cut/max/0")][1:] == ["nan"]
+    for when in ("before", "after"):
+        hook = functools.partial(at_file, when, "last.ckpt", 2, die)
+        assert child(diverging, tmp_path / when, hook) == -signal.SIGKILL
+        assert child(diverging, tmp_path / when) == 0
+        assert same(tmp_path / when, tmp_path / "whole")
+        assert [row["train_loss"] for row in rows(tmp_path / when / "max/0")][1:] == ["nan"]
 
 
 class Dying(torch.utils.data.Dataset):
@@ -562,41 +537,3 @@ def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(w
     assert str(caught.value).endswith("): start again, and the run goes on from its last whole epoch")
     start(tmp_path)
     assert same(tmp_path, whole)
-
-
-def changed(folder):
-    pixels, labels = tiny_data.images(15, 3, seed=5)
-    contents = [tiny_data.png(p) for p in pixels]
-    tiny_data.write_parquet(folder / "train-00001-of-00002.parquet", contents, labels.tolist())
-
-
-def missing(folder):
-    (folder / "train-00001-of-00002.parquet").unlink()
-
-
-def new(folder):
-    shutil.copy(folder / "train-00001-of-00002.parquet", folder / "train-00002.parquet")
-
-
-CHANGES = {
-    changed: "train-00001-of-00002.parquet has changed",
-    missing: "train-00001-of-00002.parquet is missing",
-    new: "train-00002.parquet is new",
-}
-
-
-def test_a_data_file_that_changes_between_runs_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    out = tmp_path / "study"
-    for number, (change, what) in enumerate(CHANGES.items()):
-        images = tiny_data.parquet_folder(tmp_path / str(number) / "shapes")
-        arguments = ["train", "--data", str(images), "--epochs", "1", "--batch-size", "10", "--device", "cpu"]
-        arguments += ["--recipe", "width=4", "--out", str(out)]
-        assert cli.main(arguments) == 0
-        change(images)
-        assert cli.main([*arguments, "--seed", "1"]) == 1
-        assert capsys.readouterr().err.splitlines()[-1] == (
-            f"empool: error: {out} holds a study of other images: shapes/{what}; "
-            "put back what was there, or choose another --out"
-        )
-    assert [record["seed"] for record in json.loads((out / "results.json").read_text())] == [0]

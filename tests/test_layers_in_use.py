@@ -100,8 +100,13 @@ def test_a_trainable_beta_is_a_parameter_and_gets_a_gradient(given: bool, beta: 
     assert not given or layer.beta is parameter
     fixed = empool.SoftPool2d(2, beta=beta).eval()
     torch.testing.assert_close(layer.eval()(images()), fixed(images()))
-    layer(images()).square().sum().backward()
-    assert layer.beta.grad.abs().min() > 0
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        layer.to(dtype).zero_grad()
+        layer(images().to(dtype)).square().sum().backward()
+        assert layer.beta.grad.dtype == dtype
+        assert layer.beta.grad.abs().min() > 0
+        sampled(layer, images().to(dtype))
+        layer.eval()
 
 
 def test_more_ranks_than_a_window_has_are_refused() -> None:

@@ -65,6 +65,18 @@ def _target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
 
 
+def test_inductor_can_write_the_constants() -> None:
+    """It puts a kernel's source, with the constants that it uses, between quotes in another source."""
+    import triton.language as tl
+
+    from empool._triton import _columns, _table, _tile
+
+    values = [value for module in (_columns, _table, _tile) for value in vars(module).values()]
+    constants = [value.value for value in values if isinstance(value, tl.constexpr)]
+    assert any(isinstance(constant, str) for constant in constants)
+    assert not any("\\" in repr(constant) or "'" in str(constant) for constant in constants)
+
+
 def _trace(function: Callable[..., Any], *tensors: Tensor, device: str = "cuda") -> list[torch.fx.GraphModule]:
     """Trace a function as torch.compile does, and its backward if an input asks for one, with tensors without data."""
     graphs: list[torch.fx.GraphModule] = []

@@ -263,19 +263,21 @@ def test_mean_of_whole_windows() -> None:
 @needs_device
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_wide_indices(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from empool._triton import _plan
+    from empool._triton import _operators, _plan
+
+    def forget() -> None:
+        for remembered in (_operators._made, _plan.output_plan, _plan.input_plan):
+            remembered.cache_clear()
 
     monkeypatch.setattr(_plan, "INDEX_LIMIT", 1)
-    _plan.output_plan.cache_clear()
-    _plan.input_plan.cache_clear()
+    forget()
     case = Case("wide indices", (2, 3, 2, 4, 10), (1, 2, 2), (1, 2, 2), layout=layout)
     try:
         for name, what, arguments in cases.calls(case, torch.float32):
             if what in ("", "ensemble", "max") and name in ("rank_draw", "value_draw", "drawn_scatter", "rank_mean"):
                 _assert_right(name, arguments)
     finally:
-        _plan.output_plan.cache_clear()
-        _plan.input_plan.cache_clear()
+        forget()
 
 
 def test_division() -> None:
@@ -311,17 +313,21 @@ def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(_plan, "CompiledKernel", Compiled)
     starts: list[Any] = []
-    plan = _plan.Plan(3, {"WINDOW": (2, 2), "rows": 7, "num_warps": 4})
+    plan = _plan.Plan(3, {"WINDOW": (2, 2), "rows": 7, "num_warps": 4}).of(share=5)
     input, output = torch.zeros(8), torch.zeros(8)
     for _ in range(2):
-        _plan.launch(Kernel(), plan, input, output, share=5)
+        _plan.launch(Kernel(), plan, input, output)
     pointers = (input.data_ptr(), output.data_ptr())
     assert starts[1] == ("again", (3, 1, 1), (*pointers, 7, (2, 2), 5))
     # Another argument, type or alignment is another kernel.
-    for tensors, share in (((input, output), 6), ((input.double(), output), 5), ((input[1:], output), 5)):
-        _plan.launch(Kernel(), plan, *tensors, share=share)
+    for other, tensors in (
+        (plan.of(share=6), (input, output)),
+        (plan, (input.double(), output)),
+        (plan, (input[1:], output)),
+    ):
+        _plan.launch(Kernel(), other, *tensors)
         assert starts[-1][0] == "Triton"
-    _plan.launch(Kernel(), plan, input[1:], output, share=5)
+    _plan.launch(Kernel(), plan, input[1:], output)
     assert [start[0] for start in starts] == ["Triton", "again", "Triton", "Triton", "Triton", "Triton"]
 
 
@@ -374,7 +380,10 @@ def test_vectors(window: tuple[int, int, int], layout: str, dtype: torch.dtype, 
     output, drawn = _triton.rank_draw(case.input(dtype), torch.tensor(0), table, case.counts, *case.geometry, 0)
     _triton.drawn_scatter(output, drawn, list(case.shape[2:]), *case.geometry[:5])
     draw, scatter = (_accesses(kernel.asm["ptx"]) for kernel in compiled)
-    assert "ld.v4.b32" in draw
+    if layout == "channels last" and dtype is torch.bfloat16:  # 8 bytes for a thread: its keys take many registers.
+        assert not any(access in ("ld.b8", "ld.b16", "ld.b32") for access in draw)
+    else:
+        assert "ld.v4.b32" in draw
     assert any(access.startswith("st.v") for access in draw)
     assert "st.v4.b32" in scatter
     assert not any(access in ("ld.b8", "st.b8") for access in (*draw, *scatter)) or (window[0], layout) == (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import empool
 from cases import METHODS, Case, calls, function, tie_free
@@ -119,8 +120,23 @@ def test_jacobians(stem: str, training: bool) -> None:
     output, pull = vjp(call, input)
     (row,) = pull(torch.ones_like(output))
     torch.testing.assert_close(row, reverse.sum((0, 1, 2, 3)))
-    if stem not in ("stochastic_pool", "soft_pool") or training:
-        assert not hessian(lambda x: call(x).sum())(input).any()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "testing"])
+@pytest.mark.parametrize("stem", ["ensemble_max_pool", "max_pool_dropout", "stochastic_pool", "soft_pool"])
+def test_transforms_of_transforms(stem: str, training: bool) -> None:
+    """The second derivatives in the input, in the method's own number and mixed, in four ways, as autograd has them."""
+    input, number = tie_free((1, 2, 3, 3)) / 9, torch.tensor([0.3, 0.6], dtype=torch.float64)
+    name = {"stochastic_pool": None, "soft_pool": "beta"}.get(stem, "p")
+
+    def call(input: Tensor, number: Tensor) -> Tensor:
+        own = {} if name is None else {name: number}
+        pooled = function(stem, 2)(input, 2, 1, **own, seed=7, training=training)
+        return pooled.pow(3).sum() * number.sum().cos()
+
+    expected = torch.autograd.functional.hessian(call, (input, number))
+    for outer, inner in itertools.product((jacfwd, jacrev), repeat=2):
+        torch.testing.assert_close(outer(inner(call, (0, 1)), (0, 1))(input, number), expected)
 
 
 @stems

@@ -128,7 +128,7 @@ def test_a_dispatch_mode_sees_the_operator() -> None:
 
 def test_a_profiler_sees_the_operators() -> None:
     input = INPUT.clone().requires_grad_()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as seen:
         functional.ensemble_max_pool2d(input, 2, p=0.5).sum().backward()
     names = {event.key for event in seen.key_averages()}
     assert {"empool::rank_draw", "empool::drawn_scatter"} <= names

@@ -75,7 +75,9 @@ class Method(NamedTuple):
         if type(self.tables) is Tables:
             return False
         number = self.beta if self.tables is None else self.tables.number
-        return isinstance(number, Tensor) and number.requires_grad and torch.is_grad_enabled()
+        if not isinstance(number, Tensor):
+            return False
+        return (number.requires_grad and torch.is_grad_enabled()) or _private.is_forward_mode()
 
 
 def pool(function: str, dims: int, input: Any, windows: Windows, return_indices: bool, method: Method) -> Any:
@@ -158,7 +160,8 @@ def _check_channels(function: str, input: Tensor, sets: int) -> None:
 def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
     if isinstance(beta, Tensor):
         _check_channels(function, input, beta.numel())
-        return beta.to(input.device)
+        # A layer's parameter may have been made half precision, which no kernel takes.
+        return beta.to(input.device, torch.promote_types(beta.dtype, torch.float32))
     if beta is None:
         return None
     if torch.compiler.is_compiling():
@@ -202,7 +205,7 @@ def by_rank(
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling():
-        exported = torch.compiler.is_exporting()
+        exported = _private.is_exporting()
         return _tables.of_kind(kind, value) if exported else Numbers(kind, _in_graph(value, torch.device("cpu")))
     return cached(_tables.of_kind, kind, value)
 

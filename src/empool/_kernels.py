@@ -26,6 +26,7 @@ def _run_triton(name: str, *args: Any) -> Any:
     """Run an operator's Triton kernel; Triton is imported here, at the first call on a GPU."""
     from empool import _triton
 
+    _ops.call_at_once(name, getattr(_triton, name))
     return getattr(_triton, name)(*args)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from empool import _onnx, _private, _window, reference
 from empool._window import Geometry
@@ -140,26 +141,44 @@ def recalled(name: str, numbers: tuple[Any, ...]) -> tuple[Callable[..., Any], i
     return None if index < 0 else (_recalled[name], index)
 
 
+# A kernel in Python is called at once there: the dispatcher makes C++'s lists of the numbers and Python's of these.
+
+_in_python: dict[str, Callable[..., Any]] = {}
+
+
+def call_at_once(name: str, kernel: Callable[..., Any]) -> None:
+    """Let an operator's kernel on CUDA be called without the dispatcher."""
+    _in_python[name] = kernel
+
+
 def _run(name: str, args: tuple[Any, ...]) -> Any:
     """Run an operator's kernel below autograd."""
-    if name in _recalled:
-        count = _TENSORS[name]
-        tensors = args[:count]
-        if _private.are_plain(*tensors) and (found := recalled(name, args[count:])):
-            return found[0](*tensors, found[1])
+    tensors = args[: _TENSORS[name]]
+    if args[0].is_cuda:
+        if name in _in_python and _private.are_plain(*tensors, on="cuda"):
+            return _in_python[name](*args)
+    elif name in _recalled and _private.are_plain(*tensors) and (found := recalled(name, args[len(tensors) :])):
+        return found[0](*tensors, found[1])
     return _private.below_autograd(OPERATORS[name], None, *args)
 
 
 # Derivatives. They are registered at the Autograd key by hand because `torch.library.register_autograd` has no
-# forward mode. The arguments of the autograd functions are the operator, the dispatcher's keys, and the operator's own.
+# forward mode. The arguments of the autograd functions are the operator, the dispatcher's keys with whether grad mode
+# is on, and the operator's own.
 
 
 class _Derivative(torch.autograd.Function):
     """An operator as an autograd function."""
 
     @staticmethod
-    def forward(name: str, keyset: Any, *args: Any) -> Any:
-        return _run(name, args) if keyset is None else _private.below_autograd(OPERATORS[name], keyset, *args)
+    def forward(name: str, dispatched: Any, *args: Any) -> Any:
+        if dispatched is None:
+            return _run(name, args)
+        keyset, grad = dispatched
+        if not _private.are_transforms_active():
+            return _private.below_autograd(OPERATORS[name], keyset, *args)
+        with _private.levels_below(grad):
+            return _private.below_autograd(OPERATORS[name], keyset, *args)
 
 
 def _keep(ctx: Any, *tensors: Tensor | None) -> None:
@@ -178,6 +197,7 @@ class _Draw(_Derivative):
         _keep(ctx, output[1])
         first = 6 if inputs[0] == "rank_draw" else 5
         ctx.arguments, ctx.input_size, ctx.geometry = len(inputs), inputs[2].shape[2:], inputs[first : first + 5]
+        ctx.dtype = inputs[2].dtype
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Any, ...]:
@@ -187,10 +207,11 @@ class _Draw(_Derivative):
         return None, None, grad_input, *[None] * (ctx.arguments - 3)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, None]:
-        if tangents[2] is None:
-            return None, None
-        return call("drawn_gather", tangents[2], *ctx.saved_tensors, *ctx.geometry), None
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+        (drawn,) = ctx.saved_tensors
+        if tangents[2] is None:  # The tangent is beta's.
+            return drawn.new_zeros(drawn.shape, dtype=ctx.dtype), None
+        return call("drawn_gather", tangents[2], drawn, *ctx.geometry), None
 
 
 class _DrawnScatter(_Derivative):
@@ -254,7 +275,8 @@ class _RankForm(_Derivative):
 def _sum(ctx: Any, *terms: Tensor | None) -> Tensor:
     """Add up what there is of tangents; none is 0."""
     present = [term for term in terms if term is not None]
-    return functools.reduce(torch.add, present) if present else ctx.saved_tensors[0].new_zeros(ctx.shape)
+    with _private.levels_below(torch.is_grad_enabled()):
+        return functools.reduce(torch.add, present) if present else ctx.saved_tensors[0].new_zeros(ctx.shape)
 
 
 def _form(name: str, ctx: Any) -> Callable[..., Tensor | None]:
@@ -385,15 +407,21 @@ class _ValueMean(_Derivative):
 
     @staticmethod
     def jvp(ctx: Any, op: Any, keyset: Any, t_input: Any, t_beta: Any, *rest: Any) -> Tensor | None:
-        input, beta = ctx.saved_tensors
+        kept: tuple[Any, ...] = ctx.saved_tensors
+        input, beta = (t if t is None else forward_ad.unpack_dual(t, level=0).primal for t in kept)
+        with _private.levels_below(torch.is_grad_enabled()):
+            return _ValueMean._change(input, beta, t_input, t_beta, ctx.geometry)
+
+    @staticmethod
+    def _change(input: Any, beta: Any, t_input: Any, t_beta: Any, geometry: Sequence[Any]) -> Tensor | None:
         change = None
         if t_input is not None:
-            slope = reference.value_slopes(input, beta, *ctx.geometry)
-            tangents = _window.windows(t_input, Geometry(*ctx.geometry), fill=0.0)[0].to(slope.dtype)
+            slope = reference.value_slopes(input, beta, *geometry)
+            tangents = _window.windows(t_input, Geometry(*geometry), fill=0.0)[0].to(slope.dtype)
             change = (slope * tangents).sum(-1)
         if t_beta is not None:
             by_channel = t_beta.reshape(-1, *[1] * (input.dim() - 2))
-            by_beta = reference.value_mean_beta_slope(input, beta, *ctx.geometry) * by_channel
+            by_beta = reference.value_mean_beta_slope(input, beta, *geometry) * by_channel
             change = by_beta if change is None else change + by_beta
         return None if change is None else _window.dense(change.to(input.dtype), _window.is_channels_last(input))
 
@@ -423,7 +451,7 @@ def _recorded(name: str, keyset: Any, *args: Any) -> Any:
     """Record the call where a derivative can be asked for: a tensor that requires grad, or forward mode."""
     if not _private.is_differentiating(*args[:4]):
         return _private.below_autograd(OPERATORS[name], keyset, *args)
-    return _private.at_one_level(_DERIVATIVES[name], name, keyset, *args)
+    return _private.at_one_level(_DERIVATIVES[name], name, (keyset, torch.is_grad_enabled()), *args)
 
 
 for _name in SCHEMAS:

@@ -22,6 +22,7 @@ _PATHS = {
     "keys_below_autograd": "_C._after_autograd_keyset",
     "any_requires_grad": "_C._any_requires_grad",
     "forward_ad": "autograd.forward_ad",
+    "set_forward_mode": "autograd.forward_ad._set_fwd_grad_enabled",
     "are_transforms_active": "_C._are_functorch_transforms_active",
     "one_level": "_functorch.utils.enable_single_level_autograd_function",
     # Until there are public questions for what sees a call.
@@ -102,6 +103,15 @@ def is_watched(input: torch.Tensor) -> bool:
     )
 
 
+def is_exporting() -> bool:
+    """Tell whether `torch.export` traces: before PyTorch 2.13 `torch.compile` takes the public question for true.
+
+    Delete when torch >= 2.13.
+    """
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else bool(flag)
+
+
 def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
     """Call an operator's kernel below autograd, as `torch.library` does itself; without a keyset, from the top."""
     with _torch.below_autograd():
@@ -120,9 +130,9 @@ def is_unseen_on_cpu(input: Any) -> bool:
     )
 
 
-def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Tell whether the first tensor, which nothing watches, is dense and on the CPU, and the others have no class."""
-    if not first.is_cpu or first.layout is not torch.strided:
+def are_plain(first: torch.Tensor, *others: torch.Tensor | None, on: str = "cpu") -> bool:
+    """Tell whether the first tensor, which nothing watches, is dense and on a device, and the others have no class."""
+    if not (first.is_cpu if on == "cpu" else first.is_cuda) or first.layout is not torch.strided:
         return False
     for other in others:  # noqa: SIM110 (of a generator `all` would take longer, at every call)
         if type(other) is not torch.Tensor and other is not None:
@@ -140,7 +150,12 @@ def is_forward_mode() -> bool:
 
     A compiled transform enters a level without telling the module of forward mode.
     """
-    return has_tangents() or bool(_torch.are_transforms_active())
+    return has_tangents() or are_transforms_active()
+
+
+def are_transforms_active() -> bool:
+    """Tell whether `torch.func` transforms the call."""
+    return bool(_torch.are_transforms_active())
 
 
 def has_tangents() -> bool:
@@ -160,6 +175,17 @@ def at_one_level(call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
     with _torch.one_level():
         return call(*args)
+
+
+@contextlib.contextmanager
+def levels_below(grad: bool) -> Iterator[None]:
+    """Let the levels of `torch.func`'s transforms below record again: an autograd function turns recording off.
+
+    Args:
+        grad: whether it was on.
+    """
+    with torch.set_grad_enabled(grad), _torch.set_forward_mode(True):
+        yield
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:

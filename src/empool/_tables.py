@@ -60,9 +60,9 @@ class Tables:
         A tracer makes it of the numbers in memory, so that its graph serves every number.
         """
         if torch.compiler.is_compiling():
-            if self.kind is not None and self.number is not None and not torch.compiler.is_exporting():
+            if self.kind is not None and self.number is not None and not _private.is_exporting():
                 return Numbers(self.kind, self.number).get(counts, training, device)
-            return _table(self.each, counts, training, device, trim=torch.compiler.is_exporting())
+            return _table(self.each, counts, training, device, trim=_private.is_exporting())
         if _private.has_dispatch_mode():  # Its tensors, such as fake ones, are no one else's.
             return _table(self.each, counts, training, device)
         key = counts, training, device

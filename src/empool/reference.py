@@ -107,8 +107,8 @@ def drawn_gather(input: Tensor, drawn: Tensor, *geometry: Any) -> Tensor:
 def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any) -> Tensor:
     """Average the ranked activations of every window with the probabilities of their ranks.
 
-    Summed in float32 at least, in rank order, and rounded once. A rank of weight 0 takes no part, so that an
-    infinity there does no harm. Weights may be negative, as tangents are.
+    Summed in float32 at least, in rank order, and rounded once. A rank of weight 0, or beyond the last, takes no
+    part, so that an infinity there does no harm. Weights may be negative, as tangents are.
     """
     where = Geometry(*geometry)
     wide = torch.promote_types(input.dtype, torch.float32)
@@ -122,7 +122,10 @@ def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: 
         first = windows.gather(-1, (windows == ranked[..., :1]).to(torch.uint8).argmax(-1, keepdim=True))
         ranked = torch.cat([torch.where(ranked[..., :1].isnan(), ranked[..., :1], first), ranked[..., 1:]], -1)
     count, largest = valid.sum(-1), ranked[..., 0]
-    mean = _weighted_sum(ranked.to(wide), rows(weights.to(wide), counts, count)).to(input.dtype)
+    weight = rows(weights.to(wide), counts, count)
+    if weights.size(-1) > min(counts):  # Ranks beyond the last find padding.
+        weight = torch.where(torch.arange(weights.size(-1), device=input.device) < count.unsqueeze(-1), weight, 0)
+    mean = _weighted_sum(ranked.to(wide), weight).to(input.dtype)
     mean = torch.where(largest.isnan(), largest, torch.where(count == 0, -math.inf, mean))
     return _window.dense(mean, _window.is_channels_last(input))
 

@@ -1,26 +1,39 @@
 """`rank_draw` for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
-# ruff: noqa: RUF059
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# ruff: noqa: RUF005, RUF059, SIM102
 
 import triton
 import triton.language as tl
 
-from empool._triton._load import corner_of, load_window
+from empool._triton._columns import (
+    columns_of_window,
+    is_void,
+    load_columns,
+    of_key,
+    sorted_columns,
+    tops_of_columns,
+    tops_of_window,
+    window_of,
+)
+from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
+    descending,
     first_or_second,
     largest,
     last_nan,
+    of_rank,
+    places,
     ranked_after,
     ranks,
     two_largest,
-    valid_positions,
 )
-from empool._triton._table import rank_of, row_of, rows_of, set_of
+from empool._triton._table import FEW, is_reached, rank_of, set_of, thresholds_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
+    beside,
     bounds,
     index_sizes,
     number_of_lane,
@@ -41,20 +54,59 @@ def store_draw(output, drawn, at, value, position, live):
 
 @triton.jit
 def _any_first_or_second(
-    input, plane_start, start, ends, size, block, step, row_live, live, reached, first_at, second_at,
-    WINDOW: tl.constexpr, HIGH: tl.constexpr, PAIRS: tl.constexpr, LEAST: tl.constexpr, CHECKED: tl.constexpr, like,
-):  # fmt: skip
+    values, reached, first_at, second_at, K: tl.constexpr, LEAST: tl.constexpr, CHECKED: tl.constexpr, like
+):
     """Find the largest of every window, or where `reached` the second largest, of whatever there is."""
-    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
-    values, valids = load_window(
-        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, like.dtype
-    )
     first, first_at, second, second_at = two_largest(values, first_at, second_at, K, True, CHECKED, like)
     drop = reached & (first == first)
     if LEAST[0] * LEAST[1] * LEAST[2] <= 1:
         second = tl.where(second_at >= 0, second, 0.0)
         drop = drop & (first_at >= 0)
     return tl.where(drop, second, first), tl.where(drop, second_at, first_at)
+
+
+@triton.jit
+def _any_of_rank(values, valids, rank, count, K: tl.constexpr, LEAST: tl.constexpr, CHECKED: tl.constexpr, like):
+    """Find the activation of a rank in every window, of whatever there is; of a rank of `count` or more, zero."""
+    nan_at = last_nan(values, K, like)
+    if CHECKED:
+        rank = tl.where(rank < count, rank, K)
+    value = like
+    if LEAST[0] * LEAST[1] * LEAST[2] == 0:
+        value = tl.where(count > 0, value, -float("inf"))
+    position = like.to(tl.int32) - 1
+    found = ranks(values, valids, K, like)
+    for k in tl.static_range(K):
+        value = tl.where(found[k] == rank, values[k], value)
+        position = tl.where(found[k] == rank, k, position)
+    return tl.where(nan_at >= 0, float("nan"), value), tl.where(nan_at >= 0, nan_at, position)
+
+
+@triton.jit
+def _draw_any(
+    input, output, drawn, plane_start, line_start, table, numbers, lane: tl.constexpr, block, channel, d, d_end, h,
+    h_end, size, step, row_live, OW, C, TIED: tl.constexpr, METHOD: tl.constexpr, COLUMNS: tl.constexpr,
+    SIDES: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr,
+    WINDOW: tl.constexpr, HIGH: tl.constexpr, CHECKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr,
+    ALIGNED: tl.constexpr, like,
+):  # fmt: skip
+    """Draw from a lane's windows, whatever they hold."""
+    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+    ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
+    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
+    start = (d, h, w)
+    ends = (d_end, h_end, w_end)
+    first_at, second_at, tall, wide = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
+    own = thresholds_of(table, tall, wide, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, False)
+    number = number_of_lane(numbers, lane, SIDE, TIED)
+    rank = like.to(tl.int32) + rank_of(number, own, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
+    values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype)
+    if METHOD == "second":
+        value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
+    else:
+        valids = valid_of_window(start, ends, live, WINDOW, HIGH)
+        value, position = _any_of_rank(values, valids, rank, tall * wide, K, LEAST, CHECKED, like)
+    store_draw(output, drawn, at, value, position, live)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -89,6 +141,8 @@ def _rank_draw_kernel(
     COLUMNS: tl.constexpr,
     TABLE_ROWS: tl.constexpr,
     SETS: tl.constexpr,
+    NETWORK: tl.constexpr,
+    EXCHANGES: tl.constexpr,
     ROWS: tl.constexpr,
     COUNTS: tl.constexpr,
     LOWEST: tl.constexpr,
@@ -98,10 +152,12 @@ def _rank_draw_kernel(
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHECKED: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
-    PAIRS: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -110,11 +166,13 @@ def _rank_draw_kernel(
 
     The rank is the number of thresholds reached; the table's values are read here alone, so a new p compiles nothing.
     METHOD "first": no thresholds, the maximum, no random number. "second": one threshold; the two largest are found in
-    one pass over registers. "ranks": the window is in registers, and every activation's rank is counted. "any": the
-    activations up to the rank are selected one after another, each in a pass over the window (the first from memory,
-    the others from the cache), as many as the tile's highest rank.
+    one pass over registers. "ranks": the window is in registers, and every activation's rank is counted; of a half
+    type, the window is sorted. "any": the activations up to the rank are selected one after another, each in a pass
+    over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
 
-    LEAST: the fewest valid positions along each dimension. (ROWS and SIDES: see `empool._triton._table`.)
+    LEAST: the fewest valid positions along each dimension. READ: how many columns a block's windows cover, CHUNK: so
+    many are one access; 0 where every window is read for itself. NETWORK: as `_plan.merging_network` gives, of
+    EXCHANGES. (ROWS and SIDES: see `empool._triton._table`.)
     """
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
@@ -122,8 +180,8 @@ def _rank_draw_kernel(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
         channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
-    dtype = input.dtype.element_ty
-    wide = tl.float64 if dtype == tl.float64 else tl.float32
+    dtype: tl.constexpr = input.dtype.element_ty
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     step = C if CHANNELS_LAST else 1
     plane_start = plane * (D * H * W) * step + (channel if CHANNELS_LAST else 0)
     line_start = (plane * (OD * OH) + place) * OW
@@ -133,17 +191,54 @@ def _rank_draw_kernel(
     if METHOD != "first":
         numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
         table = set_of(thresholds, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
-    for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
+    # What a block's windows cover is read together, but channels last, where registers hold few columns at a time, for
+    # keys alone. Else every window is read for itself; contiguous, those of a block lie side by side in a tile.
+    # Of a half type, keys are compared; of both, what is no number is seldom, and then all of the tile is done again.
+    MANY: tl.constexpr = METHOD == "second" and K > 4
+    KEYS: tl.constexpr = (MANY or METHOD == "ranks") and READ > 0 and dtype.primitive_bitwidth == 16
+    QUICK: tl.constexpr = KEYS or MANY
+    TOGETHER: tl.constexpr = KEYS or (READ > 0 and METHOD != "any" and not CHANNELS_LAST)
+    SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
+    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
+    again = tl.zeros(like.shape, tl.int1)
+    drawn_values = ()
+    positions = ()
+    columns = ()
+    odd = tl.zeros([1, 1], tl.int32)
+    firsts = ()
+    seconds = ()
+    if KEYS:
+        top = like.to(tl.int32) - 1
+        lowest = top
+        smallest = top.to(tl.uint32)
+    for lane in tl.static_range(1 if SIDE else 4):
+        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
-        like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
+        if TOGETHER and (CHANNELS_LAST or lane == 0):
+            more, changed = load_columns(
+                input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
+                0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK,
+                LOWEST if QUICK and not KEYS else -float("inf"), KEYS, PACKED, ALIGNED,
+            )  # fmt: skip
+            if KEYS and METHOD == "ranks":
+                more = sorted_columns(more, WINDOW[0] * WINDOW[1])
+            columns = columns + more
+            odd = odd | changed
+            if KEYS and METHOD == "second":
+                tops, nexts = tops_of_columns(
+                    more, WINDOW[0] * WINDOW[1], len(more) // (WINDOW[0] * WINDOW[1]), -2147483648
+                )
+                firsts = firsts + tops
+                seconds = seconds + nexts
+        if METHOD != "first":
+            number = number_of_lane(numbers, lane, SIDE, TIED)
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
-            number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-            own = (row_of(table, count, ROWS, COUNTS, COLUMNS),)
+            own = thresholds_of(table, count, count, ROWS, COUNTS, COLUMNS, (1,), 1, False)
             rank = like.to(tl.int32) + rank_of(number, own, count, COLUMNS, SIDES, 1, 1)
             zero = (rank >= count) & (count > 0)
             wanted = tl.where(live & (nan_at < 0) & (rank < count), rank, 0)
@@ -163,56 +258,76 @@ def _rank_draw_kernel(
             value = tl.where(nan_at >= 0, float("nan"), value)
             position = tl.where(nan_at >= 0, nan_at, position)
         else:
-            if METHOD != "second":
-                values, valids = load_window(
-                    input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
-                )
-            if CHECKED:
-                first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
-            else:
-                first_at = tl.zeros([1, 1], tl.int32)
-                second_at = first_at + (1 if K > 1 else -1)
-                tall = first_at + WINDOW[0] * WINDOW[1]
-                wide_w = first_at + WINDOW[2]
+            first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
             count = tall * wide_w
             if METHOD != "first":
-                rows_of_table = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
-            if METHOD == "ranks":
-                number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-                rank = rank_of(number, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS) + like.to(tl.int32)
-                nan_at = last_nan(values, K, like)
-                if CHECKED:
-                    rank = tl.where(rank < count, rank, K)
-                value = like
-                if LEAST[0] * LEAST[1] * LEAST[2] == 0:
-                    value = tl.where(count > 0, value, -float("inf"))
-                position = like.to(tl.int32) - 1
-                found = ranks(values, valids, K, like)
-                for k in tl.static_range(K):
-                    value = tl.where(found[k] == rank, values[k], value)
-                    position = tl.where(found[k] == rank, k, position)
-                value = tl.where(nan_at >= 0, float("nan"), value)
-                position = tl.where(nan_at >= 0, nan_at, position)
+                if lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
+                    own = thresholds_of(
+                        table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
+                    )
+                if KEYS and METHOD == "second":
+                    reached = is_reached(number, own, wide_w, SIDES, COUNTS, WIDTHS)
+                else:
+                    rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
+            if not KEYS:
+                if TOGETHER:
+                    values = window_of(columns, lane, WINDOW, wide)
+                else:
+                    values = load_window(
+                        input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
+                        LOWEST if QUICK else -float("inf"),
+                    )  # fmt: skip
+            if KEYS:
+                if METHOD == "second":
+                    first, key = tops_of_window(firsts, seconds, lane, WINDOW)
+                    key = tl.where(reached, key, first)
+                    value, position = of_key(key, lane, WINDOW, dtype)
+                    again = again | (number == 4294967295)
+                else:
+                    ordered = descending(columns_of_window(columns, lane, WINDOW, tl.int32), K, NETWORK, EXCHANGES)
+                    first = ordered[0]
+                    zero = rank >= count
+                    key = tl.where(zero, first, of_rank(ordered, rank, K))
+                    value, position = of_key(key, lane, WINDOW, dtype)
+                    value = tl.where(zero, 0.0, value.to(wide)).to(dtype)
+                    position = tl.where(zero, -1, position)
+                if ALIGNED != LANES:
+                    key = tl.where(live, key, -1)
+                top = tl.maximum(top, first)
+                lowest = tl.minimum(lowest, key)
+                smallest = tl.minimum(smallest, key.to(tl.uint32, bitcast=True))
+            elif QUICK:
+                value, position, void = first_or_second(values, rank > 0, K, LOWEST, like)
+                again = again | (live & void)
+            elif METHOD == "second":
+                value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
             elif METHOD == "first":
                 value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
             else:
-                number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
-                reached = rank_of(number, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS) > 0
-                if K > 4:
-                    values, valids = load_window(
-                        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide,
-                        LOWEST,
-                    )  # fmt: skip
-                    value, position, void = first_or_second(values, reached, K, LOWEST, like)
-                    again = tl.max((void & live).to(tl.int32)) > 0
-                    if again:  # Seldom: all of the tile once more, with infinities and NaN.
-                        value, position = _any_first_or_second(
-                            input, plane_start, start, ends, size, block, step, row_live, live, reached, first_at,
-                            second_at, WINDOW, HIGH, PAIRS, LEAST, CHECKED, like,
-                        )  # fmt: skip
-                else:
-                    value, position = _any_first_or_second(
-                        input, plane_start, start, ends, size, block, step, row_live, live, reached, first_at,
-                        second_at, WINDOW, HIGH, PAIRS, LEAST, CHECKED, like,
-                    )  # fmt: skip
+                valids = valid_of_window(start, ends, live, WINDOW, HIGH)
+                rank = rank + like.to(tl.int32)
+                value, position = _any_of_rank(values, valids, rank, count, K, LEAST, CHECKED, like)
+        drawn_values = drawn_values + (value.to(dtype),)
+        positions = positions + (position.to(drawn.dtype.element_ty),)
+    if SIDE or not CHANNELS_LAST:
+        none, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+        value, position = drawn_values[0], positions[0]
+        if not SIDE:
+            value, position = beside(drawn_values), beside(positions)
         store_draw(output, drawn, at, value, position, live)
+    else:  # At the end, so that what is read can be read before.
+        for lane in tl.static_range(4):
+            none, live, at = outputs_of_lane(
+                lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
+            )
+            store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
+    if KEYS:
+        again = again | is_void(top, lowest, smallest, odd, dtype)
+    if QUICK:
+        if tl.max((row_live & again).to(tl.int32)) > 0:
+            for lane in tl.static_range(1 if SIDE else 4):
+                _draw_any(
+                    input, output, drawn, plane_start, line_start, table, numbers, lane, block, channel, d, d_end, h,
+                    h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
+                    WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                )  # fmt: skip

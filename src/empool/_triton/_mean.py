@@ -1,26 +1,35 @@
 """`rank_mean`, its backward and the gradient of its weights for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
 # ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
 
+from empool._triton._columns import (
+    columns_of_window,
+    load_columns,
+    sorted_columns,
+    tops_of_columns,
+    tops_of_window,
+    window_of,
+)
 from empool._triton._load import activation, corner_of, load_window
 from empool._triton._rank import (
     descending,
     largest,
+    not_finite,
+    places,
     ranked_after,
     sign_of,
     two_largest,
-    two_numbers,
-    valid_positions,
 )
 from empool._triton._table import entry, row_of, rows_of, set_of, start_of_mean
 from empool._triton._tile import (
     DIVISORS,
     LANES,
+    beside,
     bounds,
     first_window,
     index_sizes,
@@ -50,22 +59,29 @@ def _weighted(
 
 
 @triton.jit
+def _weighted_numbers(
+    ranked, begin, rows, wide_w, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr,
+):  # fmt: skip
+    """Do as `_weighted` for numbers alone, of which one of weight 0 does no harm, unless the sum is -0."""
+    mean = begin
+    for column in tl.static_range(COLUMNS):
+        mean = mean + entry(rows, wide_w, column, ranked[0].dtype, SIDES, COUNTS, WIDTHS) * ranked[column]
+    return mean
+
+
+@triton.jit
 def _any_mean(
-    input, plane_start, start, ends, size, block, step, row_live, live, begin, rows, tall, wide_w,
-    METHOD: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr, COLUMNS: tl.constexpr, SIDES: tl.constexpr,
-    COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
-    PAIRS: tl.constexpr, like,
+    values, begin, rows, tall, wide_w, METHOD: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr,
+    COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr,
+    WINDOW: tl.constexpr, like,
 ):  # fmt: skip
     """Average the activations of every window, whatever they are."""
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
-    values, valids = load_window(
-        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, like.dtype
-    )
     none = tl.zeros([1, 1], tl.int32)
     first, first_at, second, second_at = two_largest(values, none, none, K, METHOD == "second", False, like)
     ranked = (first, second)
     if METHOD == "sorted":
-        others = descending(values, K, NETWORK, EXCHANGES)
+        others = descending(sorted_columns(values, WINDOW[0] * WINDOW[1]), K, NETWORK, EXCHANGES)
         ranked = (first,)
         for k in tl.static_range(1, K):
             ranked = ranked + (others[k],)
@@ -73,6 +89,30 @@ def _any_mean(
     if LEAST[0] * LEAST[1] * LEAST[2] == 0:
         mean = tl.where(tall * wide_w > 0, mean, -float("inf"))
     return tl.where(first == first, mean, first)
+
+
+@triton.jit
+def _mean_any(
+    input, output, plane_start, line_start, table, lane: tl.constexpr, block, channel, d, d_end, h, h_end, size, step,
+    row_live, OW, C, METHOD: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr, COLUMNS: tl.constexpr,
+    SIDES: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr,
+    WINDOW: tl.constexpr, HIGH: tl.constexpr, CHECKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr,
+    ALIGNED: tl.constexpr, like,
+):  # fmt: skip
+    """Average a lane's windows, whatever they hold."""
+    ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
+    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
+    start = (d, h, w)
+    ends = (d_end, h_end, w_end)
+    first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
+    rows = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
+    begin = start_of_mean(rows, wide_w, like.dtype, COLUMNS, SIDES, COUNTS, WIDTHS)
+    values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype)
+    mean = _any_mean(
+        values, begin, rows, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST, WINDOW,
+        like,
+    )  # fmt: skip
+    tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -112,10 +152,11 @@ def _rank_mean_kernel(
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHECKED: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
-    PAIRS: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -133,7 +174,7 @@ def _rank_mean_kernel(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
         channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
     )  # fmt: skip
-    dtype = input.dtype.element_ty
+    dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     step = C if CHANNELS_LAST else 1
     plane_start = plane * (D * H * W) * step + (channel if CHANNELS_LAST else 0)
@@ -142,12 +183,46 @@ def _rank_mean_kernel(
     h, h_end = bounds(oh, H, OH, WINDOW, 1)
     size = (D, H, W)
     table = set_of(weights, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
-    for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
+    # What a block's windows cover is read together, channels last a lane's new columns after another's. Else every
+    # window is read for itself; contiguous, those of a block lie side by side in a tile.
+    TOGETHER: tl.constexpr = READ > 0 and METHOD != "any"
+    HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
+    SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
+    # Of numbers, maxima and minima do; what is none is seldom, and then all of the tile is done again.
+    QUICK: tl.constexpr = METHOD == "sorted" or (METHOD == "second" and K > 4)
+    OTHER: tl.constexpr = LOWEST if QUICK else -float("inf")
+    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
+    odd = like
+    least = like + 1.0
+    smallest = least
+    signs = like.to(tl.int32)
+    means = ()
+    columns = ()
+    firsts = ()
+    seconds = ()
+    for lane in tl.static_range(1 if SIDE else 4):
+        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
-        like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
+        if TOGETHER and (CHANNELS_LAST or lane == 0):
+            loaded, none = load_columns(
+                input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
+                0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, False, False, ALIGNED,
+            )  # fmt: skip
+            more = ()
+            for i in tl.static_range(len(loaded)):
+                more = more + (loaded[i].to(wide),)
+            if QUICK:
+                odd = not_finite(more, odd, like)
+                if METHOD == "second":
+                    tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
+                    firsts = firsts + tops
+                    seconds = seconds + nexts
+                else:
+                    more = sorted_columns(more, HEIGHT)
+            columns = columns + more
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
@@ -164,50 +239,59 @@ def _rank_mean_kernel(
             mean = tl.where(count > 0, mean, -float("inf"))
             mean = tl.where(nan_at >= 0, float("nan"), mean)
         else:
-            if CHECKED:
-                first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
-            else:
-                tall = tl.full([1, 1], WINDOW[0] * WINDOW[1], tl.int32)
-                wide_w = tl.full([1, 1], WINDOW[2], tl.int32)
-            rows_of_table = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
-            begin = start_of_mean(rows_of_table, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
-            if METHOD != "first" and K > 4:
-                values, valids = load_window(
-                    input,
-                    plane_start,
-                    start,
-                    ends,
-                    size,
-                    block,
-                    step,
-                    row_live,
-                    live,
-                    WINDOW,
-                    HIGH,
-                    PAIRS,
-                    wide,
-                    LOWEST,
-                )
-                first, second, odd = two_numbers(values, K, like)
-                ranked = (first, second)
+            first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
+            own = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
+            begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
+            if not TOGETHER:
+                values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
+                if QUICK:
+                    odd = not_finite(values, odd, like)
+                    if METHOD == "second":
+                        firsts, seconds = tops_of_columns(values, K, 1, LOWEST)
+            if QUICK:
                 if METHOD == "sorted":
+                    if TOGETHER:
+                        values = columns_of_window(columns, lane, WINDOW, wide)
+                    else:
+                        values = sorted_columns(values, HEIGHT)
                     ranked = descending(values, K, NETWORK, EXCHANGES)
-                mean = _weighted(ranked, begin, rows_of_table, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
-                void = (odd != odd) | (ranked[0] <= LOWEST) | ((ranked[0] == 0) & (sign_of(begin) != 0))
-                again = tl.max((void & live).to(tl.int32)) > 0
-                if again:  # Seldom: all of the tile once more, with infinities, NaN and the sign of a largest zero.
-                    mean = _any_mean(
-                        input, plane_start, start, ends, size, block, step, row_live, live, begin, rows_of_table, tall,
-                        wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST, WINDOW, HIGH, PAIRS,
-                        like,
-                    )  # fmt: skip
+                elif TOGETHER:
+                    ranked = tops_of_window(firsts, seconds, lane, WINDOW)
+                else:
+                    ranked = (firsts[0], seconds[0])
+                mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
+                top = ranked[0]
+                if CHANNELS_LAST or ALIGNED != LANES:
+                    top = tl.where(live, top, 1.0)
+                least = tl.minimum(least, top)
+                smallest = tl.minimum(smallest, tl.abs(top))
+                signs = signs | sign_of(begin)
             else:
+                if TOGETHER:
+                    values = window_of(columns, lane, WINDOW, wide)
                 mean = _any_mean(
-                    input, plane_start, start, ends, size, block, step, row_live, live, begin, rows_of_table, tall,
-                    wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST, WINDOW, HIGH, PAIRS,
-                    like,
+                    values, begin, own, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS,
+                    LEAST, WINDOW, like,
                 )  # fmt: skip
-        tl.store(output + at, mean.to(dtype), mask=live)
+        means = means + (mean.to(dtype),)
+    if SIDE or not CHANNELS_LAST:
+        none, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+        tl.store(output + at, means[0] if SIDE else beside(means), mask=live)
+    else:  # At the end, so that what is read can be read before.
+        for lane in tl.static_range(4):
+            none, live, at = outputs_of_lane(
+                lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
+            )
+            tl.store(output + at, means[lane], mask=live)
+    if QUICK:
+        again = (odd != odd) | (least <= LOWEST) | ((smallest == 0) & (signs != 0))
+        if tl.max((row_live & again).to(tl.int32)) > 0:  # Infinities, NaN and the sign of a largest zero.
+            for lane in tl.static_range(1 if SIDE else 4):
+                _mean_any(
+                    input, output, plane_start, line_start, table, lane, block, channel, d, d_end, h, h_end, size,
+                    step, row_live, OW, C, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
+                    WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                )  # fmt: skip
 
 
 @triton.jit

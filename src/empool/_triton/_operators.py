@@ -1,10 +1,14 @@
-"""The operators: tensors are made dense, outputs allocated, and a kernel chosen."""
+"""The operators: tensors are made dense, outputs allocated, and a kernel is started.
+
+Which kernel, and how, depends on sizes, types and whole numbers alone. It is worked out once for all of them: to do so
+at every call takes the host longer than many a kernel.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +17,7 @@ from empool import _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._mean import _rank_mean_backward_kernel, _rank_mean_kernel
-from empool._triton._plan import Windows, launch
+from empool._triton._plan import Plan, Windows, launch
 from empool._triton._scatter import _drawn_gather_kernel, _drawn_scatter_any_kernel, _drawn_scatter_kernel
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_backward_kernel, _value_mean_kernel
@@ -35,149 +39,194 @@ KERNELS = (
     _value_mean_backward_kernel,
 )
 
+Made = TypeVar("Made")
+
+
+class Start(NamedTuple):
+    """How a call starts its kernels, and what it allocates.
+
+    Attributes:
+        plans: one for each kernel.
+        shape, strides: the output's, or the input gradient's.
+        dtype: of what else is allocated: of the offsets drawn, or for sums.
+    """
+
+    plans: tuple[Plan, ...]
+    shape: Sequence[int]
+    strides: Sequence[int]
+    dtype: torch.dtype
+
 
 def rank_draw(
     input: Tensor, seed: Tensor, thresholds: Tensor, counts: Sequence[int], *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.rank_draw`."""
-    geometry, (tied, first_image) = rest[:6], _numbers(rest[6:])
-    windows, input, output, drawn = _draw(input, geometry, counts)
-    seed = _seeds(seed, windows)
-    columns = thresholds.size(2)
-    launch(
-        _rank_draw_kernel,
-        _plan.output_plan(_rank_draw_kernel, windows),
-        input,
-        seed,
-        thresholds.contiguous(),
-        output,
-        drawn,
-        share=windows.images // max(seed.numel(), 1),
-        first_image=first_image,
-        SEEDS=seed.numel() != 1,
-        TIED=tied,
-        METHOD=draw_method(columns, windows.volume),
-        COLUMNS=columns,
-        SETS=thresholds.size(0) != 1,
-        LOWEST=torch.finfo(input.dtype).min,
-    )
+    input, channels_last = _dense(input)
+    start = _known(_rank_draw, input.shape, input.dtype, channels_last, seed.numel(), thresholds.shape, counts, *rest)
+    output, drawn = _empty(start, input), _empty(start, input, start.dtype)
+    launch(_rank_draw_kernel, start.plans[0], input, seed.contiguous(), thresholds.contiguous(), output, drawn)
     return output, drawn
+
+
+def _rank_draw(
+    size: Sequence[int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    seeds: int,
+    table: Sequence[int],
+    counts: tuple[int, ...],
+    *rest: Any,
+) -> Start:
+    windows, shape = _described(size, dtype, channels_last, counts, rest[:6])
+    sets, _, columns = table
+    method = draw_method(columns, windows.volume)
+    network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
+    plan = _plan.output_plan(_rank_draw_kernel, windows).of(
+        **_draws(windows, seeds, *rest[6:]),
+        METHOD=method,
+        NETWORK=network or (0, 0),
+        EXCHANGES=len(network) // 2,
+        COLUMNS=columns,
+        SETS=sets != 1,
+        LOWEST=torch.finfo(dtype).min,
+    )
+    return Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.value_draw`."""
-    geometry, (tied, first_image) = rest[:6], _numbers(rest[6:])
-    windows, input, output, drawn = _draw(input, geometry)
-    seed = _seeds(seed, windows)
-    launch(
-        _value_draw_kernel,
-        _plan.output_plan(_value_draw_kernel, windows),
-        input,
-        seed,
-        seed if beta is None else beta.contiguous(),
-        output,
-        drawn,
-        share=windows.images // max(seed.numel(), 1),
-        first_image=first_image,
-        SEEDS=seed.numel() != 1,
-        TIED=tied,
-        BETA=_beta(beta),
-    )
+    input, channels_last = _dense(input)
+    start = _known(_value_draw, input.shape, input.dtype, channels_last, seed.numel(), _beta(beta), *rest)
+    output, drawn, seed = _empty(start, input), _empty(start, input, start.dtype), seed.contiguous()
+    launch(_value_draw_kernel, start.plans[0], input, seed, seed if beta is None else beta.contiguous(), output, drawn)
     return output, drawn
+
+
+def _value_draw(
+    size: Sequence[int], dtype: torch.dtype, channels_last: bool, seeds: int, beta: str, *rest: Any
+) -> Start:
+    windows, shape = _described(size, dtype, channels_last, (), rest[:6])
+    plan = _plan.output_plan(_value_draw_kernel, windows).of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
+    return Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
 def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int], *geometry: Any) -> Tensor:
     """Do as `empool.reference.drawn_scatter`."""
-    channels_last = _window.is_channels_last(drawn)
-    grad_output, drawn = _window.dense(grad_output, channels_last), _window.dense(drawn, channels_last)
-    size = (*drawn.shape[:2], *input_size)
-    windows = Windows.of(size, drawn.shape, Geometry(*geometry), channels_last, grad_output.element_size())
-    grad_input = _empty(size, grad_output, channels_last)
-    kernel, cells = scatter_kernel(windows)
-    launch(kernel, _plan.input_plan(kernel, windows, cells), grad_output, drawn, grad_input)
+    drawn, channels_last = _dense(drawn)
+    grad_output = _window.dense(grad_output, channels_last)
+    kernel, start = _known(_drawn_scatter, drawn.shape, grad_output.dtype, channels_last, input_size, *geometry)
+    grad_input = _empty(start, grad_output)
+    launch(kernel, start.plans[0], grad_output, drawn, grad_input)
     return grad_input
+
+
+def _drawn_scatter(
+    output: Sequence[int], dtype: torch.dtype, channels_last: bool, input_size: Sequence[int], *geometry: Any
+) -> tuple[Any, Start]:
+    size = (*output[:2], *input_size)
+    windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
+    kernel, cells = scatter_kernel(windows)
+    plan = _plan.input_plan(kernel, windows, cells)
+    return kernel, Start((plan,), size, _strides(size, channels_last), dtype)
 
 
 def drawn_gather(input: Tensor, drawn: Tensor, *geometry: Any) -> Tensor:
     """Do as `empool.reference.drawn_gather`."""
-    channels_last = _window.is_channels_last(drawn)
-    input, drawn = _window.dense(input, channels_last), _window.dense(drawn, channels_last)
-    windows = Windows.of(input.shape, drawn.shape, Geometry(*geometry), channels_last, input.element_size())
-    output = _empty(drawn.shape, input, channels_last)
-    plan = _plan.output_plan(_drawn_gather_kernel, windows, lanes=False)
-    launch(_drawn_gather_kernel, plan, input, drawn, output)
+    drawn, channels_last = _dense(drawn)
+    input = _window.dense(input, channels_last)
+    start = _known(_drawn_gather, input.shape, drawn.shape, input.dtype, channels_last, *geometry)
+    output = _empty(start, input)
+    launch(_drawn_gather_kernel, start.plans[0], input, drawn, output)
     return output
+
+
+def _drawn_gather(
+    size: Sequence[int], output: Sequence[int], dtype: torch.dtype, channels_last: bool, *geometry: Any
+) -> Start:
+    windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
+    plan = _plan.output_plan(_drawn_gather_kernel, windows, lanes=False)
+    return Start((plan,), output, _strides(output, channels_last), dtype)
 
 
 def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any) -> Tensor:
     """Do as `empool.reference.rank_mean`."""
-    windows, input, shape = _windows(input, geometry, counts)
-    output = _empty(shape, input, windows.channels_last)
-    columns = weights.size(2)
+    input, channels_last = _dense(input)
+    start = _known(_rank_mean, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
+    output = _empty(start, input)
+    launch(_rank_mean_kernel, start.plans[0], input, weights.contiguous(), output)
+    return output
+
+
+def _rank_mean(
+    size: Sequence[int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    table: Sequence[int],
+    counts: tuple[int, ...],
+    *geometry: Any,
+) -> Start:
+    windows, shape = _described(size, dtype, channels_last, counts, geometry)
+    sets, _, columns = table
     method = "any"
     if columns <= 2 and windows.volume <= _plan.UNROLLED_WINDOW:
         method = ("first", "second")[columns - 1]
     elif columns <= windows.volume <= _plan.SORTED_WINDOW:
         method = "sorted"
-    network = _plan.sorting_network(windows.volume) if method == "sorted" else (0, 0)
-    launch(
-        _rank_mean_kernel,
-        _plan.output_plan(_rank_mean_kernel, windows),
-        input,
-        weights.contiguous(),
-        output,
+    network = _plan.merging_network(*windows.columns) if method == "sorted" else ()
+    plan = _plan.output_plan(_rank_mean_kernel, windows).of(
         METHOD=method,
-        NETWORK=network,
+        NETWORK=network or (0, 0),
         EXCHANGES=len(network) // 2,
-        LOWEST=torch.finfo(input.dtype).min,
+        LOWEST=torch.finfo(dtype).min,
         COLUMNS=columns,
-        SETS=weights.size(0) != 1,
+        SETS=sets != 1,
     )
-    return output
+    return Start((plan,), shape, _strides(shape, channels_last), dtype)
 
 
 def rank_mean_backward(
     grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_backward`."""
-    windows, input, _ = _windows(input, geometry, counts)
-    grad_output = _window.dense(grad_output, windows.channels_last)
-    grad_input = _empty(input.shape, input, windows.channels_last)
+    input, channels_last = _dense(input)
+    start = _known(_rank_mean_backward, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
+    grad_input = _empty(start, input)
     launch(
         _rank_mean_backward_kernel,
-        _plan.input_plan(_rank_mean_backward_kernel, windows, cells=False),
-        grad_output,
+        start.plans[0],
+        _window.dense(grad_output, channels_last),
         input,
         weights.contiguous(),
         grad_input,
-        COLUMNS=weights.size(2),
-        SETS=weights.size(0) != 1,
     )
     return grad_input
+
+
+def _rank_mean_backward(
+    size: Sequence[int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    table: Sequence[int],
+    counts: tuple[int, ...],
+    *geometry: Any,
+) -> Start:
+    windows, _ = _described(size, dtype, channels_last, counts, geometry)
+    plan = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=False).of(COLUMNS=table[2], SETS=table[0] != 1)
+    return Start((plan,), size, _strides(size, channels_last), dtype)
 
 
 def rank_mean_weight_grad(
     grad_output: Tensor, input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_weight_grad`; of windows too large for registers, by it."""
-    windows, input, _ = _windows(input, geometry, counts)
-    columns, rows = weights.size(2), windows.rows[1::2]
-    if not (columns <= windows.volume <= _plan.SORTED_WINDOW and 0 < len(rows) * columns <= MOST_SUMS):
-        return reference.rank_mean_weight_grad(grad_output, input, weights, counts, *geometry)
-    plan = _plan.channel_plan(_rank_mean_weight_grad_kernel, windows)
-    network = _plan.sorting_network(windows.volume) or (0, 0)
-    wide = torch.promote_types(input.dtype, torch.float32)
-    sums = input.new_empty((plan.parts, windows.channels, len(rows), columns), dtype=wide)
-    launch(
-        _rank_mean_weight_grad_kernel,
-        plan,
-        _window.dense(grad_output, windows.channels_last),
-        input,
-        sums,
-        NETWORK=network,
-        EXCHANGES=len(network) // 2 if windows.volume > 1 else 0,
-        COLUMNS=columns,
+    input, channels_last = _dense(input)
+    start, rows = _known(
+        _rank_mean_weight_grad, input.shape, input.dtype, channels_last, weights.size(2), counts, *geometry
     )
+    if start is None:
+        return reference.rank_mean_weight_grad(grad_output, input, weights, counts, *geometry)
+    sums = input.new_empty(start.shape, dtype=start.dtype)
+    launch(_rank_mean_weight_grad_kernel, start.plans[0], _window.dense(grad_output, channels_last), input, sums)
     total = sums.sum((0,) if weights.size(0) != 1 else (0, 1), dtype=torch.float64)
     gradient = torch.zeros_like(weights)
     for index, row in enumerate(rows):
@@ -185,45 +234,57 @@ def rank_mean_weight_grad(
     return gradient
 
 
+def _rank_mean_weight_grad(
+    size: Sequence[int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    columns: int,
+    counts: tuple[int, ...],
+    *geometry: Any,
+) -> tuple[Start | None, tuple[int, ...]]:
+    windows, _ = _described(size, dtype, channels_last, counts, geometry)
+    rows = windows.rows[1::2]
+    if not (columns <= windows.volume <= _plan.SORTED_WINDOW and 0 < len(rows) * columns <= MOST_SUMS):
+        return None, rows
+    network = _plan.sorting_network(windows.volume)
+    plan = _plan.channel_plan(_rank_mean_weight_grad_kernel, windows).of(
+        NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
+    )
+    shape = (plan.parts, windows.channels, len(rows), columns)
+    return Start((plan,), shape, (), torch.promote_types(dtype, torch.float32)), rows
+
+
 def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean`."""
-    windows, input, shape = _windows(input, geometry)
-    output = _empty(shape, input, windows.channels_last)
-    _value_mean(windows, input, beta, [output] * 3, keep=False)
+    input, channels_last = _dense(input)
+    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), False, *geometry)
+    output = _empty(start, input)
+    launch(_value_mean_kernel, start.plans[0], input, input if beta is None else beta.contiguous(), *[output] * 3)
     return output
 
 
 def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean_backward`."""
-    windows, input, shape = _windows(input, geometry)
-    grad_output = _window.dense(grad_output, windows.channels_last)
-    grad_input = _empty(input.shape, input, windows.channels_last)
-    wide = torch.promote_types(input.dtype, torch.float32)
-    kept = [_empty(shape, input, windows.channels_last, dtype=wide) for _ in range(3)]
-    _value_mean(windows, input, beta, kept, keep=True)
-    launch(
-        _value_mean_backward_kernel,
-        _plan.input_plan(_value_mean_backward_kernel, windows, cells=False),
-        grad_output,
-        input,
-        input if beta is None else beta.contiguous(),
-        *kept,
-        grad_input,
-        BETA=_beta(beta),
-    )
+    input, channels_last = _dense(input)
+    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), True, *geometry)
+    kept = [_empty(start, input, start.dtype) for _ in range(3)]
+    known = input if beta is None else beta.contiguous()
+    launch(_value_mean_kernel, start.plans[0], input, known, *kept)
+    grad_input = input.new_empty_strided(input.shape, input.stride())
+    grad_output = _window.dense(grad_output, channels_last)
+    launch(_value_mean_backward_kernel, start.plans[1], grad_output, input, known, *kept, grad_input)
     return grad_input
 
 
-def _value_mean(windows: Windows, input: Tensor, beta: Tensor | None, written: list[Tensor], keep: bool) -> None:
-    launch(
-        _value_mean_kernel,
-        _plan.output_plan(_value_mean_kernel, windows),
-        input,
-        input if beta is None else beta.contiguous(),
-        *written,
-        BETA=_beta(beta),
-        KEEP=keep,
+def _value_mean(
+    size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, keep: bool, *geometry: Any
+) -> Start:
+    windows, shape = _described(size, dtype, channels_last, (), geometry)
+    plans = (
+        _plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, KEEP=keep),
+        _plan.input_plan(_value_mean_backward_kernel, windows, cells=False).of(BETA=beta),
     )
+    return Start(plans, shape, _strides(shape, channels_last), torch.promote_types(dtype, torch.float32))
 
 
 def draw_method(columns: int, volume: int) -> str:
@@ -241,59 +302,63 @@ def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
     return _drawn_scatter_any_kernel, False
 
 
-def _numbers(rest: Sequence[int]) -> tuple[int, int]:
-    """Return `tied` and `first_image`, which may be left out."""
-    tied, first_image = (*rest, *(0, 0)[len(rest) :])
-    return tied, first_image
+def _known(make: Callable[..., Made], *arguments: Any) -> Made:
+    """Return what a function makes of sizes, types and whole numbers, made once."""
+    try:
+        return _made(make, *arguments)
+    except TypeError:  # The dispatcher makes lists of tuples, which can't be looked up.
+        return _made(make, *[tuple(each) if isinstance(each, list) else each for each in arguments])
+
+
+@functools.lru_cache(maxsize=4096)
+def _made(make: Callable[..., Any], *arguments: Any) -> Any:
+    return make(*arguments)
+
+
+def _draws(windows: Windows, seeds: int, tied: int = 0, first_image: int = 0) -> dict[str, int]:
+    """Return what a draw's kernel is told of its random numbers.
+
+    Raises:
+        ValueError: if the seeds do not divide the images.
+    """
+    if windows.images and (seeds == 0 or windows.images % seeds):
+        raise ValueError(f"expected seeds that divide the {windows.images} images, got {seeds}")
+    return {
+        "share": windows.images // max(seeds, 1),
+        "first_image": first_image,
+        "SEEDS": seeds != 1,
+        "TIED": tied,
+    }
 
 
 def _beta(beta: Tensor | None) -> str:
     return "none" if beta is None else "one" if beta.numel() == 1 else "channel"
 
 
-def _seeds(seed: Tensor, windows: Windows) -> Tensor:
-    """Return the seeds side by side, as they are not where `torch.vmap` repeats one.
-
-    Raises:
-        ValueError: if they do not divide the images.
-    """
-    if windows.images and (seed.numel() == 0 or windows.images % seed.numel()):
-        raise ValueError(f"expected seeds that divide the {windows.images} images, got {seed.numel()}")
-    return seed.contiguous()
-
-
-def _windows(
-    input: Tensor, geometry: Sequence[Any], counts: Sequence[int] = ()
-) -> tuple[Windows, Tensor, tuple[int, ...]]:
-    """Describe the windows of an input; return it made dense, and the output's shape."""
-    channels_last = _window.is_channels_last(input)
-    input = _window.dense(input, channels_last)
-    *lists, ceil_mode = geometry
-    windows, shape = _described(
-        input.shape, channels_last, input.element_size(), tuple(counts), (*map(tuple, lists), ceil_mode)
-    )
-    return windows, input, shape
-
-
-@functools.lru_cache(maxsize=4096)
 def _described(
-    size: Sequence[int], channels_last: bool, itemsize: int, counts: tuple[int, ...], geometry: tuple[Any, ...]
+    size: Sequence[int], dtype: torch.dtype, channels_last: bool, counts: tuple[int, ...], geometry: Sequence[Any]
 ) -> tuple[Windows, tuple[int, ...]]:
+    """Describe a call's windows; return the output's shape too."""
     where = Geometry(*geometry)
     shape = (*size[:2], *where.output_sizes(size[2:]))
-    return Windows.of(size, shape, where, channels_last, itemsize, counts), shape
+    return Windows.of(size, shape, where, channels_last, dtype.itemsize, counts), shape
 
 
-def _draw(input: Tensor, geometry: Sequence[Any], counts: Sequence[int] = ()) -> tuple[Windows, Tensor, Tensor, Tensor]:
-    """Describe a draw; return the input made dense, and what is to be written."""
-    windows, input, shape = _windows(input, geometry, counts)
-    output = _empty(shape, input, windows.channels_last)
-    drawn = _empty(shape, input, windows.channels_last, dtype=reference.drawn_dtype(windows.volume))
-    return windows, input, output, drawn
+def _dense(input: Tensor) -> tuple[Tensor, bool]:
+    """Return a tensor without gaps, and whether its channels lie side by side."""
+    channels_last = _window.is_channels_last(input)
+    return _window.dense(input, channels_last), channels_last
 
 
-def _empty(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
-    images, channels, *sizes = shape
-    if channels_last:
-        return like.new_empty((images, *sizes, channels), dtype=dtype).movedim(-1, 1)
-    return like.new_empty((images, channels, *sizes), dtype=dtype)
+def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
+    """Return a dense tensor's strides."""
+    order = [0, *range(2, len(shape)), 1] if channels_last else list(range(len(shape)))
+    strides, step = [0] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim] = step
+        step *= max(shape[dim], 1)
+    return tuple(strides)
+
+
+def _empty(start: Start, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return like.new_empty_strided(start.shape, start.strides, dtype=dtype)

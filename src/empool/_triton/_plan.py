@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
 import operator
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +25,8 @@ UNROLLED_WINDOW = 32
 """The most positions of a window that a program keeps in registers."""
 UNROLLED_CELL = 16
 """The most positions of a cell of stride by stride inputs that the backward unrolls."""
+BLOCK_OF_WINDOWS = 64
+"""The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
 SORTED_WINDOW = 9
 """The most positions of a window that a program sorts, or ranks by pairs, in registers."""
 
@@ -41,14 +43,6 @@ class Windows:
     counts: tuple[int, ...]  # Of the table's rows; empty where there is no table.
     channels_last: bool
     itemsize: int
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        """The hash, worked out once: plans are looked up by it at every call."""
-        return hash(dataclasses.astuple(self))
 
     @classmethod
     def of(
@@ -88,6 +82,11 @@ class Windows:
     def volume(self) -> int:
         """The number of positions in a window."""
         return math.prod(self.window[:3])
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """The height and the number of a window's columns, those of all depths one below the other."""
+        return self.window[0] * self.window[1], self.window[2]
 
     def bounds(self, dim: int, index: int) -> tuple[int, int]:
         """Return where a window begins along a dimension, and before which position it ends."""
@@ -154,6 +153,10 @@ class Plan:
     parts: int = 1
     started: dict[Any, tuple[Any, tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
 
+    def of(self, **arguments: Any) -> Plan:
+        """Return the plan with more arguments."""
+        return Plan(self.programs, self.arguments | arguments, self.parts)
+
 
 @functools.lru_cache(maxsize=4096)
 def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
@@ -165,14 +168,15 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
     """
     depths, heights, width = windows.output
     blocks = -(-width // LANES.value) if lanes or not windows.channels_last else width
-    pairs = windows.window[5] == 2 and windows.window[11] == 1
     rows = windows.rows
     return _plan(
         kernel,
         windows,
         (depths, heights, blocks),
         CHECKED=any(windows.high) or any(windows.window[6:9]),
-        PAIRS=_pairs(windows) if pairs else 0,
+        READ=_columns(windows),
+        CHUNK=_chunk(windows),
+        PACKED=os.environ.get("TRITON_INTERPRET") != "1",
         ALIGNED=_aligned(windows, width),
         ROWS=rows or (0, 0),
         COUNTS=max(len(rows) // 2, 1),
@@ -221,6 +225,22 @@ def _aligned(windows: Windows, width: int) -> int:
     return 1 if windows.channels_last else math.gcd(width, LANES.value)
 
 
+def _columns(windows: Windows) -> int:
+    """Return how many columns of the input a block of windows covers; 0 if windows are read one by one."""
+    columns = (LANES.value - 1) * windows.window[5] + windows.window[2]
+    tiles = windows.window[0] * windows.window[1] * columns
+    regular = not windows.adaptive and windows.window[11] == 1
+    return columns if regular and tiles <= BLOCK_OF_WINDOWS else 0
+
+
+def _chunk(windows: Windows) -> int:
+    """Return how many columns are one access: as divide the width and a block's step, 16 bytes at most."""
+    if windows.channels_last:
+        return 1
+    both = math.gcd(windows.size[2], LANES.value * windows.window[5])
+    return min(both & -both, max(16 // windows.itemsize, 1))
+
+
 def _pairs(windows: Windows) -> int:
     """Return the power of two, up to 8, that divides the width; 0 if two neighbours cannot be accessed as one."""
     aligned = math.gcd(windows.size[2], 2 * LANES.value)
@@ -233,7 +253,7 @@ def _plan(kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], **
     rows = planes * depths * heights * blocks
     elements = windows.images * windows.channels * max(math.prod(windows.size), math.prod(windows.output))
     wide = max(elements, rows * LANES.value) >= INDEX_LIMIT
-    block, channels, warps = _tile(windows)
+    block, channels, warps = _tile(windows, "READ" in kernel.arg_names)
     programs = -(-rows // block) * (-(-windows.channels // channels) if windows.channels_last else 1)
     arguments.update(
         zip(("D", "H", "W", "OD", "OH", "OW"), (*windows.size, *windows.output), strict=True),
@@ -257,18 +277,22 @@ def _plan(kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], **
     return Plan(programs, taken | {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": False})
 
 
-def _tile(windows: Windows) -> tuple[int, int, int]:
-    """Choose rows and channels of a tile, and warps: 16 bytes (of a half type, 8 of float32) for a thread's access."""
+def _tile(windows: Windows, keeps: bool) -> tuple[int, int, int]:
+    """Choose rows and channels of a tile, and warps.
+
+    Channels last a thread has 16 bytes of channels; of a half type 8 bytes where it keeps windows in registers.
+    Contiguous it has a row; of a half type two where it keeps windows that are small.
+    """
+    half = windows.itemsize == 2
     if not windows.channels_last:
-        return 128, 1, 4
+        return 128, 1, 2 if keeps and half and windows.volume <= 4 else 4
     # The widest that wastes a quarter at most.
     channels = next(
         width
         for width in (256, 128, 64, 32, 16, 8, 4, 2, 1)
         if -(-windows.channels // width) * width * 4 <= windows.channels * 5
     )
-    elements = 128 * max(16 // windows.itemsize, 2)
-    return max(elements // channels, 1), channels, 4
+    return max(128 * (8 if half and not keeps else 4) // channels, 1), channels, 4
 
 
 @functools.lru_cache
@@ -290,6 +314,13 @@ def sorting_network(size: int) -> tuple[int, ...]:
     return tuple(pairs)
 
 
+def merging_network(rows: int, columns: int) -> tuple[int, ...]:
+    """Return a network that sorts so many columns of so many rows, one after another, which are sorted each."""
+    if (rows, columns) == (3, 3):  # Floyd's 25 exchanges (Knuth, 5.3.4) but for the columns' nine.
+        return (0, 3, 3, 6, 0, 3, 1, 4, 4, 7, 1, 4, 2, 5, 5, 8, 2, 5, 1, 3, 5, 7, 2, 6, 4, 6, 2, 4, 2, 3, 5, 6)
+    return sorting_network(rows * columns)
+
+
 def _magic(divisor: int) -> tuple[int, int]:
     """Return the multiplier (its 32 bits as a signed number) and shift with which `_tile.divide` divides."""
     shift = max(divisor - 1, 0).bit_length()
@@ -302,43 +333,44 @@ def signed32(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def launch(kernel: Any, plan: Plan, *tensors: Tensor, **arguments: Any) -> None:
+def launch(kernel: Any, plan: Plan, *tensors: Tensor) -> None:
     """Start a kernel on the current stream of the tensors' device, or put its start into the graph being traced."""
     if plan.programs == 0:
         return
     if _private.is_functional(tensors[0]):
-        _trace(kernel, plan, tensors, arguments)
+        _trace(kernel, plan, tensors)
         return
-    device = tensors[0].device
-    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-    with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
-        _start(kernel, plan, tensors, arguments, device)
+    device = tensors[0].device.index
+    if device is None or device == torch.cuda.current_device():
+        _start(kernel, plan, tensors, device)
+    else:
+        with torch.cuda.device(device):
+            _start(kernel, plan, tensors, device)
 
 
-def _start(kernel: Any, plan: Plan, tensors: Sequence[Tensor], arguments: dict[str, Any], device: torch.device) -> None:
+def _start(kernel: Any, plan: Plan, tensors: Sequence[Tensor], device: int | None) -> None:
     """Start a kernel: the first time as Triton does, which takes the host longer than many a kernel; then what it made.
 
-    A compiled kernel depends on the tensors' types, whether their addresses are multiples of 16, and the arguments.
+    A compiled kernel depends on the plan, the tensors' types and whether their addresses are multiples of 16.
     """
     pointers = [tensor.data_ptr() for tensor in tensors]
     aligned = functools.reduce(operator.or_, pointers) % 16 == 0
-    key = (device.index, *(tensor.dtype for tensor in tensors), *arguments.values())
+    key = (device, *[tensor.dtype for tensor in tensors])
     started = plan.started.get(key) if aligned else None
     if started is not None:
         run, rest = started
         run(*pointers, *rest)
         return
-    compiled = kernel[(plan.programs,)](*tensors, **plan.arguments, **arguments)
+    compiled = kernel[(plan.programs,)](*tensors, **plan.arguments)
     if aligned and isinstance(compiled, CompiledKernel):
-        given = plan.arguments | arguments
-        rest = tuple(given[name] for name in kernel.arg_names[len(tensors) :])
+        rest = tuple(plan.arguments[name] for name in kernel.arg_names[len(tensors) :])
         plan.started[key] = compiled[(plan.programs, 1, 1)], rest
 
 
-def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor], arguments: dict[str, Any]) -> None:
+def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
     """Put a kernel's start into the graph; what the graph's compiler does not take as an option is left out."""
     traceable = torch.library.wrap_triton(kernel)
     if traceable is kernel:
         raise TypeError(f"{kernel.__name__} is interpreted")
     options = {name: value for name, value in plan.arguments.items() if name != "enable_fp_fusion"}
-    traceable[(plan.programs,)](*tensors, **options, **arguments)
+    traceable[(plan.programs,)](*tensors, **options)

@@ -1,7 +1,7 @@
 """Ranking the activations of every window of a tile: value descending, equal values by position, first first."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
 # ruff: noqa: RUF005, RUF059
 
 import triton
@@ -11,11 +11,11 @@ from empool._triton._load import activation
 
 
 @triton.jit
-def _span(start, end, WINDOW: tl.constexpr, HIGH: tl.constexpr, DIM: tl.constexpr):
-    """Tell which offset along a dimension is a window's first valid one, and how many are valid."""
+def _span(start, end, WINDOW: tl.constexpr, HIGH: tl.constexpr, DIM: tl.constexpr, LOW: tl.constexpr):
+    """Tell which offset along a dimension is a window's first valid one, 0 if not LOW, and how many are valid."""
     low = tl.full([1, 1], 0, tl.int32)
     high = tl.full([1, 1], WINDOW[DIM], tl.int32)
-    if WINDOW[6 + DIM] > 0:
+    if LOW and WINDOW[6 + DIM] > 0:
         low = (tl.maximum(-start, 0) + (WINDOW[9 + DIM] - 1)) // WINDOW[9 + DIM]
     if HIGH[DIM]:
         high = tl.minimum((end - start + (WINDOW[9 + DIM] - 1)) // WINDOW[9 + DIM], WINDOW[DIM])
@@ -23,17 +23,21 @@ def _span(start, end, WINDOW: tl.constexpr, HIGH: tl.constexpr, DIM: tl.constexp
 
 
 @triton.jit
-def valid_positions(start, ends, WINDOW: tl.constexpr, HIGH: tl.constexpr, LEAST: tl.constexpr):
+def valid_positions(
+    start, ends, lane: tl.constexpr, SIDE: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
+    LEAST: tl.constexpr,
+):  # fmt: skip
     """Return every window's first and second valid position, -1 where there is none, and how many are valid.
 
     The last is in two parts, whose product it is: what a row of the tile has in common, and along the width.
 
     Args:
+        lane, SIDE: which windows of a block these are (see `outputs_of_lane`).
         LEAST: the fewest along each dimension.
     """
-    low_d, deep = _span(start[0], ends[0], WINDOW, HIGH, 0)
-    low_h, tall = _span(start[1], ends[1], WINDOW, HIGH, 1)
-    low_w, wide = _span(start[2], ends[2], WINDOW, HIGH, 2)
+    low_d, deep = _span(start[0], ends[0], WINDOW, HIGH, 0, True)
+    low_h, tall = _span(start[1], ends[1], WINDOW, HIGH, 1, True)
+    low_w, wide = _span(start[2], ends[2], WINDOW, HIGH, 2, SIDE or lane * WINDOW[5] < WINDOW[8])
     zero = tl.zeros_like(start[1]).to(tl.int32)
     first = (zero + (low_d * WINDOW[1] + low_h) * WINDOW[2]) + low_w
     if LEAST[2] > 1:
@@ -48,6 +52,22 @@ def valid_positions(start, ends, WINDOW: tl.constexpr, HIGH: tl.constexpr, LEAST
         second = tl.where(none, -1, second)
         deep, tall, wide = tl.maximum(deep, 0), tl.maximum(tall, 0), tl.maximum(wide, 0)
     return first, second, zero + (deep * tall).to(tl.int32), zero + wide.to(tl.int32)
+
+
+@triton.jit
+def places(
+    start, ends, lane: tl.constexpr, SIDE: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, LEAST: tl.constexpr,
+    CHECKED: tl.constexpr,
+):  # fmt: skip
+    """Return what `valid_positions` does, worked out only where a window can hold padding (CHECKED)."""
+    if CHECKED:
+        first, second, tall, wide = valid_positions(start, ends, lane, SIDE, WINDOW, HIGH, LEAST)
+    else:
+        first = tl.zeros([1, 1], tl.int32)
+        second = first + (1 if WINDOW[0] * WINDOW[1] * WINDOW[2] > 1 else -1)
+        tall = first + WINDOW[0] * WINDOW[1]
+        wide = first + WINDOW[2]
+    return first, second, tall, wide
 
 
 @triton.jit
@@ -105,16 +125,22 @@ def _with_sign(value, sign):
 
 
 @triton.jit
+def not_finite(values, odd, like):
+    """Return NaN where one of the values is an infinity or a NaN, or `odd` is NaN."""
+    for k in tl.static_range(len(values)):
+        odd = tl.fma(values[k], like, odd)
+    return odd
+
+
+@triton.jit
 def two_numbers(values, K: tl.constexpr, like):
     """Return the two largest of numbers, but for zeros' signs, and NaN where there is an infinity or a NaN."""
     first = tl.maximum(values[0], values[1])
     second = tl.minimum(values[0], values[1])
-    odd = tl.fma(values[0], like, values[1] * 0.0)
     for k in tl.static_range(2, K):
         second = tl.maximum(second, tl.minimum(first, values[k]))
         first = tl.maximum(first, values[k])
-        odd = tl.fma(values[k], like, odd)
-    return first, second, odd
+    return first, second, not_finite(values, like, like)
 
 
 @triton.jit
@@ -185,6 +211,18 @@ def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.con
                 exchanged = exchanged + (values[k],)
         values = exchanged
     return values
+
+
+@triton.jit
+def of_rank(ordered, rank, K: tl.constexpr):
+    """Pick the value of every window's rank, from 0 to K - 1, of those of all ranks: bit by bit."""
+    odd = (rank & 1) != 0
+    left = ()
+    for k in tl.static_range(0, K, 2):
+        left = left + (tl.where(odd, ordered[k + 1 if k + 1 < K else k], ordered[k]),)
+    if K > 2:
+        left = (of_rank(left, rank >> 1, (K + 1) // 2),)
+    return left[0]
 
 
 @triton.jit

@@ -7,7 +7,7 @@ once for a row of the tile and each of SIDES, and a window chooses among them; i
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
 # ruff: noqa: RUF005
 
 import triton
@@ -15,6 +15,8 @@ import triton.language as tl
 
 FEW = tl.constexpr(4)
 """The most SIDES among which a window chooses."""
+MOST = tl.constexpr(16)
+"""The most columns that a program keeps in registers."""
 
 
 @triton.jit
@@ -72,43 +74,98 @@ def entry(rows, wide, column: tl.constexpr, to, SIDES: tl.constexpr, COUNTS: tl.
 
 
 @triton.jit
-def rank_of(number, rows, wide, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
-    """Count the thresholds that a random number reaches; 2^32 is not reached."""
-    if COLUMNS == 1:
-        low = ()
-        never = ()
+def thresholds_of(
+    start, tall, wide, ROWS: tl.constexpr, COUNTS: tl.constexpr, COLUMNS: tl.constexpr, SIDES: tl.constexpr,
+    WIDTHS: tl.constexpr, UNIFORM: tl.constexpr,
+):  # fmt: skip
+    """Load the thresholds of every row among which windows choose, as `rows_of` gives them, in 32 bits.
+
+    Each row's are followed by how many of them a number can reach. Of more columns than MOST, rows are read where they
+    are needed, and stand for themselves here.
+
+    Args:
+        UNIFORM: whether rows of the tile choose among all rows of the table; else each reads its own.
+    """
+    if COLUMNS > MOST:
+        found = rows_of(start, tall, wide, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
+    elif UNIFORM and COUNTS <= FEW:
+        every = ()
+        for c in tl.static_range(COUNTS):
+            every = every + _of_one(start + ROWS[2 * c + 1] * COLUMNS, COLUMNS)
+        found = ()
         for i in tl.static_range(WIDTHS if COUNTS > 1 and WIDTHS <= FEW else 1):
-            threshold = tl.load(rows[i])
-            low = low + (threshold.to(tl.uint32),)
-            never = never + ((threshold >> 32) != 0,)
-        reached = number >= choose(low, wide, SIDES, COUNTS, WIDTHS)
-        rank = (reached & (choose(never, wide, SIDES, COUNTS, WIDTHS) == 0)).to(tl.int32)
+            count = tall * (SIDES[i] if WIDTHS <= FEW else wide)
+            for column in tl.static_range(COLUMNS + 1):
+                value = every[column]
+                for c in tl.static_range(1, COUNTS):
+                    value = tl.where(count >= ROWS[2 * c], every[c * (COLUMNS + 1) + column], value)
+                found = found + (value,)
     else:
+        found = ()
+        rows = rows_of(start, tall, wide, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
+        for i in tl.static_range(len(rows)):
+            found = found + _of_one(rows[i], COLUMNS)
+    return found
+
+
+@triton.jit
+def _of_one(row, COLUMNS: tl.constexpr):
+    found = ()
+    reachable = 0
+    for column in tl.static_range(COLUMNS):
+        threshold = tl.load(row + column)
+        ever = (threshold >> 32) == 0
+        found = found + (tl.where(ever, threshold, 4294967295).to(tl.uint32),)
+        reachable += ever.to(tl.int32)
+    return found + (reachable,)
+
+
+@triton.jit
+def rank_of(
+    number, thresholds, wide, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr
+):
+    """Count the thresholds that a random number reaches; 2^32 is not reached."""
+    if COLUMNS > MOST:
         ranks = ()
-        for i in tl.static_range(WIDTHS if COUNTS > 1 and WIDTHS <= FEW else 1):
-            ranks = ranks + (_reached(number, rows[i], COLUMNS),)
+        for i in tl.static_range(len(thresholds)):
+            ranks = ranks + (_reached(number, thresholds[i], COLUMNS),)
         rank = choose(ranks, wide, SIDES, COUNTS, WIDTHS)
+    else:
+        rank = tl.zeros_like(number).to(tl.int32)
+        for column in tl.static_range(COLUMNS):
+            rank += (number >= _of_row(thresholds, column, wide, COLUMNS, SIDES, COUNTS, WIDTHS)).to(tl.int32)
+        # The largest number seems to reach all.
+        rank = tl.minimum(rank, _of_row(thresholds, COLUMNS, wide, COLUMNS, SIDES, COUNTS, WIDTHS))
     return rank
+
+
+@triton.jit
+def _of_row(
+    thresholds, column: tl.constexpr, wide, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr,
+    WIDTHS: tl.constexpr,
+):  # fmt: skip
+    """Choose for every window among what `thresholds_of` has of its possible rows."""
+    values = ()
+    for i in tl.static_range(len(thresholds) // (COLUMNS + 1)):
+        values = values + (thresholds[i * (COLUMNS + 1) + column],)
+    return choose(values, wide, SIDES, COUNTS, WIDTHS)
 
 
 @triton.jit
 def _reached(number, row, COLUMNS: tl.constexpr):
     rank = tl.zeros_like(number).to(tl.int32)
-    if COLUMNS <= 16:
-        for column in tl.static_range(COLUMNS):
-            rank += _reaches(number, tl.load(row + column)).to(tl.int32)
-    else:
-        column = 0
-        while column < COLUMNS:  # Not a range: with a NumPy of today the interpreter cannot take its end.
-            rank += _reaches(number, tl.load(row + column)).to(tl.int32)
-            column += 1
+    column = 0
+    while column < COLUMNS:  # Not a range: with a NumPy of today the interpreter cannot take its end.
+        threshold = tl.load(row + column)
+        rank += ((number >= threshold.to(tl.uint32)) & ((threshold >> 32) == 0)).to(tl.int32)
+        column += 1
     return rank
 
 
 @triton.jit
-def _reaches(number, threshold):
-    """Compare 32 bits, the others once for a row."""
-    return (number >= threshold.to(tl.uint32)) & ((threshold >> 32) == 0)
+def is_reached(number, thresholds, wide, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
+    """Tell whether a number reaches the only threshold; of the largest number, that may be wrong."""
+    return number >= _of_row(thresholds, 0, wide, 1, SIDES, COUNTS, WIDTHS)
 
 
 @triton.jit

@@ -119,16 +119,17 @@ def outputs_of_lane(
     OW,
     C,
     CHANNELS_LAST: tl.constexpr,
+    SIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """Return where a lane's outputs lie along the width, which exist, and where they are in memory.
 
-    Contiguous, lane 0 stands for all of them, side by side in the tile's second dimension.
+    SIDE by side in the tile's second dimension, lane 0 stands for all of them.
     """
-    if CHANNELS_LAST:
+    if not SIDE:
         ow = block * LANES + lane
-        live = row_live & (ow < OW)
-        at = (line_start + ow) * C + channel
+        live = row_live if ALIGNED == LANES else row_live & (ow < OW)
+        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
     else:
         ow = block * LANES + tl.arange(0, LANES)[None, :]
         live = row_live & lane_exists(block, OW, ALIGNED)
@@ -199,15 +200,21 @@ def uniform32(seed, image, channel, place, block, share, first_image, SEEDS: tl.
 
 
 @triton.jit
-def number_of_lane(numbers, lane: tl.constexpr, CHANNELS_LAST: tl.constexpr, TIED: tl.constexpr):
-    """Take one lane's numbers, or, contiguous, lay the four lanes along the tile's second dimension."""
+def number_of_lane(numbers, lane: tl.constexpr, SIDE: tl.constexpr, TIED: tl.constexpr):
+    """Take one lane's numbers, or lay the four lanes side by side along the tile's second dimension."""
     if TIED >= 2:
         number = numbers[0]
-    elif CHANNELS_LAST:
-        number = numbers[lane]
+    elif SIDE:
+        number = beside(numbers)
     else:
-        number = of_lanes(numbers[0], numbers[1], numbers[2], numbers[3])
+        number = numbers[lane]
     return number
+
+
+@triton.jit
+def beside(lanes):
+    """Lay four lanes side by side."""
+    return of_lanes(lanes[0], lanes[1], lanes[2], lanes[3])
 
 
 @triton.jit

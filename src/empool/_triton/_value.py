@@ -175,7 +175,9 @@ def _value_draw_kernel(
     factor = beta_of(beta, channel, C, BETA, wide)
     numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
     for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
+        ow, live, at = outputs_of_lane(
+            lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, not CHANNELS_LAST, ALIGNED
+        )
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
@@ -187,7 +189,7 @@ def _value_draw_kernel(
         total, nan_at = _running_sums(
             corner, start, ends, size, step, live, factor, largest, like, like, WINDOW, HIGH, like, BETA, False
         )
-        number = number_of_lane(numbers, lane, CHANNELS_LAST, TIED)
+        number = number_of_lane(numbers, lane, not CHANNELS_LAST, TIED)
         target = number.to(wide) * 2.3283064365386963e-10 * total  # number / 2^32
         value, position = _running_sums(
             corner, start, ends, size, step, live, factor, largest, target, total, WINDOW, HIGH, like, BETA, True

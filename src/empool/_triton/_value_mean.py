@@ -102,7 +102,9 @@ def _value_mean_kernel(
     size = (D, H, W)
     factor = beta_of(beta, channel, C, BETA, wide)
     for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
+        ow, live, at = outputs_of_lane(
+            lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, not CHANNELS_LAST, ALIGNED
+        )
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
         ends = (d_end, h_end, w_end)

@@ -48,7 +48,6 @@ def _rank_mean_weight_grad_kernel(
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
-    PAIRS: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -89,19 +88,17 @@ def _rank_mean_weight_grad_kernel(
     if CHANNELS_LAST:
         ow, live, at = block, row_live, (line_start + block) * C + channel
     else:
-        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, ALIGNED)
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
     w, w_end = bounds(ow, W, OW, WINDOW, 2)
     start = (d, h, w)
     ends = (d_end, h_end, w_end)
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
-    values, valids = load_window(
-        input, plane_start, start, ends, size, block, step, row_live, live, WINDOW, HIGH, PAIRS, wide
-    )
+    values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide)
     taken = live & (like == 0)
     for k in tl.static_range(K):
         taken = taken & (values[k] == values[k])
     if CHECKED:
-        first_at, second_at, tall, wide_w = valid_positions(start, ends, WINDOW, HIGH, LEAST)
+        first_at, second_at, tall, wide_w = valid_positions(start, ends, 0, True, WINDOW, HIGH, LEAST)
         count = tall * wide_w
     else:
         count = like.to(tl.int32) + K

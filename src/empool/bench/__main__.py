@@ -10,6 +10,7 @@ from pathlib import Path
 
 from empool.bench import bench, cases, markdown
 from empool.lab.errors import LabError
+from empool.lab.train import signals
 
 _DESCRIPTION = "Time pooling layers and operators beside PyTorch's, the obvious way to write them, and a plain copy."
 
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m empoo
     except (LabError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stopped:
+        return signals.exit_code(stopped)
     return 0
 
 

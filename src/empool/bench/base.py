@@ -15,6 +15,7 @@ import empool
 from empool.bench import cases
 from empool.bench.cases import Case
 from empool.lab.errors import LabError
+from empool.lab.train import signals
 
 GATE = "tests/test_kernels.py"
 SAME = 0.05
@@ -65,11 +66,13 @@ def check(root: Path) -> None:
 def built(root: Path, revision: str, say: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
     """Check a revision out into a folder of its own and build its kernels there; yields its src and its commit.
 
+    Nothing of it is left when the context ends, on SIGTERM too.
+
     Raises:
         LabError: if there is no such revision, or it does not build.
     """
     commit = _run(["git", "rev-parse", "--verify", f"{revision}^{{commit}}"], root, f"no revision {revision}").strip()
-    with tempfile.TemporaryDirectory(prefix="empool-base-") as folder:
+    with signals.raised(), tempfile.TemporaryDirectory(prefix="empool-base-") as folder:
         tree = Path(folder) / "tree"
         _run(["git", "worktree", "add", "--detach", str(tree), commit], root, f"git cannot check out {revision}")
         try:

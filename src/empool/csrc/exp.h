@@ -96,6 +96,8 @@ class Beta {
     using V = Vec<C, lanes<T>>;
 
   public:
+    // One for all lanes, or null.
+    explicit Beta(const double* value) : value_(value), by_lane_(false) {}
     template <class Table>
     EMPOOL_INLINE Beta(const Table& table, int64_t channel) : value_(table.row(0)), by_lane_(table.by_lane()) {
         if (by_lane_) value_ += channel;

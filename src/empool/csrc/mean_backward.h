@@ -7,6 +7,7 @@
 #include "rank_mean.h"
 #include "small_planes_backward.h"
 #include "stride2_backward.h"
+#include "stride2_value.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -276,7 +277,8 @@ constexpr Strategy<RankMean> rank_mean_backward[] = {
     // Rows shorter than a vector are better off as planes side by side.
     {[](const RankMean& a) { return a.geometry.axis[2].out >= lanes<T> && stride2_means(a); },
      [](const RankMean& a) { return stride2_units(a.geometry); }, stride2_rank_mean_backward<T>},
-    {serves_channels<T>, [](const RankMean& a) { return channel_strip_units(a.geometry); }, backward_of_channels<T>},
+    {[](const RankMean& a) { return serves_channels<T>(a.geometry); },
+     [](const RankMean& a) { return channel_strip_units(a.geometry); }, rank_backward_of_channels<T>},
     {[](const RankMean& a) { return small_planes<T>(a.geometry, a.weights.sets); },
      [](const RankMean& a) { return small_plane_units<T>(a.geometry); }, rank_backward_of_small_planes<T>},
     {[](const RankMean&) { return true; }, [](const RankMean& a) { return mean_backward_units<T>(a.geometry); },
@@ -388,8 +390,10 @@ void value_mean_backward_windows(const ValueMean& a, int64_t begin, int64_t end)
 
 template <class T>
 constexpr Strategy<ValueMean> value_mean_backward[] = {
-    {stride2_values<T>, [](const ValueMean& a) { return stride2_value_units(a.geometry); },
-     stride2_value_mean_backward<T>},
+    {[](const ValueMean& a) { return !a.geometry.channels_last && stride2_values<T>(a); },
+     [](const ValueMean& a) { return stride2_units(a.geometry); }, stride2_value_mean_backward<T>},
+    {[](const ValueMean& a) { return serves_channels<T>(a.geometry); },
+     [](const ValueMean& a) { return channel_strip_units(a.geometry); }, value_backward_of_channels<T>},
     {[](const ValueMean& a) { return sizeof(Compute<T>) == 4 && small_planes<T>(a.geometry, a.beta.sets); },
      [](const ValueMean& a) { return small_plane_units<T>(a.geometry); }, value_backward_of_small_planes<T>},
     {[](const ValueMean&) { return true; }, [](const ValueMean& a) { return mean_backward_units<T>(a.geometry); },

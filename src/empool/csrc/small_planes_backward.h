@@ -3,7 +3,6 @@
 #pragma once
 
 #include "stride2_backward_channels.h"
-#include "stride2_value_backward.h"
 #include "tile.h"
 
 namespace empool {
@@ -22,9 +21,9 @@ Units small_plane_units(const Geometry& g) {
     return {plane_blocks(g, lanes<T>), 2 * lanes<T> * g.in_size()};
 }
 
-// Runs units [0, count_of(geometry)) of a kernel for each block of planes.
-template <class T, class Arguments, class Count, class Run>
-void as_channels(const Arguments& a, int64_t begin, int64_t end, const Count& count_of, const Run& run) {
+template <class T, class Arguments>
+void as_channels(const Arguments& a, int64_t begin, int64_t end,
+                 void (&run)(const Arguments&, int64_t begin, int64_t end)) {
     constexpr int L = lanes<T>;
     const Geometry& g = a.geometry;
     Arguments side_by_side = a;
@@ -43,21 +42,19 @@ void as_channels(const Arguments& a, int64_t begin, int64_t end, const Count& co
         const PlaneBlock block(g, unit, L);
         interleave<L>(g, static_cast<const T*>(a.input), whole_input(g, 1), block, inputs, in);
         interleave<L>(g, static_cast<const T*>(a.grad_output), whole_output(g, 1), block, outputs, grad);
-        run(side_by_side, 0, count_of(image));
+        run(side_by_side, 0, channel_strip_units(image).count);
         deinterleave<L>(g, static_cast<T*>(a.output), whole_input(g, 1), block, inputs, static_cast<const T*>(out));
     }
 }
 
 template <class T>
 void rank_backward_of_small_planes(const RankMean& a, int64_t begin, int64_t end) {
-    as_channels<T>(
-        a, begin, end, [](const Geometry& g) { return channel_strip_units(g).count; }, backward_of_channels<T>);
+    as_channels<T>(a, begin, end, rank_backward_of_channels<T>);
 }
 
 template <class T>
 void value_backward_of_small_planes(const ValueMean& a, int64_t begin, int64_t end) {
-    as_channels<T>(
-        a, begin, end, [](const Geometry& g) { return stride2_value_units(g).count; }, stride2_value_mean_backward<T>);
+    as_channels<T>(a, begin, end, value_backward_of_channels<T>);
 }
 
 }  // namespace EMPOOL_CAPABILITY

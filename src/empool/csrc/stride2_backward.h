@@ -1,4 +1,4 @@
-// rank_mean_backward for 2x2 and 3x3 windows with stride 2 in contiguous planes (stride2.h).
+// The gradients of means for 2x2 and 3x3 windows with stride 2 in contiguous planes (stride2.h).
 //
 // Lanes are neighbouring outputs. Counted from the padding, output (i, j) reads rows 2i .. 2i + 2 and columns 2j ..
 // 2j + 2 (3x3). What outputs give to their taps is added up in registers, even and odd columns apart: column 2j + 2 is
@@ -6,7 +6,7 @@
 // ascending order.
 //
 // Padding is -inf, which comes after every activation but another -inf: where a vector's windows hold one, or a NaN,
-// they are done one by one.
+// they are done with care, as are those that a way to share gradients does not serve.
 #pragma once
 
 #include "backward_window.h"
@@ -36,7 +36,155 @@ EMPOOL_INLINE V shift_in(V before, V v) {
     return shift_in_at(before, v, std::make_integer_sequence<int, size_of<V>>{});
 }
 
+// How planes share gradients: set_plane, and row(valid, visit), which calls visit(shares) for a row of outputs whose
+// windows have `valid` rows. Then parts(v, grad, ow, padded, part) does a vector of them and returns false where it
+// does not serve; any_parts takes everything.
 template <class T, int side>
+class RankPlanes {
+    using C = Compute<T>;
+    static constexpr int L = lanes<T>, taps = side * side;
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+
+  public:
+    explicit RankPlanes(const RankMean& a)
+        : a_(a), W_(a.geometry.axis[2]), columns_(static_cast<int>(a.weights.columns)) {
+        shares_ = scratch<C, Buffer::table>((taps + 1) * table_size);
+    }
+
+    void set_plane(int64_t plane) {
+        const int64_t set = a_.weights.sets > 1 ? plane % a_.geometry.C : 0;
+        if (set == set_) return;
+        set_ = set;
+        for (int64_t n = 1; n <= taps; ++n) {
+            for (int64_t r = 0; r < table_size; ++r) {
+                shares_[n * table_size + r] = r < columns_ && r < n ? static_cast<C>(a_.weights.at(n, r)[set]) : C{};
+            }
+        }
+        for (int64_t rows = 1; rows <= side; ++rows) {
+            edges_[rows][0] = edge_of(rows, 0);
+            edges_[rows][1] = edge_of(rows, W_.out - 1);
+        }
+    }
+
+    template <class Visit>
+    EMPOOL_INLINE void row(int64_t valid, const Visit& visit) const {
+        const C *inner = shares_ + valid * side * table_size, *first = edges_[valid][0], *last = edges_[valid][1];
+        if (!first && !last) return visit(Shares{shares_, inner, columns_});
+        visit(EdgeShares{{shares_, inner, columns_}, first ? first : inner, last ? last : inner, W_.out - 1});
+    }
+
+  private:
+    // The weights of a window at a row's end, or null where they are those of the windows between, as far as they go.
+    const C* edge_of(int64_t rows, int64_t ow) const {
+        int64_t first, last;
+        W_.taps(ow, first, last);
+        const int64_t n = rows * (last - first);
+        const C *share = shares_ + n * table_size, *inner = shares_ + rows * side * table_size;
+        for (int64_t r = 0; r < n; ++r) {
+            if (share[r] != inner[r]) return share;
+        }
+        return nullptr;
+    }
+
+    struct Shares {
+        const C *all, *share;
+        int columns;
+
+        template <int N>
+        EMPOOL_INLINE V of(O rank, int64_t) const {
+            return look_up<C, L>(share, rank, columns);
+        }
+        EMPOOL_INLINE bool parts(const V (&v)[taps], V grad, int64_t ow, bool, V (&part)[taps]) const {
+            parts_of<taps, T, false>(v, grad, *this, ow, part);
+            return true;
+        }
+        EMPOOL_NOINLINE void any_parts(const V (&v)[taps], const O (&valid)[taps], V grad, V (&part)[taps]) const {
+            for (V& p : part) p = V{};
+            for (int lane = 0; lane < L; ++lane) {
+                int code[taps], n = 0, nan = -1;
+                for (int k = 0; k < taps; ++k) {
+                    if (!valid[k][lane]) continue;
+                    if (v[k][lane] != v[k][lane]) nan = k;
+                    code[n++] = k;
+                }
+                for (int i = 0; i < n && nan < 0; ++i) {
+                    const C value = v[code[i]][lane];
+                    int rank = 0;
+                    for (int j = 0; j < n; ++j) {
+                        const C other = v[code[j]][lane];
+                        rank += other > value || (other == value && j < i);
+                    }
+                    const C weight = all[n * table_size + rank];
+                    part[code[i]][lane] = weight != 0 ? weight * grad[lane] : C{};
+                }
+                if (nan >= 0) part[nan][lane] = grad[lane];
+            }
+        }
+    };
+
+    struct EdgeShares : Shares {
+        const C *first, *last;
+        int64_t end;
+
+        template <int N>
+        EMPOOL_INLINE V of(O rank, int64_t ow) const {
+            V found = look_up<C, L>(this->share, rank, this->columns);
+            if (ow == 0) found = iota<O>() == 0 ? look_up<C, L>(first, rank, this->columns) : found;
+            if (ow + L <= end) return found;
+            return iota<O>() == static_cast<Int<C>>(end - ow) ? look_up<C, L>(last, rank, this->columns) : found;
+        }
+        EMPOOL_INLINE bool parts(const V (&v)[taps], V grad, int64_t ow, bool, V (&part)[taps]) const {
+            parts_of<taps, T, false>(v, grad, *this, ow, part);
+            return true;
+        }
+    };
+
+    const RankMean& a_;
+    const Axis& W_;
+    int columns_;
+    int64_t set_ = -1;
+    C* shares_;
+    const C* edges_[side + 1][2];
+};
+
+template <class T, int side, bool soft>
+class ValuePlanes {
+    static constexpr int L = lanes<T>, taps = side * side;
+    using V = Vec<Compute<T>, L>;
+    using O = Vec<Int<Compute<T>>, L>;
+
+  public:
+    explicit ValuePlanes(const ValueMean& a) : a_(a), shares_(Beta<T>(a.beta.value)) {}
+
+    void set_plane(int64_t plane) {
+        if (a_.beta.sets > 1) shares_ = Shares(Beta<T>(a_.beta.value + plane % a_.geometry.C));
+    }
+
+    template <class Visit>
+    EMPOOL_INLINE void row(int64_t, const Visit& visit) const {
+        visit(shares_);
+    }
+
+  private:
+    struct Shares {
+        ValueShares<T, soft> by_value;
+
+        explicit Shares(const Beta<T>& beta) : by_value(beta) {}
+        EMPOOL_INLINE bool parts(const V (&v)[taps], V grad, int64_t, bool padded, V (&part)[taps]) const {
+            return padded ? by_value.template near_parts<taps, true>(v, grad, 0, part)
+                          : by_value.template near_parts<taps, false>(v, grad, 0, part);
+        }
+        EMPOOL_INLINE void any_parts(const V (&v)[taps], const O (&valid)[taps], V grad, V (&part)[taps]) const {
+            by_value.any_parts(v, valid, grad, 0, part);
+        }
+    };
+
+    const ValueMean& a_;
+    Shares shares_;
+};
+
+template <class T, int side, class Planes, class Mean>
 class PlaneGradients {
     using C = Compute<T>;
     static constexpr int L = lanes<T>, taps = side * side;
@@ -44,12 +192,12 @@ class PlaneGradients {
     using O = Vec<Int<C>, L>;
 
   public:
-    explicit PlaneGradients(const RankMean& a)
+    explicit PlaneGradients(const Mean& a)
         : a_(a),
           g_(a.geometry),
           H_(g_.axis[1]),
           W_(g_.axis[2]),
-          columns_(static_cast<int>(a.weights.columns)),
+          planes_(a),
           shift_(side == 3 ? 1 - W_.padding : 0),
           right_cut_(W_.start(W_.out - 1) + side > W_.in),
           length_((W_.out + L - 1) / L * L + L) {
@@ -61,23 +209,14 @@ class PlaneGradients {
         for (int64_t i = pitch_; i < (side + 1) * pitch_; ++i) edge_[i] = T{};
         in_end_ = static_cast<const T*>(a.input) + g_.planes() * g_.in_size();
         grad_end_ = static_cast<const T*>(a.grad_output) + g_.planes() * g_.out_size();
-        shares_ = scratch<C, Buffer::table>((taps + 1) * table_size);
     }
 
     void set_plane(int64_t plane) {
+        planes_.set_plane(plane);
         in_ = static_cast<const T*>(a_.input) + plane * g_.in_size();
         grad_ = static_cast<const T*>(a_.grad_output) + plane * g_.out_size();
         out_ = static_cast<T*>(a_.output) + plane * g_.in_size();
         for (int64_t i = 0; i < 2 * length_; ++i) below_[i] = 0;
-        const int64_t set = a_.weights.sets > 1 ? plane % g_.C : 0;
-        if (set == set_) return;
-        set_ = set;
-        for (int64_t n = 1; n <= taps; ++n) {
-            for (int64_t r = 0; r < table_size; ++r) {
-                shares_[n * table_size + r] = r < columns_ && r < n ? static_cast<C>(a_.weights.at(n, r)[set]) : C{};
-            }
-        }
-        for (int64_t rows = 1; rows <= side; ++rows) edges_[rows] = {edge_of(rows, 0), edge_of(rows, W_.out - 1)};
     }
 
     // One row of outputs; the input's rows that it completes are stored if asked for.
@@ -88,13 +227,7 @@ class PlaneGradients {
             const int64_t ih = H_.start(oh) + i;
             rows.out[i] = store && ih >= 0 && ih < H_.in ? out_ + ih * W_.in : nullptr;
         }
-        const int64_t valid = valid_rows(H_, oh);
-        const C *inner = shares_ + valid * side * table_size, *first = edges_[valid].first, *last = edges_[valid].last;
-        if (!first && !last) {
-            add_row(oh, rows, Shares{inner, columns_});
-        } else {
-            add_row(oh, rows, EdgeShares{inner, first ? first : inner, last ? last : inner, W_.out - 1, columns_});
-        }
+        planes_.row(valid_rows(H_, oh), [&](const auto& shares) EMPOOL_LAMBDA { add_row(oh, rows, shares); });
     }
 
     // The rows after those of the last output.
@@ -127,47 +260,6 @@ class PlaneGradients {
         V even0{}, odd0{}, even1{}, odd1{};
     };
 
-    // The weights of a row's first and last windows, or null where they are those of the windows between, as far as
-    // they go.
-    struct Edges {
-        const C *first, *last;
-    };
-
-    const C* edge_of(int64_t rows, int64_t ow) const {
-        int64_t first, last;
-        W_.taps(ow, first, last);
-        const int64_t n = rows * (last - first);
-        const C *share = shares_ + n * table_size, *inner = shares_ + rows * side * table_size;
-        for (int64_t r = 0; r < n; ++r) {
-            if (share[r] != inner[r]) return share;
-        }
-        return nullptr;
-    }
-
-    struct Shares {
-        const C* share;
-        int columns;
-
-        template <int N>
-        EMPOOL_INLINE V of(O rank, int64_t) const {
-            return look_up<C, L>(share, rank, columns);
-        }
-    };
-
-    struct EdgeShares {
-        const C *share, *first, *last;
-        int64_t end;
-        int columns;
-
-        template <int N>
-        EMPOOL_INLINE V of(O rank, int64_t ow) const {
-            V found = look_up<C, L>(share, rank, columns);
-            if (ow == 0) found = iota<O>() == 0 ? look_up<C, L>(first, rank, columns) : found;
-            if (ow + L <= end) return found;
-            return iota<O>() == static_cast<Int<C>>(end - ow) ? look_up<C, L>(last, rank, columns) : found;
-        }
-    };
-
     // Row ih, from which whole vectors may be read.
     EMPOOL_INLINE const T* row_of(int64_t ih, int kh, bool& inside) {
         inside = ih >= 0 && ih < H_.in;
@@ -184,13 +276,14 @@ class PlaneGradients {
         const V low = fill<V>(-static_cast<C>(__builtin_inf()));
         const T* grad = grad_ + oh * W_.out;
         V even[side], given[side] = {};  // of the vector before: the last taps, and what they receive
-        bool one_by_one = false;         // whether a tap shared with the vector before is not an ordinary number
+        bool with_care = false;          // whether a tap shared with the vector before is not an ordinary number
+        const bool cut = valid_rows(H_, oh) < side;
         repeat<side, 0>(side, [&](int kh) EMPOOL_LAMBDA {
             even[kh] = low;
             if (side == 2 || W_.padding) return;
             const C value = load_one(rows.in[kh]);
             even[kh] = fill<V>(value);
-            one_by_one |= rows.inside[kh] && !(value > low[0]);
+            with_care |= rows.inside[kh] && !(value > low[0]);
         });
         Pairs pairs;
         int64_t ow = 0;
@@ -213,14 +306,17 @@ class PlaneGradients {
                 }
             });
             const bool special = any(~(sum > low));
-            if (special || one_by_one) {
-                V found[taps];
-                parts_one_by_one(oh, ow, found);
+            const bool padded = cut || (ow == 0 && W_.padding) || (right_cut_ && ow + L >= W_.out);
+            const V gradient = gradient_at(grad + ow, W_.out - ow);
+            if (special || with_care || !shares.parts(v, gradient, ow, padded, part)) {
+                V value[taps], found[taps];  // Copies, so that all else stays in registers.
+                O valid[taps];
+                repeat<taps, 0>(taps, [&](int k) EMPOOL_LAMBDA { value[k] = v[k]; });
+                find_valid(rows, ow, valid);
+                shares.any_parts(value, valid, gradient, found);
                 repeat<taps, 0>(taps, [&](int k) EMPOOL_LAMBDA { part[k] = found[k]; });
-            } else {
-                parts_of<taps, T, false>(v, gradient_at(grad + ow, W_.out - ow), shares, ow, part);
             }
-            one_by_one = side == 3 && special;
+            with_care = side == 3 && special;
             add(rows.out, ow, part, given, pairs);
         }
         // The column after those of the last output.
@@ -294,48 +390,32 @@ class PlaneGradients {
         return load<L>(values);
     }
 
-    EMPOOL_NOINLINE void parts_one_by_one(int64_t oh, int64_t first, V (&part)[taps]) const {
-        for (V& p : part) p = V{};
-        for (int lane = 0; lane < L && first + lane < W_.out; ++lane) {
-            const int64_t ow = first + lane;
-            C value[taps];
-            int code[taps], n = 0, nan = -1;
-            for (int k = 0; k < taps; ++k) {
-                const int64_t ih = H_.start(oh) + k / side, iw = W_.start(ow) + k % side;
-                if (ih < 0 || ih >= H_.in || iw < 0 || iw >= W_.in) continue;
-                value[n] = load_one(in_ + ih * W_.in + iw);
-                if (value[n] != value[n]) nan = k;
-                code[n++] = k;
-            }
-            const C grad = load_one(grad_ + oh * W_.out + ow);
-            for (int i = 0; i < n && nan < 0; ++i) {
-                int rank = 0;
-                for (int j = 0; j < n; ++j) rank += value[j] > value[i] || (value[j] == value[i] && j < i);
-                const C share = shares_[n * table_size + rank];
-                part[code[i]][lane] = share != 0 ? share * grad : C{};
-            }
-            if (nan >= 0) part[nan][lane] = grad;
+    // Which taps of the outputs from ow on lie in the input.
+    EMPOOL_INLINE void find_valid(const Rows& rows, int64_t ow, O (&valid)[taps]) const {
+        const O lane = iota<O>(), asked = lane < static_cast<Int<C>>(W_.out - ow);
+        for (int k = 0; k < taps; ++k) {
+            const O column = 2 * lane + static_cast<Int<C>>(2 * ow - W_.padding + k % side);
+            valid[k] = rows.inside[k / side] ? asked & (column >= 0) & (column < static_cast<Int<C>>(W_.in)) : O{};
         }
     }
 
-    const RankMean& a_;
+    const Mean& a_;
     const Geometry& g_;
     const Axis &H_, &W_;
-    int columns_;
+    Planes planes_;
     int64_t shift_;  // from a row's start to the first pair of a middle (or first) tap and the tap after it
     bool right_cut_;
-    int64_t length_, pitch_, set_ = -1;
-    C *below_, *shares_;
+    int64_t length_, pitch_;
+    C* below_;
     T* edge_;
-    Edges edges_[side + 1];
     const T *in_end_, *grad_end_, *in_ = nullptr, *grad_ = nullptr;
     T* out_ = nullptr;
 };
 
-template <class T, int side>
-void stride2_backward(const RankMean& a, int64_t begin, int64_t end) {
+template <class T, int side, class Planes, class Mean>
+void stride2_backward_as(const Mean& a, int64_t begin, int64_t end) {
     const Strips strips = stride2_strips(a.geometry);
-    PlaneGradients<T, side> gradients(a);
+    PlaneGradients<T, side, Planes, Mean> gradients(a);
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t first = strips.first(unit), last = strips.last(unit);
         if (unit == begin || first == 0) {
@@ -349,7 +429,18 @@ void stride2_backward(const RankMean& a, int64_t begin, int64_t end) {
 
 template <class T>
 void stride2_rank_mean_backward(const RankMean& a, int64_t begin, int64_t end) {
-    (stride2_side(a.geometry) == 2 ? stride2_backward<T, 2> : stride2_backward<T, 3>)(a, begin, end);
+    (stride2_side(a.geometry) == 2 ? stride2_backward_as<T, 2, RankPlanes<T, 2>, RankMean>
+                                   : stride2_backward_as<T, 3, RankPlanes<T, 3>, RankMean>)(a, begin, end);
+}
+
+template <class T>
+void stride2_value_mean_backward(const ValueMean& a, int64_t begin, int64_t end) {
+    if (stride2_side(a.geometry) == 2) {
+        return (a.beta.value ? stride2_backward_as<T, 2, ValuePlanes<T, 2, true>, ValueMean>
+                             : stride2_backward_as<T, 2, ValuePlanes<T, 2, false>, ValueMean>)(a, begin, end);
+    }
+    (a.beta.value ? stride2_backward_as<T, 3, ValuePlanes<T, 3, true>, ValueMean>
+                  : stride2_backward_as<T, 3, ValuePlanes<T, 3, false>, ValueMean>)(a, begin, end);
 }
 
 }  // namespace EMPOOL_CAPABILITY

@@ -1,4 +1,4 @@
-// rank_mean_backward for 2x2 and 3x3 windows with stride 2 where channels are neighbours in memory.
+// The gradients of means for 2x2 and 3x3 windows with stride 2 where channels are neighbours in memory.
 //
 // Counted from the padding, output (i, j) reads rows 2i .. 2i + 2 and columns 2j .. 2j + 2 (3x3). What it gives to its
 // nine taps is added up as outputs pass, row by row: rows 2i and 2i + 1 are then complete but for column 2j + 2, which
@@ -23,20 +23,43 @@ EMPOOL_INLINE Units channel_strip_units(const Geometry& g) {
     return {g.N * strips.count, 2 * strips.strip * g.axis[2].in * g.C};
 }
 
-template <class T, int side, bool by_lane>
+// What windows with n activations give, for the channels of an image.
+template <class T, bool by_lane>
+class RankChannels {
+  public:
+    using Shares = RankShares<T, by_lane>;
+    explicit RankChannels(const RankMean& a) : weights_(a.weights, true, lanes<T>) {}
+    Shares of(int n) const { return Shares(weights_.row(n), weights_.columns(), weights_.step()); }
+
+  private:
+    LaneTable<double, Buffer::table> weights_;
+};
+
+template <class T, bool soft>
+class ValueChannels {
+  public:
+    using Shares = ValueShares<T, soft>;
+    explicit ValueChannels(const ValueMean& a) : betas_(a.beta, true, lanes<T>) {}
+    Shares of(int) const { return Shares(Beta<T>(betas_, 0)); }
+
+  private:
+    LaneTable<double, Buffer::table> betas_;
+};
+
+template <class T, int side, class Channels, class Mean>
 class ChannelGradients {
     using C = Compute<T>;
     static constexpr int L = lanes<T>, taps = side * side;
     using V = Vec<C, L>;
 
   public:
-    explicit ChannelGradients(const RankMean& a)
+    explicit ChannelGradients(const Mean& a)
         : a_(a),
           g_(a.geometry),
           H_(g_.axis[1]),
           W_(g_.axis[2]),
-          weights_(a.weights, true, L),
-          shares_(weights_.row(0), weights_.columns(), weights_.step()),
+          channels_(a),
+          shares_(channels_.of(0)),
           below_(scratch<C, Buffer::sums>((2 * W_.out + 1) * g_.C)),
           next_(scratch<C, Buffer::ranked>(side * g_.C)),
           sink_(scratch<T, Buffer::output>(g_.C)) {}
@@ -118,7 +141,7 @@ class ChannelGradients {
         }
         if (n != n_) {
             n_ = n;
-            shares_ = RankShares<T, by_lane>(weights_.row(n), weights_.columns(), weights_.step());
+            shares_ = channels_.of(n);
         }
         const T* grad = grad_ + (oh * W_.out + ow) * g_.C;
         if (n == taps) return give_all<taps>(in, place, grad, to);
@@ -137,7 +160,7 @@ class ChannelGradients {
         const Target to = target;
         const T* in[N];
         for (int k = 0; k < N; ++k) in[k] = tap[k];
-        const RankShares<T, by_lane> shares = shares_;
+        const typename Channels::Shares shares = shares_;
         C *const next = next_, *const next1 = next_ + g_.C, *const next2 = next_ + 2 * g_.C;
         C* const below1 = to.below + g_.C;
         const int64_t ahead = 2 * W_.in * g_.C;
@@ -151,7 +174,7 @@ class ChannelGradients {
                 for (T* p : {to.even0, to.odd0, to.even1, to.odd1}) prefetch<true>(p + c, ahead);
             }
             repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { v[k] = load<L>(in[k] + c); });
-            parts_of<N, T, true>(v, load<L>(grad + c), shares, c, part);
+            shares.template parts<N>(v, load<L>(grad + c), c, part);
             if constexpr (N == taps) {
                 repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { given[k] = part[k]; });
             } else {
@@ -178,11 +201,11 @@ class ChannelGradients {
         }
     }
 
-    const RankMean& a_;
+    const Mean& a_;
     const Geometry& g_;
     const Axis &H_, &W_;
-    LaneTable<double, Buffer::table> weights_;
-    RankShares<T, by_lane> shares_;
+    const Channels channels_;
+    typename Channels::Shares shares_;
     int n_ = 0;
     C *below_, *next_;
     T* sink_;
@@ -190,10 +213,10 @@ class ChannelGradients {
     T* out_ = nullptr;
 };
 
-template <class T, int side, bool by_lane>
-void backward_of_channels_as(const RankMean& a, int64_t begin, int64_t end) {
+template <class T, int side, class Channels, class Mean>
+void backward_of_channels_as(const Mean& a, int64_t begin, int64_t end) {
     const Strips strips = channel_strips(a.geometry);
-    ChannelGradients<T, side, by_lane> gradients(a);
+    ChannelGradients<T, side, Channels, Mean> gradients(a);
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t first = strips.first(unit), last = strips.last(unit);
         if (unit == begin || first == 0) {
@@ -205,17 +228,26 @@ void backward_of_channels_as(const RankMean& a, int64_t begin, int64_t end) {
     }
 }
 
-template <class T>
-void backward_of_channels(const RankMean& a, int64_t begin, int64_t end) {
-    const bool two = stride2_side(a.geometry) == 2, by_lane = a.weights.sets > 1;
-    if (two)
-        return (by_lane ? backward_of_channels_as<T, 2, true> : backward_of_channels_as<T, 2, false>)(a, begin, end);
-    (by_lane ? backward_of_channels_as<T, 3, true> : backward_of_channels_as<T, 3, false>)(a, begin, end);
+template <class T, class Channels, class Mean>
+void backward_of_channels_by(const Mean& a, int64_t begin, int64_t end) {
+    (stride2_side(a.geometry) == 2 ? backward_of_channels_as<T, 2, Channels, Mean>
+                                   : backward_of_channels_as<T, 3, Channels, Mean>)(a, begin, end);
 }
 
 template <class T>
-bool serves_channels(const RankMean& a) {
-    const Geometry& g = a.geometry;
+void rank_backward_of_channels(const RankMean& a, int64_t begin, int64_t end) {
+    (a.weights.sets > 1 ? backward_of_channels_by<T, RankChannels<T, true>, RankMean>
+                        : backward_of_channels_by<T, RankChannels<T, false>, RankMean>)(a, begin, end);
+}
+
+template <class T>
+void value_backward_of_channels(const ValueMean& a, int64_t begin, int64_t end) {
+    (a.beta.value ? backward_of_channels_by<T, ValueChannels<T, true>, ValueMean>
+                  : backward_of_channels_by<T, ValueChannels<T, false>, ValueMean>)(a, begin, end);
+}
+
+template <class T>
+bool serves_channels(const Geometry& g) {
     return stride2_side(g) != 0 && g.channels_last && g.C >= lanes<T> && g.C % lanes<T> == 0 &&
            for_counts(g, [](int64_t n) { return n > 0; });
 }

@@ -1,16 +1,10 @@
-// value_mean and its backward for 2x2 and 3x3 windows with stride 2, in either layout.
+// value_mean for 2x2 and 3x3 windows with stride 2, in either layout.
 //
 // With weight e of an activation a, the mean is S / T, where T sums e and S sums e * a over the window. Soft pooling's
 // e is exp(beta * a): the largest of the window need not be known as long as T stays in range, so e belongs to the
 // activation and windows share it. Every row of the input is weighed once and summed along the row; then outputs add
-// the sums of their rows. The derivative is shared alike: with G = gradient / T and H = G * S / T of an output, and A
-// and B the sums of G and H over the windows that cover a, a has the gradient
-//
-//     e * ((1 + beta * a) * A - beta * B)        soft pooling
-//     2 * a * A - B                              by positive part, e = a > 0
-//
-// A window whose sums leave the range goes through soft_mean or positive_mean, which take everything. A row is W * C
-// positions long in channels-last, W in contiguous planes, where columns are unzipped.
+// the sums of their rows. A window whose sums leave the range goes through soft_mean or positive_mean, which take
+// everything. A row is W * C positions long in channels-last, W in contiguous planes, where columns are unzipped.
 #pragma once
 
 #include "stride2.h"
@@ -137,9 +131,8 @@ class ValueRows {
         const C *total_[side], *sum_[side];
     };
 
-    // Outputs one by one, whatever their activations: the means and, if asked for, each activation's slope, where it
-    // lies (-1: in the padding) and its place in the window.
-    EMPOOL_NOINLINE V any_mean(int64_t oh, int64_t i, int64_t count, V* slope, int64_t (*at)[L]) const {
+    // The means of outputs, whatever their activations.
+    EMPOOL_NOINLINE V any_mean(int64_t oh, int64_t i, int64_t count) const {
         V value[taps], beta{};
         O valid[taps];
         for (int l = 0; l < L; ++l) {
@@ -151,23 +144,18 @@ class ValueRows {
                 const int64_t from = inside ? ih * shape_.in + iw * shape_.inner + c : -1;
                 value[k][l] = inside ? load_one(in_ + from) : C{};
                 valid[k][l] = inside ? -1 : 0;
-                if (at) at[k][l] = l < count ? from : -1;
             }
         }
         const auto tap = [&](int k) { return value[k]; };
         if constexpr (!soft) {
-            const auto mean = positive_mean<C, L, taps>(taps, tap);
-            for (int k = 0; slope && k < taps; ++k) slope[k] = positive_slope<C, L>(value[k], mean);
-            return mean.mean;
+            return positive_mean<C, L, taps>(taps, tap).mean;
         } else {
             V held[taps], largest = fill<V>(-static_cast<C>(__builtin_inf()));
             for (int k = 0; k < taps; ++k) {
                 held[k] = valid[k] ? (beta == 0 ? V{} : beta * value[k]) : -static_cast<C>(__builtin_inf());
                 largest = larger(held[k], largest);
             }
-            const auto [mean, total] = soft_mean_of_scores<C, L, taps>(taps, tap, held, largest);
-            for (int k = 0; slope && k < taps; ++k) slope[k] = soft_slope<C, L>(held[k], value[k], beta, mean, total);
-            return mean;
+            return soft_mean_of_scores<C, L, taps>(taps, tap, held, largest).mean;
         }
     }
 
@@ -296,7 +284,7 @@ void stride2_value_mean_as(const ValueMean& a, int64_t begin, int64_t end) {
                 V mean = sum / (soft ? total : total == 0 ? fill<V>(C(1)) : total);
                 if (!all_near<soft>(sum, total, shape.out - i)) {
                     const int64_t count = shape.out - i < L ? shape.out - i : L;
-                    mean = rows.any_mean(oh, i, count, nullptr, nullptr);
+                    mean = rows.any_mean(oh, i, count);
                 }
                 if (to + i + L <= out_end) {
                     store<L>(to + i, mean);

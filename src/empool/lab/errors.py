@@ -12,10 +12,9 @@ class LabError(Exception):
     """A message for the user, one line, that names the problem and, where there is one, the remedy."""
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Tell whether an error, or one that led to it, says that nothing more can be written."""
-    found = refusal(error)
-    return found is not None and found.errno in _FULL
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether the system refused for want of room."""
+    return error.errno in _FULL
 
 
 def refusal(error: BaseException) -> OSError | None:

@@ -6,28 +6,22 @@ import errno
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from empool.lab.errors import LabError, refusal
 
-_UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg|npz)\.\d+\.tmp")  # names that `replacing` makes
+_UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg)\.\d+\.tmp")  # names that `replacing` makes
 
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` once it is on the disk, and is removed if it is not.
+    """Give a path to write to, which takes the place of `path` once it is on the disk; an error has the name of `path`.
 
-    Args:
-        path: of the file.
-        previous: where the file that it replaces goes, in the same folder; None removes that. A process killed
-            between the two steps leaves `previous` and no `path`.
-
-    Raises:
-        OSError: if the system refuses to write, with the name of `path`.
+    What it replaces becomes `previous`, in the same folder, if that is given; a process killed between the two steps
+    leaves `previous` and no `path`.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -48,20 +42,11 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path, age: float = 0) -> None:
-    """Remove what `replacing` left in a folder and in those two levels below when its process was killed.
-
-    Args:
-        folder: of a study, a run or a cache, that no other process writes to, unless `age` tells its files from old
-            ones.
-        age: seconds since the last change.
-    """
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `replacing` left in the folder of a study or a run, and two levels below, when its process died."""
     for unfinished in (*folder.glob(".*.tmp"), *folder.glob("*/*/.*.tmp")):
-        if not _UNFINISHED.fullmatch(unfinished.name):
-            continue
-        with suppress(FileNotFoundError):  # Another process may have finished or removed it.
-            if time.time() - unfinished.stat().st_mtime >= age:
-                unfinished.unlink()
+        if _UNFINISHED.fullmatch(unfinished.name):
+            unfinished.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -91,11 +76,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        LabError: if it is none.
-    """
+    """Read a JSON file, or say that it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -103,14 +84,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, *fields: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        LabError: if the file is none, or lacks one of the fields.
-    """
+    """Read a JSON object that has these fields."""
     content = read_json(path)
-    lacking = [field for field in fields if not isinstance(content, dict) or field not in content]
-    if not isinstance(content, dict) or lacking:
-        wanted = f" with {', '.join(lacking)}" if lacking else ""
-        raise LabError(f"{path} is not what empool writes: expected an object{wanted}; delete it to start over")
-    return content
+    if isinstance(content, dict) and content.keys() >= {*fields}:
+        return content
+    wanted = f" with {', '.join(fields)}" if fields else ""
+    raise LabError(f"{path} is not what empool writes: expected an object{wanted}; delete it to start over")

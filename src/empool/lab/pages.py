@@ -15,11 +15,7 @@ def has(page: Path, mark: str) -> bool:
 
 
 def put(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between the lines ``<!-- MARK -->`` and ``<!-- /MARK -->`` of a page.
-
-    Raises:
-        LabError: if the page is not there or has no such marks.
-    """
+    """Replace what stands between the lines ``<!-- MARK -->`` and ``<!-- /MARK -->`` of a page."""
     if not page.is_file():
         raise LabError(f"{page} is missing: expected a page to put the table in")
     content, closing = _read(page), f"<!-- /{mark} -->"

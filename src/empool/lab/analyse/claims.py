@@ -33,9 +33,7 @@ class Judgement:
     claim: Claim
     verdict: Support = Support.UNTESTED
     reason: str = ""  # why it is not tested, or what was counted, in words; else empty
-    # The mean test error of `claim.of` less that of `claim.than`, each the mean over its poolings, in points; None if
-    # not tested.
-    difference: float | None = None
+    difference: float | None = None  # mean test error of `claim.of` less that of `claim.than`; None if not tested
     interval: Interval | None = None  # its 95 % interval; all intervals hold at once with that confidence
     p_value: float | None = None  # after Holm's correction over the claims that are tested
 

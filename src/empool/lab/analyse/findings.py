@@ -13,13 +13,8 @@ from empool.lab.study import paper
 
 def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     """Say in sentences what was compared and what the runs support."""
-    rows, baseline, first = summary.rows, label(summary.baseline), runs[0]
-    trained = f"trained for {count(first['epochs'], 'epoch')}" if first.get("epochs") else "trained"
-    images = f" on {first['train_images']:,} images" if first["train_images"] else ""
-    told = [
-        f"{count(len(rows), 'pooling')} compared in {first['model']} on {data_name(first)}, {trained}{images}"
-        f"{', augmented' if first['augment'] != 'none' else ''}, {seeds_each(rows)}."
-    ]
+    rows, baseline = summary.rows, label(summary.baseline)
+    told = [f"{count(len(rows), 'pooling')} compared: {setting(runs)}."]
     means = {row.pooling: row.mean for row in rows if row.mean is not None}
     if means:
         lowest = min(means, key=means.__getitem__)

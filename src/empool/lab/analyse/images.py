@@ -23,12 +23,11 @@ def which_were_right(record: Mapping[str, Any]) -> NDArray[np.bool_] | None:
         return None
     try:
         bits = np.frombuffer(base64.b64decode(packed, validate=True), dtype=np.uint8)
-        right = np.unpackbits(bits, count=images).astype(bool)
+        if len(bits) != -(-images // 8):
+            raise ValueError(f"expected {images} bits, got {8 * len(bits)}")
+        return np.unpackbits(bits, count=images).astype(bool)
     except (ValueError, TypeError) as error:
         raise LabError(f"results.json: which images a run got right is damaged ({error})") from None
-    if len(bits) != -(-images // 8):
-        raise LabError(f"results.json: expected {images} bits of images that a run got right, got {8 * len(bits)}")
-    return right
 
 
 def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float, float]]:

@@ -25,9 +25,7 @@ class Outlook:
     seeds: int  # the fewest that a tested row, or the baseline, has
     spread: float  # standard deviation over seeds, in points
     shown: float  # the smallest true difference, in points, that this many seeds decide in 80 % of studies
-    # For each tested pooling the runs of each with which a true difference as large as the one seen is decided in 80 %
-    # of studies; None where more than `MOST_SEEDS` would not do.
-    needed: Mapping[str, int | None]
+    needed: Mapping[str, int | None]  # `seeds_needed` for the difference that is seen, by tested pooling
 
 
 def outlook(summary: Summary) -> Outlook | None:
@@ -56,8 +54,8 @@ def critical(compared: int, seeds: int) -> float:
     stands for Welch's test at Bonferroni's level, with the degrees of freedom of equal spreads.
     """
     if compared < 0:
-        return float(stats.t.ppf(1 - (1 - LEVEL) / 2 / -compared, _freedom(compared, seeds)))
-    spreads, weights = _spreads(_freedom(compared, seeds))
+        return float(stats.t.ppf(1 - (1 - LEVEL) / 2 / -compared, 2 * (seeds - 1)))
+    spreads, weights = _spreads(compared, seeds)
     z, z_weights = np.polynomial.hermite_e.hermegauss(64)
     weights = z_weights[:, None] / z_weights.sum() * weights  # (z, s)
 
@@ -72,16 +70,13 @@ def critical(compared: int, seeds: int) -> float:
 def power(difference: float, seeds: int, spread: float, compared: int) -> float:
     """Give the chance that a true difference is decided, as what it is; arguments as of `critical`."""
     shift = abs(difference) / (spread * math.sqrt(2 / seeds))
-    spreads, weights = _spreads(_freedom(compared, seeds))
+    spreads, weights = _spreads(compared, seeds)
     return float((weights * special.ndtr(shift - critical(compared, seeds) * spreads)).sum())
 
 
-def _freedom(compared: int, seeds: int) -> int:
-    return (2 if compared < 0 else compared + 1) * (seeds - 1)
-
-
-def _spreads(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _spreads(compared: int, seeds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give nodes and weights to average over the spread that is measured, relative to the true one."""
+    freedom = (2 if compared < 0 else compared + 1) * (seeds - 1)
     shares, weights = np.polynomial.legendre.leggauss(64)
     return np.sqrt(stats.chi2.ppf((shares + 1) / 2, freedom) / freedom), weights / 2
 
@@ -94,7 +89,7 @@ def detectable(seeds: int, spread: float, compared: int) -> float:
 
 
 def seeds_needed(difference: float, spread: float, compared: int) -> int | None:
-    """Give the fewest seeds of each pooling with which a true difference is decided in 80 % of studies."""
+    """Give the fewest seeds of each pooling that decide a true difference in 80 % of studies, at most `MOST_SEEDS`."""
     numbers = range(2, MOST_SEEDS + 1)
     fewer = bisect_left(numbers, POWER, key=lambda seeds: power(difference, seeds, spread, compared))
     return numbers[fewer] if fewer < len(numbers) else None

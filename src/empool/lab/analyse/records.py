@@ -109,17 +109,13 @@ def of_one_setting(records: Sequence[Record], source: str) -> Sequence[Record]:
 
     What a pooling has of its own ("max@epochs=5") does not keep it from the others.
     """
-    several = {}
     for name in SETTINGS:
         values = {str(record.get(name)) for record in records if f"@{name}=" not in record["pooling"]}
         if len(values) > 1:
-            several[name] = sorted(values)
-    if several:
-        said = "; ".join(f"{name}: {', '.join(values)}" for name, values in several.items())
-        raise LabError(
-            f"{source} holds runs of several settings ({said}): give each a folder of its own; empool gain DIR... puts "
-            "them side by side"
-        )
+            raise LabError(
+                f"{source} holds runs of several settings ({name}: {', '.join(sorted(values))}): give each a folder of "
+                "its own; empool gain DIR... puts them side by side"
+            )
     return records
 
 

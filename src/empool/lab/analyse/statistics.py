@@ -53,8 +53,7 @@ class Comparison:
 
     verdict: Verdict  # what the runs support
     difference: float | None = None  # mean of the pooling less that of the baseline; None where one of them is missing
-    # Its 95 % interval; all intervals of a study hold at once with that confidence. None if not tested.
-    interval: Interval | None = None
+    interval: Interval | None = None  # of 95 %, all intervals of a study holding at once; None if not tested
     p_value: float | None = None  # adjusted for the number of comparisons; None if not tested
 
 
@@ -64,9 +63,8 @@ class Family:
 
     comparisons: Mapping[str, Comparison]  # by pooling
     rule: Rule | None = None  # how they were made; None where nothing could be tested
-    # P-value of Levene's test that all spreads are equal; None where there are too few runs.
-    levene: float | None = None
-    spread: float | None = None  # the standard deviation over seeds that the tested rows have in common; None likewise
+    levene: float | None = None  # p-value of Levene's test that all spreads are equal; None where runs are too few
+    spread: float | None = None  # the standard deviation over seeds that the tested rows have in common; None for none
     freedom: int = 0  # its degrees of freedom
 
     @property
@@ -93,9 +91,7 @@ class Row:
     ece: float | None  # mean expected calibration error in percent
     error: Comparison  # test error beside the baseline's, in points
     nll_against: Comparison  # NLL beside the baseline's, in nats
-    # 95 % interval of the difference in points, test images taken for a sample, too; None where runs do not say which
-    # images they got right.
-    sampled: Interval | None
+    sampled: Interval | None  # as of `error`, but test images are a sample, too; None where runs don't name theirs
     improvement: float | None  # (baseline - mean) / baseline of the mean test errors, in percent, as papers print it
 
     @property
@@ -215,21 +211,21 @@ def _test(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) ->
     groups = (control, *samples)
     freedom = sum(map(len, groups)) - len(groups)
     spread = math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / freedom)
-    levene = _levene(groups)
+    family = Family({}, None, _levene(groups), spread, freedom)
     if spread < _ROUNDING:  # Scores that agree to the image are no evidence that seeds do not differ.
-        return Family({}, None, levene, None, freedom), [(None, None)] * len(samples)
+        return replace(family, spread=None), [(None, None)] * len(samples)
     with warnings.catch_warnings():
         # Runs of one pooling may agree to the image; the spread comes from the others.
         warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
-        if levene is None or levene >= 1 - LEVEL:
+        if family.levene is None or family.levene >= 1 - LEVEL:
             result = stats.dunnett(*samples, control=control, rng=np.random.default_rng(0))
             bounds = result.confidence_interval(LEVEL)
             ends = map(Interval, bounds.low.tolist(), bounds.high.tolist())
-            return Family({}, Rule.DUNNETT, levene, spread, freedom), [*zip(result.pvalue.tolist(), ends, strict=True)]
+            return replace(family, rule=Rule.DUNNETT), [*zip(result.pvalue.tolist(), ends, strict=True)]
         welch = [_welch(values, control, len(samples)) for values in samples]
     adjusted = holm([1.0 if p is None else p for p, _ in welch])
     results = [(None if p is None else a, interval) for a, (p, interval) in zip(adjusted, welch, strict=True)]
-    return Family({}, Rule.WELCH, levene, spread, freedom), results
+    return replace(family, rule=Rule.WELCH), results
 
 
 def _levene(groups: Sequence[Sequence[float]]) -> float | None:

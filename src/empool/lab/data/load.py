@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import logging
-import os
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +16,8 @@ from empool.lab.data import sources
 from empool.lab.data.sets import DataSet, Split, Streamed, stratified
 from empool.lab.data.sources import Decoded
 from empool.lab.errors import LabError
-from empool.lab.files import remove_unfinished, replacing
 from empool.lab.study import networks
 from empool.models import Network
-
-_log = logging.getLogger(__name__)
-_FORMAT = 2  # of the cached files; part of their names
-_DAY = 24 * 60 * 60.0  # seconds
 
 
 def load_data(
@@ -57,7 +47,6 @@ def load_data(
         from empool.lab.data import streams
 
         return streams.load(source, train_limit, test_limit)
-    files: Mapping[str, str] = {}
     if own:
         name, decoded = source, _own(source)
         if isinstance(decoded, DataSet):
@@ -66,11 +55,9 @@ def load_data(
                     f"--data {source}: its images come as float tensors; choose among them in the factory itself"
                 )
             return decoded
-        fingerprint = decoded.fingerprint()
     else:
-        files = sources.digests(source)
         name = source if source in sources.KNOWN else Path(source).resolve().name
-        decoded, fingerprint = _cached(source, files, label_column)
+        decoded = sources.decode(source, label_column)
     if workers is not None:
         raise LabError("--workers is for images that are loaded when their turn comes; these are in memory")
     train, test = (decoded.splits[split] for split in sources.SPLITS)
@@ -84,7 +71,7 @@ def load_data(
         train = train[left]
     if test_limit is not None:
         test = test[stratified(test.labels.numpy(), test_limit)]
-    return DataSet(name, train, test, decoded.classes, fingerprint, *_statistics(train), files, measured)
+    return DataSet(name, train, test, decoded.classes, decoded.fingerprint(), *_statistics(train), measured)
 
 
 def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -132,42 +119,3 @@ def _own(spelling: str) -> Decoded | DataSet:
 
 def _as_they_come(images: Dataset[Any], config: object, training: bool) -> Dataset[Any]:
     return images
-
-
-def cache_folder() -> Path:
-    """Give the folder of decoded data sets: ``$XDG_CACHE_HOME/empool``, by default ``~/.cache/empool``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "empool"
-
-
-def _cached(source: str, files: Mapping[str, str], label_column: str | None) -> tuple[Decoded, str]:
-    """Read a decoded data set and its fingerprint from the cache, or decode it and keep it there."""
-    listed = "".join(f"{name}\0{digest}\0" for name, digest in files.items()).encode()
-    key = source if source in sources.KNOWN else f"folder-{hashlib.blake2b(listed, digest_size=16).hexdigest()}"
-    chosen = f"-{hashlib.blake2b(label_column.encode(), digest_size=4).hexdigest()}" if label_column else ""
-    path = cache_folder() / f"{key}{chosen}-v{_FORMAT}.npz"
-    try:
-        # A zip archive holds a checksum of each array, and reading it whole verifies it.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            about = json.loads(str(kept["about"]))
-            splits = {
-                name: Split(*(torch.from_numpy(kept[f"{name}_{what}"]) for what in ("images", "labels")))
-                for name in sources.SPLITS
-            }
-        return Decoded(splits, tuple(about["classes"])), about["fingerprint"]
-    except (FileNotFoundError, NotADirectoryError):
-        _log.info("decoding %s (once; kept in %s)", source, path)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, KeyError, EOFError, OSError):
-        _log.warning("%s is damaged; decoding %s again", path, source)
-    decoded = sources.decode(source, label_column)
-    fingerprint = decoded.fingerprint()
-    arrays: dict[str, Any] = {f"{name}_images": split.images.numpy() for name, split in decoded.splits.items()}
-    arrays |= {f"{name}_labels": split.labels.numpy() for name, split in decoded.splits.items()}
-    arrays["about"] = np.array(json.dumps({"classes": decoded.classes, "fingerprint": fingerprint}))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path.parent, age=_DAY)  # Other processes may be decoding too.
-        with replacing(path) as unfinished, unfinished.open("wb") as target:
-            np.savez(target, **arrays)
-    except OSError as error:
-        _log.warning("cannot keep the decoded images in %s (%s); going on without", path, error.strerror)
-    return decoded, fingerprint

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,6 @@ class DataSet:
     fingerprint: str  # of all images and labels, or of their names if they are streamed, before any limit; hexadecimal
     mean: tuple[float, ...] = ()  # of each channel of the training images in memory, in [0, 255]
     std: tuple[float, ...] = ()  # standard deviation, likewise; 1 for a channel without any
-    files: Mapping[str, str] = field(default_factory=dict)  # hash of each file that is read whole, by its path
     validation: Split | None = None  # training images that are held out, and measured alone
 
 

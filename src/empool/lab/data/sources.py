@@ -72,39 +72,8 @@ class Decoded(NamedTuple):
         return digest.hexdigest()
 
 
-def digests(source: str) -> dict[str, str]:
-    """Give the hash of each file of a folder, by its path in there; none for a data set with a name.
-
-    Raises:
-        LabError: if there is no such source.
-    """
-    if source in KNOWN:
-        return {}
-    folder = Path(source)
-    if not folder.exists():
-        raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or a folder')
-    if not folder.is_dir():
-        raise LabError(f"{folder} is a file: expected a folder of parquet files or of class folders")
-    files = {}
-    for path in _files(folder):
-        digest = hashlib.blake2b(digest_size=16)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        files[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return files
-
-
 def decode(source: str, label_column: str | None = None) -> Decoded:
-    """Decode a whole data set.
-
-    Args:
-        source: a name of `KNOWN`, or a folder.
-        label_column: of parquet files; None chooses it if there is no doubt.
-
-    Raises:
-        LabError: naming the file and what is wrong with it.
-    """
+    """Decode a whole data set, of a name of `KNOWN` or a folder; what is wrong with it is named with its file."""
     if label_column is not None and source in KNOWN:
         raise LabError(f"--label-column is for a folder of parquet files, and {source} is a name")
     if source == "digits":
@@ -112,8 +81,12 @@ def decode(source: str, label_column: str | None = None) -> Decoded:
     if source in KNOWN and not KNOWN[source].shipped:
         return _hub(source)
     folder = _shipped(source) if source in KNOWN else Path(source)
-    parquet = [path for path in _files(folder) if path.suffix == ".parquet"]
-    if parquet:
+    if not folder.exists():
+        raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or a folder')
+    if not folder.is_dir():
+        raise LabError(f"{folder} is a file: expected a folder of parquet files or of class folders")
+    files = (path for path in folder.rglob("*.parquet") if path.is_file() and not path.name.startswith("."))
+    if parquet := sorted(files):
         return _parquet(folder, parquet, label_column)
     if label_column is not None:
         raise LabError(f"--label-column is for parquet files, and {folder} holds none")
@@ -134,11 +107,6 @@ def _shipped(name: str) -> Path:
             f"{name} comes with the repository: clone it, or use --data cifar10 --train-limit 2000 --test-limit 2000"
         )
     return folder
-
-
-def _files(folder: Path) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return sorted(path for path in files if path.suffix.lower() in {".parquet", *_SUFFIXES})
 
 
 def _digits() -> Decoded:
@@ -268,8 +236,7 @@ def class_folders(
 ) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
     """List the classes of train/CLASS/IMAGE and test/CLASS/IMAGE in an order, and the images of both with their labels.
 
-    Raises:
-        LabError: naming what is missing, or is there and would be left out.
+    What is missing is refused, and so is what would be left out.
     """
     classes: tuple[str, ...] = ()
     listed = {}
@@ -308,11 +275,7 @@ def _class_images(folder: Path) -> list[Path]:
 
 
 def arrays(name: str, rows: Mapping[str, Iterable[Row]], classes: tuple[str, ...]) -> Decoded:
-    """Decode the rows of both splits, and check that they belong together; without classes, the labels name them.
-
-    Raises:
-        LabError: naming the row and what is wrong with it.
-    """
+    """Decode the rows of both splits, and check that they belong together; without classes, the labels name them."""
     splits = {split: _decoded(f"{name}, {split}", of_split, len(classes)) for split, of_split in rows.items()}
     sizes = [split.images.shape[1:] for split in splits.values()]
     if sizes[0] != sizes[1]:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -41,9 +40,6 @@ class Ray(Here):
         cpus: that a run takes, and threads that PyTorch uses in it.
         gpus: that a run takes, or the share of one; None: one if it is computed on GPUs.
         device: "cpu", "cuda", or "auto" for what the nodes have.
-
-    Raises:
-        LabError: if Ray is not installed, the cluster cannot be joined within seconds, or no node has what a run takes.
     """
 
     slots = 1_000_000  # The cluster itself does no more at once than it has room for.
@@ -184,7 +180,7 @@ def _appears(path: Path, content: str | None = None) -> bool:
         time.sleep(0.1)
 
 
-def _join(address: str | None) -> ModuleType:
+def _join(address: str | None) -> Any:
     """Join or start a cluster, and return Ray's module, which is quiet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # How Ray will behave from a later version on, of which it warns.
@@ -208,8 +204,7 @@ def _join(address: str | None) -> ModuleType:
         if stopped.code != signal.SIGTERM:
             raise
         raise signals.Terminated from None
-    module: ModuleType = ray
-    return module
+    return ray
 
 
 def _knock(address: str) -> None:

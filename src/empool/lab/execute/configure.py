@@ -26,11 +26,7 @@ _SAME = {field.name for field in dataclasses.fields(Options)} & {field.name for 
 def configure(
     options: Options, poolings: Sequence[str], seeds: Sequence[int] = (0,), device: str = "cpu"
 ) -> tuple[list[RunConfig], DataSet]:
-    """Load the data, and give the runs: all poolings with the first seed, then with the second, ...
-
-    Raises:
-        LabError: for what doesn't exist or is out of range.
-    """
+    """Load the data, and give the runs: all poolings with the first seed, then with the second, ..."""
     if not 0 <= options.validation < 1:
         raise LabError(f"validation: expected a share of the training images, from 0 to below 1: {options.validation}")
     if options.sync_batchnorm and device == "cpu":
@@ -74,18 +70,14 @@ def _recipe(network: Network, options: Options) -> Recipe:
     recipe = run.changed(recipe, [*choices, *(options.recipe or ())])
     if network.streams:
         return recipe
-    fitting = known.augment if known else sources.PATH_AUGMENT
-    return dataclasses.replace(
-        recipe, augment=str(batches.parse(fitting if recipe.augment == "auto" else recipe.augment))
-    )
+    if recipe.augment == "auto":
+        return dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+    batches.parse(recipe.augment)  # Other spellings are refused.
+    return recipe
 
 
 def _try_out(each: RunConfig, data: DataSet) -> None:
-    """Make a run's network without its weights, so that what is wrong with it is said before anything is trained.
-
-    Raises:
-        LabError: if it cannot be made, would be the same network as with max, or gives something else than logits.
-    """
+    """Make a run's network without its weights, so that what is wrong with it is said before anything is trained."""
     if each.layer is None and getattr(each.training, "strided_convs", True) is False:
         raise LabError(f"{models.NONE} and max are the same {each.model} unless --recipe strided_convs=true is given")
     own = networks.is_own(each.model)

@@ -113,7 +113,7 @@ def carry_out(
     from empool.lab.study import folder
 
     with folder.opened(directory):
-        folder.claim(directory, runs, data.files, command)
+        folder.claim(directory, runs, command)
         loggers.prepare(directory)
         done = {(record["pooling"], record["seed"]): record for record in folder.gather(directory)}
         missing = [run for run in runs if (run.pooling, run.seed) not in done]

@@ -37,11 +37,7 @@ class Died(Exception):
 
 
 class Here:
-    """Where runs are done: this process, together with those that `follow`, one after another; or what a subclass says.
-
-    Args:
-        device: that computes them, "cpu", "cuda" or "auto".
-    """
+    """Where runs are done: in this process and those that `follow`, one after another, or as a subclass says."""
 
     slots = 1  # runs that it takes at once
 

@@ -79,9 +79,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     """
     points = []
     for directory in map(Path, directories):
-        alone = (directory / "results.json").exists()
-        studies = [] if alone else [path.parent for path in sorted(directory.rglob("results.json"))]
-        for made in [_section(study, baseline) for study in studies or [directory]]:
+        for study in [path.parent for path in sorted(directory.rglob("results.json"))] or [directory]:
+            made = _section(study, baseline)
             points += gain.points(made.summary, made.records)
     if not points:
         raise LabError(
@@ -121,11 +120,8 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
     if isinstance(study, (str, Path)):
         made = _section(study, baseline)
     else:
-        records = list(study)
-        for number, record in enumerate(records):
-            if lacking := [name for name in ("pooling", "seed", "test_error") if name not in record]:
-                raise LabError(f"table: record {number} lacks {', '.join(lacking)}")
-        own = [{"data": "data", "model": "model", "converged": one["test_error"] is not None, **one} for one in records]
+        unsaid = {"data": "data", "model": "model"}
+        own = [{**unsaid, "converged": one.get("test_error") is not None, **one} for one in study]
         made = _made(checked(own, "table"), "table", baseline, {}, [])
     columns = made.errors.columns.items()
     return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")

@@ -26,9 +26,8 @@ _WRAPPED = 66  # letters in a line of the legend
 def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Give a point for each pooling that was tested, but not for the network without pooling.
 
-    Studies whose error is that of held-out training images chose something; they give none.
-    The gap is the baseline's mean test error less its training error, the gain its test error less the pooling's, in
-    points.
+    Studies whose error is that of held-out training images chose something; they give none. The gap is the
+    baseline's mean test error less its training error, the gain its test error less the pooling's, in points.
     """
     gaps = [
         record["test_error"] - record["train_error"]
@@ -52,18 +51,6 @@ def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _apart(gaps: Sequence[float], widths: Sequence[float], margin: float) -> list[float]:
-    """Move columns sideways, as little as it takes, until none lies on another; gaps ascend."""
-    centres = list(gaps)
-    for _ in range(200):
-        for i in range(len(centres) - 1):
-            excess = (widths[i] + widths[i + 1]) / 2 + margin - (centres[i + 1] - centres[i])
-            if excess > 1e-9:
-                centres[i] -= excess / 2
-                centres[i + 1] += excess / 2
-    return centres
-
-
 @mpl.rc_context(fname=STYLE)
 def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     """Draw the points, of which there is one or more."""
@@ -79,7 +66,10 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     low, high = min(0.0, gaps[0]), gaps[-1]
     high += 0.06 * (high - low) or 1.0
     widths = [min(_APART * (len(column) - 1), _WIDEST) * (high - low) for _, column in columns]
-    centres = _apart(gaps, widths, 0.02 * (high - low))
+    centres: list[float] = []
+    for gap, width, before in zip(gaps, widths, [0.0, *widths], strict=False):  # to the right of the column before
+        beside = (width + before) / 2 + 0.02 * (high - low)
+        centres.append(max(gap, centres[-1] + beside) if centres else gap)
     for number, ((_, column), centre, width) in enumerate(zip(columns, centres, widths, strict=True), start=1):
         places = np.linspace(-width / 2, width / 2, len(column)) + centre
         for x, point in zip(places, column.itertuples(), strict=True):

@@ -36,13 +36,8 @@ BEHIND: dict[str, Any] = {"color": INK, "alpha": 0.65, "linewidth": 1}
 @mpl.rc_context(fname=STYLE)
 def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, beside: paper.Table | None) -> list[Plot]:
     """Draw every plot that the runs give; `curves` are as `read_curves` returns them."""
-    drawn = [
-        errors(summary),
-        improvement_against_p(summary, beside),
-        learning_curves(summary, curves),
-        reliability(summary, records),
-    ]
-    return [plot for plot in drawn if plot is not None]
+    drawn = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
+    return [plot for plot in (*drawn, reliability(summary, records)) if plot is not None]
 
 
 @mpl.rc_context(fname=STYLE)

@@ -132,28 +132,26 @@ def rules(records: Sequence[Record]) -> Sheet | None:
     Args:
         records: as `empool.lab.analyse.evaluate.evaluate` returns them.
     """
-    lines = []  # pooling, rule, its scores, how much more its error is than the expectation's
-    for pooling in dict.fromkeys(record["pooling"] for record in records):
-        for rule in RULES:
-            tested = [one for one in records if one["pooling"] == pooling and one.get(rule) is not None]
-            more = [one[rule]["error"] - one["expectation"]["error"] for one in tested if rule != "expectation"]
-            if tested:
-                lines.append((pooling, rule, [one[rule] for one in tested], more))
+    lines = [
+        {"pooling": one["pooling"], "rule": rule, **one[rule], "more": one[rule]["error"] - one["expectation"]["error"]}
+        for one in records
+        for rule in RULES
+        if one.get(rule) is not None
+    ]
     if not lines:
         return None
-
-    def mean(score: str) -> list[float | None]:
-        return [statistics.mean([one.get(score) for one in scores]) for _, _, scores, _ in lines]
-
+    frame = pd.DataFrame(lines).astype(dict.fromkeys(("error", "nll", "ece"), float))
+    groups = [group for _, group in frame.groupby(["pooling", "rule"], sort=False)]
+    more = [[] if group.rule.iloc[0] == "expectation" else [*group.more] for group in groups]
     columns: Columns = {
-        "Pooling": _poolings([pooling for pooling, *_ in lines]),
-        "Inference rule": ([RULES[rule] for _, rule, *_ in lines], None),
-        "Runs": ([len(scores) for _, _, scores, _ in lines], "d"),
-        "Error %": (mean("error"), ".2f"),
-        POINTS: ([statistics.mean(more) for *_, more in lines], "+.2f"),
-        INTERVAL: ([statistics.mean_interval(more) for *_, more in lines], "+.2f"),
-        "NLL": (mean("nll"), ".4f"),
-        "ECE %": (mean("ece"), ".2f"),
+        "Pooling": _poolings([group.pooling.iloc[0] for group in groups]),
+        "Inference rule": ([RULES[group.rule.iloc[0]] for group in groups], None),
+        "Runs": ([len(group) for group in groups], "d"),
+        "Error %": ([group.error.mean(skipna=False) for group in groups], ".2f"),
+        POINTS: ([statistics.mean(values) for values in more], "+.2f"),
+        INTERVAL: ([statistics.mean_interval(values) for values in more], "+.2f"),
+        "NLL": ([group.nll.mean(skipna=False) for group in groups], ".4f"),
+        "ECE %": ([group.ece.mean(skipna=False) for group in groups], ".2f"),
     }
     members = {one["samples"] for one in records if one["draws"]}
     many = f"{' or '.join(map(str, sorted(members)))} member{'' if members == {1} else 's'}"
@@ -164,7 +162,7 @@ def rules(records: Sequence[Record]) -> Sheet | None:
         "monte_carlo": f"the mean of the probabilities of {many}, sampled for every image anew.",
         "plain_max": "one pass with p = 0.",
     }
-    said = [f"{RULES[rule]}: {notes[rule]}" for rule in RULES if rule in {rule for _, rule, *_ in lines}]
+    said = [f"{RULES[rule]}: {notes[rule]}" for rule in RULES if rule in {line["rule"] for line in lines}]
     said.append("Points: the error less the expectation's on the same network, with its t interval over seeds.")
     if still := dict.fromkeys(record["pooling"] for record in records if not record["draws"]):
         said.append(f"{', '.join(still)}: nothing is sampled, so Monte Carlo would be the single pass.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ def gather(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
-def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], command: str) -> None:
-    """Write study.json and data.json, or add to them what was typed for runs of one configuration.
+def claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
+    """Write study.json, or add to it what was typed for runs of one configuration.
 
     Raises:
         LabError: if the folder holds a study of another configuration or of images that have changed since.
@@ -62,8 +62,12 @@ def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], 
     commands, done = [typed], set[tuple[str, int]]()
     if path.exists():
         study = read_object(path, "configuration", *typed)
-        _check_files(directory, settings, study["configuration"], files)
         other = difference(settings, study["configuration"])
+        if other is not None and other.startswith("fingerprint"):
+            raise LabError(
+                f"{directory} holds a study of other images than {settings['data']} has now: put back what was there, "
+                "or choose another --out"
+            )
         if other is not None:
             raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
         before = study.get("commands") or [{name: study[name] for name in typed}]
@@ -84,20 +88,3 @@ def claim(directory: Path, runs: Sequence[RunConfig], files: Mapping[str, str], 
     }
     remove_unfinished(directory)
     write_json(path, content)
-    if files:
-        write_json(directory / "data.json", files)
-
-
-def _check_files(directory: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Refuse images that have changed since the study began, and say in which files."""
-    written = directory / "data.json"
-    if ours["fingerprint"] == theirs.get("fingerprint") or ours["data"] != theirs.get("data") or not written.exists():
-        return
-    before = read_object(written)
-    if changed := sorted(name for name in {*before, *files} if before.get(name) != files.get(name)):
-        how = "is new" if changed[0] not in before else "has changed" if changed[0] in files else "is missing"
-        more = f", and {len(changed) - 1} other files are not what they were" if len(changed) > 1 else ""
-        raise LabError(
-            f"{directory} holds a study of other images: {ours['data']}/{changed[0]} {how}{more}; "
-            "put back what was there, or choose another --out"
-        )

@@ -25,11 +25,7 @@ def is_own(spelling: str) -> bool:
 
 
 def imported(option: str, spelling: str) -> Callable[..., Any]:
-    """Import what ``package.module:factory`` names, from the working directory too.
-
-    Raises:
-        LabError: if there is no such module or callable.
-    """
+    """Import what ``package.module:factory`` names, from the working directory too; `option` is for messages."""
     module, _, name = spelling.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # So do the processes that runs are done in.
@@ -47,12 +43,7 @@ def imported(option: str, spelling: str) -> Callable[..., Any]:
 
 
 def network(spelling: str) -> Network:
-    """Look a network up; a factory's attribute ``recipe``, an `empool.models.Recipe`, says how it is trained.
-
-    Raises:
-        LabError: for a factory that cannot be imported.
-        ValueError: for an unknown name.
-    """
+    """Look a network up; a factory's attribute ``recipe``, an `empool.models.Recipe`, says how it is trained."""
     if not is_own(spelling):
         return models.network(spelling)
     factory = imported("--model", spelling)
@@ -67,10 +58,6 @@ def create(spelling: str, num_classes: int, pooling: Pooling | None, in_channels
 
     A factory is called with the pooling first, and by name with ``num_classes``, ``in_channels`` and ``image_size``
     where it takes them; it returns a module from images to logits.
-
-    Raises:
-        ValueError: if an option is out of range.
-        LabError: if a factory makes something else.
     """
     if not is_own(spelling):
         return models.create(spelling, num_classes=num_classes, pooling=pooling, in_channels=in_channels, **options)

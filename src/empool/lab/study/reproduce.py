@@ -64,11 +64,7 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
 
 
 def protocol(table: str, name: str) -> Protocol:
-    """Return a protocol.
-
-    Raises:
-        LabError: if the table has none of that name.
-    """
+    """Return a protocol of a table."""
     known = TABLES[table]
     if name not in known:
         raise LabError(f"{table}: expected protocol {', '.join(known)}, got {name}")

@@ -171,12 +171,9 @@ def changed(recipe: Recipe, choices: Iterable[str]) -> Recipe:
 
 
 def poolings(spellings: str | Iterable[str], model: str) -> list[str]:
-    """Read a list of poolings for a network, each spelled as `str` does it and named once; "none" may be one.
+    """Read the poolings for a network, each spelled as `str` does it and named once; "none" may be one.
 
-    Args:
-        spellings: with commas between, where a number after a comma belongs to the pooling before it:
-            "max,ordinal:0.7,0.3" are two; or a list of spellings and `empool.distributions.Pooling`.
-        model: the network.
+    Spellings stand in a list, or with commas between: "max,ordinal:0.7,0.3" are two.
 
     Raises:
         LabError: for an unknown pooling, one whose number is out of range, or "none" for a network that needs one.

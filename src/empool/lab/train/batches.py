@@ -27,11 +27,6 @@ class Augment:
     reflect: bool = False  # pad with the image's reflection, in place of the mean
     alternating: bool = False  # mirror an image in every other epoch, in place of half of them at random
 
-    def __str__(self) -> str:
-        parts = [f"{'shift' if self.reflect else 'crop'}:{self.pad}"] * (self.pad > 0)
-        parts += ["alternating-mirror" if self.alternating else "mirror"] * self.mirror
-        return ",".join(parts) or "none"
-
     def drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw for `count` images rows and columns in [-pad, pad] ``(N, 2)``, and which are mirrored ``(N,)``."""
         shift = torch.randint(-self.pad, self.pad + 1, (count, 2), generator=generator)
@@ -54,13 +49,7 @@ def parse(spelling: str) -> Augment:
 
 
 class Normaliser:
-    """Make network input of stored images: mean 0 and standard deviation 1 in each channel.
-
-    Args:
-        mean: of each channel, in [0, 255].
-        std: standard deviation, likewise.
-        device: where the images are.
-    """
+    """Make network input of stored images, by mean and standard deviation in [0, 255]: 0 and 1 in each channel."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str) -> None:
         self.mean = torch.tensor(mean, dtype=torch.float32, device=device)
@@ -121,34 +110,18 @@ def _check_size(together: Processes, batch_size: int, images: int) -> None:
 
 
 class Batches:
-    """An epoch's batches, already on the device; the same for every pooling.
+    """An epoch's batches, already on the device; the same for every pooling. Each process takes its share of a batch.
 
-    Args:
-        images: training images and labels, on the device.
-        batch_size: images a batch; the last batch is smaller, and left out if it is a single image (which batch
-            normalisation cannot take).
-        augment: random crop and mirror.
-        normaliser: of the data set.
-        seed: of the run.
-        together: each of these processes takes its share of every batch.
-        drop_last: leave a smaller last batch out.
+    The last batch is smaller. It is left out if it is a single image, which batch normalisation cannot take, or where
+    the recipe says ``drop_last``.
     """
 
-    def __init__(
-        self,
-        images: Split,
-        batch_size: int,
-        augment: Augment,
-        normaliser: Normaliser,
-        seed: int,
-        together: Processes = ALONE,
-        *,
-        drop_last: bool = False,
-    ) -> None:
-        self.images, self.batch_size, self.augment, self.normaliser = images, batch_size, augment, normaliser
-        self.seed, self.together, self.drop_last = seed, together, drop_last
+    def __init__(self, images: Split, config: RunConfig, normaliser: Normaliser, together: Processes = ALONE) -> None:
+        self.images, self.normaliser, self.seed, self.together = images, normaliser, config.seed, together
+        self.batch_size, self.augment = config.training.batch_size, parse(config.training.augment)
+        self.drop_last = getattr(config.training, "drop_last", False)
         self.epoch = 0  # of the batches that come next
-        _check_size(together, batch_size, len(images))
+        _check_size(together, self.batch_size, len(images))
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
@@ -187,16 +160,9 @@ class _Shares(BatchSampler):
 
 
 class Stream:
-    """Batches of images that are loaded when their turn comes, on the device.
+    """Batches of images that are loaded when their turn comes, on the device; each process loads its share.
 
-    Args:
-        images: to be loaded.
-        config: the run.
-        training: whether the images are shuffled, and an incomplete last batch left out.
-        together: each of these processes loads its share.
-
-    Raises:
-        LabError: if there is not one batch.
+    In training they are shuffled, and an incomplete last batch is left out.
     """
 
     def __init__(self, images: Streamed, config: RunConfig, *, training: bool, together: Processes = ALONE) -> None:
@@ -204,7 +170,7 @@ class Stream:
         if training and len(images) < size:
             raise LabError(f"{len(images)} training images are no batch of {size}: give a --batch-size")
         _check_size(together, size, len(images))
-        self.images, self.config, self.training, self.epoch = images, config, training, 0
+        self.images, self.config, self.epoch = images, config, 0
         self.view: Any = images.view(config, training)
         self.generator = torch.Generator()  # The default one belongs to the draws of the network.
         if training:

@@ -33,36 +33,29 @@ def begun(folder: Path) -> bool:
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """Read the newest checkpoint of a run that is whole; None for a run that has none yet.
-
-    Raises:
-        LabError: if all that there are are damaged.
-    """
-    paths = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
-    damages: list[LabError] = []
-    for path in paths:
+    """Read the newest checkpoint of a run that is whole; None for a run that has none yet."""
+    damages: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
         try:
             checkpoint = read_checkpoint(path, "delete it, and the run starts again")
         except LabError as error:
-            damages.append(error)
+            damages.append(str(error))
             continue
         for damage in damages:
             epochs = len(checkpoint["history"])
-            _log.warning("%s; going on from %s, of epoch %d", str(damage).partition(";")[0], path, epochs)
+            _log.warning("%s; going on from %s, of epoch %d", damage.partition(";")[0], path, epochs)
         return checkpoint
     if len(damages) > 1:
-        raise LabError(f"{paths[0]} and {paths[1]} are damaged; delete both, and the run starts again")
+        raise LabError(f"{folder / LAST} and {folder / PREVIOUS} are damaged; delete both, and the run starts again")
     if damages:
-        raise damages[0]
+        raise LabError(damages[0])
     return None
 
 
 def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a checkpoint, to the CPU; nothing in it is executed.
-
-    Raises:
-        LabError: if it is damaged, with the remedy.
-    """
+    """Read a checkpoint, to the CPU; nothing in it is executed. A damaged one is refused, with the remedy."""
     try:
         with zipfile.ZipFile(path) as archive:  # PyTorch leaves the checksums that it writes unread.
             if damaged := archive.testzip():

@@ -7,7 +7,7 @@ import functools
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -122,8 +122,3 @@ def compile_(network: nn.Module, device: str) -> None:
         residual = block.get_submodule("residual")
         # Its `compile` would leave the forward of `nn.Sequential`, which is PyTorch's own, as it is.
         residual.forward = torch.compile(residual.forward, dynamic=False)
-
-
-def stance(compiled: bool) -> AbstractContextManager[object]:
-    """Give the context in which calls are compiled, or computed as if they were not."""
-    return nullcontext() if compiled else torch.compiler.set_stance("force_eager")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from empool.lab.data.sets import DataSet, Split, Streamed
+from empool.lab.errors import LabError
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
-from empool.lab.train import batches, device, processes
+from empool.lab.train import device, processes
 from empool.lab.train.batches import Batches, Normaliser, Stream
 from empool.lab.train.metrics import Tally
 
@@ -44,22 +45,15 @@ class Experiment(nn.Module):
         if data.validation is not None:
             self.held_out = data.validation.to(config.device)
         self.normaliser = Normaliser(data.mean, data.std, config.device)
-        recipe = config.training
-        self.batches = Batches(
-            data.train.to(config.device),
-            recipe.batch_size,
-            batches.parse(recipe.augment),
-            self.normaliser,
-            config.seed,
-            self.together,
-            drop_last=getattr(recipe, "drop_last", False),
-        )
+        self.batches = Batches(data.train.to(config.device), config, self.normaliser, self.together)
 
     def prepare(self) -> None:
         """Let a network that has a `prepare_` see training images before it is trained."""
         if hasattr(self.network, "prepare_"):
-            prepare: Any = self.network.prepare_
-            prepare(self.normaliser.plain(self.batches.images.images[:5000]))
+            images = self.batches.images
+            if not isinstance(images, Split):
+                raise LabError(f"{self.config.model} looks at images before it is trained: they must be in memory")
+            cast(Any, self.network).prepare_(self.normaliser.plain(images.images[:5000]))
 
     @torch.no_grad()
     def tally(self, images: Split | Streamed) -> Tally:
@@ -90,7 +84,8 @@ class Experiment(nn.Module):
         half = self.config.precision == "bfloat16"
         # Other sizes, and inference mode, would each be compiled anew.
         compiled = self.network.training and len(images) == self.config.training.batch_size
-        stance = device.stance(compiled) if self.config.compile else nullcontext()
+        plain = self.config.compile and not compiled
+        stance = torch.compiler.set_stance("force_eager") if plain else nullcontext()
         with stance, torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=half):
             logits: Tensor = (through or self.network)(images)
         return logits.float()

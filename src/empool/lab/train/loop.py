@@ -214,13 +214,6 @@ def fit(
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
     the same number of threads, interrupted or not.
 
-    Args:
-        config: the run.
-        data: its data set.
-        directory: of the study.
-        watch: is told of progress.
-        journal: likewise.
-
     Returns:
         The record, as in results.json. What did the run (device, threads, processes, versions, commit) is what began
         it; "resumed" lists what went on with it and is not the same, each with the first epoch that it did.

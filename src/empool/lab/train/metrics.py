@@ -70,11 +70,10 @@ class Tally:
         return torch.cat(self.rights)
 
     def reliability(self) -> dict[str, list[Any]] | None:
-        """Give the bins of the calibration error: what a reliability diagram shows.
+        """Give the bins of the calibration error, which a reliability diagram shows; None if a confidence is no number.
 
-        Returns:
-            Lists with an item a bin: "confidence", the mean probability of the predicted class, and "accuracy", the
-            share of right answers, both None in an empty bin; "count", its images. None if a confidence is no number.
+        Lists with an item a bin: "confidence", the mean probability of the predicted class, and "accuracy", the share
+        of right answers, both None in an empty bin; "count", its images.
         """
         if not bool(torch.cat(self.confidences).isfinite().all()):
             return None

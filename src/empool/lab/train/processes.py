@@ -25,7 +25,6 @@ class Processes:
     rank: int = 0  # of this one; the first, 0, alone writes and prints
     count: int = 1  # of all
     local_rank: int = 0  # of this one among those of its node; also the number of its GPU
-    local_count: int = 1  # of those of its node
 
     def tell(self, what: Any) -> Any:
         """Give to all what the first of them gives; all must call this."""
@@ -67,15 +66,9 @@ ALONE = Processes()
 
 def started() -> Processes:
     """Read from the environment what torchrun or `srun` wrote into it."""
-    for rank, count, local_rank in (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    ):
-        if {rank, count, local_rank} <= os.environ.keys():
-            counted = int(os.environ[count])
-            nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-            local_count = int(os.environ.get("LOCAL_WORLD_SIZE", counted // nodes))
-            return Processes(int(os.environ[rank]), counted, int(os.environ[local_rank]), local_count)
+    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
+        if all(name in os.environ for name in names):
+            return Processes(*(int(os.environ[name]) for name in names))
     return ALONE
 
 
