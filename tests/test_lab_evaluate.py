@@ -116,7 +116,7 @@ def test_an_evaluation_of_before_a_rule_is_read_and_done_again(folder):
     (record,) = run(folder)
     old = {name: value for name, value in record.items() if name not in ("recalibrated", "rules")}
     (folder / "evaluation.json").write_text(json.dumps([old]))
-    assert read_evaluation(folder / "evaluation.json") == [{**old, "recalibrated": None}]
+    assert read_evaluation(folder) == [{**old, "recalibrated": None}]
     assert run(folder) == [record]
 
 

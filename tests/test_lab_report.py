@@ -390,8 +390,8 @@ def test_tables_are_put_into_a_page_between_its_marks(tmp_path, ending, capsys):
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
-        ("rules:shapes", "and .*shapes has no such table: run empool evaluate first, or take the mark out"),
-        ("claims:shapes", "the paper claims nothing of these data, this network or these poolings; take the mark out"),
+        ("rules:shapes", "and .*shapes has no such table: it takes an empool evaluate; take the mark out"),
+        ("claims:shapes", "has no such table: it takes claims of the paper; take the mark out"),
         ("study:other", r"page\.md: expected a line <!-- study:shapes --> and after it a line"),
         (None, r"page\.md is missing: expected a page"),
     ],

@@ -44,16 +44,13 @@ def evaluate(
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
 
     What evaluation.json already says of the same weights, tested in the same way, is not done again; what it says of
-    poolings that are not asked for stays. The arguments are the options of `empool evaluate`.
+    poolings that are not asked for stays. The arguments are the options of `empool evaluate`; LabError says what lacks.
 
     Returns:
         One record a run that was tested, with the scores of each rule: "expectation" is one deterministic pass in
         inference mode; "recalibrated" the same after `empool.recalibrate_` on the training images without augmentation,
         None without batch normalisation; "monte_carlo" the mean of the probabilities of `samples` members, None where
         nothing is sampled; "plain_max" the single pass with p = 0, None without p. What is not finite is None, too.
-
-    Raises:
-        LabError: if there is no finished run, or no checkpoint or data set of one.
     """
     runs = _finished(directory, poolings)
     device = device_named(device)
@@ -89,7 +86,7 @@ def evaluate(
             "device": provenance.device_name(device),
             "versions": provenance.versions(),
         }
-        known = [one for one in _known(directory) if all(one.get(name) == test[name] for name in test)]
+        known = [one for one in read_evaluation(directory) if all(one.get(name) == test[name] for name in test)]
         _log.info("%s, seed %d%s", config.pooling, config.seed, ": evaluated before" if known else "")
         records.append(known[0] if known else {**_evaluate(folder, config, loaded, test["samples"]), **test})
         _write(directory, records)
@@ -98,16 +95,11 @@ def evaluate(
     return records
 
 
-def _known(directory: Path) -> list[dict[str, Any]]:
-    path = directory / "evaluation.json"
-    return read_evaluation(path) if path.exists() else []
-
-
 def _write(directory: Path, records: list[dict[str, Any]]) -> None:
     """Put records in the place of what the file says of the same runs; another evaluation may be writing there too."""
     tested = {(record["pooling"], record["seed"]) for record in records}
     with FileLock(directory / ".evaluation.lock"):
-        others = [record for record in _known(directory) if (record["pooling"], record["seed"]) not in tested]
+        others = [record for record in read_evaluation(directory) if (record["pooling"], record["seed"]) not in tested]
         write_json(directory / "evaluation.json", records + others)
 
 

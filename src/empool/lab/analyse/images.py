@@ -38,9 +38,6 @@ def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float
     bootstrap standard deviations wide as the largest of all differences needs. From few seeds a bootstrap is too
     narrow: it stands beside the test and decides nothing.
 
-    Returns:
-        Low and high ends in points, by pooling; of those of which nothing varies, none.
-
     Source: Owen and Eckles, Annals of Applied Statistics 6(3), 2012.
     """
     images = right[baseline].shape[1] if baseline in right else 0

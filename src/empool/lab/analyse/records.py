@@ -68,9 +68,10 @@ def checked(records: Any, source: str) -> list[Record]:
     return records
 
 
-def read_evaluation(path: Path) -> list[dict[str, Any]]:
-    """Read evaluation.json, a rule that it lacks being None; raise LabError if it holds something else."""
-    records = read_json(path)
+def read_evaluation(directory: Path) -> list[dict[str, Any]]:
+    """Read evaluation.json if it is there, a rule that it lacks being None; raise LabError for anything else."""
+    path = directory / "evaluation.json"
+    records = read_json(path) if path.exists() else []
     needed = {"pooling", "seed", "samples", "draws", *RULES} - {_LATER}
     if not isinstance(records, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in records):
         raise LabError(f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it")

@@ -22,19 +22,11 @@ from empool.lab.report.table import IMAGES_TOO, NEEDED, POINTS, VERDICT, Sheet
 
 __all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdict", "write_gain", "write_report"]
 
-_REMEDIES = {
-    "nll": "its runs did not record a negative log-likelihood; take the mark out",
-    "claims": "the paper claims nothing of these data, this network or these poolings; take the mark out",
-    "rules": "run empool evaluate first, or take the mark out",
-}
+_MADE_OF = {"nll": "test_nll in its records", "claims": "claims of the paper", "rules": "an empool evaluate"}
 
 
 def write_report(directory: Path, baseline: str = BASELINE) -> Path:
-    """Write report.html, table.md, table.tex and the plots into a study's folder; return the page's path.
-
-    Raises:
-        LabError: if results.json, study.json, evaluation.json or a run's metrics.csv lacks what it should hold.
-    """
+    """Write report.html, table.md, table.tex and the plots into a study's folder; LabError names a damaged file."""
     directory = Path(directory)
     made = _section(directory, baseline)
     drawn = plots(made.summary, made.records, read_curves(directory, made.records), made.beside)
@@ -50,20 +42,19 @@ def write_report(directory: Path, baseline: str = BASELINE) -> Path:
 def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list[str]:
     """Put a study's tables into a page, each between its marks ``<!-- KIND:NAME -->``, NAME being the folder's name.
 
-    The kinds are study (test errors and the protocol), nll, claims and rules; those that the page has are returned.
-
-    Raises:
-        LabError: as `write_report`, and if the page has no such marks, or one for which the study has no table.
+    The kinds are study (test errors and the protocol), nll, claims and rules; those that the page has are returned. A
+    page without marks is refused, and so is one with a mark for which the study has no table.
     """
     directory = Path(directory)
     made, name = _section(directory, baseline), directory.resolve().name
-    found = {kind: getattr(made, kind) for kind in _REMEDIES}
+    found = {kind: getattr(made, kind) for kind in _MADE_OF}
     texts = {"study": _in_page(made)}
     texts |= {kind: table.markdown(sheet) if sheet else "" for kind, sheet in found.items()}
     marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")] or ["study"]
     for kind in marked:
         if not texts[kind]:
-            raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {_REMEDIES[kind]}")
+            made_of = f"it takes {_MADE_OF[kind]}; take the mark out"
+            raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {made_of}")
     for kind in marked:
         pages.put(target, f"{kind}:{name}", texts[kind])
     return marked
@@ -72,10 +63,7 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
 def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE) -> Path:
     """Draw gain over the baseline against its generalisation gap into gain.svg, with gain.md for the numbers.
 
-    The directories are of studies, or hold some; every setting of every study is a column.
-
-    Raises:
-        LabError: as `write_report`, and if no study has a gap and something to compare with the baseline.
+    The directories are of studies, or hold some; every study is a column.
     """
     points = []
     for directory in map(Path, directories):
@@ -108,14 +96,10 @@ def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
 
 
 def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -> pd.DataFrame:
-    """Return the table of test errors of one network and data set, a row a pooling.
-
-    Args:
-        study: its folder, or the records of its runs, with at least "pooling", "seed" and "test_error" in percent.
-        baseline: spelling of the pooling that the others are compared with.
+    """Return the table of test errors, a row a pooling, of a study's folder or of the records of its runs.
 
     Raises:
-        LabError: as `write_report` does, for a record that lacks something, or for several settings.
+        LabError: as `write_report` does, or for a record without "pooling", "seed" or "test_error", in percent.
     """
     if isinstance(study, (str, Path)):
         made = _section(study, baseline)
@@ -144,10 +128,7 @@ def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return for the terminal how many seeds each row of a study needs, and what its seeds can show."""
     made = _section(directory, baseline)
     if not made.power:
-        raise LabError(
-            f"{directory} tells no spread: expected two runs or more of {baseline} and of another pooling that "
-            "converged and differ"
-        )
+        raise LabError(f"{directory} tells no spread: expected two runs of {baseline} and of another that differ")
     columns = {name: made.errors.columns[name] for name in ("Pooling", POINTS, VERDICT, NEEDED)}
     return rich.console.Group(table.terminal(Sheet("", columns), made.title), *made.power)
 
@@ -161,9 +142,8 @@ def rules(evaluated: Sequence[Record]) -> rich.console.Group:
 
 def _section(directory: str | Path, baseline: str) -> Section:
     """Read a study's folder, and put together what it has to say."""
-    evaluation, records = Path(directory) / "evaluation.json", read_records(Path(directory))
-    evaluated = read_evaluation(evaluation) if evaluation.exists() else []
-    return _made(records, str(directory), baseline, _study(directory), evaluated)
+    directory = Path(directory)
+    return _made(read_records(directory), str(directory), baseline, _study(directory), read_evaluation(directory))
 
 
 def _made(
@@ -173,9 +153,9 @@ def _made(
     return sections.make(runs, study, baseline, evaluated)
 
 
-def _study(directory: str | Path) -> Mapping[str, Any]:
+def _study(directory: Path) -> Mapping[str, Any]:
     """Read study.json; a study without one has no planned runs and no command to show."""
-    path = Path(directory) / "study.json"
+    path = directory / "study.json"
     return read_object(path) if path.exists() else {}
 
 

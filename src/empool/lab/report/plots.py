@@ -37,7 +37,7 @@ BEHIND: dict[str, Any] = {"color": INK, "alpha": 0.65, "linewidth": 1}
 def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, beside: paper.Table | None) -> list[Plot]:
     """Draw every plot that the runs give; `curves` are as `read_curves` returns them."""
     drawn = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
-    return [plot for plot in (*drawn, reliability(summary, records)) if plot is not None]
+    return [*filter(None, (*drawn, reliability(summary, records)))]
 
 
 @mpl.rc_context(fname=STYLE)
@@ -159,9 +159,7 @@ def _span(values: Sequence[float], others: Sequence[float]) -> tuple[float, floa
 def read_curves(directory: Path, records: Sequence[Record]) -> pd.DataFrame:
     """Read the learning curves of the runs whose metrics are in a study's folder; raise LabError if one is damaged.
 
-    Returns:
-        A row a run and epoch: pooling, seed, epoch, test_error and train_error in percent, the latter of the batches
-        as they came, and fitted: the training error at the end, of the images as they are and in inference mode.
+    In percent: train_error, of the batches as they came, and fitted, at the end, of the images in inference mode.
     """
     found = []
     for record in records:

@@ -127,11 +127,7 @@ def claims(judged: Sequence[Judgement]) -> Sheet | None:
 
 
 def rules(records: Sequence[Record]) -> Sheet | None:
-    """Lay out how the same trained networks test by each rule, means over runs; None without records.
-
-    Args:
-        records: as `empool.lab.analyse.evaluate.evaluate` returns them.
-    """
+    """Lay out how networks test by each rule, means over runs, from records of `evaluate`; None without records."""
     lines = [
         {"pooling": one["pooling"], "rule": rule, **one[rule], "more": one[rule]["error"] - one["expectation"]["error"]}
         for one in records

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -44,7 +43,7 @@ def render(study: Mapping[str, Any], section: Section, plots: Sequence[Plot]) ->
         assumptions = ()  # a network that this version does not know, in an old study
     versions = [record.get("versions") or {} for record in section.records]
     packages = dict.fromkeys(name for one in versions for name in one)
-    seconds = float(np.nansum(pd.to_numeric(pd.Series([one.get("seconds") for one in section.records]), "coerce")))
+    seconds = pd.to_numeric(pd.Series([one.get("seconds") for one in section.records]), "coerce").sum()
     configuration = pd.json_normalize(dict(study.get("configuration", {}))).iloc[0].to_dict()
     configuration |= {name: study[name] for name in ("poolings", "seeds") if name in study}
     return environment.get_template("page.html.jinja").render(
