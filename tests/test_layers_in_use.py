@@ -100,6 +100,8 @@ def test_a_trainable_beta_is_a_parameter_and_gets_a_gradient(given: bool, beta: 
     assert not given or layer.beta is parameter
     fixed = empool.SoftPool2d(2, beta=beta).eval()
     torch.testing.assert_close(layer.eval()(images()), fixed(images()))
+    expected = fixed(images())
+    torch.testing.assert_close(fixed.half().to("meta")(images()), expected, rtol=0, atol=0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         layer.to(dtype).zero_grad()
         layer(images().to(dtype)).square().sum().backward()

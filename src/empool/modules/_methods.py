@@ -131,6 +131,14 @@ class Softened(Pool):
         else:
             self.beta = torch.tensor(checked, dtype=torch.float64) if _is_several(beta) else checked[0]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if isinstance(self.beta, Tensor) and not isinstance(self.beta, nn.Parameter):
+            # As a table: no call waits for it to be sent to a GPU, and it isn't rounded.
+            device = fn(torch.empty(0, device=self.beta.device)).device
+            self.beta = self.beta if device.type == "meta" else self.beta.to(device)
+        return self
+
 
 def _is_several(number: Any) -> bool:
     """Tell whether it is one number for each channel."""
