@@ -70,7 +70,7 @@ def latex(sheet: Sheet) -> str:
 
 
 _STYLES = {Verdict.BETTER.value: "green", Verdict.WORSE.value: "red"}
-_BRIEF = {"Test error %": "Error %", "Improvement %": "Better by %", "Paper: error %": "Paper %"}
+_BRIEF = {"Test error %": "Error %", "Improvement %": "Gain %", "Paper: error %": "Paper %"}
 
 
 def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()) -> rich.table.Table:
@@ -84,7 +84,7 @@ def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()
             _BRIEF.get(name, name),
             justify="right" if name in sheet.numbers else "left",
             no_wrap=name in ("Pooling", INTERVAL),
-            min_width=len(Verdict.UNDECIDED.value) if name == VERDICT else None,
+            min_width=max(map(len, cells[name])),  # Headings are folded where it is narrow, never numbers.
         )
     before = None
     for line in cells.to_dict("records"):
