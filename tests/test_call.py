@@ -13,22 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import empool
-from empool import _call, _extension, _ops, _prepared, _private, _tables, functional
+from empool import _call, _extension, _ops, _prepared, _private, functional
 from empool._call import Method
 from empool.distributions import RankDistribution
 from tolerances import assert_same_bits
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 9), (2, 3, 8, 9)], ids=["unbatched", "batched"])
-@pytest.mark.parametrize("training", [False, True])
-def test_the_second_call_is_planned_already(shape: tuple[int, ...], training: bool) -> None:
-    input = torch.zeros(shape)
-    functional.ensemble_max_pool2d(input, 2, p=0.3, training=training)
-    before = _tables.cached.cache_info()
-    functional.ensemble_max_pool2d(input, [2, 2], p=0.3, training=training)
-    after = _tables.cached.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 2, before.misses)  # Its windows and its p.
-
 
 built = pytest.mark.skipif(not _extension.load(), reason="kernels that are not built remember nothing")
 

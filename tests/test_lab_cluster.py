@@ -174,19 +174,16 @@ def test_what_no_node_has_is_refused(nodes):
             cluster.Ray(nodes, *arguments)
 
 
-@pytest.mark.parametrize(
-    ("cause", "message"),
-    [
+def test_an_error_of_a_run_arrives_in_one_line(tmp_path):
+    exceptions = pytest.importorskip("ray.exceptions")
+    for cause, message in (
         (LabError("last.ckpt is damaged"), r"^last\.ckpt is damaged$"),
         (ModuleNotFoundError("No module named 'timm'"), "a node of the cluster lacks a package: .*'timm'"),
-    ],
-)
-def test_an_error_of_a_run_arrives_in_one_line(tmp_path, cause, message):
-    exceptions = pytest.importorskip("ray.exceptions")
-    failed = Future()
-    failed.set_exception(exceptions.RayTaskError("_do", f"Traceback ...\n{cause!r}", cause).as_instanceof_cause())
-    with pytest.raises(LabError, match=message):
-        joined(tmp_path).result(tiny_data.config(), failed)
+    ):
+        failed = Future()
+        failed.set_exception(exceptions.RayTaskError("_do", f"Traceback ...\n{cause!r}", cause).as_instanceof_cause())
+        with pytest.raises(LabError, match=message):
+            joined(tmp_path).result(tiny_data.config(), failed)
 
 
 def joined(directory):

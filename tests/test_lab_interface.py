@@ -143,17 +143,16 @@ def test_docstring_examples():
     assert doctest.testmod(interface).failed == 0
 
 
-def test_unknown_options_are_refused():
+def test_unknown_options_and_fields_of_the_recipe_are_refused():
     with pytest.raises(TypeError, match="epoch"):
         compare(epoch=3)
-    with pytest.raises(LabError, match='precision: expected float32 or bfloat16, got "float16"'):
-        compare(precision="float16")
-
-
-def test_fields_of_the_recipe_are_checked_for_each_pooling():
-    with pytest.raises(LabError, match="recipe: expected FIELD=VALUE with one of epochs, "):
-        compare(poolings={"max": {"speed": 3}})
-    with pytest.raises(LabError, match="recipe: milestones is of schedule=step"):
-        compare(poolings=["max@milestones=0.5"])
+    for options, message in (
+        ({"precision": "float16"}, 'precision: expected float32 or bfloat16, got "float16"'),
+        ({"device": "tpu"}, 'device: expected auto or cpu or cuda, got "tpu"'),
+        ({"poolings": {"max": {"speed": 3}}}, "recipe: expected FIELD=VALUE with one of epochs, "),
+        ({"poolings": ["max@milestones=0.5"]}, "recipe: milestones is of schedule=step"),
+    ):
+        with pytest.raises(LabError, match=message):
+            compare(**options)
     runs, _ = configure(Options(), ["max@schedule=step@milestones=(0.5, 0.75)"])
     assert runs[0].training.milestones == (0.5, 0.75)

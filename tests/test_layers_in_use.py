@@ -78,19 +78,6 @@ def test_layouts_and_threads_change_no_bit(layer: nn.Module) -> None:
         torch.set_num_threads(threads)
 
 
-def test_a_p_for_each_channel_is_that_p() -> None:
-    layer = LAYERS["a p for each channel"].eval()
-    for channel, p in enumerate((0.0, 0.5, 1.0)):
-        part = images()[:, channel : channel + 1]
-        expected = empool.functional.ensemble_max_pool2d(part, 2, p=p, training=False)
-        torch.testing.assert_close(layer(images())[:, channel : channel + 1], expected, rtol=0, atol=0)
-    largest, second = F.max_pool2d(images(), 2)[:, 0], -F.max_pool2d(-images(), 2)[:, 2]
-    output = sampled(layer, images())
-    torch.testing.assert_close(output[:, 0], largest, rtol=0, atol=0)
-    assert (output[:, 2] >= second).all()
-    assert (output[:, 2] < F.max_pool2d(images(), 2)[:, 2]).all()
-
-
 @pytest.mark.parametrize("beta", [1.5, [0.5, 1.0, 2.0]])
 @pytest.mark.parametrize("given", [False, True])
 def test_a_trainable_beta_is_a_parameter_and_gets_a_gradient(given: bool, beta: float | list[float]) -> None:
@@ -124,18 +111,6 @@ def test_a_distribution_of_more_ranks_takes_the_place_of_one_of_fewer() -> None:
         expected = empool.RankPool2d(2, distribution=empool.Ordinal(weights))
         torch.testing.assert_close(sampled(layer, images()), sampled(expected, images()), rtol=0, atol=0)
         torch.testing.assert_close(layer.eval()(images()), expected.eval()(images()), rtol=0, atol=0)
-
-
-def test_p_may_change_between_evaluations_and_their_backward() -> None:
-    layer = empool.EnsembleMaxPool2d(2, p=0.3).eval()
-    input, expected = images().requires_grad_(), images().requires_grad_()
-    outputs = []
-    for p in (0.3, 0.6):
-        layer.p = p
-        outputs.append(layer(input))
-        empool.functional.ensemble_max_pool2d(expected, 2, p=p, training=False).sum().backward()
-    sum(outputs).sum().backward()
-    torch.testing.assert_close(input.grad, expected.grad)
 
 
 @pytest.mark.parametrize("training", [False, True])

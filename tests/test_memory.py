@@ -187,13 +187,6 @@ def test_two_p_before_one_backward() -> None:
     torch.testing.assert_close(both, sum(alone))
 
 
-def test_a_distribution_of_another_length() -> None:
-    layer = empool.RankPool2d(2, distribution=empool.Ordinal((0.5, 0.5))).eval()
-    layer(INPUT)
-    layer.distribution = empool.Ordinal((0.2, 0.3, 0.5))
-    assert_same_bits(layer(INPUT), empool.RankPool2d(2, distribution=empool.Ordinal((0.2, 0.3, 0.5))).eval()(INPUT))
-
-
 def test_beta_made_for_fake_tensors_serves_no_real_one() -> None:
     with FakeTensorMode() as mode:
         functional.soft_pool2d(mode.from_tensor(INPUT), 2, beta=0.7654, training=False)
