@@ -6,6 +6,7 @@ import csv
 import doctest
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 import empool
 import tiny_data
 from empool.lab import LabError, Study, compare, interface, table
+from empool.lab.analyse import images
 from empool.lab.execute.configure import Options, configure
 from empool.models import Recipe
 
@@ -70,19 +72,17 @@ def _here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("data", ["in_bytes", "in_floats"])
 def test_a_network_and_data_of_ones_own(data):
     poolings = {"max": {}, empool.EnsembleMax(0.3): {"learning_rate": 0.04, "epochs": 9}}
-    options = {"workers": 0} if data == "in_floats" else {}
-    study = compare(f"test_lab_interface:{data}", "test_lab_interface:net", poolings, 2, out="study", **options)
+    workers = 0 if data == "in_floats" else None
+    study = compare(f"test_lab_interface:{data}", "test_lab_interface:net", poolings, 2, out="study", workers=workers)
     spelled = "ensemble:0.3@learning_rate=0.04@epochs=9"
     assert [(record["pooling"], record["epochs"]) for record in study.records] == [("max", 6), (spelled, 9)] * 2
     assert all(record["test_error"] < 50 for record in study.records)
     assert [record["image_shape"] for record in study.records] == [[1, 8, 8]] * 4
-    assert study.frame().shape[0] == 4
     assert study.table().index.tolist() == ["max", spelled]
     assert study.plot()._repr_svg_().startswith("<svg")
-    assert study.report().name == "report.html"
-    again = Study("study", baseline=spelled)
-    assert repr(again) == "Study('study', 4 runs)"
-    assert "<table" in again._repr_html_()
+    assert (study.frame().shape[0], study.report().name) == (4, "report.html")
+    assert repr(study) == "Study('study', 4 runs)"
+    assert "<table" in Study("study", baseline=spelled)._repr_html_()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_held_out_images_are_measured_and_never_trained_on():
     assert not rows & {tuple(image.flatten().tolist()) for image in data.train.images}
     assert rows <= {tuple(image.flatten().tolist()) for image in all_of_it.train.images}
     assert whole.fingerprint == run.fingerprint
-    study = compare("shapes", poolings=["max"], seeds=1, epochs=2, batch_size=10, validation=0.2, out="study")
+    study = compare(Path("shapes"), poolings=["max"], seeds=1, epochs=2, batch_size=10, validation=0.2, out="study")
     (record,) = study.records
     assert 0 <= record["validation_error"] <= 100
     with open("study/max/0/metrics.csv", newline="") as file:
@@ -120,10 +120,7 @@ def test_held_out_images_are_measured_and_never_trained_on():
 
 
 def test_a_record_says_which_test_images_its_run_got_right():
-    from empool.lab.analyse import images
-
-    study = compare(poolings=["max"], seeds=1, epochs=1, train_limit=300, out="study")
-    (record,) = study.records
+    (record,) = compare(poolings=["max"], seeds=1, epochs=1, train_limit=300, out="study").records
     right = images.which_were_right(record)
     assert len(right) == record["test_images"]
     assert 100 * (1 - right.mean()) == pytest.approx(record["test_error"])
@@ -134,7 +131,7 @@ def test_records_of_ones_own_go_into_the_same_table():
     made = table(rows)
     assert made.index.tolist() == ["max", "ensemble:0.1"]
     assert made["Test error %"].tolist() == pytest.approx([10.2, 9.1333], abs=1e-3)
-    assert table(rows, baseline="ensemble:0.1").index.tolist() == ["max", "ensemble:0.1"]
+    assert table(pandas.DataFrame(rows), baseline="ensemble:0.1").index.tolist() == ["max", "ensemble:0.1"]
     with pytest.raises(LabError, match="table: run 1 has no valid test_error"):
         table([{"pooling": "max", "seed": 0}])
 
@@ -148,11 +145,12 @@ def test_unknown_options_and_fields_of_the_recipe_are_refused():
         compare(epoch=3)
     for options, message in (
         ({"precision": "float16"}, 'precision: expected float32 or bfloat16, got "float16"'),
+        *(({none: []}, "a study needs at least one pooling and one seed") for none in ("poolings", "seeds")),
         ({"device": "tpu"}, 'device: expected auto or cpu or cuda, got "tpu"'),
         ({"poolings": {"max": {"speed": 3}}}, "recipe: expected FIELD=VALUE with one of epochs, "),
         ({"poolings": ["max@milestones=0.5"]}, "recipe: milestones is of schedule=step"),
     ):
         with pytest.raises(LabError, match=message):
             compare(**options)
-    runs, _ = configure(Options(), ["max@schedule=step@milestones=(0.5, 0.75)"])
-    assert runs[0].training.milestones == (0.5, 0.75)
+    (run,), _ = configure(Options(), ["max@schedule=step@milestones=(0.5, 0.75)"])
+    assert run.training.milestones == (0.5, 0.75)

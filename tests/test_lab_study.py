@@ -186,8 +186,7 @@ def test_a_smaller_plan_takes_the_place_of_one_that_was_stopped(tmp_path):
         start(tmp_path, seeds=range(200), progress=Noted(interrupt=("max", 1)), command="seeds 200")
     start(tmp_path, seeds=(0, 1), command="seeds 2")
     content = json.loads((tmp_path / "study.json").read_text())
-    assert content["seeds"] == [0, 1]
-    assert planned(content["commands"]) == set(ORDER)
+    assert (content["seeds"], planned(content["commands"])) == ([0, 1], set(ORDER))
 
 
 def test_json_of_another_shape_is_named(tmp_path):
@@ -196,13 +195,16 @@ def test_json_of_another_shape_is_named(tmp_path):
     for name in ("study.json", "max/0/result.json"):
         path = tmp_path / name
         whole = path.read_text()
-        for content in ("[]", "{}", "3"):
+        for content in ("[]", "{}", "3", '{"command"'):
             path.write_text(content)
-            with pytest.raises(LabError, match=rf"{name} is not what empool writes: expected an object.*; delete it"):
+            said = "valid JSON .*" if content.endswith('"') else "what empool writes: expected an object.*"
+            with pytest.raises(LabError, match=rf"{name} is not {said}; delete it to start over"):
                 start(tmp_path)
-        path.write_text('{"command"')
-        with pytest.raises(LabError, match=rf"{name} is not valid JSON .*; delete it to start over"):
-            start(tmp_path)
+        if name == "study.json":
+            for field in ("configuration", "commands"):
+                path.write_text(json.dumps({**json.loads(whole), field: [1, *json.loads(whole)[field]]}))
+                with pytest.raises(LabError, match=r"study\.json is damaged \(TypeError.*: put it back or choose"):
+                    start(tmp_path)
         path.write_text(whole)
     path.unlink()
     (tmp_path / "max/0/config.json").write_text("[]")  # The checkpoint says the same.

@@ -129,14 +129,6 @@ def test_phases(stem: str) -> None:
     assert not model.eval()[0].training
 
 
-def test_p_can_be_changed() -> None:
-    made = empool.EnsembleMaxPool2d(2, p=0.0)
-    input = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert made(input).item() == 4
-    made.p = 1.0
-    assert made(input).item() == 3
-
-
 @stems
 @dims
 def test_the_input_is_not_changed(stem: str, dims: int) -> None:

@@ -45,7 +45,7 @@ def pool(
         key = _key(function, input, windows, return_indices, own)
         found = _prepared.get(key)
         if found is not None and (found.tables is None or found.tables.version == found.version):
-            return _recorded(input, found) if input.requires_grad and torch.is_grad_enabled() else found.run(input)[0]
+            return _recorded(input, found) if _private.is_recording(input) else found.run(input)[0]
     method = make(function, **own)
     pooled = _call.pool(function, dims, input, Windows(*windows), return_indices, method)
     if key is not None and input.dtype in _call.DTYPES and input.dim() == dims + 2:
@@ -70,6 +70,7 @@ def _key(function: str, input: Tensor, windows: tuple[Any, ...], return_indices:
 def _prepare(key: Any, function: str, dims: int, input: Tensor, windows: Windows, method: Method) -> None:
     """Keep what a call came to, if it has kernels that take their whole numbers as one."""
     plan, tables = _call.plan_of(function, dims, input, windows, False), method.tables
+    version = tables.version if type(tables) is Tables else None  # Before the table: another thread may change p.
     rest: tuple[Any, ...]
     numbers: tuple[Any, ...] = plan.geometry
     table: Tensor | None
@@ -88,7 +89,7 @@ def _prepare(key: Any, function: str, dims: int, input: Tensor, windows: Windows
     if forward is not None and gradient is not None:
         if len(_prepared) >= _MOST:
             _prepared.clear()
-        _prepared[key] = made(tables, table, forward, gradient, backward, rest)
+        _prepared[key] = made(tables, version, table, forward, gradient, backward, rest)
 
 
 class _Prepared:
@@ -100,9 +101,9 @@ class _Prepared:
     """
 
     def __init__(
-        self, tables: Any, table: Tensor | None, forward: Any, gradient: Any, backward: str, rest: tuple[Any, ...]
+        self, tables: Any, version: Any, table: Any, forward: Any, gradient: Any, backward: str, rest: tuple[Any, ...]
     ) -> None:
-        self.tables, self.version, self.table = tables, None if tables is None else tables.version, table
+        self.tables, self.version, self.table = tables, version, table
         self.kernel, self.number = forward
         self.gradient_kernel, self.gradient_number = gradient
         self.backward, self.rest = backward, rest
@@ -113,7 +114,7 @@ class _Prepared:
 
     def gradient(self, grad: Tensor, kept: tuple[Any, ...]) -> Tensor:
         """Return the input's gradient."""
-        if torch.is_grad_enabled() or _private.is_watched(grad) or not _private.are_plain(grad, *kept):
+        if torch.is_grad_enabled() or not (_private.is_unseen_on_cpu(grad) and _private.are_plain(grad, *kept)):
             return _ops.call(self.backward, grad, *kept, *self.rest)
         return self.gradient_kernel(grad, *kept, self.gradient_number)
 
@@ -140,7 +141,7 @@ class _Seed(threading.local):
 
     def __init__(self) -> None:
         with torch.inference_mode(False):
-            self.tensor = torch.empty((), dtype=torch.int64)
+            self.tensor = torch.empty((), dtype=torch.int64, device="cpu")  # Whatever the default is at import.
 
 
 _seed = _Seed()

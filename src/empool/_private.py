@@ -142,7 +142,14 @@ def are_plain(first: torch.Tensor, *others: torch.Tensor | None, on: str = "cpu"
 
 def is_differentiating(*args: Any) -> bool:
     """Tell whether one of the tensors requires grad, or forward mode is on."""
-    return is_forward_mode() or (torch.is_grad_enabled() and bool(_torch.any_requires_grad(*args)))
+    if is_forward_mode():
+        return True
+    return torch.is_grad_enabled() and bool(_torch.any_requires_grad(*args)) and not torch.is_inference_mode_enabled()
+
+
+def is_recording(input: torch.Tensor) -> bool:
+    """Tell whether a call on the tensor is recorded; inference mode records nothing, whatever grad mode says."""
+    return input.requires_grad and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 def is_forward_mode() -> bool:

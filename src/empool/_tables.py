@@ -65,35 +65,36 @@ class Tables:
             return _table(self.each, counts, training, device, trim=_private.is_exporting())
         if _private.has_dispatch_mode():  # Its tensors, such as fake ones, are no one else's.
             return _table(self.each, counts, training, device)
-        key = counts, training, device
-        found = self.kept.get(key)
+        key, kept = (counts, training, device), self.kept
+        found = kept.get(key)
         if found is None:
             found = _table(self.each, counts, training, device)
             # What is made in a capture belongs to the graph.
             if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-                self.kept[key] = found
+                kept[key] = found
         return found
 
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
         before, number, self.each = self.each, self.number, tuple(each)
-        self.version += 1
         if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
             self.__init__(each)  # type: ignore[misc]
             if number is not None:
                 self.to(number.device)
+            self.version += 1
             return
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
                 self.number.copy_(_numbers(self.each, self.number.device))
+            kept = {}  # What another thread makes meanwhile of the numbers before goes into the old one.
             for key, table in list(self.kept.items()):
                 fresh = _table(self.each, key[0], key[1], torch.device("cpu"))
                 # A CPU has no graph that knows an address, but may have a backward to come that needs the old table.
-                if not table.entries.is_cuda or fresh.entries.shape != table.entries.shape:
-                    del self.kept[key]
-                else:
+                if table.entries.is_cuda and fresh.entries.shape == table.entries.shape:
                     table.entries.copy_(fresh.entries.pin_memory(), non_blocking=True)
-                    self.kept[key] = fresh._replace(entries=table.entries)
+                    kept[key] = fresh._replace(entries=table.entries)
+        self.kept = kept
+        self.version += 1  # Last: who has read it before takes no table for a later one's.
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""

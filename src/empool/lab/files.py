@@ -39,7 +39,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
             raise
         raise OSError(refused.errno, refused.strerror, str(path)) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.exists():  # Else a read-only file system refuses, and with this name.
+            unfinished.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:

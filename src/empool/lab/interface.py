@@ -58,8 +58,7 @@ class Study:
         return report.write_report(self.directory, baseline=self.baseline)
 
     def _repr_html_(self) -> str:
-        shown: str = self.table().to_html()
-        return shown
+        return str(self.table().to_html())
 
 
 class _Figure:
@@ -77,7 +76,7 @@ class _Figure:
 
 
 def compare(
-    data: str = "digits",
+    data: str | Path = "digits",
     model: str = "cnn",
     poolings: Iterable[str | Pooling] | Mapping[str, Mapping[str, Any]] | str | None = None,
     seeds: int | Sequence[int] = 3,
@@ -108,9 +107,9 @@ def compare(
             "@".join((str(pooling), *(f"{field}={_spelled(value)}" for field, value in own.items())))
             for pooling, own in poolings.items()
         ]
-    chosen = Options(data=data, model=model, out=None if out is None else Path(out), **options)
-    every = range(seeds) if isinstance(seeds, int) else seeds
-    directory, _ = study(chosen, poolings, every, command="empool.lab.compare(...)")
+    chosen = Options(data=str(data), model=model, out=None if out is None else Path(out), **options)
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    directory, _ = study(chosen, poolings, seeds, command="empool.lab.compare(...)")
     return Study(directory, baseline)
 
 

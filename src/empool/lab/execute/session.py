@@ -58,6 +58,8 @@ def study(
 
             trackers = named(options.logger or ())
             names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options.model)
+            if not names or not seeds:
+                raise LabError("a study needs at least one pooling and one seed")
             if resume is not None and len(names) != 1:
                 raise LabError(f"--pooling: expected one, got {', '.join(names)}; empool compare trains several")
             with processes.joined() as together, closing(_place(options, together.count)) as place:

@@ -104,8 +104,8 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
     if isinstance(study, (str, Path)):
         made = _section(study, baseline)
     else:
-        unsaid = {"data": "data", "model": "model"}
-        own = [{**unsaid, "converged": one.get("test_error") is not None, **one} for one in study]
+        rows = study.to_dict("records") if isinstance(study, pd.DataFrame) else study
+        own = [{"data": "own", "model": "own", "converged": one.get("test_error") is not None, **one} for one in rows]
         made = _made(checked(own, "table"), "table", baseline, {}, [])
     columns = made.errors.columns.items()
     return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")

@@ -62,23 +62,24 @@ def claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
     commands, done = [typed], set[tuple[str, int]]()
     if path.exists():
         study = read_object(path, "configuration", *typed)
-        other = difference(settings, study["configuration"])
+        before = study.get("commands") or [{name: study[name] for name in typed}]
+        try:
+            other, plans = difference(settings, study["configuration"]), [planned([one]) for one in before]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise LabError(f"{path} is damaged ({error!r}): put it back or choose another --out") from None
         if other is not None and other.startswith("fingerprint"):
-            raise LabError(
-                f"{directory} holds a study of other images than {settings['data']} has now: put back what was there, "
-                "or choose another --out"
-            )
+            then = f"other images than {settings['data']} has now: put back what was there, or choose another --out"
+            raise LabError(f"{directory} holds a study of {then}")
         if other is not None:
             raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
-        before = study.get("commands") or [{name: study[name] for name in typed}]
-        done = {(record["pooling"], record["seed"]) for record in results(directory)}
         wanted = planned(commands)
-        if wanted <= done and planned(before) <= done:
+        done = {(record["pooling"], record["seed"]) for record in results(directory)}
+        if wanted <= done and plans[-1] <= done:
             commands = before  # Nothing is added.
         else:  # Of a command before this one, the finished runs count.
-            commands = [one for one in before if planned([one]) & done - wanted] + commands
+            commands = [one for one, plan in zip(before, plans, strict=True) if plan & done - wanted] + commands
     elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
-        raise LabError(f"{directory} holds runs but no study.json: choose another --out")
+        raise LabError(f"{directory} holds runs but no study.json: put it back or choose another --out")
     content = {
         "command": commands[-1]["command"],
         "configuration": settings,

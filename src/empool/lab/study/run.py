@@ -67,10 +67,7 @@ class RunConfig:
 
     def settings(self) -> dict[str, Any]:
         """Give what all runs of a study have in common, as JSON has it."""
-        settings = self.to_json()
-        for field in ("pooling", "seed", "device", "workers"):
-            del settings[field]
-        return settings
+        return {k: v for k, v in self.to_json().items() if k not in ("pooling", "seed", "device", "workers")}
 
     def to_json(self) -> dict[str, Any]:
         """Give every field, as JSON has it."""
