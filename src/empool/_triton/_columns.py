@@ -60,7 +60,7 @@ def load_columns(
     Column 0 is where the first of the windows begins. Tiles are ``(BLOCK, 1)``, channels last ``(BLOCK, CHANNELS)``.
 
     Args:
-        start, ends: depth and height, as everywhere.
+        start, ends: of depth and height.
         BEGIN, END: which columns.
         CHUNK: so many columns, which divide the width, are read as one vector. (They start with the block's own.)
         OTHER: what stands for padding.

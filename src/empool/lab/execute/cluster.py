@@ -91,7 +91,7 @@ class Ray(Here):
         self.place = token, os.getcwd(), self.cpus
         try:
             yield
-        finally:  # What runs that are on have done up to the last whole epoch stays.
+        finally:  # Runs that were under way keep their whole epochs.
             references = list(self.on.values())
             self.on.clear()
             with contextlib.suppress(RayError):
