@@ -1,6 +1,6 @@
 #!/bin/bash
 # Check and time the Triton kernels on a machine with a GPU: benchmarks/gpu_check.sh [FOLDER [PART...]]
-# Parts: versions timing tests compile (the default, 385 s at most in all), bench (100 s), sanitize (60 s).
+# Parts: versions timing tests compile (the default, 405 s at most in all), bench (100 s), sanitize (60 s).
 # Needs Python with PyTorch, Triton and pytest; nothing installed or built from here. Each part has a time limit of its
 # own, and stops no other. FOLDER gets check.log, every part's output, and timing.json, compile.json and bench.json,
 # which are written as their parts go. The last line tells which parts failed.
@@ -20,7 +20,8 @@ caches=$(mktemp -d)
 trap 'rm -rf "$caches"' EXIT
 export TRITON_CACHE_DIR=$caches/triton TORCHINDUCTOR_CACHE_DIR=$caches/inductor
 workers=()
-"$python" -c "import xdist" 2>"/dev/null" && workers=(-p xdist -n 8 --dist worksteal) # Side by side, where it is.
+cores=$("$python" -c "import os; print(min(16, max(4, len(os.sched_getaffinity(0)))))") # nproc would heed OMP_NUM_THREADS.
+"$python" -c "import xdist" 2>"/dev/null" && workers=(-p xdist -n $((cores - 2)) --dist worksteal) # Side by side, where it is.
 failed=""
 
 part() { # name, seconds, lines to print, command...
@@ -41,7 +42,7 @@ part versions 25 9 bash -c "nvidia-smi --query-gpu=name,driver_version,clocks.sm
 print(torch.__version__, triton.__version__, torch.version.cuda, torch.cuda.get_device_name())
 print(empool.kernels()[\"rank_draw\"])'"
 part timing 70 40 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
-part tests 200 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
+part tests 220 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
     --tb short --durations 5 tests/test_gpu.py tests/test_triton.py -k "not test_interpreted"
 part compile 90 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
 part bench 100 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
