@@ -145,7 +145,6 @@ def test_all_finished_runs_of_a_study_are_evaluated(study, caplog, monkeypatch):
     def noted(*arguments):
         assert [experiment() for experiment in made] == [None] * len(made)  # Networks that were evaluated are let go.
         experiment = make(*arguments)
-        experiment.cycle = [experiment]
         made.append(weakref.ref(experiment))
         return experiment
 

@@ -346,6 +346,10 @@ def test_an_old_page_survives_a_failure(tmp_path, monkeypatch):
         ("results.json", [record("max", 0, 15.0, calibration={"count": [1, 2]})], "run's calibration is damaged"),
         ("max/1/metrics.csv", "epoch,train_error,test_error\n1,fast,2\n", r"max/1/metrics\.csv is damaged"),
         ("study.json", "[]", r"study\.json is not what empool writes: expected an object"),
+        *(
+            ("study.json", {"command": "", "configuration": {}, "poolings": [], "seeds": [], **junk}, "study.json: exp")
+            for junk in ({"commands": "x"}, {"commands": [{}]}, {"commands": [1]}, {"configuration": "x"})
+        ),
         ("evaluation.json", '[{"pooling": "max", "seed": 0}]', r"evaluation\.json holds no evaluations"),
     ],
 )

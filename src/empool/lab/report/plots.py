@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from empool.lab.analyse.findings import label
 from empool.lab.analyse.records import Record
-from empool.lab.analyse.statistics import Summary
+from empool.lab.analyse.statistics import Interval, Summary
 from empool.lab.errors import LabError, first_line
 from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
 from empool.lab.report.table import Sheet
@@ -48,8 +48,8 @@ def errors(summary: Summary) -> Plot | None:
     if not means:
         return None
     level = means.get(summary.baseline, math.nan)
-    intervals = {row.pooling: row.error.interval for row in rows if row.error.interval}
-    bands = {pooling: (level + ends.low, level + ends.high) for pooling, ends in intervals.items()}
+    found = {row.pooling: row.error.interval for row in rows if row.error.interval}
+    bands = {pooling: (level + ends.low, level + ends.high) for pooling, ends in found.items()}
     near = _near([*means.values()])
     low, high = _span(
         [error for row in rows if row.mean in near for error in row.errors],
@@ -87,35 +87,33 @@ def errors(summary: Summary) -> Plot | None:
 def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot | None:
     """Draw improvement against p for each method with several p, ours and the paper's, each over its own baseline."""
     baseline = summary.row(summary.baseline)
+    if baseline is None or not baseline.mean:
+        return None
     lines = []
-    for row in summary.rows if baseline and baseline.mean else ():
-        method, _, number = row.pooling.partition(":")
-        line = {"method": method, "p": number, "ours": row.improvement, "printed": False}
-        if row.error.interval:
-            line |= {"low": row.error.interval.low, "high": row.error.interval.high}
-        if beside and beside.error(summary.baseline) and row.pooling in beside.rows:
-            line |= {"printed": True, "paper": beside.improvement_over(summary.baseline, row.pooling)}
-        lines.append(line)
+    for row in summary.rows:
+        ends = row.error.interval or Interval(math.nan, math.nan)
+        band = -100 * ends.low / baseline.mean, -100 * ends.high / baseline.mean
+        printed = beside is not None and baseline.pooling in beside.rows and row.pooling in beside.rows
+        paper = beside.improvement_over(baseline.pooling, row.pooling) if beside else None
+        lines.append((*row.pooling.partition(":")[::2], row.improvement, *band, printed, paper))
     frame = pd.DataFrame(lines, columns=["method", "p", "ours", "low", "high", "printed", "paper"])
-    frame["p"] = pd.to_numeric(frame.p, errors="coerce")
-    frame = frame.dropna(subset="p").astype(dict.fromkeys(("ours", "low", "high", "paper"), float))
-    methods = [own for _, own in frame.groupby("method", sort=False) if len(own) > 1 and own.ours.notna().any()]
-    if not methods or not baseline or not baseline.mean:
+    numbers = ["p", "ours", "low", "high", "paper"]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    methods = [own.sort_values("p") for _, own in frame.dropna(subset="p").groupby("method", sort=False)
+               if len(own) > 1 and own.ours.notna().any()]  # fmt: skip
+    if not methods:
         return None
     frame = pd.concat(methods)
-    bands = -100 * frame[["low", "high"]] / baseline.mean
-    low, high = _span(_near([0.0, *frame.ours.dropna()]), [*bands.low, *bands.high, *frame.paper])
+    low, high = _span(_near([0.0, *frame.ours.dropna()]), [*frame.low, *frame.high, *frame.paper])
     figure = Figure(figsize=(WIDTH, 3.0))
     grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     grid[0].set(xlim=(0, 1.06 * frame.p.max()), ylim=(low, high))
-    for axes, unsorted in zip(grid, methods, strict=True):
-        own = unsorted.sort_values("p")
+    for axes, own in zip(grid, methods, strict=True):
         method = own.method.iloc[0]
         colour, marker = style(method)
         axes.set_title(method, loc="left", color=colour, fontweight="bold")
         axes.axhline(0, color=INK, linestyle=":", linewidth=1.3)
-        band = bands.loc[own.index]
-        axes.fill_between(own.p, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(own.p, own.low, own.high, color=colour, alpha=0.2, linewidth=0)
         for values, look in ((own.paper[own.printed], PAPERS), (own.ours, {"color": colour, "marker": marker})):
             axes.plot(own.p[values.index], values, **look)
             beyond = own.p[values.index][~(values >= low)]  # did not converge, or lies below
