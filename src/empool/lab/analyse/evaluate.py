@@ -32,13 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    directory: Path,
-    *,
-    samples: int,
-    source: str | None,
-    device: str,
-    poolings: str | None = None,
-    label_column: str | None = None,
+    directory: Path, *, samples: int, source: str | None, device: str, poolings: str | None, label_column: str | None
 ) -> list[dict[str, Any]]:
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
 
@@ -58,19 +52,14 @@ def evaluate(
     first = runs[0][1]
     if source is None and first.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {first.data}: say where it is with --data")
-    loaded = load_data(
-        networks.network(first.model),
-        source or first.data,
-        first.train_limit,
-        first.test_limit,
-        validation=first.validation,
-        label_column=label_column,
-    )
+    network, source = networks.network(first.model), source or first.data
+    limits = first.train_limit, first.test_limit
+    loaded = load_data(network, source, *limits, validation=first.validation, label_column=label_column)
     records: list[dict[str, Any]] = []
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
             raise LabError(
-                f"{source or config.data} is not what {folder} was trained on, or has changed since (fingerprint "
+                f"{source} is not what {folder} was trained on, or has changed since (fingerprint "
                 f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
             )
         config = dataclasses.replace(config, device=device)

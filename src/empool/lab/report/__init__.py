@@ -66,10 +66,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
             made = sections.read(study, baseline)
             points += gain.points(made.summary, made.records)
     if not points:
-        raise LabError(
-            f"no gain to draw: expected studies with {baseline}, its training error, and two runs or more of another "
-            "pooling"
-        )
+        expected = f"expected studies with {baseline}, its training error, and two runs or more of another pooling"
+        raise LabError(f"no gain to draw: {expected}")
     plot, path = gain.plot(points, baseline), out / "gain.svg"
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, plot.svg)
@@ -136,12 +134,10 @@ def rules(evaluated: Sequence[Record]) -> rich.console.Group:
 
 
 def _markdown(section: Section) -> str:
-    lines = [f"# {section.title}", "", " ".join(section.answer), ""]
-    for warning in section.warnings:
-        lines += [warning, ""]
+    parts = [f"# {section.title}", " ".join(section.answer), *section.warnings]
     for sheet in filter(None, (section.errors, section.nll, section.claims, section.rules)):
-        lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        parts += [f"{sheet.caption}:", table.markdown(sheet).rstrip(), "\n".join(f"- {note}" for note in sheet.notes)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _in_page(section: Section) -> str:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from empool.lab.analyse.findings import label, method, setting
 from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Interval, Summary, Verdict
-from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
+from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
 from empool.lab.report.table import INTERVAL, VERDICT, Sheet
 
 _NARROWEST, _BETWEEN = 5, 2  # width of a setting and room between two, in poolings side by side
@@ -26,16 +26,14 @@ _WRAPPED = 66  # letters in a line of the legend
 def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Give a point for each pooling that was tested, but not for the network without pooling.
 
-    Studies whose error is that of held-out training images chose something; they give none. The gap is the
-    baseline's mean test error less its training error, the gain its test error less the pooling's, in points.
+    The gap is the baseline's mean test error less its training error, the gain its test error less the pooling's, in
+    points.
     """
     gaps = [
         record["test_error"] - record["train_error"]
         for record in records
         if record["pooling"] == summary.baseline and record["converged"] and record.get("train_error") is not None
     ]
-    if not gaps or (records[0].get("validation_images") and not records[0]["test_images"]):
-        return []
     return [
         {
             "setting": setting(records),
@@ -47,7 +45,7 @@ def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
             "verdict": row.error.verdict,
         }
         for row in summary.rows
-        if row.error.interval is not None and row.error.difference is not None and row.pooling != "none"
+        if gaps and row.error.interval and row.error.difference is not None and row.pooling != "none"
     ]
 
 
@@ -93,7 +91,7 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
         f"error of {baseline}); a mark is a pooling with its 95 % interval, simultaneous over the setting. Filled: "
         "decided; aug.: augmented."
     )
-    return Plot("gain", render(figure, title), title, caption, (sheet,))
+    return drawn("gain", title, caption, figure, (sheet,))
 
 
 def _column(axes: Axes, column: pd.DataFrame, centre: float, above: str) -> None:

@@ -21,7 +21,7 @@ from empool.lab.analyse.findings import label
 from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Interval, Summary
 from empool.lab.errors import LabError, first_line
-from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
+from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
 from empool.lab.report.table import Sheet
 from empool.lab.study import paper
 from empool.lab.study.run import folder_name
@@ -36,8 +36,8 @@ BEHIND: dict[str, Any] = {"color": INK, "alpha": 0.65, "linewidth": 1}
 @mpl.rc_context(fname=STYLE)
 def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, beside: paper.Table | None) -> list[Plot]:
     """Draw every plot that the runs give; `curves` are as `read_curves` returns them."""
-    drawn = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
-    return [*filter(None, (*drawn, reliability(summary, records)))]
+    made = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
+    return [*filter(None, (*made, reliability(summary, records)))]
 
 
 @mpl.rc_context(fname=STYLE)
@@ -74,14 +74,11 @@ def errors(summary: Summary) -> Plot | None:
         axes.plot(row.errors, [y] * len(row.errors), marker, color=colour, alpha=0.8, markeredgewidth=0)
         axes.plot(means.get(row.pooling, math.nan), y, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.axvline(level, color=INK, linestyle=":", linewidth=1)
-    title = "Test error by pooling"
-    return Plot(
-        "error",
-        render(figure, title),
-        title,
+    caption = (
         f"A mark is a run, a bar a mean. Band: the 95 % interval of the difference from {baseline}, drawn from its "
-        "mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing.",
+        "mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing."
     )
+    return drawn("error", "Test error by pooling", caption, figure)
 
 
 def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot | None:
@@ -128,15 +125,12 @@ def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot 
     if frame.printed.any():
         handles.append(Line2D([], [], label="Zhang and Wu (2017)", **PAPERS))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.2, handlelength=1.7)
-    title = f"Improvement over {label(summary.baseline)} against p"
-    return Plot(
-        "improvement-against-p",
-        render(figure, title),
-        title,
+    caption = (
         "Up is better. Band: 95 % interval, simultaneous over all poolings of the table. A triangle at the lower edge "
         "is a value below it, or runs that did not converge."
-        + (" Dashed: the paper's errors against its own max, so that the shapes can be compared." if beside else ""),
+        + (" Dashed: the paper's errors against its own max, so that the shapes can be compared." if beside else "")
     )
+    return drawn("improvement-against-p", f"Improvement over {label(summary.baseline)} against p", caption, figure)
 
 
 def _near(values: Sequence[float]) -> list[float]:
@@ -167,8 +161,8 @@ def read_curves(directory: Path, records: Sequence[Record]) -> pd.DataFrame:
         try:
             curve = pd.read_csv(path, usecols=["epoch", "train_error", "test_error"], dtype=float)
         except ValueError as error:
-            said = first_line(error)
-            raise LabError(f"{path} is damaged ({said}); delete it to do without this learning curve") from None
+            said = f"{path} is damaged ({first_line(error)}); delete it to do without this learning curve"
+            raise LabError(said) from None
         found.append(curve.assign(pooling=record["pooling"], seed=record["seed"], fitted=record.get("train_error")))
     return pd.concat(found) if found else pd.DataFrame()
 
@@ -284,4 +278,4 @@ def _multiples(
         axes.set_visible(False)
     figure.supxlabel(labels[0])
     figure.supylabel(labels[1])
-    return Plot(name, render(figure, title), title, caption, sheets, wide=True)
+    return drawn(name, title, caption, figure, sheets, wide=True)
