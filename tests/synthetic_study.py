@@ -59,6 +59,7 @@ def record(pooling: str, seed: int, error: float | None, **changes: Any) -> dict
 
 def write_study(directory: Path, records: list[dict[str, Any]], **study: Any) -> Path:
     """Write a study's folder, a learning curve a run included."""
+    directory.mkdir(exist_ok=True)
     (directory / "results.json").write_text(json.dumps(records))
     told = {"command": "empool compare --seeds 3", "configuration": {}, "poolings": [], "seeds": [], **study}
     (directory / "study.json").write_text(json.dumps(told))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from empool import Average, Max, monte_carlo, recalibrate_, set_p
 from empool.lab import provenance
@@ -20,6 +19,7 @@ from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
 from empool.lab.files import read_object, write_json
 from empool.lab.study import networks
+from empool.lab.study.folder import opened
 from empool.lab.study.run import RunConfig, derived_seed, results
 from empool.lab.study.run import poolings as read_poolings
 from empool.lab.train import schedule
@@ -56,6 +56,7 @@ def evaluate(
     limits = first.train_limit, first.test_limit
     loaded = load_data(network, source, *limits, validation=first.validation, label_column=label_column)
     records: list[dict[str, Any]] = []
+    _write(directory, records)  # A folder that can't be written to is refused before the work.
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
             raise LabError(
@@ -84,7 +85,7 @@ def evaluate(
 def _write(directory: Path, records: list[dict[str, Any]]) -> None:
     """Put records in the place of what the file says of the same runs; another evaluation may be writing there too."""
     tested = {(record["pooling"], record["seed"]) for record in records}
-    with FileLock(directory / ".evaluation.lock"):
+    with opened(directory, ".evaluation.lock", patience=-1):
         others = [record for record in read_evaluation(directory) if (record["pooling"], record["seed"]) not in tested]
         write_json(directory / "evaluation.json", records + others)
 
