@@ -32,13 +32,12 @@ def test_a_table_has_the_papers_rows_as_the_command_line_reads_them(table, names
         protocol = reproduce.protocol(table, name)
         assert (protocol.parts[0].model, protocol.parts[0].poolings) == (model, rows)
         assert Options(**protocol.changes).augment == (None if name == "full" else "none")
-    assert poolings(",".join(rows), model) == list(rows)
+    assert poolings(",".join((*rows, "max")), model) == list(rows)  # Once each.
     with pytest.raises(LabError, match=f"{table}: expected protocol full, .*, got short"):
         reproduce.protocol(table, "short")
 
 
 def test_a_table_of_two_networks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     images = tiny_data.parquet_folder(tmp_path / "cifar10")
     parts = Part("cnn", ("max", "ensemble:0.1")), Part("resnet:8", ("none",))

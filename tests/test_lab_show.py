@@ -129,5 +129,5 @@ def test_a_terminal_that_cannot_take_lines_back_gets_lines_and_durations_are_wor
     monkeypatch.setenv("FORCE_COLOR", "1")
     for terminal, drawn in (("xterm", True), ("dumb", False)):
         monkeypatch.setenv("TERM", terminal)
-        assert Progress().drawn == drawn
+        assert Progress().console.is_interactive == drawn
     assert [duration(seconds) for seconds in (3.14, 42, 150, 12_000)] == ["3.1 s", "42 s", "2 min", "3 h 20 min"]

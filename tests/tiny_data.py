@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from empool.lab.data.sets import DataSet, Split, Streamed
-from empool.lab.execute.session import carry_out
-from empool.lab.execute.supervise import Here
+from empool.lab.execute.supervise import Here, carry_out
 from empool.lab.study.run import RunConfig
 from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Progress
