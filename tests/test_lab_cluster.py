@@ -13,7 +13,6 @@ import sys
 from concurrent.futures import Future
 
 import pytest
-import torch
 
 import tiny_data
 from empool.lab import cli
@@ -51,10 +50,8 @@ def nodes(tmp_path_factory):
 
 @pytest.fixture
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with tiny_data.threads(1):
+        yield
 
 
 @pytest.fixture

@@ -62,8 +62,3 @@ def test_a_table_of_two_networks(tmp_path, monkeypatch, capsys):
     study = json.loads((tmp_path / "runs/table2-cpu/resnet-8/study.json").read_text())
     assert study["command"] == " ".join(["empool", *command])
     assert cli.main(command) == 0  # Nothing is left to do.
-
-
-def test_the_options_of_the_launcher_are_those_of_compare(capsys):
-    assert cli.main(["reproduce", "table1", "--device", "cpu", "--cpus-per-run", "2"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "empool: error: --cpus-per-run is for --launcher ray"

@@ -96,7 +96,9 @@ def train(
     It is a study of one run, to which others can be added.
     """
     directory, (record,) = study(Options(**options), pooling, [seed], command=context.obj, resume=resume)
-    print(f"{record['pooling']}, seed {seed}: {result(record)} after {record['epochs']} epochs; {directory}")
+    more = {"top-5": record.get("test_top5_error"), "validation": record.get("validation_error")}
+    errors = "".join(f", {kind} error {error:.2f} %" for kind, error in more.items() if error is not None)
+    print(f"{record['pooling']}, seed {seed}: {result(record)}{errors} after {record['epochs']} epochs; {directory}")
 
 
 @app.command(cls=Grouped)
@@ -132,15 +134,13 @@ def reproduce(
     chosen = tables.protocol(table, name)
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
     print(f"{table}, protocol {name}: {chosen.summary}")
-    pages = {}
     for part in chosen.parts:
         folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
         own = Options(data=data, model=part.model, out=folder, **options, **chosen.changes)
         study(own, part.poolings, range(seeds), command=context.obj)
-        pages[part.model] = write_report(folder, baseline=baseline)
-    for model, page in pages.items():
-        _show(terminal(page.parent, baseline=baseline))
-        print(f"report of {model}: {page}")
+        page = write_report(folder, baseline=baseline)
+        _show(terminal(folder, baseline=baseline))
+        print(f"report of {part.model}: {page}")
 
 
 @app.command()
@@ -166,10 +166,7 @@ def report(
 
 
 @app.command()
-def power(
-    directory: Folder,
-    baseline: Baseline = "max",
-) -> None:
+def power(directory: Folder, baseline: Baseline = "max") -> None:
     """Say how many seeds each row of a study needs to be decided.
 
     It also says which difference the seeds that there are can show.

@@ -83,13 +83,11 @@ class Ray(Here):
         try:
             yield
         finally:  # Runs that were under way keep their whole epochs.
-            references = list(self.on.values())
-            self.on.clear()
             with contextlib.suppress(RayError):
-                for reference in references:
+                for reference in self.on.values():
                     self.ray.cancel(reference)
-                if references:
-                    self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
+                if self.on:
+                    self.ray.wait([*self.on.values()], num_returns=len(self.on), timeout=_CANCEL)
 
     def close(self) -> None:
         """Leave the cluster."""

@@ -23,13 +23,12 @@ import torch.multiprocessing  # Processes then share the images' memory.
 
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, refusal
-from empool.lab.execute.supervise import Died, Hear, Here, Record, do_telling
+from empool.lab.execute.supervise import POLL, Died, Hear, Here, Record, do_telling
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
 
 # What takes seconds to import; the compiler, since the first step of an optimiser asks whether it is on.
 _IMPORTED = ["empool.lab.execute.processes", "torch._dynamo"]
-_POLL = 0.2  # seconds between two looks at what ending runs say
 
 
 def _context(device: str) -> ForkServerContext | SpawnContext:
@@ -108,7 +107,7 @@ class Processes(Here):
             for _, pipe, _ in self.on.values():
                 with contextlib.suppress(ConnectionError):
                     pipe.send("end")
-            while wait([future for *_, future in self.on.values()], _POLL).not_done:
+            while wait([future for *_, future in self.on.values()], POLL).not_done:
                 self.listen()  # So that no process need wait to say something.
         finally:
             for pool, pipe, future in self.on.values():

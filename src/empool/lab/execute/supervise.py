@@ -26,7 +26,7 @@ from empool.lab.watch.progress import Progress
 
 _log = logging.getLogger(__name__)
 RETRIES = 2  # times that a run is taken up again after its process died
-_POLL = 0.2  # seconds between two looks at what the runs say
+POLL = 0.2  # seconds between two looks at what the runs say
 _PAUSE = 0.5  # seconds between two words of a run within an epoch
 
 Record = dict[str, Any]
@@ -174,7 +174,7 @@ def _supervise(
             while left and len(on) < place.slots:
                 run = left.popleft()
                 on[place.submit(run)] = run
-            ended, _ = wait(on, _POLL, FIRST_COMPLETED)
+            ended, _ = wait(on, POLL, FIRST_COMPLETED)
             place.listen()
             for future in ended:
                 run = on.pop(future)

@@ -123,11 +123,7 @@ def state(run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> str:
 
 def result(record: Mapping[str, Any]) -> str:
     """Say what a run came to."""
-    if not record["converged"]:
-        return "did not converge"
-    kinds = {"test": "test_error", "top-5": "test_top5_error", "validation": "validation_error"}
-    given = {kind: record[name] for kind, name in kinds.items() if record.get(name) is not None}
-    return ", ".join(f"{kind} error {error:.2f} %" for kind, error in given.items())
+    return f"test error {record['test_error']:.2f} %" if record["converged"] else "did not converge"
 
 
 def duration(seconds: float) -> str:
