@@ -103,6 +103,7 @@ def test_a_prepared_call_heeds_modes(training: bool) -> None:
 @built
 def test_a_p_that_changes_while_tables_are_made_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, input, make = empool.EnsembleMaxPool2d(2, p=0.0).eval(), torch.randn(2, 3, 8, 8), _tables._table
+    layer._tables.kept.clear()
     with monkeypatch.context() as meanwhile:  # Another thread's set_p.
         meanwhile.setattr(_tables, "_table", lambda *given: (make(*given), setattr(layer, "p", layer.p + 0.25))[0])
         layer(input)

@@ -29,6 +29,9 @@ TIED = {None: 0, "channel": 1, "position": 2, "image": 3}
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _ADAPTIVE: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
+_LARGE = 256
+"""How many activations a window has whose tables are made before they are asked for, at most."""
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """What every kernel takes."""
 
@@ -165,15 +168,10 @@ def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor
     if beta is None:
         return None
     if torch.compiler.is_compiling():
-        return _in_graph(beta, input.device)
+        return _tables.in_graph(beta, input.device)
     if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return cached(_filled, beta, input.device)
-
-
-def _in_graph(number: float, device: torch.device) -> Tensor:
-    """Return a number as a tensor, by arithmetic: a compiled graph then serves every number."""
-    return torch.ones(1, dtype=torch.float64, device=device) * number
 
 
 def _filled(number: float, device: torch.device) -> Tensor:
@@ -205,8 +203,7 @@ def by_rank(
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling():
-        exported = _private.is_exporting()
-        return _tables.of_kind(kind, value) if exported else Numbers(kind, _in_graph(value, torch.device("cpu")))
+        return _tables.of_kind(kind, value) if _private.is_exporting() else Numbers(kind, value)
     return cached(_tables.of_kind, kind, value)
 
 
@@ -306,6 +303,15 @@ def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
     if kernel is None or strides is None or pads is None or steps is None or type(ceil_mode) is not bool:
         return None
     return remembered(_regular, sizes, kernel, strides, pads, steps, ceil_mode)
+
+
+def counts_of(dims: int, kernel_size: Any, padding: Any, ceil_mode: Any) -> tuple[int, ...]:
+    """Return how many activations windows can hold; nothing where they can't be made out, or tables would be large."""
+    kernel, pads = _numbers(kernel_size, dims), _numbers(padding, dims)
+    if kernel is None or pads is None or min(kernel) < 1 or math.prod(kernel) > _LARGE:
+        return ()
+    counts = Geometry(kernel, kernel, pads, kernel, (), bool(ceil_mode)).possible_counts()
+    return counts if len(counts) * counts[-1] <= 8 * _LARGE else ()
 
 
 def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None:

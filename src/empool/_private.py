@@ -250,6 +250,16 @@ def remember_kernels(name: str, kernels: Any) -> None:
         _torch.triton_operators[f"empool::{name}"] = kernels
 
 
+def read_by_graphs(tensor: torch.Tensor) -> torch.Tensor:
+    """Say of a tensor that a compiled graph may keep its sizes, and a CUDA graph read it where it is; and return it.
+
+    As `torch._dynamo.mark_static` and `mark_static_address` do, without importing the compiler.
+    """
+    tensor._dynamo_static_indices = set(range(tensor.dim()))  # type: ignore[attr-defined]
+    tensor._dynamo_static_input_type = "unguarded"  # type: ignore[attr-defined]
+    return tensor
+
+
 def decompose(op: Any, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Let the ONNX exporter put an operator's definition for it; fake tensors know it by its fake.
 

@@ -30,7 +30,7 @@ class What:
     data: str = _data(
         "digits",
         "digits (default), cifar10, cifar100, svhn, fashion_mnist, cifar10-mini; a folder of parquet files or of "
-        "train/CLASS/IMAGE and test/CLASS/IMAGE; hfds/NAME for timm; or package.module:factory.",
+        "train/CLASS/IMAGE and test/CLASS/IMAGE; or package.module:factory.",
     )
     label_column: str | None = _data(None, "Column of the labels in parquet files.", metavar="NAME")
     model: str = _data(

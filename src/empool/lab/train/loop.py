@@ -34,10 +34,6 @@ COLUMNS = (
     *("epoch", "lr", "train_loss", "train_error"),
     *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "seconds"),
 )
-_TESTED = (
-    *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "validation_loss"),
-    *("fitted_loss", "fitted_error", "reliability", "correct"),
-)
 TESTS = 20  # times that a long run is tested; its last epoch always is
 
 # A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
@@ -142,6 +138,7 @@ class _Run:
         loss, errors, images_seen = sums.tolist()  # Waits for the device: the clock is read after it.
         seconds = time.perf_counter() - began
         row: Row = {
+            **dict.fromkeys(COLUMNS),
             "epoch": number + 1,
             "lr": self.optimiser.sgd.param_groups[-1]["lr"],  # Most parameters are in the last group.
             "train_loss": loss / images_seen,
@@ -181,7 +178,7 @@ class _Run:
         """Test after an epoch, if it is time to."""
         experiment, epochs = self.experiment, self.recipe.epochs
         last = diverged or epoch == epochs
-        row: Row = dict.fromkeys(_TESTED)
+        row: Row = {}
         if last or epoch % math.ceil(epochs / TESTS) == 0:
             tested = experiment.tally(experiment.test_images)
             row["test_loss"], row["test_error"], row["test_ece"], row["test_top5_error"] = tested.scores()
@@ -295,7 +292,7 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
         **losses,
         "test_nll": losses["test_loss"],
         **{name: last[name] for name in ("test_top5_error", "validation_error", "correct")},
-        **{name: finite(last[name]) for name in ("test_ece", "validation_loss")},
+        **{name: finite(last.get(name)) for name in ("test_ece", "validation_loss")},
         "calibration": last["reliability"],
         "converged": None not in losses.values() and finite(last["train_loss"]) is not None,
         "seconds": seconds + sum(row["test_seconds"] for row in history),
