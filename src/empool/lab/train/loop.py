@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +34,6 @@ COLUMNS = (
     *("epoch", "lr", "train_loss", "train_error"),
     *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "seconds"),
 )
-_TESTED = (
-    *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "validation_loss"),
-    *("fitted_loss", "fitted_error", "reliability", "correct"),
-)
 TESTS = 20  # times that a long run is tested; its last epoch always is
 
 # A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
@@ -48,14 +44,6 @@ TESTS = 20  # times that a long run is tested; its last epoch always is
 # are predicted rightly, a bit an image, in base64.
 Row = dict[str, Any]
 Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
-
-
-class Journal(Protocol):
-    """What is told of a run's epochs as they end, and of its record."""
-
-    def tell(self, history: list[Row]) -> None: ...
-
-    def end(self, history: list[Row], record: dict[str, Any]) -> None: ...
 
 
 class _Run:
@@ -150,6 +138,7 @@ class _Run:
         loss, errors, images_seen = sums.tolist()  # Waits for the device: the clock is read after it.
         seconds = time.perf_counter() - began
         row: Row = {
+            **dict.fromkeys(COLUMNS),
             "epoch": number + 1,
             "lr": self.optimiser.sgd.param_groups[-1]["lr"],  # Most parameters are in the last group.
             "train_loss": loss / images_seen,
@@ -189,7 +178,7 @@ class _Run:
         """Test after an epoch, if it is time to."""
         experiment, epochs = self.experiment, self.recipe.epochs
         last = diverged or epoch == epochs
-        row: Row = dict.fromkeys(_TESTED)
+        row: Row = {}
         if last or epoch % math.ceil(epochs / TESTS) == 0:
             tested = experiment.tally(experiment.test_images)
             row["test_loss"], row["test_error"], row["test_ece"], row["test_top5_error"] = tested.scores()
@@ -207,7 +196,6 @@ def fit(
     data: DataSet,
     directory: Path,
     watch: Watch = lambda epochs, row: None,
-    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
@@ -241,20 +229,14 @@ def fit(
         torch.manual_seed(derived_seed(config.seed, "weights"))
         run = _Run(Experiment(config, data), watch, term)
         run.begin(found)
-        if journal is not None:
-            journal.tell(run.history)
         while not run.ended:
             run.epoch()
-            if journal is not None:
-                journal.tell(run.history)
             if together.rank == 0:
                 _write_metrics(folder / "metrics.csv", run.history)
                 checkpoints.write(folder, run.checkpoint())
             run.meet()
         run._set_p(len(run.history))
         record = _record(run, data)
-        if journal is not None:
-            journal.end(run.history, record)
     if together.rank == 0:
         (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
         write_json(folder / "result.json", record)
@@ -310,7 +292,7 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
         **losses,
         "test_nll": losses["test_loss"],
         **{name: last[name] for name in ("test_top5_error", "validation_error", "correct")},
-        **{name: finite(last[name]) for name in ("test_ece", "validation_loss")},
+        **{name: finite(last.get(name)) for name in ("test_ece", "validation_loss")},
         "calibration": last["reliability"],
         "converged": None not in losses.values() and finite(last["train_loss"]) is not None,
         "seconds": seconds + sum(row["test_seconds"] for row in history),
