@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,7 @@ import torch
 from PIL import Image
 
 from empool.lab.data.sets import DataSet, Split, Streamed
-from empool.lab.execute.session import carry_out
-from empool.lab.execute.supervise import Here
+from empool.lab.execute.supervise import Here, carry_out
 from empool.lab.study.run import RunConfig
 from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Progress
@@ -83,6 +84,15 @@ def study(directory, runs, data=None, place=None, progress=None, command="empool
     where = place or Here("cpu"), progress or Progress(quiet=True), loggers or Loggers()
     with where[1]:
         return carry_out(directory, runs, data or data_set(), *where, command)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
 
 
 def png(pixels: np.ndarray) -> bytes:

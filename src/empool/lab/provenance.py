@@ -68,11 +68,14 @@ def origin(device: str, processes: int) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """Describe the machine without naming it: processor, cores, bytes of memory, system, and GPUs if they are used."""
+    memory = None
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no such call.
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cards = range(torch.cuda.device_count()) if device == "cuda" else ()  # To ask would take up memory on them.
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
-        "memory": _memory(),
+        "memory": memory,
         "gpus": [torch.cuda.get_device_name(card) for card in cards],
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
@@ -84,13 +87,6 @@ def processor() -> str:
         if named := re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
             return named[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows has no such call.
-        return None
 
 
 def environment() -> dict[str, str]:

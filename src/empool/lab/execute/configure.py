@@ -39,15 +39,8 @@ def configure(
         raise LabError(str(error)) from None
     if p_schedule.kind == "warmup" and p_schedule.number > recipe.epochs:
         raise LabError(f"p_schedule: {p_schedule} is longer than the training, whose epochs are {recipe.epochs}")
-    data = load_data(
-        network,
-        options.data,
-        options.train_limit,
-        options.test_limit,
-        options.workers,
-        validation=options.validation,
-        label_column=options.label_column,
-    )
+    limits, held_out, column = (options.train_limit, options.test_limit), options.validation, options.label_column
+    data = load_data(network, options.data, *limits, options.workers, validation=held_out, label_column=column)
     common = {name: getattr(options, name) for name in _SAME} | {"recipe": recipe, "p_schedule": str(p_schedule)}
     common |= {"data": data.name, "fingerprint": data.fingerprint, "device": device}
     runs = [RunConfig(pooling=pooling, seed=seed, **common) for seed in seeds for pooling in poolings]

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +43,6 @@ TESTS = 20  # times that a long run is tested; its last epoch always is
 # are predicted rightly, a bit an image, in base64.
 Row = dict[str, Any]
 Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
-
-
-class Journal(Protocol):
-    """What is told of a run's epochs as they end, and of its record."""
-
-    def tell(self, history: list[Row]) -> None: ...
-
-    def end(self, history: list[Row], record: dict[str, Any]) -> None: ...
 
 
 class _Run:
@@ -203,7 +195,6 @@ def fit(
     data: DataSet,
     directory: Path,
     watch: Watch = lambda epochs, row: None,
-    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
@@ -237,20 +228,14 @@ def fit(
         torch.manual_seed(derived_seed(config.seed, "weights"))
         run = _Run(Experiment(config, data), watch, term)
         run.begin(found)
-        if journal is not None:
-            journal.tell(run.history)
         while not run.ended:
             run.epoch()
-            if journal is not None:
-                journal.tell(run.history)
             if together.rank == 0:
                 _write_metrics(folder / "metrics.csv", run.history)
                 checkpoints.write(folder, run.checkpoint())
             run.meet()
         run._set_p(len(run.history))
         record = _record(run, data)
-        if journal is not None:
-            journal.end(run.history, record)
     if together.rank == 0:
         (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
         write_json(folder / "result.json", record)
