@@ -65,23 +65,20 @@ def judge(claims: Sequence[Claim], summary: Summary) -> list[Judgement]:
     rows = {row.pooling: row for row in summary.rows}
     judged = {claim: _untested(claim, rows) for claim in claims if any(pooling in rows for pooling in claim.of)}
     contrasts = {claim: _contrast(claim, rows, summary.error) for claim, told in judged.items() if told is None}
-    p_values = [float(2 * stats.t.sf(abs(size) / error, freedom)) if error else 1.0
-                for size, error, freedom in contrasts.values()]  # fmt: skip
+    p_values = [2 * stats.t.sf(abs(size) / (error or math.inf), freedom) for size, error, freedom in contrasts.values()]
     for (claim, (size, error, freedom)), p_value in zip(contrasts.items(), holm(p_values), strict=True):
-        if not error:
-            judged[claim] = Judgement(claim, Support.UNDECIDED, difference=size)
-            continue
-        half = float(stats.t.isf((1 - LEVEL) / 2 / len(contrasts), freedom)) * error
-        verdict = Support.SUPPORTED if (size < 0) == claim.lower else Support.CONTRADICTED
-        decided = verdict if p_value < 1 - LEVEL else Support.UNDECIDED
-        judged[claim] = Judgement(claim, decided, "", size, Interval(size - half, size + half), p_value)
+        judged[claim] = Judgement(claim, Support.UNDECIDED, difference=size)
+        if error:
+            half = float(stats.t.isf((1 - LEVEL) / 2 / len(contrasts), freedom)) * error
+            claimed = Support.SUPPORTED if (size < 0) == claim.lower else Support.CONTRADICTED
+            verdict = claimed if p_value < 1 - LEVEL else Support.UNDECIDED
+            judged[claim] = Judgement(claim, verdict, "", size, Interval(size - half, size + half), p_value)
     return [one for one in judged.values() if one is not None]
 
 
 def _untested(claim: Claim, rows: Mapping[str, Row]) -> Judgement | None:
     """Judge a claim that is not a contrast, or cannot be tested; None for the others."""
-    missing = [pooling for pooling in (*claim.of, *claim.than) if pooling not in rows]
-    if missing:
+    if missing := [pooling for pooling in (*claim.of, *claim.than) if pooling not in rows]:
         return Judgement(claim, reason=f"no run with {', '.join(missing)}")
     named = [rows[pooling] for pooling in (*claim.of, *claim.than)]
     failed, runs = sum(len(row.not_converged) for row in named), sum(row.runs for row in named)

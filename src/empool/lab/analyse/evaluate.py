@@ -122,10 +122,9 @@ def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | N
     except RuntimeError as error:
         raise LabError(f"{folder}/last.ckpt holds another network than {config.model} ({first_line(error)})") from None
     experiment.to(config.device)
-    p = config.p
+    p, trained = config.p, checkpoint["history"][-1]["epoch"]
     if p is not None:
-        epochs = checkpoint["history"][-1]["epoch"]
-        p = schedule.parse(config.p_schedule).value(p, epochs, config.training.epochs)
+        p = schedule.parse(config.p_schedule).value(p, trained, config.training.epochs)
         set_p(experiment, p)
     tested = experiment.tally(experiment.test_images)
     rules = {"expectation": tested.scores()}

@@ -15,8 +15,7 @@ def answer(summary: Summary, runs: Sequence[Record]) -> list[str]:
     """Say in sentences what was compared and what the runs support."""
     rows, baseline = summary.rows, label(summary.baseline)
     told = [f"{count(len(rows), 'pooling')} compared: {setting(runs)}."]
-    means = {row.pooling: row.mean for row in rows if row.mean is not None}
-    if means:
+    if means := {row.pooling: row.mean for row in rows if row.mean is not None}:
         lowest = min(means, key=means.__getitem__)
         level = means.get(summary.baseline) if lowest != summary.baseline else None
         against = f"; {baseline} has {level:.2f} %" if level is not None else ""

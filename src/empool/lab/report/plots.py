@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,8 @@ def learning_curves(summary: Summary, curves: pd.DataFrame) -> Plot | None:
     top = min(1.05 * curves[["train_error", "test_error"]].max().max(), 2.5 * ends.test_error.median())
     top = top if top > 0 else 1.0  # Nothing may be wrong in any of them.
 
-    def draw(axes: Axes, pooling: str) -> None:
+    figure, panels = _panels(poolings, "epoch", "error, %")
+    for axes, pooling in panels:
         axes.set(xlim=(0, curves.epoch.max()), ylim=(0, top))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -193,7 +194,6 @@ def learning_curves(summary: Summary, curves: pd.DataFrame) -> Plot | None:
         if (end := ends.test_error[pooling]) > top:
             axes.annotate(f"test {end:.0f} % \N{UPWARDS ARROW}", (1, 1), (0, -2), xycoords="axes fraction", ha="right",
                           va="top", textcoords="offset points", color=colour)  # fmt: skip
-
     sheet = Sheet(
         "Errors after the last epoch, means over seeds",
         {
@@ -209,7 +209,7 @@ def learning_curves(summary: Summary, curves: pd.DataFrame) -> Plot | None:
         "augmentation and samples. Lines are means over seeds, thin ones the seeds where there are several; grey, "
         f"behind: {label(baseline)}. The scale ends at {top:.0f} %."
     )
-    return _multiples("learning-curves", "Learning curves", caption, poolings, draw, ("epoch", "error, %"), (sheet,))
+    return drawn("learning-curves", "Learning curves", caption, figure, (sheet,), wide=True)
 
 
 def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
@@ -225,8 +225,8 @@ def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
     except (TypeError, KeyError, ValueError) as error:
         raise LabError(f"results.json: a run's calibration is damaged ({error!r})") from None
     baseline = summary.baseline
-
-    def draw(axes: Axes, pooling: str) -> None:
+    figure, panels = _panels([*bins], "probability of the predicted class, %", "right answers, %")
+    for axes, pooling in panels:
         axes.set(xlim=(0, 102), ylim=(0, 102), xticks=[0, 50, 100], yticks=[0, 50, 100])
         axes.plot([0, 100], [0, 100], color=INK, linestyle=":", linewidth=0.9)
         if pooling != baseline in bins:
@@ -235,15 +235,13 @@ def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
         confidence, accuracy, share = bins[pooling]
         axes.plot(confidence, accuracy, color=colour)
         axes.scatter(confidence, accuracy, 4 + 60 * share, color=colour, marker=marker, linewidths=0, zorder=3)
-
     caption = (
         "Share of right answers (up) against the probability of the predicted class (right), in percent, by bins of "
         "that probability. On the dotted line a network is as often right as it says; below it is overconfident. The "
         f"area of a mark is its share of the images; bins of fewer than {FEW} are left out. Grey, behind: "
         f"{label(baseline)}."
     )
-    axes = "probability of the predicted class, %", "right answers, %"
-    return _multiples("reliability", "Reliability", caption, [*bins], draw, axes)
+    return drawn("reliability", "Reliability", caption, figure, wide=True)
 
 
 def _bins(runs: Sequence[Mapping[str, Sequence[Any]]]) -> tuple[NDArray[np.float64], ...]:
@@ -256,25 +254,17 @@ def _bins(runs: Sequence[Mapping[str, Sequence[Any]]]) -> tuple[NDArray[np.float
     return *means, images[shown] / images.sum()
 
 
-def _multiples(
-    name: str,
-    title: str,
-    caption: str,
-    poolings: Sequence[str],
-    draw: Callable[[Axes, str], None],
-    labels: tuple[str, str],
-    sheets: tuple[Sheet, ...] = (),
-) -> Plot:
-    """Draw the same plot for each pooling, side by side."""
+def _panels(poolings: Sequence[str], right: str, up: str) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """Make a figure with a panel for each pooling, side by side."""
     across = min(ACROSS, max(2, len(poolings)))
     down = math.ceil(len(poolings) / across)
     figure = Figure(figsize=(across * PANEL[0], 0.3 + down * PANEL[1]))
     grid = list(figure.subplots(down, across, squeeze=False).flat)
-    for axes, pooling in zip(grid, poolings, strict=False):
-        draw(axes, pooling)
+    panels = [*zip(grid, poolings, strict=False)]
+    for axes, pooling in panels:
         axes.set_title(label(pooling), loc="left", color=style(pooling)[0], fontweight="bold")
     for axes in grid[len(poolings) :]:
         axes.set_visible(False)
-    figure.supxlabel(labels[0])
-    figure.supylabel(labels[1])
-    return drawn(name, title, caption, figure, sheets, wide=True)
+    figure.supxlabel(right)
+    figure.supylabel(up)
+    return figure, panels

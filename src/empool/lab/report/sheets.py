@@ -56,8 +56,7 @@ def brief(errors: Sheet, summary: Summary) -> Sheet:
         VERDICT: (cells[VERDICT], None),
         "NLL": ([row.nll for row in summary.rows], ".3f"),
     }
-    printed = "Paper: error %"
-    return Sheet("", columns | ({printed: (cells[printed], str)} if printed in cells else {}))
+    return Sheet("", columns | {name: (cells[name], str) for name in cells if name == "Paper: error %"})
 
 
 def nlls(caption: str, summary: Summary, notes: Sequence[str]) -> Sheet | None:
