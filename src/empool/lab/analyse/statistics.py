@@ -47,8 +47,7 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A pooling compared with the baseline by one score, of which less is better."""
 
     verdict: Verdict  # what the runs support

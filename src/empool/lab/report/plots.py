@@ -117,13 +117,11 @@ def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot 
             axes.plot(beyond, [low] * len(beyond), clip_on=False, in_layout=False, **mark)
     figure.supylabel(f"improvement over {label(summary.baseline)}, %")
     figure.supxlabel("p" if {*frame.method} <= {"ensemble", "max-dropout"} else "p, or share dropped")
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=INK, linewidth=1.8, label="ours"),
-        Patch(color=INK, alpha=0.25, linewidth=0, label="95 % interval"),
-    ]
+    looks: dict[str, Any] = {"ours": Line2D([], [], color=INK, linewidth=1.8)}
+    looks["95 % interval"] = Patch(color=INK, alpha=0.25, linewidth=0)
     if frame.printed.any():
-        handles.append(Line2D([], [], label="Zhang and Wu (2017)", **PAPERS))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.2, handlelength=1.7)
+        looks["Zhang and Wu (2017)"] = Line2D([], [], **PAPERS)
+    figure.legend([*looks.values()], [*looks], loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.7)
     caption = (
         "Up is better. Band: 95 % interval, simultaneous over all poolings of the table. A triangle at the lower edge "
         "is a value below it, or runs that did not converge."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -23,7 +22,7 @@ class Origin(NamedTuple):
 
     command: str = ""  # what was typed, a line a command
     planned: Collection[tuple[str, int]] = ()  # its runs, by pooling and seed
-    configuration: Mapping[str, Any] = MappingProxyType({})  # by name, such as "recipe.width"
+    configuration: Mapping[str, Any] = {}  # by name, such as "recipe.width"
 
 
 class Section:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -33,8 +33,7 @@ WIDTH = 4.4  # inches of a plot: legible when a phone shrinks it, and not too la
 STYLE = Path(__file__).with_name("plots.mplstyle")
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A drawn plot."""
 
     name: str  # stem of its file, and of its ids in a page
