@@ -83,23 +83,14 @@ def compared(tmp_path_factory):
     return write_report(written).parent
 
 
-@pytest.fixture(scope="module")
-def papers(compared):
-    return read(compared / "report.html")
-
-
 def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     answer, _, rest = page.text.partition("Test errors of")
-    for sentence in (
-        "5 poolings compared: cnn on cifar10, 1,000 images, 4 epochs, augmented, 3 seeds.",
-        "Lowest mean test error: ensemble:0.3 with 14.30 %; max has 15.30 %.",
-        "Fewer test errors than max: ensemble:0.3.",
-        "More test errors than max: average.",
-        "Not decided by these seeds: ensemble:0.1.",
-        "Did not converge: max-dropout:0.4 (1 of 3).",
-        "Missing runs: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2.",
-    ):
-        assert sentence in answer
+    assert (
+        "5 poolings compared: cnn on cifar10, 1,000 images, 4 epochs, augmented, 3 seeds. Lowest mean test error: "
+        "ensemble:0.3 with 14.30 %; max has 15.30 %. Fewer test errors than max: ensemble:0.3. More test errors than max: "
+        "average. Not decided by these seeds: ensemble:0.1. Did not converge: max-dropout:0.4 (1 of 3)."
+    ) in answer
+    assert "Missing runs: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2." in answer
     for words in (
         *("empool compare --seeds 3", "cpu (synthetic)", "Synthetic 9000", "2.13.0", "0123456789abcdef", "131,000"),
         *("1,000, as many of each class", "recipe.learning_rate 0.05", "recipe.milestones 0.5, 0.75"),
@@ -146,7 +137,8 @@ def test_a_study_says(tmp_path, records, study, words):
     assert [tag for tag, _ in page.elements].count("script") == 1
 
 
-def test_results_and_claims_stand_beside_the_papers(compared, papers, page):
+def test_results_and_claims_stand_beside_the_papers(compared, page):
+    papers = read(compared / "report.html")
     found = rows(papers, RESULTS)
     assert list(found) == ["max", "average", "ensemble:0.1", "ensemble:0.3", "max-dropout:0.4"]
     assert [*found["ensemble:0.3"].values()][1:3] == ["14.30", f"{MINUS}1.00"]
@@ -171,7 +163,8 @@ def test_results_and_claims_stand_beside_the_papers(compared, papers, page):
     assert "- Average pooling is worse than max: supported" in text
 
 
-def test_inference_rules_are_compared_on_the_same_networks(papers):
+def test_inference_rules_are_compared_on_the_same_networks(compared):
+    papers = read(compared / "report.html")
     # Points more than the expectation: -0.1, -0.1, 0.1 and 1.0, 1.2, 0.8; t(2, 97.5 %) = 4.303.
     assert papers.table("The same trained networks by each inference rule")[1:] == [
         ["max", "expectation", "1", "15.00", "-", "-", "0.7500", "2.00"],
@@ -198,7 +191,7 @@ def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path):
 
 def test_the_seeds_that_each_row_needs(directory, page, tmp_path):
     needed = {pooling: row["Seeds needed"] for pooling, row in rows(page, RESULTS).items()}
-    assert (needed["max"], needed["max-dropout:0.4"]) == ("-", "-")
+    assert needed["max"] == needed["max-dropout:0.4"] == "-"
     assert int(needed["ensemble:0.3"]) < 10 < int(needed["ensemble:0.1"])
     assert "decided in 80 % of studies" in " ".join(shown(power(directory)).split())
     with pytest.raises(LabError, match="tells no spread"):
@@ -232,8 +225,7 @@ def test_page_stands_alone_and_can_be_read_by_a_screen_reader(directory, page):
         assert all(value.startswith("#") or value == "data:," for value in page.having(attribute)), attribute
     text = (directory / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"@import|fetch\(|XMLHttpRequest|url\((?!#)", text)
-    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # They are not fetched.
-    assert set(re.findall(r"https?://[^\s\"']+", text)) <= namespaces
+    assert not re.search(r"https?://(?!www.w3.org/(2000/svg|1999/xlink))", text)  # Namespaces are not fetched.
     identifiers = page.having("id")
     assert [name for name, times in Counter(identifiers).items() if times > 1] == []
     assert set(page.having("aria-labelledby")) <= set(identifiers)
@@ -269,8 +261,13 @@ def test_every_run_is_listed_and_the_gap_is_that_of_the_training_images_in_infer
 def test_files_beside_the_page(directory, compared):
     before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     plots = {f"{name}.svg" for name in ("error", "improvement-against-p", "learning-curves", "reliability")}
-    texts = {"results.json", "study.json", "report.html", "table.md", "table.tex"}
-    assert {path.name for path in before} == texts | plots
+    assert {path.name for path in before} - plots == {
+        "results.json",
+        "study.json",
+        "report.html",
+        "table.md",
+        "table.tex",
+    }
     for name in plots:
         text = (directory / name).read_text(encoding="utf-8")
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
@@ -285,11 +282,7 @@ def test_files_beside_the_page(directory, compared):
     write_report(directory)  # The same study gives the same files.
     assert {path: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
     table = (compared / "table.md").read_text(encoding="utf-8")
-    for line in (
-        "ensemble:0.3 | 14.30 | -1.00",
-        "Average pooling is worse than max | supported | +1.00",
-        "plain max | 3",
-    ):
+    for line in ("14.30 | -1.00", "Average pooling is worse than max | supported | +1.00", "plain max | 3"):
         assert f"{line} |" in table
 
 

@@ -41,15 +41,11 @@ def verdicts(summary):
     return [one.error.verdict for one in summary.rows]
 
 
-def ends(interval):
-    return interval.low, interval.high
-
-
 def test_mean_and_spread():
     one = row({"max": [10.0, 14.0, 12.0]}, "max")
     assert (one.errors, one.runs, one.mean, one.spread) == ((10.0, 14.0, 12.0), 3, 12.0, 2.0)
     # The 97.5 % quantile of t with 2 degrees of freedom is 4.302653; times 2 / sqrt(3).
-    assert_close(ends(mean_interval(one.errors)), (12 - 4.968276, 12 + 4.968276), rtol=0, atol=1e-5)
+    assert_close(tuple(mean_interval(one.errors)), (12 - 4.968276, 12 + 4.968276), rtol=0, atol=1e-5)
     assert mean_interval([3.0]) is mean_interval([3.0, 3.0]) is None
     # Rows of other seeds than the baseline's are compared by all their runs.
     found = row({**ERRORS, "ensemble:0.3": ERRORS["ensemble:0.3"][:3]}, "ensemble:0.3")
@@ -61,13 +57,12 @@ def test_the_verdicts_are_dunnetts():
     summary = summarise(records(ERRORS))
     assert summary.error.rule is Rule.DUNNETT
     assert verdicts(summary) == [Verdict.BASELINE, Verdict.BETTER, Verdict.UNDECIDED]
-    expected = stats.dunnett(
-        ERRORS["ensemble:0.3"], ERRORS["average"], control=ERRORS["max"], rng=np.random.default_rng(7)
-    )
+    control, *others = ERRORS.values()
+    expected = stats.dunnett(*others, control=control, rng=np.random.default_rng(7))
     bounds = expected.confidence_interval()
     for place, one in enumerate(summary.rows[1:]):
         assert_close(one.error.p_value, float(expected.pvalue[place]), rtol=0.05, atol=1e-4)
-        assert_close(ends(one.error.interval), (bounds.low[place], bounds.high[place]), rtol=0, atol=5e-3)
+        assert_close(tuple(one.error.interval), (bounds.low[place], bounds.high[place]), rtol=0, atol=5e-3)
     assert_close(summary.rows[1].improvement, 100 * 0.9 / 15.2, rtol=0, atol=1e-9)
     shuffled = {**ERRORS, "ensemble:0.3": ERRORS["ensemble:0.3"][::-1]}
     assert row(shuffled, "ensemble:0.3").error == summary.rows[1].error  # Seeds are not paired.
@@ -82,9 +77,9 @@ def test_nll_is_a_family_of_its_own():
     by_nll = [one.nll_against.verdict for one in summary.rows]
     assert by_nll == [Verdict.BASELINE, Verdict.UNDECIDED, Verdict.BETTER]
     del runs[0]["test_nll"]
-    summary = summarise(runs)
-    assert summary.row("max").nll is None
-    assert {one.nll_against.verdict for one in summary.rows[1:]} == {Verdict.UNTESTED}
+    baseline, *others = summarise(runs).rows
+    assert baseline.nll is None
+    assert {one.nll_against.verdict for one in others} == {Verdict.UNTESTED}
 
 
 def test_unequal_spreads_are_tested_by_welch_and_holm():
@@ -105,7 +100,7 @@ def test_unequal_spreads_are_tested_by_welch_and_holm():
     assert_close([average.p_value, stochastic.p_value], holm([float(one.pvalue) for one in welch]))
     assert (average.verdict, stochastic.verdict) == (Verdict.BETTER, Verdict.UNDECIDED)
     bounds = welch[0].confidence_interval(0.975)  # Bonferroni's of two comparisons
-    assert_close(ends(average.interval), (float(bounds.low), float(bounds.high)))
+    assert_close(tuple(average.interval), (float(bounds.low), float(bounds.high)))
 
 
 def test_few_seeds_and_equal_scores():
@@ -132,9 +127,8 @@ def test_runs_that_did_not_converge_are_counted_and_not_chosen_away():
     assert verdicts(summary) == [Verdict.FAILED, Verdict.UNTESTED, Verdict.UNTESTED]
 
 
-@pytest.mark.parametrize(
-    ("expected", "record"),
-    [
+def test_a_run_at_chance_did_not_converge():
+    for expected, record in (
         (False, {"converged": False, "data": "cifar10", "train_error": 10.0}),
         (False, {"data": "cifar10", "train_error": 89.5}),
         (True, {"data": "CIFAR-10", "train_error": 88.0}),
@@ -142,10 +136,8 @@ def test_runs_that_did_not_converge_are_counted_and_not_chosen_away():
         (False, {"data": "mine", "classes": 2, "train_error": 49.7}),
         (False, {"data": "mine", "classes": 2, "chance_error": 20.0, "train_error": 19.5}),
         (True, {"data": "cifar10"}),
-    ],
-)
-def test_a_run_at_chance_did_not_converge(record, expected):
-    assert completed({"converged": True, **record})["converged"] is expected
+    ):
+        assert completed({"converged": True, **record})["converged"] is expected, record
 
 
 def test_runs_of_several_settings_are_refused():
@@ -214,16 +206,13 @@ def packed(right):
     return {"correct": base64.b64encode(np.packbits(right)).decode(), "test_images": len(right)}
 
 
-def test_which_images_were_right_survives_packing():
-    right = np.arange(1003) % 3 == 0
-    assert (images.which_were_right(packed(right)) == right).all()
+def test_the_two_way_interval_stands_beside_the_test():
+    some = np.arange(1003) % 3 == 0
+    assert (images.which_were_right(packed(some)) == some).all()
     assert images.which_were_right({"test_images": 1003}) is None
     for damage, message in (({"test_images": 2000}, "expected 2000 bits"), ({"correct": "?"}, "is damaged")):
         with pytest.raises(LabError, match=message):
-            images.which_were_right({**packed(right), **damage})
-
-
-def test_the_two_way_interval_stands_beside_the_test():
+            images.which_were_right({**packed(some), **damage})
     generator = np.random.default_rng(3)
     hard = generator.beta(0.3, 1, size=2000)  # Hard images are wrong more often than easy ones.
     shares = {"max": 1.0, "average": 0.9, "stochastic": 1.0}
