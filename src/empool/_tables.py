@@ -237,12 +237,11 @@ def remembered(make: Callable[..., Made], *arguments: Any) -> Made:
 
     It is the one cache of calls: to make a plan or a table takes longer than to pool a small tensor.
     """
-    if torch.compiler.is_compiling():
-        return make(*arguments)
-    try:
-        return cached(make, *arguments)
-    except TypeError:  # Sizes that are symbols can't be looked up.
-        return make(*arguments)
+    if not torch.compiler.is_compiling():
+        with contextlib.suppress(TypeError):  # Sizes that are symbols can't be looked up.
+            found: Made = cached(make, *arguments)
+            return found
+    return make(*arguments)
 
 
 @functools.lru_cache(maxsize=4096)
