@@ -23,7 +23,7 @@ from empool.lab.study.run import results
 from empool.lab.train import signals
 from empool.lab.watch.progress import Progress
 from finished_runs import outcome
-from held import gates
+from held import Together, gates
 
 EPOCHS = 4
 
@@ -111,14 +111,8 @@ def test_a_cluster_gives_what_one_machine_gives(nodes, tmp_path, monkeypatch, ca
 
 
 def test_no_more_runs_are_on_than_there_are_cpus(nodes, tmp_path, one_thread, held):
-    class Counted(Noted):
-        def started(self, config):
-            super().started(config)
-            if len(self.tasks) == 2:
-                held.open(2)
-
     poolings = [f"ensemble:0.{digit}" for digit in range(1, 4)]
-    start(tmp_path / "there", cluster.Ray(nodes, device="cpu"), poolings, Counted(), held)
+    start(tmp_path / "there", cluster.Ray(nodes, device="cpu"), poolings, Together(held), held)
     folders = [tmp_path / "there" / pooling.replace(":", "-") / "0" for pooling in poolings]
     begun = [(folder / "config.json").stat().st_mtime_ns for folder in folders]
     ended = [(folder / "result.json").stat().st_mtime_ns for folder in folders]

@@ -204,12 +204,9 @@ def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_
     file = folder / "train-00000-of-00002.parquet"
     shutil.copy(file, folder / "train" / "validation.parquet")  # left out
     assert len(load(folder).train) == 30
-    for name, problem in {
-        "train-test.parquet": "two splits by its name, train and test: name it for one of them",
-        "part-3.parquet": "no split by its name: expected train-*.parquet or test-*.parquet; or move it away",
-    }.items():
+    for name in ("train-test.parquet", "part-3.parquet"):
         shutil.copy(file, folder / name)
-        assert refusal(folder) == f"{folder / name} is of {problem}"
+        assert refusal(folder).startswith(f"{folder / name} is of no one split by its name: name it train-*.parquet")
         (folder / name).unlink()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import weakref
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -53,7 +55,7 @@ def folder(finished, tmp_path):
 
 
 def run(directory, samples=8, poolings=None):
-    return evaluate(directory, samples=samples, source=None, device="cpu", poolings=poolings)
+    return evaluate(directory, samples=samples, source=None, device="cpu", poolings=poolings, label_column=None)
 
 
 def written(directory):
@@ -145,7 +147,6 @@ def test_all_finished_runs_of_a_study_are_evaluated(study, caplog, monkeypatch):
     def noted(*arguments):
         assert [experiment() for experiment in made] == [None] * len(made)  # Networks that were evaluated are let go.
         experiment = make(*arguments)
-        experiment.cycle = [experiment]
         made.append(weakref.ref(experiment))
         return experiment
 
@@ -216,11 +217,15 @@ def test_evaluations_of_one_study_at_once_keep_each_others_results(study, monkey
     assert [record["pooling"] for record in written(study)] == ["max"] * 2 + ["stochastic-max:0.5"] * 2
 
 
-def test_what_cannot_be_evaluated_is_refused(folder):
+def test_what_cannot_be_evaluated_is_refused(folder, monkeypatch):
     def refused(message):
         with pytest.raises(LabError, match=message):
             run(folder)
 
+    with monkeypatch.context() as read_only:
+        error = PermissionError(errno.EACCES, "Permission denied", str(folder / ".evaluation.lock"))
+        read_only.setattr(FileLock, "acquire", Mock(side_effect=error))
+        refused(r"cannot write to .*/\.evaluation\.lock \(Permission denied\): make it writable")
     path, last = folder / "config.json", folder / "last.ckpt"
     config = json.loads(path.read_text())
     for changes, message in (

@@ -24,7 +24,7 @@ from empool.lab.execute.supervise import Here
 from empool.lab.train import signals
 from empool.lab.watch.progress import Progress
 from finished_runs import outcome, rows, weights
-from held import Held, gates
+from held import Held, Together, gates
 from test_lab_survival import child
 
 POOLINGS = ("max", "ensemble:0.3", "average")
@@ -103,20 +103,6 @@ class At(Progress):
             self.act(config)
         if self.held is not None:
             self.held.open(*[int(epochs)] if self.times else range(2, EPOCHS))
-
-
-class Together(Progress):
-    """Lets the runs that wait after their second epoch go on once two are on."""
-
-    def __init__(self, held):
-        super().__init__(quiet=True)
-        self.held, self.abreast = held, 0
-
-    def started(self, config):
-        super().started(config)
-        self.abreast = max(self.abreast, len(self.tasks))
-        if self.abreast == 2:
-            self.held.open(*range(2, EPOCHS))
 
 
 def killing(place, number=signal.SIGKILL):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import empool
 import tiny_data
 from empool import models
 from empool.lab import cli
@@ -66,41 +65,6 @@ def passes(data, count=2, augment="resized,mirror", **changes):
         assert len(epoch) == len(stream)
         taken.append([torch.cat(part) for part in zip(*epoch, strict=True)])
     return taken
-
-
-def test_resnets_have_their_published_parameters_and_one_other_pooling():
-    parameters = {"resnet18": 11_689_512, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808}
-    for name, count in parameters.items():
-        with torch.device("meta"):
-            drawing = {"pooling": empool.EnsembleMax(0.1)}
-            plain, net, tandems = (
-                models.create(f"timm:{name}", num_classes=1000, **options)
-                for options in ({}, drawing, {**drawing, "strided_convs": True})
-            )
-        assert sum(parameter.numel() for parameter in net.parameters()) == count
-        assert isinstance(plain.maxpool, torch.nn.MaxPool2d)
-        assert repr(net.maxpool) == repr(empool.EnsembleMaxPool2d(3, 2, 1, p=0.1))
-        for network, layers in ((net, 1), (tandems, 8)):
-            assert sum(isinstance(module, empool.EnsembleMaxPool2d) for module in network.modules()) == layers
-        assert list(plain.state_dict()) == list(net.state_dict()) == list(tandems.state_dict())
-
-
-def test_a_network_with_nothing_to_replace_says_so():
-    with torch.device("meta"):
-        for name, strided, message in (
-            ("convnext_atto", False, r"timm:convnext_atto has no max-pooling layer to replace; strided_convs"),
-            ("vit_tiny_patch16_224", True, "no max-pooling layer to replace and no convolution with stride 2"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                models.create(f"timm:{name}", num_classes=3, pooling=empool.Max(), strided_convs=strided)
-
-
-def test_the_recipe_is_the_standard_one():
-    recipe = models.network("timm:resnet50").recipe
-    rates = [recipe.rate(epoch) for epoch in range(90)]
-    assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30)
-    assert dataclasses.replace(recipe, batch_size=1024).rate(29.9) == pytest.approx(0.4)
-    assert dataclasses.replace(recipe, batch_size=64, epochs=9).rate(3) == pytest.approx(0.0025)
 
 
 def test_images_are_resized_cropped_and_normalised(folder):
@@ -189,13 +153,16 @@ def refused(capsys, *arguments):
 
 def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path):
     arguments = ["compare", "--data", str(folder), *SMALL, "--p-schedule", "anneal:0", "--out", "study", "--seeds", "1"]
-    assert cli.main([*arguments, "--poolings", "ensemble:0.1", "--precision", "bfloat16", "--train-limit", "32"]) == 0
+    arguments += ["--poolings", "ensemble:0.1,none", "--recipe", "strided_convs=true"]  # None: without tandems.
+    assert cli.main([*arguments, "--precision", "bfloat16", "--train-limit", "32"]) == 0
     assert "timm:test_resnet" in (tmp_path / "study" / "report.html").read_text()
     assert cli.main(["evaluate", "study", "--data", str(folder), "--samples", "2", "--device", "cpu"]) == 0
-    (record,) = json.loads((tmp_path / "study" / "evaluation.json").read_text())
-    (trained,) = json.loads((tmp_path / "study" / "results.json").read_text())
-    assert record["expectation"]["error"] == trained["test_error"]
-    assert (record["test_images"], trained["train_limit"]) == (16, 32)
+    records, trained = (
+        json.loads((tmp_path / "study" / f"{name}.json").read_text()) for name in ("evaluation", "results")
+    )
+    assert [one["pooling"] for one in records] == [one["pooling"] for one in trained] == ["ensemble:0.1", "none"]
+    assert [one["expectation"]["error"] for one in records] == [one["test_error"] for one in trained]
+    assert (records[0]["test_images"], trained[0]["train_limit"]) == (16, 32)
 
 
 @pytest.mark.parametrize(("workers", "split"), [(0, "train"), (2, "val")])
@@ -224,12 +191,6 @@ def test_a_damaged_image_is_named(folder, capsys, workers, split):
 def test_wrong_options_are_named(folder, capsys, arguments, message):
     given = SMALL[:-2] if "cnn" in arguments else SMALL
     assert message in refused(capsys, "train", "--data", str(folder), *given, *arguments)
-
-
-def test_none_is_the_network_as_published_beside_tandems(folder, capsys):
-    arguments = ["train", "--data", str(folder), "--pooling", "none", *SMALL, "--recipe", "strided_convs=true"]
-    assert cli.main(arguments) == 0
-    assert capsys.readouterr().out.startswith("none, seed 0: test error ")
 
 
 def test_images_of_a_factory_are_as_those_of_a_folder(folder, monkeypatch):

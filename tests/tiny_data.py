@@ -159,27 +159,6 @@ def photographs(folder: Path, train: int = 48, test: int = 16, seed: int = 0, te
     return folder
 
 
-def _flipped(content: bytearray) -> bytearray:
-    content[len(content) // 2] ^= 1
-    return content
-
-
-def _in_directory(content: bytearray, offset: int, value: int) -> bytearray:
-    content[content.index(b"PK\x01\x02") + offset] = value
-    return content
-
-
-# What may become of a zip archive, each of which Python's module says in another way.
-ZIP_DAMAGES = {
-    "flipped": _flipped,
-    "truncated": lambda content: content[: len(content) // 2],
-    "empty": lambda content: b"",
-    "encrypted": lambda content: _in_directory(content, 8, 1),
-    "unknown": lambda content: _in_directory(content, 10, 99),
-    "deflated": lambda content: _in_directory(content, 10, 8),
-}
-
-
 def python_path() -> str:
     """Name what a process of its own imports from: what this one does."""
     return os.pathsep.join(path for path in sys.path if path)

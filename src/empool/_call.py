@@ -95,7 +95,7 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
 
         return _distributed.pool_locally(function, input, dims, local)
     if method.seed is not None or method.generator is not None or method.tied is not None:
-        _check_draw(function, input, method)
+        check_draw(function, input, method)
     if input.dtype not in DTYPES:
         return _pool_others(function, dims, input, windows, return_indices, method)
     plan = plan_of(function, dims, input, windows, return_indices)
@@ -126,7 +126,7 @@ def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Ten
     else:
         entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
         if (sets := entries.size(0)) != 1:
-            _check_channels(function, input, sets)
+            check_channels(function, input, sets)
         # What needs no random numbers takes none from the generator.
         key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
         output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, *how)
@@ -143,7 +143,7 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
         return mean
     entries = method.tables.get(plan.counts, False, input.device).entries
     if (sets := entries.size(0)) != 1:
-        _check_channels(function, input, sets)
+        check_channels(function, input, sets)
     if entries.is_cuda and isinstance(method.tables, Tables) and torch.is_grad_enabled() and input.requires_grad:
         entries = entries.clone()  # A new p is written into the table, perhaps before the backward pass.
     mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
@@ -155,14 +155,16 @@ def _is_captured(input: Tensor) -> bool:
     return input.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _check_channels(function: str, input: Tensor, sets: int) -> None:
+def check_channels(function: str, input: Tensor, sets: int) -> None:
+    """Refuse a number of tables that is not the channels'."""
     if sets != 1 and sets != input.size(1):
         raise ValueError(f"{function}: expected one number or one for each of {input.size(1)} channels, got {sets}")
 
 
 def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
+    """Return the weight of a softmax as operators take it."""
     if isinstance(beta, Tensor):
-        _check_channels(function, input, beta.numel())
+        check_channels(function, input, beta.numel())
         # A layer's parameter may have been made half precision, which no kernel takes.
         return beta.to(input.device, torch.promote_types(beta.dtype, torch.float32))
     if beta is None:
@@ -369,7 +371,8 @@ def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan |
     return Plan(geometry, geometry.possible_counts(spatial))
 
 
-def _check_draw(function: str, input: Tensor, method: Method) -> None:
+def check_draw(function: str, input: Tensor, method: Method) -> None:
+    """Check what says which random numbers to take."""
     seed, generator = method.seed, method.generator
     if method.tied is not None and method.tied not in TIED:
         raise ValueError(f"{function}: expected tied to be 'channel', 'position', 'image' or None, got {method.tied!r}")

@@ -120,19 +120,19 @@ def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
         return op.redispatch(keyset & _torch.keys_below_autograd, *args)
 
 
-def is_unseen_on_cpu(input: Any) -> bool:
-    """Tell whether it is a dense tensor on a CPU whose calls nothing watches but autograd, and that not forwards."""
+def is_unseen(input: Any) -> bool:
+    """Tell whether it is a dense tensor whose calls nothing watches but autograd, and that not forwards."""
     return (
         not is_watched(input)
-        and input.is_cpu
+        and (input.is_cpu or input.is_cuda)
         and input.layout is torch.strided
         and _torch.forward_ad._current_level < 0
     )
 
 
-def are_plain(first: torch.Tensor, *others: torch.Tensor | None, on: str = "cpu") -> bool:
-    """Tell whether the first tensor, which nothing watches, is dense and on a device, and the others have no class."""
-    if not (first.is_cpu if on == "cpu" else first.is_cuda) or first.layout is not torch.strided:
+def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Tell whether the first tensor, which nothing watches, is dense on a CPU or GPU, and no other has a class."""
+    if not (first.is_cpu or first.is_cuda) or first.layout is not torch.strided:
         return False
     for other in others:  # noqa: SIM110 (of a generator `all` would take longer, at every call)
         if type(other) is not torch.Tensor and other is not None:

@@ -41,10 +41,8 @@ class Tables:
         device: where these are.
         number: where there is a kind that has one, the distributions' numbers, in memory: ``(S,)``.
         kept: all tables that are there.
-        version: counts how often they changed.
+        prepared: `empool._prepared`'s calls with these tables, which end with them.
     """
-
-    version = 0
 
     def __init__(
         self, each: Sequence[RankDistribution], counts: tuple[int, ...] = (), device: torch.device = _CPU
@@ -54,6 +52,7 @@ class Tables:
         self.kind: type[Tunable] | None = kind if "weights_of" in vars(kind) else None  # Not a subclass's own.
         self.is_unchanging = all(vars(type(distribution)).get("unchanging", False) for distribution in each)
         self.kept: dict[Any, Table] = {}
+        self.prepared: dict[Any, Any] = {}
         self._fill()
 
     def _fill(self) -> None:
@@ -96,7 +95,6 @@ class Tables:
         before, self.each = self.each, tuple(each)
         if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
             self.__init__(each, self.counts, self.device)  # type: ignore[misc]
-            self.version += 1
             return
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
@@ -108,7 +106,7 @@ class Tables:
                 if table.entries.is_cuda and fresh.entries.shape == table.entries.shape:
                     kept[key] = fresh._replace(entries=table.entries.copy_(fresh.entries))
         self.kept = kept
-        self.version += 1  # Last: who has read it before takes no table for a later one's.
+        self.prepared = {}  # Last: what is prepared meanwhile with an old table goes into the old one.
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""

@@ -98,7 +98,7 @@ def train(
     directory, (record,) = study(Options(**options), pooling, [seed], command=context.obj, resume=resume)
     more = {"top-5": record.get("test_top5_error"), "validation": record.get("validation_error")}
     errors = "".join(f", {kind} error {error:.2f} %" for kind, error in more.items() if error is not None)
-    print(f"{record['pooling']}, seed {seed}: {result(record)}{errors} after {record['epochs']} epochs; {directory}")
+    print(f"{record['pooling']}, seed {seed}: {result(record)}{errors} after epoch {record['epochs']}; {directory}")
 
 
 @app.command(cls=Grouped)

@@ -37,7 +37,7 @@ Row = tuple[str, Any, int | None]  # name for messages; image as bytes, of PIL, 
 class Known(NamedTuple):
     """A data set with a name."""
 
-    augment: str  # that suits it, as `Recipe.augment` spells it
+    augment: str = "crop:4,mirror"  # that suits it, as `Recipe.augment` spells it
     epochs: int | None = None  # for a first look, if it needs fewer than the recipe says
     hub: tuple[str, str | None, str] | None = None  # repository, configuration and label column, if it is on the hub
 
@@ -45,13 +45,12 @@ class Known(NamedTuple):
 # Digits read differently in a mirror; clothes and animals do not.
 KNOWN = {
     "digits": Known("crop:1", epochs=5),  # shipped with scikit-learn
-    "cifar10": Known("crop:4,mirror", hub=("uoft-cs/cifar10", None, "label")),
-    "cifar10-mini": Known("crop:4,mirror"),  # shipped with this project's repository
-    "cifar100": Known("crop:4,mirror", hub=("uoft-cs/cifar100", None, "fine_label")),
+    "cifar10": Known(hub=("uoft-cs/cifar10", None, "label")),
+    "cifar10-mini": Known(),  # shipped with this project's repository
+    "cifar100": Known(hub=("uoft-cs/cifar100", None, "fine_label")),
     "svhn": Known("crop:4", hub=("ufldl-stanford/svhn", "cropped_digits", "label")),
-    "fashion_mnist": Known("crop:4,mirror", hub=("zalando-datasets/fashion_mnist", None, "label")),
+    "fashion_mnist": Known(hub=("zalando-datasets/fashion_mnist", None, "label")),
 }
-PATH_AUGMENT = "crop:4,mirror"
 
 
 def decode(source: str, label_column: str | None = None) -> DataSet:
@@ -143,7 +142,7 @@ def _parquet(folder: Path, files: list[Path], label_column: str | None) -> DataS
             table = _read_parquet(pq.read_table, path)
             images, labels = (table.column(column).to_pylist() for column in columns[path][:2])
             for n, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield f"{path}: row {n}", image["bytes"] if isinstance(image, dict) else image, label
+                yield f"{path}: row {n}", image and image["bytes"], label
 
     return arrays(str(folder), rows("train"), rows("test"), next(iter(named), ()))
 
@@ -153,11 +152,11 @@ def _split(path: Path, folder: Path) -> str:
     below = path.relative_to(folder)
     for part in (below.name, *reversed(below.parent.parts)):
         found = [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
-        if len(found) > 1:
-            raise LabError(f"{path} is of two splits by its name, {' and '.join(found)}: name it for one of them")
-        if found:
+        if len(found) == 1:
             return found[0]
-    raise LabError(f"{path} is of no split by its name: expected train-*.parquet or test-*.parquet; or move it away")
+        if found:
+            break
+    raise LabError(f"{path} is of no one split by its name: name it train-*.parquet or test-*.parquet, or move it away")
 
 
 def _read_parquet(read: Callable[[Path], Any], path: Path) -> Any:
@@ -174,24 +173,23 @@ def _columns(path: Path, schema: Any, label_column: str | None) -> tuple[str, st
     import pyarrow as pa
 
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        kinds = {name: feature.get("_type") for name, feature in features.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        features, kinds = {}, {}
-    structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    image_columns = [name for name, kind in kinds.items() if kind == "Image" and name in schema.names] or structs
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = {name: tuple(of["names"]) for name, of in features.items() if of.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):  # Another program wrote something else, or nothing.
+        names = {}
+    images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     integers = [f.name for f in schema if pa.types.is_integer(f.type)]
-    for found, what in ((image_columns, "images"), (integers, "integer labels")):
+    for found, what in ((images, "images"), (integers, "integer labels")):
         if not found:
             raise LabError(f"{path} has no column of {what}; its columns are {', '.join(schema.names)}")
-    classes = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in integers]
+    classes = [name for name in integers if name in names]
     named = [name for name in _LABELS if name in integers]
     clear = classes if len(classes) == 1 else [name for name in named if name in classes] or named
     label = label_column or next(iter(clear), None)
     if label is None or label not in integers:
         wanted = f"no integer column {label_column}" if label_column else "no column that is clearly the label"
         raise LabError(f"{path} has {wanted}: name one with --label-column, of {', '.join(integers)}")
-    return image_columns[0], label, tuple(features.get(label, {}).get("names", ()))
+    return images[0], label, names.get(label, ())
 
 
 def class_folders(

@@ -21,16 +21,7 @@ from empool.lab.study.run import RunConfig, derived_seed
 
 
 def load(folder: Path, train_limit: int | None = None, test_limit: int | None = None) -> DataSet:
-    """List the images of a folder for a network of timm; hash their names and labels.
-
-    Args:
-        folder: with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/).
-        train_limit: number of training images to keep, as many of each class as of any other; None keeps all.
-        test_limit: of test images, likewise.
-
-    Raises:
-        LabError: if it is absent or incomplete.
-    """
+    """List the images of a folder for a network of timm; hash their names and labels. See `load.load_data`."""
     from timm.utils.misc import natural_key
 
     if not folder.is_dir():

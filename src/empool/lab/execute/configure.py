@@ -55,8 +55,8 @@ def configure(
 
 def _recipe(network: Network, options: Options) -> Recipe:
     """Settle the recipe: the network's, changed by the options."""
-    known, recipe = sources.KNOWN.get(options.data), network.recipe
-    if known and known.epochs:
+    known, recipe = sources.KNOWN.get(options.data, sources.Known()), network.recipe
+    if known.epochs:
         recipe = dataclasses.replace(recipe, epochs=known.epochs)
     given = {name: getattr(options, name) for name in ("epochs", "batch_size", "augment")}
     choices = [f"{name}={value}" for name, value in given.items() if value is not None]
@@ -64,7 +64,7 @@ def _recipe(network: Network, options: Options) -> Recipe:
     if network.streams:
         return recipe
     if recipe.augment == "auto":
-        return dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+        return dataclasses.replace(recipe, augment=known.augment)
     batches.parse(recipe.augment)  # Other spellings are refused.
     return recipe
 

@@ -120,7 +120,7 @@ def carry_out(
     runs: Sequence[RunConfig],
     data: DataSet,
     place: Here,
-    progress: Progress,
+    shown: Progress,
     loggers: Loggers,
     command: str,
 ) -> list[Record]:
@@ -136,9 +136,9 @@ def carry_out(
             for run in runs:
                 if record := done.get((run.pooling, run.seed)):
                     loggers.finished(run, record)
-            progress.begin(runs, missing)
+            shown.begin(runs, missing)
             try:
-                for record in _supervise(place, missing, data, directory, progress, loggers):
+                for record in _supervise(place, missing, data, directory, shown, loggers):
                     done[record["pooling"], record["seed"]] = record
                     folder.gather(directory)
             finally:
@@ -147,7 +147,7 @@ def carry_out(
 
 
 def _supervise(
-    place: Here, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress, loggers: Loggers
+    place: Here, runs: Sequence[RunConfig], data: DataSet, directory: Path, shown: Progress, loggers: Loggers
 ) -> Iterator[Record]:
     """Do runs, beginning them in their order, and yield their records in the order in which they end.
 
@@ -165,7 +165,7 @@ def _supervise(
         if what == "said":
             _log.warning("%s: %s", run.title, *rest)
         else:
-            getattr(progress, what)(run, *rest)
+            getattr(shown, what)(run, *rest)
         if what == "advanced":
             loggers.advanced(run, *rest)
 
@@ -187,7 +187,7 @@ def _supervise(
                     then = "the run goes on in another" if again else "it is left out"
                     _log.warning("%s: %s; %s", run.title, death, then)
                 else:
-                    progress.finished(run, record)
+                    shown.finished(run, record)
                     loggers.finished(run, record)
                     yield record
     if lost:

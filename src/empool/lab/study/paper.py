@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from empool.models import NONE
@@ -68,15 +69,11 @@ class Claim(NamedTuple):
     lower: bool = True  # whether their error is said to be lower than that of `than`, rather than higher
 
 
-def _emp(*numbers: float) -> tuple[str, ...]:
-    return tuple(f"ensemble:{number}" for number in numbers)
+def _each(method: str, *numbers: float) -> tuple[str, ...]:
+    return tuple(f"{method}:{number}" for number in numbers)
 
 
-def _dropout(*numbers: float) -> tuple[str, ...]:
-    return tuple(f"max-dropout:{number}" for number in numbers)
-
-
-_MAX = ("max",)
+_MAX, _emp, _dropout = ("max",), partial(_each, "ensemble"), partial(_each, "max-dropout")
 CLAIMS_1 = (
     Claim("Ensemble max-pooling with p of 0.1 or more beats max", _emp(0.1, 0.2, 0.3, 0.4, 0.5, 0.7), _MAX),
     Claim("Ensemble max-pooling with p = 0.05 is worse than max", _emp(0.05), _MAX, lower=False),

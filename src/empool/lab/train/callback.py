@@ -54,11 +54,6 @@ class PSchedule(pl.Callback):
         """Set p for what comes after a batch, which may be a test."""
         self._set(trainer, pl_module, batch_idx + 1)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set p after a training that a checkpoint had at its end."""
-        if trainer.current_epoch == trainer.max_epochs:
-            self._set(trainer, pl_module, 0)
-
     def _set(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batches: int) -> None:
         fraction = batches / trainer.num_training_batches if batches else 0.0  # 0 of infinitely many, too
         p = self.schedule.value(self.p, trainer.current_epoch + fraction, trainer.max_epochs or 0)

@@ -32,23 +32,21 @@ def begun(folder: Path) -> bool:
 
 def newest(folder: Path) -> dict[str, Any] | None:
     """Read the newest checkpoint of a run that is whole; None for a run that has none yet."""
-    damages: list[LabError] = []
+    damages = []
     for path in (folder / LAST, folder / PREVIOUS):
-        if not path.exists():
-            continue
         try:
-            checkpoint = read_checkpoint(path, "delete it, and the run starts again")
-        except LabError as error:
-            damages.append(error)
+            checkpoint = read_checkpoint(path, "delete it")
+        except FileNotFoundError:
             continue
-        for damage in damages:
-            epochs = len(checkpoint["history"])
-            _log.warning("%s; going on from %s, of epoch %d", str(damage).partition(";")[0], path, epochs)
+        except LabError as error:
+            damages.append(str(error).partition(";")[0])
+            continue
+        if damages:
+            _log.warning("%s; going on from %s, of epoch %d", damages[0], path, len(checkpoint["history"]))
         return checkpoint
-    if len(damages) > 1:
-        raise LabError(f"{folder / LAST} and {folder / PREVIOUS} are damaged; delete both, and the run starts again")
     if damages:
-        raise damages[0]
+        them = "it" if len(damages) == 1 else "both"
+        raise LabError(f"{' and '.join(damages)}; delete {them}, and the run starts again")
     return None
 
 

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 import torch
-from torch import nn
 
 from empool.lab.errors import LabError, first_line
 from empool.lab.study.run import RunConfig
-from empool.models import StochasticDepth
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt (malloc.h)
 
@@ -41,9 +39,7 @@ def keep_freed() -> None:
 @contextmanager
 def computing(config: RunConfig) -> Iterator[None]:
     """Choose algorithms as a run wants them, and say in a line what PyTorch says in many, to the end of the context."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    before, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Read when CUDA starts.
         torch.use_deterministic_algorithms(True)
@@ -57,7 +53,7 @@ def computing(config: RunConfig) -> Iterator[None]:
             raise
         raise LabError(refused) from error
     finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)
         torch.backends.cudnn.benchmark = benchmark
 
 
@@ -87,18 +83,3 @@ def _compiled_whole() -> Iterator[None]:
     torch.compiler.reset()
     with config.patch(fail_on_recompile_limit_hit=True):
         yield
-
-
-def compile_(network: nn.Module, device: str) -> None:
-    """Have calls of a network compiled when it is called first, in place: names and places of its weights stay.
-
-    A network of stochastic depth is compiled block by block, since every batch passes over other blocks; without CUDA
-    graphs, of which one would be recorded for each choice of blocks.
-    """
-    if not isinstance(network, StochasticDepth):
-        network.compile(mode="reduce-overhead" if device == "cuda" else None, dynamic=False)
-        return
-    for block in network.blocks:
-        residual = block.get_submodule("residual")
-        # Its `compile` would leave the forward of `nn.Sequential`, which is PyTorch's own, as it is.
-        residual.forward = torch.compile(residual.forward, dynamic=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import io
 import math
 import time
 import warnings
@@ -22,7 +21,7 @@ from empool.ensemble import set_p
 from empool.lab import provenance
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
-from empool.lab.files import write_json, write_text
+from empool.lab.files import replacing, write_json
 from empool.lab.study.run import RunConfig, derived_seed, difference
 from empool.lab.train import checkpoint as checkpoints
 from empool.lab.train import processes, schedule, signals
@@ -245,11 +244,10 @@ def fit(
 
 def _write_metrics(path: Path, history: list[Row]) -> None:
     """Write metrics.csv, before the checkpoint: a process killed between the two does the epoch again."""
-    text = io.StringIO()
-    rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(history)
-    write_text(path, text.getvalue())
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(history)
 
 
 def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) -> dict[str, Any] | None:

@@ -24,11 +24,7 @@ class Schedule:
         return self.kind if self.kind == "constant" else f"{self.kind}:{repr(self.number).removesuffix('.0')}"
 
     def value(self, p: float, epoch: float, epochs: float) -> float:
-        """Give the probability that p has become after some of a training's epochs, a fraction of one included.
-
-        Raises:
-            ValueError: if the number of epochs matters and is unknown, that is 0 or less.
-        """
+        """Give the probability that p has become after some of a training's epochs, a fraction of one included."""
         if self.kind == "constant":
             return p
         if self.kind == "warmup":

@@ -87,28 +87,24 @@ class Progress(logging.Handler):
         known: Any = {} if row is None else {"known": state(run, epochs, row)}
         self.bars.update(self.tasks[run], completed=epochs, **known)
         total = sum(other.training.epochs for other in self.runs)
-        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self._rest()}"
+        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self.rest()}"
         self.bars.update(self.whole, total=total, completed=total - sum(self.left.values()), known=done)
         if not self.console.is_interactive and time.monotonic() - self.said > _QUIET and left > 0:
-            self.say(f"{run.title}: {state(run, epochs, row)}{self._rest()}")
+            self.say(f"{run.title}: {state(run, epochs, row)}{self.rest()}")
 
     def finished(self, run: RunConfig, record: Mapping[str, Any]) -> None:
         """Note that a run is done, and show its result."""
         self.left.pop(run, None)
         self.bars.remove_task(self.tasks.pop(run))
         done = f"[{len(self.runs) - len(self.left)}/{len(self.runs)}]"
-        self.say(f"{done} {run.title}: {result(record)} ({duration(record['seconds'])}){self._rest()}")
+        self.say(f"{done} {run.title}: {result(record)} ({duration(record['seconds'])}){self.rest()}")
 
-    def seconds_left(self) -> float | None:
-        """Estimate the time that is left, from that of the epochs done; None while too little is known."""
+    def rest(self) -> str:
+        """Estimate the time that is left, from that of the epochs done; say nothing while too little is known."""
         left = sum(self.left.values())
-        if not self.worked or self.worked < _LEAST * (left + self.worked):
-            return None
-        return (time.monotonic() - self.began) / self.worked * left
-
-    def _rest(self) -> str:
-        seconds = self.seconds_left()
-        return f", about {duration(seconds)} left" if seconds else ""
+        if not left or not self.worked or self.worked < _LEAST * (left + self.worked):
+            return ""
+        return f", about {duration((time.monotonic() - self.began) / self.worked * left)} left"
 
 
 def state(run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> str:
