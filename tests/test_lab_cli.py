@@ -220,7 +220,11 @@ def test_how_a_command_ends_is_its_exit_code(monkeypatch, error, code):
 
 @pytest.mark.parametrize(
     ("package", "extra", "arguments"),
-    [("typer", "lab", ["compare"]), ("timm", "imagenet", ["train", "--model", "timm:resnet50", "--data", "."])],
+    [
+        ("typer", "lab", ["compare"]),
+        ("timm", "imagenet", ["train", "--model", "timm:resnet50", "--data", "."]),
+        ("ray", "ray", ["compare", "--launcher", "ray"]),
+    ],
 )
 def test_without_an_extra_the_remedy_is_said(monkeypatch, capsys, package, extra, arguments):
     for name in [name for name in sys.modules if name.startswith(("empool.lab.cli.commands", f"{package}."))]:

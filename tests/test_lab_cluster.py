@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from concurrent.futures import Future
 
 import pytest
@@ -191,13 +190,6 @@ def test_an_address_where_no_cluster_is_is_refused(monkeypatch):
                 LabError, match=f"cannot join the Ray cluster {given or address} .*: give the HOST:PORT"
             ):
                 cluster.Ray(given)
-
-
-def test_ray_is_named_if_it_is_not_installed(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert cli.main(["compare", "--launcher", "ray"]) == 1
-    error = "empool: error: --launcher ray needs Ray, which is not installed: pip install 'empool[ray]'"
-    assert capsys.readouterr().err.splitlines()[-1] == error
 
 
 def test_a_folder_that_nodes_do_not_share_is_an_error(tmp_path, monkeypatch):

@@ -35,18 +35,17 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Give the Git revision of this package's source, with "-dirty" if files of it differ; None outside Git."""
-    package = Path(__file__).resolve().parents[1]
     try:
         # An installed copy may lie in the work tree of another project, which does not track it.
-        _git(package, "ls-files", "--error-unmatch", "lab/provenance.py")
-        revision = _git(package, "rev-parse", "HEAD")
-        return f"{revision}-dirty" if _git(package, "status", "--porcelain", "--", ".") else revision
+        _git("ls-files", "--error-unmatch", "lab/provenance.py")
+        revision = _git("rev-parse", "HEAD")
+        return f"{revision}-dirty" if _git("status", "--porcelain", "--", ".") else revision
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

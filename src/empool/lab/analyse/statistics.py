@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -39,8 +40,7 @@ class Rule(Enum):
     WELCH = "Welch's t tests with Holm's correction"
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A confidence interval, in the unit of what it belongs to."""
 
     low: float
@@ -251,8 +251,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of some values, or None if there are none or one of them is not known."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    return float(np.mean(np.array(values, dtype=float))) if values and None not in values else None
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 _EXTRAS = {  # that bring a package, where it is not the lab's own
     **dict.fromkeys(("timm", "torchvision"), "imagenet"),
     **dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), "mlflow"),
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
+    **{package: package for package in ("ray", "tensorboard", "wandb")},
 }
 
 

@@ -62,12 +62,14 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     axes = figure.add_subplot()
     ends = (columns.size().clip(lower=_NARROWEST) + _BETWEEN).cumsum()  # on the right, a space included
     centres = (ends + ends.shift(fill_value=0) - _BETWEEN) / 2
-    for number, ((_, column), centre) in enumerate(zip(columns, centres, strict=True), start=1):
-        _column(axes, column, centre, f"{number}\naug." if column.augmented.all() else f"{number}\n")
+    ticks = []
+    for number, (((gap, _), column), centre) in enumerate(zip(columns, centres, strict=True), start=1):
+        _column(axes, column, centre)
+        ticks.append(f"{gap:.1f}\n({number})" + ("\naug." if column.augmented.all() else ""))
     axes.axhline(0, color=INK, linewidth=1)
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-_BETWEEN, ends.iloc[-1])
-    axes.set_xticks(centres, [f"{gap:.1f}" for gap, _ in columns.groups])
+    axes.set_xticks(centres, ticks)
     axes.set_xlabel(f"test less training error of {baseline}, points; not to scale")
     axes.set_ylabel(f"gain over {baseline}, points of test error")
     looks = {method(pooling): style(pooling) for pooling in frame.pooling}
@@ -87,20 +89,18 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
         },
     )
     caption = (
-        f"Up: fewer test errors than {baseline}. A column is a setting, in the order of the gaps (test less training "
-        f"error of {baseline}); a mark is a pooling with its 95 % interval, simultaneous over the setting. Filled: "
-        "decided; aug.: augmented."
+        f"Up: fewer test errors than {baseline}. A column is a setting, and below it are the gap (test less training "
+        f"error of {baseline}) and its number; a mark is a pooling with its 95 % interval, simultaneous over the "
+        "setting. Filled: decided; aug.: augmented."
     )
     return drawn("gain", title, caption, figure, (sheet,))
 
 
-def _column(axes: Axes, column: pd.DataFrame, centre: float, above: str) -> None:
+def _column(axes: Axes, column: pd.DataFrame, centre: float) -> None:
     """Draw the points of a setting side by side."""
     for place, point in enumerate(column.itertuples()):
         x = centre + place - (len(column) - 1) / 2
         colour, marker = style(point.pooling)
-        axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot([x, x], point.interval, color=colour, linewidth=1.2, alpha=0.6)
         decided = point.verdict in (Verdict.BETTER, Verdict.WORSE)
         axes.plot([x], [point.gain], marker, color=colour, markerfacecolor=colour if decided else "none")
-    axes.annotate(above, (centre, 1), (0, 2), xycoords=("data", "axes fraction"), ha="center", fontsize=7.5,
-                  textcoords="offset points")  # fmt: skip

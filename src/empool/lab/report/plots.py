@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from empool.lab.analyse.findings import label
 from empool.lab.analyse.records import Record
-from empool.lab.analyse.statistics import Interval, Summary
+from empool.lab.analyse.statistics import Summary
 from empool.lab.errors import LabError, first_line
 from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
 from empool.lab.report.table import Sheet
@@ -48,13 +48,10 @@ def errors(summary: Summary) -> Plot | None:
     if not means:
         return None
     level = means.get(summary.baseline, math.nan)
-    found = {row.pooling: row.error.interval for row in rows if row.error.interval}
-    bands = {pooling: (level + ends.low, level + ends.high) for pooling, ends in found.items()}
+    bands = {row.pooling: [level + end for end in row.error.interval or ()] for row in rows}
     near = _near([*means.values()])
-    low, high = _span(
-        [error for row in rows if row.mean in near for error in row.errors],
-        [level, *(end for band in bands.values() for end in band)],
-    )
+    shown = [error for row in rows if row.mean in near for error in row.errors]
+    low, high = _span(shown, [level, *(end for band in bands.values() for end in band)])
     figure = Figure(figsize=(WIDTH, 0.8 + 0.28 * len(rows)))
     axes = figure.add_subplot(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel="test error, %")
     axes.set_yticks(range(len(rows)), [label(row.pooling) for row in rows])
@@ -69,8 +66,8 @@ def errors(summary: Summary) -> Plot | None:
         # At the right end of the row's line, above it.
         axes.annotate(", ".join(notes), (high, y - 0.28), (-2, 0), textcoords="offset points", ha="right", va="center",
                       color=colour, fontsize=7)  # fmt: skip
-        if row.pooling in bands:
-            axes.plot(bands[row.pooling], [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
+        if band := bands[row.pooling]:
+            axes.plot(band, [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
         axes.plot(row.errors, [y] * len(row.errors), marker, color=colour, alpha=0.8, markeredgewidth=0)
         axes.plot(means.get(row.pooling, math.nan), y, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.axvline(level, color=INK, linestyle=":", linewidth=1)
@@ -86,12 +83,14 @@ def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot 
     baseline = summary.row(summary.baseline)
     if baseline is None or not baseline.mean:
         return None
+    theirs = {pooling: figure.error for pooling, figure in beside.rows.items()} if beside else {}
+    reference = theirs.get(baseline.pooling)
     lines = []
     for row in summary.rows:
-        ends = row.error.interval or Interval(math.nan, math.nan)
-        band = -100 * ends.low / baseline.mean, -100 * ends.high / baseline.mean
-        printed = beside is not None and baseline.pooling in beside.rows and row.pooling in beside.rows
-        paper = beside.improvement_over(baseline.pooling, row.pooling) if beside else None
+        band = [-100 * end / baseline.mean for end in row.error.interval or (math.nan, math.nan)]
+        error = theirs.get(row.pooling)
+        printed = reference is not None and row.pooling in theirs
+        paper = 100 * (1 - error / reference) if error and reference else None
         lines.append((*row.pooling.partition(":")[::2], row.improvement, *band, printed, paper))
     frame = pd.DataFrame(lines, columns=["method", "p", "ours", "low", "high", "printed", "paper"])
     numbers = ["p", "ours", "low", "high", "paper"]

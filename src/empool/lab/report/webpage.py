@@ -10,7 +10,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from empool import models
-from empool.lab.analyse.records import distinct
 from empool.lab.report import sheets, svg
 from empool.lab.report.sections import Section
 from empool.lab.report.svg import Plot
@@ -40,8 +39,7 @@ def render(section: Section, plots: Sequence[Plot]) -> str:
         assumptions = models.network(section.records[0]["model"]).assumptions
     except ValueError:
         assumptions = ()  # a network that this version does not know, in an old study
-    versions = [record.get("versions") or {} for record in section.records]
-    packages = dict.fromkeys(name for one in versions for name in one)
+    versions = pd.DataFrame([record.get("versions") or {} for record in section.records])
     seconds = pd.to_numeric(pd.Series([one.get("seconds") for one in section.records]), "coerce").sum()
     return environment.get_template("page.html.jinja").render(
         section=section,
@@ -54,7 +52,7 @@ def render(section: Section, plots: Sequence[Plot]) -> str:
         typeset=lambda cell: re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell),
         colour=svg.variable,
         inline=lambda plot: Markup(plot.inline()),
-        versions=[(name, ", ".join(distinct(versions, name))) for name in packages],
+        versions=[(name, ", ".join(versions[name].dropna().unique())) for name in versions],
         time=f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h",
         configuration=[
             (name, ", ".join(map(str, value)) if isinstance(value, list) else NONE if value is None else str(value))

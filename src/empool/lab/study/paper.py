@@ -106,19 +106,6 @@ class Table:
     test_images: int  # likewise
     epochs: int  # likewise
 
-    def error(self, pooling: str) -> float | None:
-        """Give the printed error of a pooling, if there is one."""
-        return self.rows.get(pooling, NOT_CONVERGED).error
-
-    def improvement(self, pooling: str) -> float | None:
-        """Give the printed improvement of a pooling, if there is one."""
-        return self.rows.get(pooling, NOT_CONVERGED).improvement
-
-    def improvement_over(self, baseline: str, pooling: str) -> float | None:
-        """Compute the improvement of a pooling over another from the printed errors, in percent."""
-        error, reference = self.error(pooling), self.error(baseline)
-        return None if error is None or reference is None else 100 * (1 - error / reference)
-
 
 CLASSES, IMAGE_SHAPE = 10, (3, 32, 32)  # of CIFAR-10, with which both tables are made
 
