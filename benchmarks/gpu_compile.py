@@ -1,6 +1,6 @@
 """Time compiled training steps on a GPU: pooling between pointwise operations, its kernels seen by Inductor or not.
 
-    python benchmarks/gpu_compile.py [--json FILE]
+    python benchmarks/gpu_compile.py [--json FILE] [--jobs 12]
 
 "Seen" is the usual case: the graph starts our kernels itself (`empool._traced`). "Operator" is the same under
 `torch._functorch.config.decompose_custom_triton_ops = False`: the graph calls an operator, which starts them. The small
@@ -10,7 +10,10 @@ input is all overhead, the large one all memory. Microseconds a step by the wall
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -36,13 +39,17 @@ def main() -> None:
     """Print a line for every shape and mode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", help="write the results to this file too")
+    parser.add_argument("--jobs", type=int, default=12, help="processes that compile first, side by side")
     arguments = parser.parse_args()
+    if arguments.jobs:
+        with multiprocessing.get_context("spawn").Pool(arguments.jobs) as processes:
+            processes.starmap(_compile, itertools.product(POOLS, SHAPES, MODES), chunksize=1)
     results: list[dict[str, Any]] = []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for size, shape in SHAPES.items():
         for mode in MODES:
             torch._dynamo.reset()
-            steps = {name: _step(pool(), shape, MODES[mode], seen) for name, (pool, seen) in POOLS.items()}
+            steps = {name: _step(name, shape, MODES[mode]) for name in POOLS}
             times = _times(steps)
             results.append({"size": size, "shape": shape, "mode": mode, "microseconds": times})
             print(f"{size:6} {mode:17}", *(f"{name} {time:8.1f}" for name, time in times.items()), flush=True)
@@ -51,8 +58,15 @@ def main() -> None:
                     json.dump({"device": torch.cuda.get_device_name(), "results": results}, file, indent=1)
 
 
-def _step(pool: nn.Module, shape: tuple[int, ...], mode: str | None, seen: bool) -> Callable[[], None]:
+def _compile(name: str, size: str, mode: str) -> None:
+    with contextlib.suppress(Exception):  # The error comes again, where it is reported.
+        _step(name, SHAPES[size], MODES[mode])
+
+
+def _step(name: str, shape: tuple[int, ...], mode: str | None) -> Callable[[], None]:
     """Compile a step and run it until nothing is left to compile or to capture."""
+    make, seen = POOLS[name]
+    pool = make().cuda()
     input = torch.randn(shape, device="cuda", requires_grad=True)
 
     def loss(input: Tensor) -> Tensor:

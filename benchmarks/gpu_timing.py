@@ -1,6 +1,6 @@
 """Time poolings on a GPU beside PyTorch's and a copy: what a training step and an inference forward take there.
 
-    python benchmarks/gpu_timing.py [--json FILE] [--quick] [--jobs 12]
+    python benchmarks/gpu_timing.py [--json FILE] [--quick] [--jobs 12] [--poolings max-dropout,average,stochastic]
     python benchmarks/gpu_timing.py --table BEFORE.json AFTER.json    # no GPU needed: two results as a table
 
 Every call of a contestant works on another of several input sets, together four times as large as the L2 cache, and
@@ -8,13 +8,14 @@ keeps what it returns, so that nothing is read or written in the cache alone. Ca
 last a millisecond at least and are replayed by turns; medians. "step" is forward and backward through autograd, the
 seed's kernel included; "draw", "scatter" and "mean" are one kernel each. The share in brackets is that of a large
 copy's bandwidth which a contestant reaches if every tensor is moved once. Lines are printed, and the file is written,
-case by case.
+case by case. Ensemble max-pooling is timed in all cases, then the forward passes of other poolings in a few.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -39,9 +40,17 @@ WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2": (3, 2, 1)}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 CASES = tuple(itertools.product(SHAPES, WINDOWS, DTYPES, LAYOUTS))
+POOLINGS: dict[str, Callable[..., nn.Module]] = {
+    "max-dropout": empool.MaxPoolDropout2d,
+    "average": functools.partial(empool.RankPool2d, distribution=empool.Average()),
+    "stochastic": empool.StochasticPool2d,
+}
+"""The others, which are timed on the first shape with the larger window."""
 SECONDS, FEW, MOST, REPLAYS = 1.3e-3, 4, 200, 9
 """How long a graph lasts, how few and how many calls it may hold, how often it is replayed."""
 Case = tuple[tuple[int, int, int, int], str, str, str]
+Work = tuple[Case, list[str]]
+"""A case, and whose: `ensemble` alone, or other poolings."""
 Call = Callable[[int], Any]
 """Does the work once, on the input set of this number, and returns what it allocated."""
 
@@ -52,15 +61,19 @@ def main() -> None:
     parser.add_argument("--json", help="write all results to this file")
     parser.add_argument("--quick", action="store_true", help="the first two shapes alone")
     parser.add_argument("--jobs", type=int, default=12, help="processes that compile the kernels first, side by side")
+    parser.add_argument("--poolings", default=",".join(POOLINGS), help="which others to time, by comma")
     parser.add_argument("--table", nargs=2, metavar="FILE", help="print a table of two earlier results, and stop")
     arguments = parser.parse_args()
     if arguments.table:
         print(_table(*arguments.table))
         return
     cases = [case for case in CASES if not arguments.quick or case[0] != SHAPES[2]]
+    poolings = [name for name in arguments.poolings.split(",") if name]
+    others = [case for case in CASES if case[:2] == (SHAPES[0], "3x3/2")] if poolings else []
+    work = [(case, ["ensemble"]) for case in cases] + [(case, poolings) for case in others]
     begun = time.perf_counter()
     if arguments.jobs:
-        _compile(cases, arguments.jobs)
+        _compile(work, arguments.jobs)
     compiled = time.perf_counter() - begun
     clocks = _Clocks()
     gc.collect()
@@ -72,18 +85,20 @@ def main() -> None:
     print(f"{properties.name}, torch {torch.__version__}, copy {copy / 1e12:.2f} TB/s, L2 {cache >> 20} MiB,", end=" ")
     print(f"compiled in {compiled:.0f} s; microseconds (share of the copy's bandwidth)")
     results: list[dict[str, Any]] = []
-    for case in cases:
+    more: list[dict[str, Any]] = []
+    about |= {"results": results, "poolings": more}
+    for case, which in work:
         try:
-            result = _measured(case, cache, copy)
+            result = _measured(case, which, cache, copy)
         except Exception as error:  # One case that fails, say for want of memory, is no reason to lose the others.
             result = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         result = {**dict(zip(("shape", "window", "dtype", "layout"), case, strict=True)), **result, **clocks.now()}
-        results.append(result)
+        (results if which == ["ensemble"] else more).append(result)
         _print(result)
-        _save(arguments.json, about | {"results": results})
-    calls = _small_calls()
+        _save(arguments.json, about)
+    about["small_calls"] = calls = _small_calls()
     print("a call on 1x8x4x4, microseconds of the host:", *(f"{name} {us:.1f}," for name, us in calls.items()))
-    _save(arguments.json, about | {"results": results, "small_calls": calls})
+    _save(arguments.json, about)
 
 
 def _save(file: str | None, results: dict[str, Any]) -> None:
@@ -112,21 +127,18 @@ class _Clocks:
         return dict(zip(self.FIELDS, self._line.split(", "), strict=False))
 
 
-def _compile(cases: list[Case], jobs: int) -> None:
-    """Fill the cache of compiled kernels: a process for every few cases, with one image each."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_compile_some, args=(cases[start::jobs],)) for start in range(jobs)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+def _compile(work: list[Work], jobs: int) -> None:
+    """Fill the cache of compiled kernels, in processes side by side, with one image each; what takes longest first."""
+    each = [(case, [name]) for case, which in reversed(work) for name in which]
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        pool.map(_compile_one, each, chunksize=1)
 
 
-def _compile_some(cases: list[Case]) -> None:
-    for (_, *sizes), window, dtype, layout in cases:
-        with contextlib.suppress(Exception):  # The error comes again, where it is reported.
-            for call in _contestants(((1, *sizes), window, dtype, layout), 1).values():
-                call(0)
+def _compile_one(work: Work) -> None:
+    ((_, *sizes), window, dtype, layout), which = work
+    with contextlib.suppress(Exception):  # The error comes again, where it is reported.
+        for call in _contestants(((1, *sizes), window, dtype, layout), which, 1).values():
+            call(0)
     torch.cuda.synchronize()
 
 
@@ -140,8 +152,8 @@ def _copy_bandwidth() -> float:
     return 2 * source.nbytes / min(seconds)
 
 
-def _contestants(case: Case, sets: int) -> dict[str, Call]:
-    """Make the input sets, and return what is timed on them."""
+def _contestants(case: Case, which: list[str], sets: int) -> dict[str, Call]:
+    """Make the input sets, and return what is timed on them: all of ensemble max-pooling, or some others forwards."""
     shape, window, dtype, layout = case
     kernel, stride, padding = WINDOWS[window]
     memory_format = LAYOUTS[layout]
@@ -149,6 +161,23 @@ def _contestants(case: Case, sets: int) -> dict[str, Call]:
         torch.randn(shape, device="cuda").to(DTYPES[dtype]).contiguous(memory_format=memory_format).requires_grad_()
         for _ in range(sets)
     ]
+
+    def forward(pool: Callable[[Tensor], Tensor]) -> Call:
+        def call(i: int) -> Tensor:
+            with torch.no_grad():
+                return pool(inputs[i % sets])
+
+        return call
+
+    if which != ["ensemble"]:
+        calls = {}
+        for name in which:
+            for phase in ("draw", "mean"):
+                if (name, phase) != ("average", "draw"):
+                    layer = POOLINGS[name](kernel, stride, padding).train(phase == "draw")
+                    layer.seed = torch.tensor(11, device="cuda")
+                    calls[f"{name} {phase}"] = forward(layer)
+        return calls
     ours, theirs = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1), nn.MaxPool2d(kernel, stride, padding)
     evaluated = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1).eval()
     seed = torch.tensor(11, device="cuda")
@@ -162,13 +191,6 @@ def _contestants(case: Case, sets: int) -> dict[str, Call]:
         def call(i: int) -> Any:
             output = pool(inputs[i % sets])
             return output, torch.autograd.grad(output, inputs[i % sets], gradients[i % sets])
-
-        return call
-
-    def forward(pool: Callable[[Tensor], Tensor]) -> Call:
-        def call(i: int) -> Tensor:
-            with torch.no_grad():
-                return pool(inputs[i % sets])
 
         return call
 
@@ -209,17 +231,18 @@ def _bytes(case: Case) -> dict[str, int]:
     }
 
 
-def _measured(case: Case, cache: int, copy: float) -> dict[str, Any]:
+def _measured(case: Case, which: list[str], cache: int, copy: float) -> dict[str, Any]:
     size = math.prod(case[0]) * DTYPES[case[2]].itemsize
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # The graphs' too: a backward runs where its forward ran.
-        seconds = _medians(_contestants(case, max(2, -(-4 * cache // size))), stream)
+        seconds = _medians(_contestants(case, which, max(2, -(-4 * cache // size))), stream)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    shares = {name: moved / seconds[name] / copy for name, moved in _bytes(case).items() if seconds[name]}
+    moved = _bytes(case)
+    shares = {n: moved[n.split()[-1]] / s / copy for n, s in seconds.items() if s and not n.startswith("max ")}
     pairs = {"step": "max step", "mean": "max forward", "scatter": "max backward"}
-    ratios = {one: seconds[one] / seconds[other] for one, other in pairs.items() if seconds[one] and seconds[other]}
+    ratios = {one: seconds[one] / seconds[two] for one, two in pairs.items() if seconds.get(one) and seconds.get(two)}
     return {"seconds": seconds, "of_copy": shares, "ratios": ratios}
 
 
@@ -299,18 +322,14 @@ def _print(result: dict[str, Any]) -> None:
         print(name, result["error"], flush=True)
         return
     parts = []
-    for contestant, other in (
-        ("step", "max step"),
-        ("mean", "max forward"),
-        ("draw", None),
-        ("scatter", "max backward"),
-        ("copy", None),
-    ):
+    for contestant in result["seconds"]:
+        if contestant.startswith("max "):
+            continue
         seconds = result["seconds"][contestant]
         part = f"{contestant} " + (f"{seconds * 1e6:6.1f}" if seconds else "     -")
         part += f" ({result['of_copy'].get(contestant, math.nan):4.0%})"
-        if other:
-            part += f" {result['ratios'].get(contestant, math.nan):.2f} of max"
+        if contestant in result["ratios"]:
+            part += f" {result['ratios'][contestant]:.2f} of max"
         parts.append(part)
     print(name, *parts, f"| {result.get('clocks.sm', '?')}/{result.get('clocks.mem', '?')} MHz", flush=True)
 

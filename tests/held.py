@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from empool.lab.data.sets import Split
+from empool.lab.study.run import RunConfig
 from empool.lab.train import loop
+from empool.lab.watch.progress import Progress
 
 _LONGEST = 120  # seconds after which a test that would wait for ever fails
 
@@ -58,6 +60,20 @@ class Gates:
     def hold(self, images: Split) -> Held:
         """Give images at which runs wait."""
         return Held(images.images, images.labels, self.folder, self.epochs)
+
+
+class Together(Progress):
+    """Lets runs that wait go on once two are on."""
+
+    def __init__(self, held: Gates) -> None:
+        super().__init__(quiet=True)
+        self.held, self.abreast = held, 0
+
+    def started(self, run: RunConfig) -> None:
+        super().started(run)
+        self.abreast = max(self.abreast, len(self.tasks))
+        if self.abreast == 2:
+            self.held.open(*self.held.epochs)
 
 
 @contextlib.contextmanager

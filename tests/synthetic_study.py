@@ -59,8 +59,10 @@ def record(pooling: str, seed: int, error: float | None, **changes: Any) -> dict
 
 def write_study(directory: Path, records: list[dict[str, Any]], **study: Any) -> Path:
     """Write a study's folder, a learning curve a run included."""
+    directory.mkdir(exist_ok=True)
     (directory / "results.json").write_text(json.dumps(records))
-    (directory / "study.json").write_text(json.dumps({"command": "empool compare --seeds 3", **study}))
+    told = {"command": "empool compare --seeds 3", "configuration": {}, "poolings": [], "seeds": [], **study}
+    (directory / "study.json").write_text(json.dumps(told))
     for run in records:
         folder = directory / folder_name(run["pooling"]) / str(run["seed"])
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import empool
-from empool import _call, _extension, _ops, _prepared, _private, _tables, functional
+from empool import _call, _extension, _ops, _prepared, _private, _tables, functional, reference
 from empool._call import Method
 from empool.distributions import RankDistribution
 from tolerances import assert_same_bits
@@ -64,6 +66,33 @@ def test_a_call_that_was_prepared_is_the_same(
     assert_same_bits(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine without one can tell: tensors that say so, and the reference for kernels."""
+    layers = empool.MaxPoolDropout2d(3, 2, 1, p=[0.1, 0.5, 0.9]), empool.SoftPool2d(2), empool.EnsembleMaxPool2d(2, p=0)
+    input = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1))
+    expected = [_made(layer.train(training), input) for layer in layers]
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(Tensor, "is_cpu", False)
+    assert not _private.is_unseen(torch.zeros(2, dtype=torch.complex64).conj().imag)  # Its signs aren't turned yet.
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(_ops, "_in_python", {name: lambda name=name: getattr(reference, name) for name in _ops.SCHEMAS})
+    made = [copy.deepcopy(layer) for layer in layers]
+    monkeypatch.setattr(_call, "pool", None)
+    for layer, results in zip(made, expected, strict=True):
+        assert_same_bits(_made(layer, input), results)
+    input.requires_grad_()
+    (before,) = torch.autograd.grad(made[0](input).sum(), input) if not training else (None,)
+    output = made[0](input)
+    made[0].p = 0.0  # Is written into the table.
+    if not training:
+        assert_same_bits(torch.autograd.grad(output.sum(), input)[0], before)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    state = torch.get_rng_state()
+    made[2](input)
+    assert torch.equal(torch.get_rng_state(), state) != training  # A replay may have another p.
+
+
 @built
 def test_a_prepared_call_knows_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, input = empool.EnsembleMaxPool2d(2, p=0.0).eval(), torch.randn(2, 3, 8, 8)
@@ -103,6 +132,7 @@ def test_a_prepared_call_heeds_modes(training: bool) -> None:
 @built
 def test_a_p_that_changes_while_tables_are_made_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, input, make = empool.EnsembleMaxPool2d(2, p=0.0).eval(), torch.randn(2, 3, 8, 8), _tables._table
+    layer._tables.kept.clear()
     with monkeypatch.context() as meanwhile:  # Another thread's set_p.
         meanwhile.setattr(_tables, "_table", lambda *given: (make(*given), setattr(layer, "p", layer.p + 0.25))[0])
         layer(input)
@@ -185,6 +215,8 @@ def test_a_type_error_of_a_distribution_is_its_own_and_it_is_asked_once() -> Non
     asked = []
 
     class Broken(RankDistribution):
+        unchanging = True
+
         def probabilities(self, n: int) -> tuple[float, ...]:
             asked.append(n)
             raise TypeError("mine")
@@ -192,6 +224,9 @@ def test_a_type_error_of_a_distribution_is_its_own_and_it_is_asked_once() -> Non
     with pytest.raises(TypeError, match="mine"):
         functional.rank_pool2d(torch.zeros(1, 1, 4, 4), 2, distribution=Broken())
     assert asked == [4]
+    layer = empool.RankPool2d(2, distribution=Broken())
+    with pytest.raises(TypeError, match="mine"):
+        layer(torch.zeros(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize("by_layer", [False, True])

@@ -36,5 +36,5 @@ def test_a_logger_is_told_of_runs_that_had_ended(tmp_path):
     run = tiny_data.config(epochs=1)
     tiny_data.study(tmp_path, [run])
     for _ in range(2):
-        tiny_data.study(tmp_path, [run], loggers=Loggers({"tensorboard": {}}))
+        tiny_data.study(tmp_path, [run], loggers=Loggers(["tensorboard"]))
         assert len(list((tmp_path / "max/0").glob("events.*"))) == 1

@@ -17,12 +17,12 @@ import torch
 import tiny_data
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.execute.supervise import do
-from empool.lab.watch.loggers import Loggers, named
+from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Progress
 from finished_runs import weights
 
 ROW = ("train_loss", "train_error", "test_loss", "test_error", "test_ece", "lr")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Of these packages among themselves.
 RESULTS = ("test_error", "train_error", "test_loss", "train_loss", "test_nll", "test_ece", "seconds")
 
 
@@ -32,33 +32,42 @@ def _no_variables(monkeypatch, tmp_path):
         if name.startswith(("MLFLOW_", "WANDB_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def started(directory, names, config=None, watch=lambda epochs, row: None):
-    """Do a run as a study does it."""
-    told = named(names)
-    directory.mkdir(exist_ok=True)
-    told.prepare(directory)
-    return do(config or tiny_data.config(), watch, tiny_data.data_set(), directory, told)
+class Cut(Progress):
+    """Interrupts a study when its run has begun the epoch after so many."""
+
+    def __init__(self, epochs):
+        super().__init__(quiet=True)
+        self.last = epochs
+
+    def advanced(self, run, epochs, row):
+        if epochs > self.last and row is None:
+            raise KeyboardInterrupt
+        super().advanced(run, epochs, row)
+
+
+def started(directory, names, config=None, progress=None):
+    """Do a study of one run, and give its record."""
+    (record,) = tiny_data.study(directory, [config or tiny_data.config()], progress=progress, loggers=Loggers(names))
+    return record
 
 
 def cut(directory, names, config, epochs):
-    """Interrupt a run."""
-
-    def watch(done, row):
-        if done > epochs and row is None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        started(directory, names, config, watch)
+        started(directory, names, config, Cut(epochs))
 
 
 def metrics(directory, pooling="max"):
-    """Give the columns of metrics.csv that are logged, without the epochs that have no value."""
+    """Give the columns of metrics.csv that are logged, up to float32, without the epochs that have no value."""
     with (directory / pooling / "0" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: [(int(row["epoch"]), float(row[name])) for row in rows if row[name]] for name in ROW}
+    points = {name: [(int(row["epoch"]), float(row[name])) for row in rows if row[name]] for name in ROW}
+    return {name: [(epoch, near(value)) for epoch, value in found] for name, found in points.items()}
+
+
+def near(value):
+    return pytest.approx(value, rel=1e-6, abs=1e-9)
 
 
 def tensorboard(directory, pooling="max"):
@@ -69,16 +78,8 @@ def tensorboard(directory, pooling="max"):
     return events
 
 
-def scalars(events, names):
-    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
-
-
-def close(shown, written):
-    assert shown.keys() == written.keys()
-    for name, points in written.items():
-        assert [step for step, _ in shown[name]] == [step for step, _ in points], name
-        values = [value for _, value in points]
-        assert [value for _, value in shown[name]] == pytest.approx(values, rel=1e-6, abs=1e-9), name  # In float32.
+def scalars(events):
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in ROW}
 
 
 def mlflow_run(directory, uri=None):
@@ -89,7 +90,10 @@ def mlflow_run(directory, uri=None):
     return run, {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
 
 
-def test_trackers_show_what_metrics_csv_says_of_a_run_that_was_interrupted(tmp_path, monkeypatch, capfd):
+def test_trackers_show_what_metrics_csv_says_and_change_nothing(tmp_path, monkeypatch, capfd):
+    started(tmp_path / "own", ["mlflow"])
+    assert mlflow_run(tmp_path / "own")[0].info.status == "FINISHED"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     config, directory, uri = tiny_data.config(epochs=4), tmp_path / "study", f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     names = ["tensorboard", "mlflow", "tensorboard"]
@@ -99,36 +103,27 @@ def test_trackers_show_what_metrics_csv_says_of_a_run_that_was_interrupted(tmp_p
     capfd.readouterr()
     record = started(directory, names, config)
     assert capfd.readouterr() == ("", "")
-    assert len(metrics(directory)["train_loss"]) == 4
     run, shown = mlflow_run(directory, uri)
-    assert (run.info.run_id, run.info.run_name, run.info.status) == (before.info.run_id, "max/0", "FINISHED")
-    close(shown, metrics(directory))
-    assert run.data.metrics["images_per_second"] > 0
-    asked = {"recipe/learning_rate": "0.05", "pooling": "max", "seed": "0"}
-    assert run.data.params.items() >= asked.items()
+    assert (run.info.run_id, run.info.run_name, run.info.status) == (before.info.run_id, "max, seed 0", "FINISHED")
+    assert run.data.params.items() >= {"recipe/learning_rate": "0.05", "pooling": "max", "seed": "0"}.items()
     events = tensorboard(directory)
-    close(scalars(events, ROW), metrics(directory))
+    assert len(shown["train_loss"]) == 4
+    assert shown == metrics(directory)
+    assert scalars(events) == metrics(directory)
     assert [event.step for event in events.Scalars("images_per_second")] == [1, 2, 3, 4]
     for name in RESULTS:
-        assert run.data.metrics[f"final/{name}"] == pytest.approx(record[name])
-        assert [event.value for event in events.Scalars(f"final/{name}")] == pytest.approx([record[name]], rel=1e-6)
+        assert run.data.metrics[f"final/{name}"] == near(record[name])
+        assert [event.value for event in events.Scalars(f"final/{name}")] == [near(record[name])]
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
     assert os.environ["MLFLOW_TRACKING_URI"] == uri
-    assert {path.name for path in tmp_path.iterdir()} <= {"study", "cache", "elsewhere.db"}
 
-
-def test_a_logger_changes_neither_a_bit_nor_the_configuration(tmp_path):
-    started(tmp_path / "study", ["tensorboard", "mlflow"])
-    assert mlflow_run(tmp_path / "study")[0].info.status == "FINISHED"
-    assert "MLFLOW_TRACKING_URI" not in os.environ
-    started(tmp_path / "without", [])
+    started(tmp_path / "without", [], config)
     with_it, without = (tmp_path / name / "max/0" for name in ("study", "without"))
     torch.testing.assert_close(weights(with_it), weights(without), rtol=0, atol=0)
     assert (with_it / "config.json").read_text() == (without / "config.json").read_text()
-    plain = {"config.json", "metrics.csv", "last.ckpt", "result.json"}
-    assert {path.name for path in without.iterdir()} == plain
-    more = {path.name.partition(".")[0] for path in with_it.iterdir() if path.name not in plain}
-    assert more == {"loggers", "events"}
+    more = {path.name for path in with_it.iterdir()} - {path.name for path in without.iterdir()}
+    assert {name.partition(".")[0] for name in more} == {"loggers", "events"}
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "study", "without", "elsewhere.db"}
 
 
 def test_a_logger_that_comes_later_is_told_what_it_missed(tmp_path):
@@ -139,7 +134,7 @@ def test_a_logger_that_comes_later_is_told_what_it_missed(tmp_path):
     started(tmp_path, [], config)
     (tmp_path / "max/0/result.json").unlink()  # Its training had ended.
     started(tmp_path, ["tensorboard"], config)
-    close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
+    assert scalars(tensorboard(tmp_path)) == metrics(tmp_path)
     assert tensorboard(tmp_path).Scalars("final/test_error")
 
 
@@ -147,29 +142,22 @@ def test_a_logger_that_fails_does_not_end_the_run_and_is_told_later(tmp_path, mo
     pytest.importorskip("tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    log = TensorBoardLogger.log_metrics
-
-    def fail(self, metrics, step=None):
-        if step == 2:
-            raise RuntimeError("no answer\nfor long")
-        log(self, metrics, step)
-
+    said = io.StringIO()
     with monkeypatch.context() as patched:
-        patched.setattr(TensorBoardLogger, "log_metrics", fail)
-        runs, said = tiny_data.plan(tiny_data.config(), ("max",)), io.StringIO()
-        tiny_data.study(tmp_path, runs, progress=Progress(said), loggers=named(["tensorboard"]))
-    assert "--logger tensorboard: no answer; the run goes on without it" in said.getvalue().splitlines()
-    tiny_data.study(tmp_path, runs, loggers=named(["tensorboard"]))
-    close(scalars(tensorboard(tmp_path), ROW), metrics(tmp_path))
+        patched.setattr(TensorBoardLogger, "log_metrics", Mock(side_effect=RuntimeError("no answer\nfor long")))
+        started(tmp_path, ["tensorboard"], progress=Progress(said))
+    line = "--logger tensorboard: no answer; the study goes on without it"
+    assert said.getvalue().splitlines().count(line) == 1
+    started(tmp_path, ["tensorboard"])
+    assert scalars(tensorboard(tmp_path)) == metrics(tmp_path)
     assert tensorboard(tmp_path).Scalars("final/test_error")
 
 
 def test_a_tracker_that_cannot_be_used_is_an_error_before_the_first_run(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://there")
-    runs = tiny_data.plan(tiny_data.config(), ["max"])
     with pytest.raises(LabError, match=r"--logger mlflow: .*nonsense"):
-        tiny_data.study(tmp_path, runs, loggers=named(["mlflow"]))
+        started(tmp_path, ["mlflow"])
     assert not (tmp_path / "max").exists()
 
 
@@ -184,14 +172,12 @@ def wandb(monkeypatch):
         """What Lightning and the lab use of a run."""
 
         def __init__(self, **arguments):
-            assert module.run is None
-            module.run = self
             module.runs.append(self)
             self.arguments, self.id, self.logged = arguments, arguments["id"], []
             self.config, self.log = Mock(), self.logged.append
 
         def finish(self, exit_code):
-            self.code, module.run = exit_code, None
+            self.code = exit_code
 
     module.init, module.login = Run, lambda prompt: module.key
     monkeypatch.setitem(sys.modules, "wandb", module)
@@ -211,13 +197,13 @@ def test_wandb_is_offline_without_a_login_and_a_group_is_a_study(tmp_path, wandb
     first, second = wandb.runs
     assert first.id == second.id
     assert (first.code, second.code) == (1, 0)
-    known = {"name": "ensemble:0.2/0", "group": "study", "project": "empool", "mode": "offline", "resume": "allow"}
-    assert first.arguments.items() >= {**known, "dir": str(tmp_path / "study")}.items()
+    known = {"name": "ensemble:0.2, seed 0", "group": "study", "project": "empool", "dir": str(tmp_path / "study")}
+    how = {"mode": "offline", "resume": "allow", "reinit": "create_new"}
+    assert first.arguments.items() >= {**known, **how}.items()
     logged = [*first.logged, *second.logged]
-    steps = [values["trainer/global_step"] for values in logged]
-    assert steps == [1, 2, 3, 4, 4]  # The last is the record's.
+    assert [values["trainer/global_step"] for values in logged] == [1, 2, 3, 4, 4]  # The last is the record's.
     shown = {name: [(v["trainer/global_step"], v[name]) for v in logged if name in v] for name in ROW}
-    close(shown, metrics(tmp_path / "study", "ensemble-0.2"))
+    assert shown == metrics(tmp_path / "study", "ensemble-0.2")
     assert logged[-1]["final/test_error"] == record["test_error"]
     assert second.config.update.call_args.args[0]["recipe"]["width"] == 8
     wandb.key = True
@@ -230,8 +216,7 @@ def test_wandb_is_offline_without_a_login_and_a_group_is_a_study(tmp_path, wandb
 
 def test_unknown_names_and_missing_packages_are_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(LabError, match='--logger: expected tensorboard, mlflow, wandb, got "comet"'):
-        named(["comet"])
-    assert named([]) == Loggers()
+        Loggers(["comet"])
     assert cli.main(["train", "--logger", "comet"]) == 1
     assert "comet" in capsys.readouterr().err
     find = importlib.util.find_spec

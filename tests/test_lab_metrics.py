@@ -20,14 +20,12 @@ ECE = 100 * (abs(0.5 - 0.9) / 2 + abs(1.0 - 0.65) / 2)
 
 
 @pytest.mark.parametrize("cuts", [[4], [1, 3], [1, 1, 1, 1]], ids=str)
-@pytest.mark.parametrize("form", ["logits", "probabilities"])
-def test_scores_by_hand_however_the_images_are_batched(form, cuts):
-    tally = Tally(2, "cpu")
+def test_scores_by_hand_however_the_images_are_batched(cuts):
+    tally, meta = Tally(2, "cpu"), Tally(2, "meta")
     for probs, labels in zip(PROBS.split(cuts), LABELS.split(cuts), strict=True):
-        if form == "logits":
-            tally.add_logits(probs.log() + 7, labels)
-        else:
-            tally.add_probabilities(probs, labels)
+        tally.add_logits(probs.log() + 7, labels)
+        tally.add_probabilities(probs, labels)
+        meta.add_logits(probs.to("meta"), labels.to("meta"))  # A device that can't be waited for: reading is an error.
     assert tally.scores()[:3] == pytest.approx((NLL, ERROR, ECE), rel=1e-6)
 
 
@@ -65,16 +63,6 @@ def test_the_bins_are_those_of_the_calibration_error():
     filled = [i for i in range(15) if bins["count"][i]]
     ece = sum(bins["count"][i] * abs(bins["accuracy"][i] - bins["confidence"][i]) for i in filled) / 5
     assert 100 * ece == pytest.approx(tally.scores().ece, rel=1e-5)
-
-
-def test_a_batch_is_added_without_a_wait_for_the_device():
-    tally = Tally(3, "meta")  # A device whose numbers cannot be waited for: reading one is an error.
-    logits, labels = torch.empty(5, 3, device="meta"), torch.empty(5, dtype=torch.int64, device="meta")
-    tally.add_logits(logits, labels)
-    tally.add_probabilities(logits, labels)
-    assert tally.images == 10
-    with pytest.raises(NotImplementedError):
-        tally.scores()
 
 
 def test_the_class_is_among_the_best_five_or_not():

@@ -32,13 +32,12 @@ def test_a_table_has_the_papers_rows_as_the_command_line_reads_them(table, names
         protocol = reproduce.protocol(table, name)
         assert (protocol.parts[0].model, protocol.parts[0].poolings) == (model, rows)
         assert Options(**protocol.changes).augment == (None if name == "full" else "none")
-    assert poolings(",".join(rows), model) == list(rows)
+    assert poolings(",".join((*rows, "max")), model) == list(rows)  # Once each.
     with pytest.raises(LabError, match=f"{table}: expected protocol full, .*, got short"):
         reproduce.protocol(table, "short")
 
 
 def test_a_table_of_two_networks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     images = tiny_data.parquet_folder(tmp_path / "cifar10")
     parts = Part("cnn", ("max", "ensemble:0.1")), Part("resnet:8", ("none",))
@@ -63,8 +62,3 @@ def test_a_table_of_two_networks(tmp_path, monkeypatch, capsys):
     study = json.loads((tmp_path / "runs/table2-cpu/resnet-8/study.json").read_text())
     assert study["command"] == " ".join(["empool", *command])
     assert cli.main(command) == 0  # Nothing is left to do.
-
-
-def test_the_options_of_the_launcher_are_those_of_compare(capsys):
-    assert cli.main(["reproduce", "table1", "--device", "cpu", "--cpus-per-run", "2"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "empool: error: --cpus-per-run is for --launcher ray"

@@ -46,31 +46,26 @@ QUIET = {
 def test_values_by_hand(spelling, values):
     read = parse(spelling)
     assert str(read) == spelling
-    assert [read.value(0.4, epoch, 10) for epoch in (0, 1, 2.5, 5, 10)] == pytest.approx(values)
-    assert read.value(0.4, 0, 10) == values[0]
-    assert read.value(0.4, 10, 10) == values[-1]
+    given = [read.value(0.4, epoch, 10) for epoch in (0, 1, 2.5, 5, 10)]
+    assert given == pytest.approx(values)
+    assert (given[0], given[-1]) == (values[0], values[-1])
 
 
 KNOWN = "expected constant, warmup:EPOCHS, anneal:FINAL or cosine:FINAL"
 
 
 @pytest.mark.parametrize(
-    ("spelling", "message"),
+    ("message", "spellings"),
     [
-        ("linear:0", f'p_schedule: {KNOWN}, got "linear:0"'),
-        ("warmup", f'p_schedule: {KNOWN}, got "warmup"'),
-        ("constant:1", f'p_schedule: {KNOWN}, got "constant:1"'),
-        ("anneal:low", f'p_schedule: {KNOWN}, got "anneal:low"'),
-        ("", f'p_schedule: {KNOWN}, got ""'),
-        ("warmup:0", 'p_schedule: expected a warm-up of more than 0 epochs, got "warmup:0"'),
-        ("warmup:inf", 'p_schedule: expected a warm-up of more than 0 epochs, got "warmup:inf"'),
-        ("anneal:1.5", "p_schedule: expected FINAL in [0, 1], got 1.5"),
-        ("cosine:nan", "p_schedule: expected FINAL in [0, 1], got nan"),
+        (KNOWN + ', got "{}"', ["linear:0", "warmup", "constant:1", "anneal:low", ""]),
+        ('expected a warm-up of more than 0 epochs, got "{}"', ["warmup:0", "warmup:inf"]),
+        ("expected FINAL in [0, 1], got ", ["anneal:1.5", "cosine:nan"]),
     ],
 )
-def test_other_spellings_are_refused(spelling, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        parse(spelling)
+def test_other_spellings_are_refused(message, spellings):
+    for spelling in spellings:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'p_schedule: {message.format(spelling)}')}"):
+            parse(spelling)
 
 
 class Net(pl.LightningModule):
@@ -100,7 +95,6 @@ def batches(count):
 def train(net, callback, epochs, checkpoint=None):
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[callback], **QUIET)
     trainer.fit(net, batches(4), batches(1), ckpt_path=checkpoint, weights_only=True)
-    return trainer
 
 
 def test_p_changes_with_every_batch_of_a_users_own_training():
@@ -112,27 +106,19 @@ def test_p_changes_with_every_batch_of_a_users_own_training():
 
 
 def test_p_is_right_after_going_on_from_a_checkpoint(tmp_path):
-    whole = Net(empool.EnsembleMaxPool2d(2, p=0.4))
-    train(whole, PSchedule("cosine:0", p=0.4), 3)
-
     class Stop(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             trainer.save_checkpoint(tmp_path / "first.ckpt")
             trainer.should_stop = True
 
-    first = Net(empool.EnsembleMaxPool2d(2, p=0.4))
+    whole, first, rest = (Net(empool.EnsembleMaxPool2d(2, p=0.4)) for _ in range(3))
+    train(whole, PSchedule("cosine:0", p=0.4), 3)
     trainer = pl.Trainer(max_epochs=3, callbacks=[PSchedule("cosine:0", p=0.4), Stop()], **QUIET)
     trainer.fit(first, batches(4))
     assert first.training_p == whole.training_p[:4]
-    rest = Net(empool.EnsembleMaxPool2d(2, p=0.4))
-    trainer = train(rest, PSchedule("cosine:0", p=0.4), 3, tmp_path / "first.ckpt")
+    train(rest, PSchedule("cosine:0", p=0.4), 3, tmp_path / "first.ckpt")
     assert rest.training_p == whole.training_p[4:]
     assert rest.layers[0].p == whole.layers[0].p == 0.0
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    done = Net(empool.EnsembleMaxPool2d(2, p=0.4))
-    train(done, PSchedule("cosine:0", p=0.4), 3, tmp_path / "last.ckpt")
-    assert done.training_p == []
-    assert done.layers[0].p == 0.0
 
 
 def test_batches_without_a_number_change_p_by_the_epoch():
@@ -150,10 +136,10 @@ def test_what_cannot_be_scheduled_is_refused():
     with pytest.raises(ValueError, match=r"^PSchedule: expected p in \[0, 1\], got 1.5$"):
         PSchedule("constant", p=1.5)
     trainer = pl.Trainer(max_steps=3, callbacks=[PSchedule("anneal:0", p=0.4)], **QUIET)
-    with pytest.raises(ValueError, match=r"max_epochs, which anneal:0 depends on$"):
+    with pytest.raises(ValueError, match="anneal:0 depends on the number of epochs"):
         trainer.fit(Net(empool.EnsembleMaxPool2d(2)), batches(4))
     for pool in (nn.MaxPool2d(2), empool.StochasticPool2d(2)):
-        with pytest.raises(ValueError, match=r"max-pooling dropout, the poolings that have a p; see empool\.convert_$"):
+        with pytest.raises(ValueError, match="expected a model with layers that have a p"):
             train(Net(pool), PSchedule("warmup:1", p=0.4), 1)
 
 

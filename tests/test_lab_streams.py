@@ -1,4 +1,4 @@
-"""Networks of timm on images that are read when their turn comes, of folders and of the hub."""
+"""Networks of timm on images that are read when their turn comes, of folders and of a factory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import dataclasses
 import json
 import pickle
 import random
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 
-import empool
 import tiny_data
 from empool import models
 from empool.lab import cli
+from empool.lab.data.load import load_data
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig
+from empool.lab.train.batches import Stream
+from empool.lab.train.loop import fit
 from finished_runs import outcome, weights
+from test_lab_training import interrupt_after
 
 pytestmark = [
     pytest.mark.usefixtures("timm"),
@@ -41,9 +46,7 @@ def folder(tmp_path):
 
 
 def load(source, *limits):
-    from empool.lab.data import streams
-
-    return streams.load(str(source), *limits)
+    return load_data(models.network("timm:test_resnet"), str(source), *limits)
 
 
 def config(data, **changes):
@@ -52,57 +55,16 @@ def config(data, **changes):
     return RunConfig(**{**fields, **changes})
 
 
-def batches(images, settings, training):
-    from empool.lab.train.batches import Stream
-
-    return Stream(images, settings, training=training)
-
-
 def passes(data, count=2, augment="resized,mirror", **changes):
     """Take what `count` epochs of training give, images and labels."""
     recipe = dataclasses.replace(changes.pop("recipe", RECIPE), augment=augment)
-    stream = batches(data.train, config(data, recipe=recipe, **changes), training=True)
+    stream = Stream(data.train, config(data, recipe=recipe, **changes), training=True)
     taken = []
     for stream.epoch in range(count):
         epoch = list(stream)
         assert len(epoch) == len(stream)
         taken.append([torch.cat(part) for part in zip(*epoch, strict=True)])
     return taken
-
-
-def test_resnets_have_their_published_parameters_and_one_other_pooling():
-    parameters = {"resnet18": 11_689_512, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808}
-    for name, count in parameters.items():
-        with torch.device("meta"):
-            drawing = {"pooling": empool.EnsembleMax(0.1)}
-            plain, net, tandems = (
-                models.create(f"timm:{name}", num_classes=1000, **options)
-                for options in ({}, drawing, {**drawing, "strided_convs": True})
-            )
-        assert sum(parameter.numel() for parameter in net.parameters()) == count
-        assert isinstance(plain.maxpool, torch.nn.MaxPool2d)
-        assert repr(net.maxpool) == repr(empool.EnsembleMaxPool2d(3, 2, 1, p=0.1))
-        for network, layers in ((net, 1), (tandems, 8)):
-            assert sum(isinstance(module, empool.EnsembleMaxPool2d) for module in network.modules()) == layers
-        assert list(plain.state_dict()) == list(net.state_dict()) == list(tandems.state_dict())
-
-
-def test_a_network_with_nothing_to_replace_says_so():
-    with torch.device("meta"):
-        for name, strided, message in (
-            ("convnext_atto", False, r"timm:convnext_atto has no max-pooling layer to replace; strided_convs"),
-            ("vit_tiny_patch16_224", True, "no max-pooling layer to replace and no convolution with stride 2"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                models.create(f"timm:{name}", num_classes=3, pooling=empool.Max(), strided_convs=strided)
-
-
-def test_the_recipe_is_the_standard_one():
-    recipe = models.network("timm:resnet50").recipe
-    rates = [recipe.rate(epoch) for epoch in range(90)]
-    assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30)
-    assert dataclasses.replace(recipe, batch_size=1024).rate(29.9) == pytest.approx(0.4)
-    assert dataclasses.replace(recipe, batch_size=64, epochs=9).rate(3) == pytest.approx(0.0025)
 
 
 def test_images_are_resized_cropped_and_normalised(folder):
@@ -119,7 +81,7 @@ def test_images_are_resized_cropped_and_normalised(folder):
     colours = (images * std + mean).mean((2, 3))  # (48, 3)
     hues = torch.tensor(tiny_data.HUES) + 59.5
     assert (torch.cdist(colours, hues).argmin(1) == labels).all()
-    ((tested, labels),) = batches(data.test, config(data), training=False)
+    ((tested, labels),) = Stream(data.test, config(data), training=False)
     assert tested.shape == (16, 3, 32, 32)
     assert labels.tolist() == sorted(labels.tolist())
 
@@ -144,15 +106,13 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone(folder):
     assert sorted(plain[0][0][order[0]].flatten(1).sum(1).tolist()) == pytest.approx(
         sorted(plain[1][0][order[1]].flatten(1).sum(1).tolist()), rel=1e-5
     )
-    view = batches(data.train, config(data), training=True).view
+    view = Stream(data.train, config(data), training=True).view
     copied = pickle.loads(pickle.dumps(view))  # As workers that are started afresh are given it.
     assert len(copied) == len(view)
     torch.testing.assert_close(copied[7], view[7], rtol=0, atol=0)
 
 
 def test_training_learns_and_ends_the_same_when_it_is_interrupted(folder, tmp_path):
-    from empool.lab.train.loop import fit
-
     data = load(folder)
     run = config(data, recipe=dataclasses.replace(RECIPE, epochs=4, learning_rate=1.0, augment="resized"))
     record = fit(run, data, tmp_path / "whole")
@@ -164,12 +124,8 @@ def test_training_learns_and_ends_the_same_when_it_is_interrupted(folder, tmp_pa
     written = json.loads((run.folder(tmp_path / "whole") / "config.json").read_text())
     assert RunConfig.from_json(written) == run
 
-    def interrupt(done, row):
-        if done > 1 and row is None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        fit(run, data, tmp_path / "cut", interrupt)
+        fit(run, data, tmp_path / "cut", interrupt_after(1))
     assert outcome(fit(run, data, tmp_path / "cut")) == outcome(record)
     cut, whole = (weights(run.folder(tmp_path / name)) for name in ("cut", "whole"))
     torch.testing.assert_close(cut, whole, rtol=0, atol=0)
@@ -183,7 +139,7 @@ def test_limits_choose_as_many_of_each_class_and_a_test_folder_may_lack_some(tmp
     assert (len(data.test), data.fingerprint) == (6, whole.fingerprint)
     (folder / "validation" / "n01").rename(tmp_path / "n01")
     data = load(folder)
-    (_, labels), *_ = batches(data.test, config(data), training=False)
+    (_, labels), *_ = Stream(data.test, config(data), training=False)
     assert labels.tolist() == [0, 0, 2, 2, 3, 3]
     assert len(load(tiny_data.photographs(tmp_path / "test", test_folder="test")).test) == 16
 
@@ -197,13 +153,16 @@ def refused(capsys, *arguments):
 
 def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path):
     arguments = ["compare", "--data", str(folder), *SMALL, "--p-schedule", "anneal:0", "--out", "study", "--seeds", "1"]
-    assert cli.main([*arguments, "--poolings", "ensemble:0.1", "--precision", "bfloat16", "--train-limit", "32"]) == 0
+    arguments += ["--poolings", "ensemble:0.1,none", "--recipe", "strided_convs=true"]  # None: without tandems.
+    assert cli.main([*arguments, "--precision", "bfloat16", "--train-limit", "32"]) == 0
     assert "timm:test_resnet" in (tmp_path / "study" / "report.html").read_text()
     assert cli.main(["evaluate", "study", "--data", str(folder), "--samples", "2", "--device", "cpu"]) == 0
-    (record,) = json.loads((tmp_path / "study" / "evaluation.json").read_text())
-    (trained,) = json.loads((tmp_path / "study" / "results.json").read_text())
-    assert record["expectation"]["error"] == trained["test_error"]
-    assert (record["test_images"], trained["train_limit"]) == (16, 32)
+    records, trained = (
+        json.loads((tmp_path / "study" / f"{name}.json").read_text()) for name in ("evaluation", "results")
+    )
+    assert [one["pooling"] for one in records] == [one["pooling"] for one in trained] == ["ensemble:0.1", "none"]
+    assert [one["expectation"]["error"] for one in records] == [one["test_error"] for one in trained]
+    assert (records[0]["test_images"], trained[0]["train_limit"]) == (16, 32)
 
 
 @pytest.mark.parametrize(("workers", "split"), [(0, "train"), (2, "val")])
@@ -226,44 +185,24 @@ def test_a_damaged_image_is_named(folder, capsys, workers, split):
         (["--augment", "crop:4"], "ImageNetRecipe: expected augment none, or resized, "),
         (["--batch-size", "50"], "48 training images are no batch of 50: give a --batch-size"),
         (["--recipe", "test_crop=2"], "ImageNetRecipe: expected test_crop in (0, 1], got 2.0"),
-        (["--data", "hfds/nobody/nothing"], "cannot get hfds/nobody/nothing from the hub ("),
         (["--model", "cnn", "--data", "digits", "--recipe", "width=4"], "--workers is for images that are loaded"),
     ],
 )
-def test_wrong_options_are_named(folder, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+def test_wrong_options_are_named(folder, capsys, arguments, message):
     given = SMALL[:-2] if "cnn" in arguments else SMALL
     assert message in refused(capsys, "train", "--data", str(folder), *given, *arguments)
 
 
-def test_none_is_the_network_as_published_beside_tandems(folder, capsys):
-    arguments = ["train", "--data", str(folder), "--pooling", "none", *SMALL, "--recipe", "strided_convs=true"]
-    assert cli.main(arguments) == 0
-    assert capsys.readouterr().out.startswith("none, seed 0: test error ")
-
-
-def test_data_sets_of_the_hub_are_read_row_by_row(tmp_path, monkeypatch, capsys):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
-    names = ("a", "b", "c", "d")
-    for damaged in (None, 5):
-        source = tmp_path / f"damaged-{damaged}"
-        source.mkdir()
-        for split, where in (("train", "train"), ("validation", "val")):
-            paths = sorted((tiny_data.photographs(tmp_path / "files") / where).rglob("*.png"), key=lambda p: p.name)
-            content = [b"no image" if n == damaged else path.read_bytes() for n, path in enumerate(paths)]
-            labels = [int(path.parent.name[1:]) for path in paths]
-            tiny_data.write_parquet(source / f"{split}.parquet", content, labels, names, image="image")
-        data = load(f"hfds/{source}", 32)
-        assert (data.classes, len(data.train), len(data.test)) == (names, 32, 16)
-        if damaged is None:
-            first, second = passes(data)
-            assert np.bincount(first[1]).tolist() == [8, 8, 8, 8]
-            assert (first[1] != second[1]).any()
-            torch.testing.assert_close(passes(data), [first, second], rtol=0, atol=0)
-            assert cli.main(["train", "--data", f"hfds/{source}", *SMALL, "--out", "study"]) == 0
-            assert capsys.readouterr().out.startswith("ensemble:0.1, seed 0: test error ")
-            continue
-        with pytest.raises(LabError, match=rf"{source}, train: row 5: cannot decode the image"):
-            passes(load(f"hfds/{source}"), 1)
+def test_images_of_a_factory_are_as_those_of_a_folder(folder, monkeypatch):
+    data = load(folder)
+    train, test = (Stream(part, config(data), training=False).view.images for part in (data.train, data.test))
+    monkeypatch.setitem(sys.modules, "factory", types.SimpleNamespace(data=lambda: (train, test)))
+    with pytest.raises(LabError, match="expected the training Dataset to have `classes`, their names"):
+        load("factory:data")
+    train.classes = data.classes
+    torch.testing.assert_close(passes(load("factory:data")), passes(data), rtol=0, atol=0)
+    with pytest.raises(LabError, match="its images are loaded when their turn comes; choose among them beforehand"):
+        load("factory:data", 32)
+    train = [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)]
+    with pytest.raises(LabError, match="expected images of PIL or float tensors for a network of timm"):
+        load("factory:data")

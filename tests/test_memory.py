@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import operator
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,6 +56,24 @@ def test_a_layers_p_recompiles_nothing(name: str, training: bool) -> None:
         setattr(layer, attribute, value)
         torch.testing.assert_close(compiled(INPUT), layer(INPUT))
     assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_compiled_layers_table_is_an_input() -> None:
+    """Whatever the sizes of images are; neither a copy of the layer nor another one is compiled anew."""
+    graphs: list[Any] = []
+
+    def backend(module: Any, inputs: Any) -> Any:
+        graphs.append([node.target for node in module.graph.nodes if node.op.startswith("call")])
+        return module
+
+    layer, other = empool.EnsembleMaxPool2d(3, 2, 1, p=0.3), empool.EnsembleMaxPool2d(3, 2, 1, p=0.7)
+    compiled = torch.compile(lambda pool, input: pool(input), fullgraph=True, backend=backend, dynamic=True)
+    for pool, shape in ((layer, (2, 3, 6, 8)), (copy.deepcopy(layer), (6, 5, 9, 7)), (other, (2, 3, 6, 8))):
+        torch.manual_seed(1)
+        result = compiled(pool, torch.ones(shape).cumsum(-1))
+        torch.manual_seed(1)
+        assert_same_bits(result, pool(torch.ones(shape).cumsum(-1)))
+    assert graphs == [[torch.randint, torch.ops.empool.rank_draw.default, operator.getitem]]
 
 
 def test_a_functions_p_recompiles_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 
@@ -370,3 +371,38 @@ def test_channel_max_refuses(arguments, message):
 def test_none_is_read_as_no_pooling():
     assert models.read_pooling("none") is None
     assert models.read_pooling("ensemble:0.3") == empool.EnsembleMax(0.3)
+
+
+def test_resnets_of_timm_have_their_published_parameters_and_one_other_pooling(timm):
+    parameters = {"resnet18": 11_689_512, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808}
+    for name, count in parameters.items():
+        with torch.device("meta"):
+            drawing = {"pooling": empool.EnsembleMax(0.1)}
+            plain, net, tandems = (
+                models.create(f"timm:{name}", num_classes=1000, **options)
+                for options in ({}, drawing, {**drawing, "strided_convs": True})
+            )
+        assert sum(parameter.numel() for parameter in net.parameters()) == count
+        assert isinstance(plain.maxpool, torch.nn.MaxPool2d)
+        assert repr(net.maxpool) == repr(empool.EnsembleMaxPool2d(3, 2, 1, p=0.1))
+        for network, layers in ((net, 1), (tandems, 8)):
+            assert sum(isinstance(module, empool.EnsembleMaxPool2d) for module in network.modules()) == layers
+        assert list(plain.state_dict()) == list(net.state_dict()) == list(tandems.state_dict())
+
+
+def test_a_network_of_timm_with_nothing_to_replace_says_so(timm):
+    with torch.device("meta"):
+        for name, strided, message in (
+            ("convnext_atto", False, r"timm:convnext_atto has no max-pooling layer to replace; strided_convs"),
+            ("vit_tiny_patch16_224", True, "no max-pooling layer to replace and no convolution with stride 2"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                models.create(f"timm:{name}", num_classes=3, pooling=empool.Max(), strided_convs=strided)
+
+
+def test_the_recipe_of_timms_networks_is_the_standard_one():
+    recipe = models.network("timm:resnet50").recipe
+    rates = [recipe.rate(epoch) for epoch in range(90)]
+    assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30)
+    assert dataclasses.replace(recipe, batch_size=1024).rate(29.9) == pytest.approx(0.4)
+    assert dataclasses.replace(recipe, batch_size=64, epochs=9).rate(3) == pytest.approx(0.0025)

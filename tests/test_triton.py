@@ -7,6 +7,7 @@ of its own. Without a GPU, kernels are also compiled for one: the interpreter ac
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -131,6 +132,31 @@ def _assert_right(name: str, arguments: tuple[Any, ...]) -> None:
 def _layout(tensor: Tensor) -> list[int]:
     """Return the strides that mean something."""
     return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1 and tensor.numel()]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="runs once")
+def test_a_few_windows_stand_for_all() -> None:
+    """How many positions are valid is worked out without looking at every window, of which a signal has millions."""
+    from empool._triton._plan import Windows
+    from empool._window import Geometry
+
+    for size, kernel, stride, padding, dilation in itertools.product(
+        range(1, 10), (1, 2, 3, 5), (1, 2, 4), (0, 1, 2), (1, 2)
+    ):
+        output = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 2  # One more, as of ceil_mode.
+        if padding <= kernel // 2 and output > 0:
+            starts = [index * stride - padding for index in range(output)]
+            valid = {sum(0 <= start + k * dilation < size for k in range(kernel)) for start in starts}
+            geometry = Geometry((kernel,), (stride,), (padding,), (dilation,), (), True)
+            assert Windows.of((1, 1, size), (1, 1, output), geometry, False, 4).sides[2] == tuple(sorted(valid))
+    for size, output in itertools.product(range(1, 13), repeat=2):
+        bounds = [(index * size // output, -(-(index + 1) * size // output)) for index in range(output)]
+        geometry = Geometry((size,), (1,), (0,), (1,), (output,), False)
+        windows = Windows.of((1, 1, size), (1, 1, output), geometry, False, 4)
+        assert windows.sides[2] == tuple(sorted({end - start for start, end in bounds}))
+        assert windows.cover[2] == max(sum(start <= i < end for start, end in bounds) for i in range(size))
+    signal = Windows.of((1, 1, 1 << 40), (1, 1, 1 << 39), Geometry((2,), (2,), (0,), (1,), (), False), False, 4)
+    assert signal.sides[2] == (2,)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs the interpreted tests")

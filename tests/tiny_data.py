@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,7 @@ import torch
 from PIL import Image
 
 from empool.lab.data.sets import DataSet, Split, Streamed
-from empool.lab.execute.session import carry_out
-from empool.lab.execute.supervise import Here
+from empool.lab.execute.supervise import Here, carry_out
 from empool.lab.study.run import RunConfig
 from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Progress
@@ -85,6 +86,15 @@ def study(directory, runs, data=None, place=None, progress=None, command="empool
         return carry_out(directory, runs, data or data_set(), *where, command)
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
 def png(pixels: np.ndarray) -> bytes:
     """Encode an image ``(H, W, C)``."""
     file = io.BytesIO()
@@ -147,27 +157,6 @@ def photographs(folder: Path, train: int = 48, test: int = 16, seed: int = 0, te
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(pixels.astype(np.uint8)))
     return folder
-
-
-def _flipped(content: bytearray) -> bytearray:
-    content[len(content) // 2] ^= 1
-    return content
-
-
-def _in_directory(content: bytearray, offset: int, value: int) -> bytearray:
-    content[content.index(b"PK\x01\x02") + offset] = value
-    return content
-
-
-# What may become of a zip archive, each of which Python's module says in another way.
-ZIP_DAMAGES = {
-    "flipped": _flipped,
-    "truncated": lambda content: content[: len(content) // 2],
-    "empty": lambda content: b"",
-    "encrypted": lambda content: _in_directory(content, 8, 1),
-    "unknown": lambda content: _in_directory(content, 10, 99),
-    "deflated": lambda content: _in_directory(content, 10, 8),
-}
 
 
 def python_path() -> str:

@@ -29,6 +29,9 @@ TIED = {None: 0, "channel": 1, "position": 2, "image": 3}
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _ADAPTIVE: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
+_LARGE = 256
+"""How many activations a window has whose tables are made before they are asked for, at most."""
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """What every kernel takes."""
 
@@ -92,7 +95,7 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
 
         return _distributed.pool_locally(function, input, dims, local)
     if method.seed is not None or method.generator is not None or method.tied is not None:
-        _check_draw(function, input, method)
+        check_draw(function, input, method)
     if input.dtype not in DTYPES:
         return _pool_others(function, dims, input, windows, return_indices, method)
     plan = plan_of(function, dims, input, windows, return_indices)
@@ -123,7 +126,7 @@ def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Ten
     else:
         entries, draws, zeros = method.tables.get(plan.counts, True, input.device)
         if (sets := entries.size(0)) != 1:
-            _check_channels(function, input, sets)
+            check_channels(function, input, sets)
         # What needs no random numbers takes none from the generator.
         key = _key(input, method) if draws or _is_captured(input) else input.new_empty((), dtype=torch.int64)
         output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, *how)
@@ -140,7 +143,7 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
         return mean
     entries = method.tables.get(plan.counts, False, input.device).entries
     if (sets := entries.size(0)) != 1:
-        _check_channels(function, input, sets)
+        check_channels(function, input, sets)
     if entries.is_cuda and isinstance(method.tables, Tables) and torch.is_grad_enabled() and input.requires_grad:
         entries = entries.clone()  # A new p is written into the table, perhaps before the backward pass.
     mean = _ops.call("rank_mean", input, entries, plan.counts, *plan.geometry)
@@ -149,31 +152,28 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
 
 def _is_captured(input: Tensor) -> bool:
     """Tell whether a CUDA graph will replay the call, perhaps with another p, which needs random numbers."""
-    return input.is_cuda and torch.cuda.is_current_stream_capturing()
+    return input.is_cuda and _private.is_capturing()
 
 
-def _check_channels(function: str, input: Tensor, sets: int) -> None:
+def check_channels(function: str, input: Tensor, sets: int) -> None:
+    """Refuse a number of tables that is not the channels'."""
     if sets != 1 and sets != input.size(1):
         raise ValueError(f"{function}: expected one number or one for each of {input.size(1)} channels, got {sets}")
 
 
 def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor | None:
+    """Return the weight of a softmax as operators take it."""
     if isinstance(beta, Tensor):
-        _check_channels(function, input, beta.numel())
+        check_channels(function, input, beta.numel())
         # A layer's parameter may have been made half precision, which no kernel takes.
         return beta.to(input.device, torch.promote_types(beta.dtype, torch.float32))
     if beta is None:
         return None
     if torch.compiler.is_compiling():
-        return _in_graph(beta, input.device)
+        return _tables.in_graph(beta, input.device)
     if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return cached(_filled, beta, input.device)
-
-
-def _in_graph(number: float, device: torch.device) -> Tensor:
-    """Return a number as a tensor, by arithmetic: a compiled graph then serves every number."""
-    return torch.ones(1, dtype=torch.float64, device=device) * number
 
 
 def _filled(number: float, device: torch.device) -> Tensor:
@@ -205,8 +205,7 @@ def by_rank(
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling():
-        exported = _private.is_exporting()
-        return _tables.of_kind(kind, value) if exported else Numbers(kind, _in_graph(value, torch.device("cpu")))
+        return _tables.of_kind(kind, value) if _private.is_exporting() else Numbers(kind, value)
     return cached(_tables.of_kind, kind, value)
 
 
@@ -308,6 +307,15 @@ def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
     return remembered(_regular, sizes, kernel, strides, pads, steps, ceil_mode)
 
 
+def counts_of(dims: int, kernel_size: Any, padding: Any, ceil_mode: Any) -> tuple[int, ...]:
+    """Return how many activations windows can hold; nothing where they can't be made out, or tables would be large."""
+    kernel, pads = _numbers(kernel_size, dims), _numbers(padding, dims)
+    if kernel is None or pads is None or min(kernel) < 1 or math.prod(kernel) > _LARGE:
+        return ()
+    counts = Geometry(kernel, kernel, pads, kernel, (), bool(ceil_mode)).possible_counts()
+    return counts if len(counts) * counts[-1] <= 8 * _LARGE else ()
+
+
 def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None:
     """Return one whole number for each dimension, or nothing where they cannot be made out."""
     if type(size) is int or (none and size is None):
@@ -363,7 +371,8 @@ def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan |
     return Plan(geometry, geometry.possible_counts(spatial))
 
 
-def _check_draw(function: str, input: Tensor, method: Method) -> None:
+def check_draw(function: str, input: Tensor, method: Method) -> None:
+    """Check what says which random numbers to take."""
     seed, generator = method.seed, method.generator
     if method.tied is not None and method.tied not in TIED:
         raise ValueError(f"{function}: expected tied to be 'channel', 'position', 'image' or None, got {method.tied!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 from empool import _extension, _ops, _traced
@@ -22,18 +23,24 @@ TRITON = (
 """The operators that have a Triton kernel."""
 
 
-def _run_triton(name: str, *args: Any) -> Any:
-    """Run an operator's Triton kernel; Triton is imported here, at the first call on a GPU."""
+@functools.cache
+def _triton_kernel(name: str) -> Callable[..., Any]:
+    """Return an operator's Triton kernel; Triton is imported here, at the first call on a GPU."""
     from empool import _triton
 
-    _ops.call_at_once(name, getattr(_triton, name))
-    return getattr(_triton, name)(*args)
+    kernel: Callable[..., Any] = getattr(_triton, name)
+    return kernel
+
+
+def _run_triton(name: str, *args: Any) -> Any:
+    return _triton_kernel(name)(*args)
 
 
 _has_triton = importlib.util.find_spec("triton") is not None
 if _has_triton:
     for _name in TRITON:
         _ops.register(_name, functools.partial(_run_triton, _name), "CUDA")
+        _ops.call_at_once(_name, functools.partial(_triton_kernel, _name))
     for _name in _traced.VISIBLE:
         _ops.register_traced(_name, _traced.rule(_name, functools.partial(_run_triton, _name)))
         _traced.remember(_name)

@@ -130,8 +130,15 @@ def _remember(name: str, numbers: tuple[Any, ...]) -> int:
     return index
 
 
-def recalled(name: str, numbers: tuple[Any, ...]) -> tuple[Callable[..., Any], int] | None:
-    """Return the kernel on the CPU that takes one number for these, and this number, if there are both."""
+def has_recalled(input: Tensor) -> bool:
+    """Tell whether there are kernels on the tensor's device that `recalled` returns."""
+    return bool(_in_python if input.is_cuda else _recalled)
+
+
+def recalled(name: str, numbers: tuple[Any, ...], on_cuda: bool = False) -> tuple[Callable[..., Any], Any] | None:
+    """Return the kernel that takes one thing for these numbers, and this thing, if there are both."""
+    if on_cuda:
+        return (functools.partial(_spread, _in_python[name]()), numbers) if name in _in_python else None
     if name not in _recalled:
         return None
     try:
@@ -143,22 +150,27 @@ def recalled(name: str, numbers: tuple[Any, ...]) -> tuple[Callable[..., Any], i
 
 # A kernel in Python is called at once there: the dispatcher makes C++'s lists of the numbers and Python's of these.
 
-_in_python: dict[str, Callable[..., Any]] = {}
+_in_python: dict[str, Callable[[], Callable[..., Any]]] = {}
 
 
-def call_at_once(name: str, kernel: Callable[..., Any]) -> None:
-    """Let an operator's kernel on CUDA be called without the dispatcher."""
+def call_at_once(name: str, kernel: Callable[[], Callable[..., Any]]) -> None:
+    """Let an operator's kernel on CUDA, which is asked for at the first call, be called without the dispatcher."""
     _in_python[name] = kernel
+
+
+def _spread(kernel: Callable[..., Any], *args: Any) -> Any:
+    return kernel(*args[:-1], *args[-1])
 
 
 def _run(name: str, args: tuple[Any, ...]) -> Any:
     """Run an operator's kernel below autograd."""
     tensors = args[: _TENSORS[name]]
-    if args[0].is_cuda:
-        if name in _in_python and _private.are_plain(*tensors, on="cuda"):
-            return _in_python[name](*args)
-    elif name in _recalled and _private.are_plain(*tensors) and (found := recalled(name, args[len(tensors) :])):
-        return found[0](*tensors, found[1])
+    if _private.are_plain(*tensors):
+        if args[0].is_cuda:
+            if name in _in_python and not _private.has_tangents():  # Which may be zeros without memory.
+                return _in_python[name]()(*args)
+        elif name in _recalled and (found := recalled(name, args[len(tensors) :])):
+            return found[0](*tensors, found[1])
     return _private.below_autograd(OPERATORS[name], None, *args)
 
 

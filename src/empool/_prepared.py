@@ -1,4 +1,4 @@
-"""Eager calls on a CPU, prepared at the first: most of what a tiny tensor costs is to find out what to call."""
+"""Eager calls, prepared at the first: most of what a tiny tensor costs is to find out what to call."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from empool import _call, _ops, _private
 from empool._call import Method, Windows
 from empool._tables import Tables
 
-_PLAIN = {float, str, type(None), Tables}
-"""What a method's own arguments may be, beside what says that it cannot change: no two of different types are equal."""
+_PLAIN = {float, str, type(None)}
+"""What a method's own arguments may be, beside tables and what says that it cannot change: no two types' are equal."""
 _MOST = 4096
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _prepared: dict[Any, _Prepared] = {}
+"""Calls without a layer's tables, which keep their own."""
 
 
 def pool(
@@ -29,7 +30,7 @@ def pool(
     make: Callable[..., Method],
     own: dict[str, Any],
 ) -> Any:
-    """Pool as an earlier call with the same arguments did, or else by `empool._call`, which checks everything.
+    """Pool as an earlier call with the same arguments did, or else by `empool._call`.
 
     Args:
         function: whose call it is.
@@ -40,70 +41,82 @@ def pool(
         make: makes the method of its arguments.
         own: these.
     """
-    key = None
-    if _private.is_unseen_on_cpu(input):
-        key = _key(function, input, windows, return_indices, own)
-        found = _prepared.get(key)
-        if found is not None and (found.tables is None or found.tables.version == found.version):
+    if _private.is_unseen(input) and (known := _key(function, input, windows, return_indices, own)):
+        kept, key = known
+        found = kept.get(key)
+        if found is None:
+            found = _prepare(function, dims, input, Windows(*windows), make, own)
+            if found is not None:
+                if len(kept) >= _MOST:
+                    kept.clear()
+                kept[key] = found
+        if found is not None:
             return _recorded(input, found) if _private.is_recording(input) else found.run(input)[0]
-    method = make(function, **own)
-    pooled = _call.pool(function, dims, input, Windows(*windows), return_indices, method)
-    if key is not None and input.dtype in _call.DTYPES and input.dim() == dims + 2:
-        _prepare(key, function, dims, input, Windows(*windows), method)
-    return pooled
+    return _call.pool(function, dims, input, Windows(*windows), return_indices, make(function, **own))
 
 
 def _key(function: str, input: Tensor, windows: tuple[Any, ...], return_indices: bool, own: dict[str, Any]) -> Any:
-    """Return what tells a call from every other; nothing where it can't be told by comparing, as 2 from 2.0."""
+    """Return where such calls are kept, and what tells this one from every other.
+
+    Nothing where it can't be told by comparing, as 2 from 2.0.
+    """
     kernel_size, stride, padding, dilation, ceil_mode = windows
     if not (type(kernel_size) is type(padding) is type(dilation) is int and (stride is None or type(stride) is int)):
         return None
     if return_indices is not False or type(ceil_mode) is not bool:
         return None
+    kept, key = _prepared, [function, input.shape, input.dtype, input.get_device(), windows]
     for name, value in own.items():
         kind = type(value)
-        if kind not in _PLAIN and not ((kind is bool and name == "training") or vars(kind).get("unchanging")):
+        if kind is Tables:
+            kept = value.prepared
+        elif kind in _PLAIN or (kind is bool and name == "training") or vars(kind).get("unchanging"):
+            key += name, value
+        else:
             return None
-    return function, input.shape, input.dtype, windows, *own, *own.values()
+    return kept, tuple(key)
 
 
-def _prepare(key: Any, function: str, dims: int, input: Tensor, windows: Windows, method: Method) -> None:
-    """Keep what a call came to, if it has kernels that take their whole numbers as one."""
+def _prepare(
+    function: str, dims: int, input: Tensor, windows: Windows, make: Callable[..., Method], own: dict[str, Any]
+) -> _Prepared | None:
+    """Check a call, and return what it comes to, if it has kernels that take its whole numbers as one."""
+    if input.dtype not in _call.DTYPES or input.dim() != dims + 2 or not _ops.has_recalled(input):
+        return None
+    if input.is_cuda and _private.is_capturing():  # What is made there belongs to the graph.
+        return None
+    method = make(function, **own)
+    if method.seed is not None or method.generator is not None:
+        return None
+    if method.tied is not None:
+        _call.check_draw(function, input, method)
     plan, tables = _call.plan_of(function, dims, input, windows, False), method.tables
-    version = tables.version if type(tables) is Tables else None  # Before the table: another thread may change p.
     rest: tuple[Any, ...]
     numbers: tuple[Any, ...] = plan.geometry
     table: Tensor | None
     if type(tables) is Tables:
         table, draws, _ = tables.get(plan.counts, method.training, input.device)
+        _call.check_channels(function, input, table.size(0))
         numbers, stem = (plan.counts, *numbers), "rank"
     else:
         table, draws, stem = _call.beta_of(function, input, method.beta), True, "value"
     made: type[_Prepared]
     if method.training:
         made, operator, numbers = _Sample if draws else _Certain, f"{stem}_draw", (*numbers, _call.TIED[method.tied], 0)
+        made = _CudaSample if draws and input.is_cuda else _CudaCertain if input.is_cuda else made
         backward, rest = "drawn_scatter", (input.shape[2:], *plan.geometry[:5])
     else:
         made, operator, backward, rest = _Mean, f"{stem}_mean", f"{stem}_mean_backward", numbers
-    forward, gradient = _ops.recalled(operator, numbers), _ops.recalled(backward, rest)
-    if forward is not None and gradient is not None:
-        if len(_prepared) >= _MOST:
-            _prepared.clear()
-        _prepared[key] = made(tables, version, table, forward, gradient, backward, rest)
+    forward = _ops.recalled(operator, numbers, input.is_cuda)
+    gradient = _ops.recalled(backward, rest, input.is_cuda)
+    return made(table, forward, gradient, backward, rest) if forward is not None and gradient is not None else None
 
 
 class _Prepared:
-    """A call but for its input: kernels, and what else they take.
+    """A call but for its input: kernels, and what else they take."""
 
-    Attributes:
-        tables: the distribution's, if it pools by rank.
-        version: of the tables, when they were `table`.
-    """
-
-    def __init__(
-        self, tables: Any, version: Any, table: Any, forward: Any, gradient: Any, backward: str, rest: tuple[Any, ...]
-    ) -> None:
-        self.tables, self.version, self.table = tables, version, table
+    def __init__(self, table: Any, forward: Any, gradient: Any, backward: str, rest: tuple[Any, ...]) -> None:
+        self.table = table
         self.kernel, self.number = forward
         self.gradient_kernel, self.gradient_number = gradient
         self.backward, self.rest = backward, rest
@@ -114,7 +127,7 @@ class _Prepared:
 
     def gradient(self, grad: Tensor, kept: tuple[Any, ...]) -> Tensor:
         """Return the input's gradient."""
-        if torch.is_grad_enabled() or not (_private.is_unseen_on_cpu(grad) and _private.are_plain(grad, *kept)):
+        if torch.is_grad_enabled() or not (_private.is_unseen(grad) and _private.are_plain(grad, *kept)):
             return _ops.call(self.backward, grad, *kept, *self.rest)
         return self.gradient_kernel(grad, *kept, self.gradient_number)
 
@@ -131,9 +144,29 @@ class _Certain(_Prepared):
         return self.kernel(input, _seed.tensor, self.table, self.number)
 
 
+class _CudaSample(_Prepared):
+    def run(self, input: Tensor) -> Any:
+        return self.kernel(input, self.seed(input.device), self.table, self.number)
+
+    def seed(self, device: torch.device) -> Tensor:
+        """Return a seed of this call's own: its kernel may be read later than the next call."""
+        return torch.randint(_LEAST, _GREATEST, (), device=device)
+
+
+class _CudaCertain(_CudaSample):
+    def seed(self, device: torch.device) -> Tensor:
+        """Return one that is not read, but in a CUDA graph, which may be replayed with another p."""
+        if _private.is_capturing():
+            return super().seed(device)
+        return torch.empty((), dtype=torch.int64, device=device)
+
+
 class _Mean(_Prepared):
     def run(self, input: Tensor) -> Any:
-        return self.kernel(input, self.table, self.number), input, self.table
+        table = self.table
+        if table is not None and table.is_cuda and input.requires_grad:
+            table = table.clone()  # A new p is written into it, perhaps before the backward pass.
+        return self.kernel(input, table, self.number), input, table
 
 
 class _Seed(threading.local):

@@ -120,24 +120,29 @@ def below_autograd(op: Any, keyset: Any, *args: Any) -> Any:
         return op.redispatch(keyset & _torch.keys_below_autograd, *args)
 
 
-def is_unseen_on_cpu(input: Any) -> bool:
-    """Tell whether it is a dense tensor on a CPU whose calls nothing watches but autograd, and that not forwards."""
+def is_unseen(input: Any) -> bool:
+    """Tell whether it is a dense tensor whose calls nothing watches but autograd, and that not forwards."""
     return (
         not is_watched(input)
-        and input.is_cpu
+        and _is_usual(input)
         and input.layout is torch.strided
         and _torch.forward_ad._current_level < 0
     )
 
 
-def are_plain(first: torch.Tensor, *others: torch.Tensor | None, on: str = "cpu") -> bool:
-    """Tell whether the first tensor, which nothing watches, is dense and on a device, and the others have no class."""
-    if not (first.is_cpu if on == "cpu" else first.is_cuda) or first.layout is not torch.strided:
+def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Tell whether the first tensor, which nothing watches, is dense on a CPU or GPU, and no other has a class."""
+    if not _is_usual(first) or first.layout is not torch.strided:
         return False
-    for other in others:  # noqa: SIM110 (of a generator `all` would take longer, at every call)
-        if type(other) is not torch.Tensor and other is not None:
+    for other in others:
+        if other is not None and (type(other) is not torch.Tensor or not _is_usual(other)):
             return False
     return True
+
+
+def _is_usual(tensor: torch.Tensor) -> bool:
+    """Tell whether a kernel can read a tensor on a CPU or GPU: none in Python knows of signs not yet turned."""
+    return tensor.is_cpu or (tensor.is_cuda and not tensor.is_neg())
 
 
 def is_differentiating(*args: Any) -> bool:
@@ -218,6 +223,13 @@ def has_dispatch_mode() -> bool:
     return bool(_torch.dispatch_modes() > 0)
 
 
+def is_capturing() -> bool:
+    """Tell whether a CUDA graph is captured; a PyTorch without CUDA, which can have fake tensors, raises instead."""
+    with contextlib.suppress(RuntimeError):
+        return torch.cuda.is_current_stream_capturing()
+    return False
+
+
 def has_kernel(operator: str, key: str) -> bool:
     """Tell whether an operator has a kernel of its own for a dispatch key."""
     found: bool = _torch.has_kernel(operator, key)
@@ -248,6 +260,16 @@ def remember_kernels(name: str, kernels: Any) -> None:
     """Tell the cache of compiled graphs which Triton kernels an operator may run; without it, it asks for none."""
     with contextlib.suppress(ImportError):
         _torch.triton_operators[f"empool::{name}"] = kernels
+
+
+def read_by_graphs(tensor: torch.Tensor) -> torch.Tensor:
+    """Say of a tensor that a compiled graph may keep its sizes, and a CUDA graph read it where it is; and return it.
+
+    As `torch._dynamo.mark_static` and `mark_static_address` do, without importing the compiler.
+    """
+    tensor._dynamo_static_indices = set(range(tensor.dim()))  # type: ignore[attr-defined]
+    tensor._dynamo_static_input_type = "unguarded"  # type: ignore[attr-defined]
+    return tensor
 
 
 def decompose(op: Any, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:

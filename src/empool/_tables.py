@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from empool.distributions import RankDistribution, Tunable
 from empool.reference import NEVER
 
 Made = TypeVar("Made")
+_CPU = torch.device("cpu")
 
 
 class Table(NamedTuple):
@@ -36,33 +38,38 @@ class Tables:
 
     Attributes:
         each: the distributions, one or one a channel.
-        number: where there is a kind that has one, their numbers, in memory: ``(S,)``.
-        version: counts how often they changed.
+        counts: how many activations the windows of a layer can hold, if it is known: their tables are always there.
+        device: where these are.
+        number: where there is a kind that has one, the distributions' numbers, in memory: ``(S,)``.
+        kept: all tables that are there.
+        prepared: `empool._prepared`'s calls with these tables, which end with them.
     """
 
-    version = 0
-
-    def __init__(self, each: Sequence[RankDistribution]) -> None:
-        self.each = tuple(each)
+    def __init__(
+        self, each: Sequence[RankDistribution], counts: tuple[int, ...] = (), device: torch.device = _CPU
+    ) -> None:
+        self.each, self.counts, self.device = tuple(each), counts, device
         kind: Any = type(each[0])
         self.kind: type[Tunable] | None = kind if "weights_of" in vars(kind) else None  # Not a subclass's own.
+        self.is_unchanging = all(vars(type(distribution)).get("unchanging", False) for distribution in each)
         self.kept: dict[Any, Table] = {}
-        self.number = None if self.kind is None else _numbers(self.each, torch.device("cpu"))
+        self.prepared: dict[Any, Any] = {}
+        self._fill()
 
-    @property
-    def is_unchanging(self) -> bool:
-        """Whether the distributions say that they cannot change; what a class inherits, it may have broken."""
-        return all(vars(type(distribution)).get("unchanging", False) for distribution in self.each)
+    def _fill(self) -> None:
+        self.number = None if self.kind is None else _numbers(self.each, self.device)
+        if self.counts and self.is_unchanging and not torch.compiler.is_compiling():
+            with contextlib.suppress(Exception):  # A user's own may refuse a count, and says so when it is asked for.
+                for training in (False, True):
+                    self.get(self.counts, training, self.device)
 
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Return a table on a device, made at the first call.
 
-        A tracer makes it of the numbers in memory, so that its graph serves every number.
+        A compiled graph reads what is in memory, the table or else the numbers, and so serves every number.
         """
         if torch.compiler.is_compiling():
-            if self.kind is not None and self.number is not None and not _private.is_exporting():
-                return Numbers(self.kind, self.number).get(counts, training, device)
-            return _table(self.each, counts, training, device, trim=_private.is_exporting())
+            return self._in_graph(counts, training, device)
         if _private.has_dispatch_mode():  # Its tensors, such as fake ones, are no one else's.
             return _table(self.each, counts, training, device)
         key, kept = (counts, training, device), self.kept
@@ -70,53 +77,69 @@ class Tables:
         if found is None:
             found = _table(self.each, counts, training, device)
             # What is made in a capture belongs to the graph.
-            if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            if not (device.type == "cuda" and _private.is_capturing()):
                 kept[key] = found
         return found
 
+    def _in_graph(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
+        if _private.is_exporting():
+            return _table(self.each, counts, training, device, trim=True)
+        if counts == self.counts and (found := self.kept.get((counts, training, self.device))) is not None:
+            entries = found.entries if device == self.device else found.entries.to(device)
+            draws, zeros = (found.draws, found.zeros) if self.kind is None else (True, self.kind.may_be_zero)
+            return Table(entries, draws, zeros)
+        if self.kind is not None and self.number is not None:
+            return Numbers(self.kind, self.number).get(counts, training, device)
+        return _table(self.each, counts, training, device)
+
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
-        before, number, self.each = self.each, self.number, tuple(each)
+        before, self.each = self.each, tuple(each)
         if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
-            self.__init__(each)  # type: ignore[misc]
-            if number is not None:
-                self.to(number.device)
-            self.version += 1
+            self.__init__(each, self.counts, self.device)  # type: ignore[misc]
             return
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
-                self.number.copy_(_numbers(self.each, self.number.device))
+                self.number.copy_(_numbers(self.each, self.device))
             kept = {}  # What another thread makes meanwhile of the numbers before goes into the old one.
             for key, table in list(self.kept.items()):
-                fresh = _table(self.each, key[0], key[1], torch.device("cpu"))
+                kept[key] = fresh = _table(self.each, *key)
                 # A CPU has no graph that knows an address, but may have a backward to come that needs the old table.
                 if table.entries.is_cuda and fresh.entries.shape == table.entries.shape:
-                    table.entries.copy_(fresh.entries.pin_memory(), non_blocking=True)
-                    kept[key] = fresh._replace(entries=table.entries)
+                    kept[key] = fresh._replace(entries=table.entries.copy_(fresh.entries))
         self.kept = kept
-        self.version += 1  # Last: who has read it before takes no table for a later one's.
+        self.prepared = {}  # Last: what is prepared meanwhile with an old table goes into the old one.
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""
-        if self.number is not None and self.number.device != device:
-            self.number = _numbers(self.each, device)
+        if self.device != device:
+            self.device = device
+            self._fill()
+
+    def copy(self) -> Tables:
+        """Return the same in memory of its own."""
+        return Tables(self.each, self.counts, self.device)
+
+    def __deepcopy__(self, memo: Any) -> Tables:
+        return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"each": self.each}
+        return {"each": self.each, "counts": self.counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["each"])  # type: ignore[misc]
+        self.__init__(state["each"], state.get("counts", ()))  # type: ignore[misc]
 
 
 class Numbers:
-    """The tables of a kind of distribution with numbers that only their device knows, which may have gradients."""
+    """The tables of a kind of distribution with numbers that only their device or a graph knows."""
 
-    def __init__(self, kind: type[Tunable], number: Tensor) -> None:
+    def __init__(self, kind: type[Tunable], number: float | Tensor) -> None:
         self.kind, self.number = kind, number
 
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Work a table out."""
-        number = self.number.to(device, torch.float64)
+        number = self.number
+        number = number.to(device, torch.float64) if isinstance(number, Tensor) else in_graph(number, device)
         make = self.kind.threshold_tensor if training else self.kind.weight_tensor
         return Table(make(number, counts), draws=True, zeros=self.kind.may_be_zero)
 
@@ -169,11 +192,11 @@ def _table(
         return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)
     with torch.inference_mode(False), _private.untraced():
         entries = _made(sets, dtype, device)
-    return Table(_private.unwrapped(entries), draws, zeros)
+    return Table(_private.read_by_graphs(_private.unwrapped(entries)), draws, zeros)
 
 
 def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if not (device.type == "cuda" and _private.is_capturing()):
         return _sent(sets, dtype, device)
     # A capture takes no copy from the host, but it does take fills.
     columns = len(sets[0][0])
@@ -187,6 +210,11 @@ def _sent(numbers: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cuda" or _private.has_dispatch_mode():
         return torch.tensor(numbers, dtype=dtype, device=device)
     return torch.tensor(numbers, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+
+
+def in_graph(number: float, device: torch.device) -> Tensor:
+    """Return a number as a tensor, by arithmetic: a compiled graph then serves every number."""
+    return torch.ones(1, dtype=torch.float64, device=device) * number
 
 
 def of(distribution: RankDistribution) -> Tables:
@@ -209,7 +237,11 @@ def remembered(make: Callable[..., Made], *arguments: Any) -> Made:
 
     It is the one cache of calls: to make a plan or a table takes longer than to pool a small tensor.
     """
-    return make(*arguments) if torch.compiler.is_compiling() else cached(make, *arguments)
+    if not torch.compiler.is_compiling():
+        with contextlib.suppress(TypeError):  # Sizes that are symbols can't be looked up.
+            found: Made = cached(make, *arguments)
+            return found
+    return make(*arguments)
 
 
 @functools.lru_cache(maxsize=4096)

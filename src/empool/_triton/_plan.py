@@ -104,19 +104,29 @@ class Windows:
             for (start, end), k, d in zip(last, kernel, dilation, strict=True)
         )
 
-    @property
+    @functools.cached_property
     def sides(self) -> tuple[tuple[int, ...], ...]:
         """How many valid positions the windows of this call have along each dimension, ascending, 0 among them."""
         sides = []
         for dim in range(3):
             kernel, dilation = self.window[dim], self.window[9 + dim]
             side = set()
-            for index in range(self.output[dim]):
+            for index in self._kinds(dim):
                 start, end = self.bounds(dim, index)
                 low = max(0, -(start // dilation))
                 side.add(max(0, min(kernel, -(-(end - start) // dilation)) - low))
             sides.append(tuple(sorted(side)))
         return tuple(sides)
+
+    def _kinds(self, dim: int) -> set[int]:
+        """Return windows of a dimension that stand for all: those over a border, and the first over none."""
+        size, output = self.size[dim], self.output[dim]
+        if self.adaptive:  # They repeat.
+            return set(range(output // max(math.gcd(size, output), 1)))
+        kernel, stride, padding, dilation = self.window[dim:12:3]
+        low = -(-padding // stride)
+        high = max(0, -(-(size + padding - (kernel - 1) * dilation) // stride))
+        return {*range(min(low + 1, output)), *range(high, output)}
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -131,7 +141,7 @@ class Windows:
         """How many windows can hold one position, for every dimension."""
         if self.adaptive:
             return tuple(
-                max(-(-(i + 1) * out // size) - i * out // size for i in range(size))
+                max(-(-(i + 1) * out // size) - i * out // size for i in range(size // max(math.gcd(size, out), 1)))
                 for size, out in zip(self.size, self.output, strict=True)
             )
         return tuple((self.window[i] - 1) * self.window[9 + i] // self.window[3 + i] + 1 for i in range(3))

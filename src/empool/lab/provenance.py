@@ -35,18 +35,17 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Give the Git revision of this package's source, with "-dirty" if files of it differ; None outside Git."""
-    package = Path(__file__).resolve().parents[1]
     try:
         # An installed copy may lie in the work tree of another project, which does not track it.
-        _git(package, "ls-files", "--error-unmatch", "lab/provenance.py")
-        revision = _git(package, "rev-parse", "HEAD")
-        return f"{revision}-dirty" if _git(package, "status", "--porcelain", "--", ".") else revision
+        _git("ls-files", "--error-unmatch", "lab/provenance.py")
+        revision = _git("rev-parse", "HEAD")
+        return f"{revision}-dirty" if _git("status", "--porcelain", "--", ".") else revision
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -68,11 +67,14 @@ def origin(device: str, processes: int) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """Describe the machine without naming it: processor, cores, bytes of memory, system, and GPUs if they are used."""
+    memory = None
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no such call.
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cards = range(torch.cuda.device_count()) if device == "cuda" else ()  # To ask would take up memory on them.
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
-        "memory": _memory(),
+        "memory": memory,
         "gpus": [torch.cuda.get_device_name(card) for card in cards],
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
@@ -84,13 +86,6 @@ def processor() -> str:
         if named := re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
             return named[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows has no such call.
-        return None
 
 
 def environment() -> dict[str, str]:

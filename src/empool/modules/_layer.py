@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor, nn
 from torch.fx import Proxy
 
-from empool._call import OutputSize, Seed, Size, Tied
+from empool._call import OutputSize, Seed, Size, Tied, counts_of
 from empool._private import AdaptiveMaxPoolNd, MaxPoolNd
 
 _TEXTS = {
@@ -88,6 +88,10 @@ class Pool(nn.Module):
         """Return where the windows are, as the function takes it."""
         raise NotImplementedError
 
+    def _counts(self) -> tuple[int, ...]:
+        """Return how many activations a window can hold, if that is known whatever the input is."""
+        return ()
+
     def _is_sampling(self) -> bool:
         return self.training
 
@@ -129,6 +133,9 @@ class WindowPool(Pool, MaxPoolNd):
 
     def _windows(self) -> tuple[Any, ...]:
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+
+    def _counts(self) -> tuple[int, ...]:
+        return counts_of(self._dims, self.kernel_size, self.padding, self.ceil_mode)
 
 
 class AdaptivePool(Pool, AdaptiveMaxPoolNd):

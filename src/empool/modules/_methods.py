@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -37,16 +36,15 @@ class _Tabled(Pool):
         if "_tables" in vars(self):
             self._tables.set(each)
         else:
-            self._tables = Tables(each)
+            self._tables = Tables(each, self._counts())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._tables = copy.copy(self._tables)  # `copy.copy` of a layer shares what it holds.
+        self._tables = self._tables.copy()  # `copy.copy` of a layer shares what it holds.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._tables.number is not None:
-            self._tables.to(fn(torch.empty(0, device=self._tables.number.device)).device)
+        self._tables.to(fn(torch.empty(0, device=self._tables.device)).device)
         return self
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 from scipy import stats
 
-from empool.lab.analyse.records import Record, canonical, completed
+from empool.lab.analyse.records import Record, canonical
 from empool.lab.analyse.statistics import LEVEL, Family, Interval, Row, Rule, Summary, holm
 from empool.lab.study import paper
 from empool.lab.study.paper import Claim
@@ -39,20 +39,20 @@ class Judgement:
 
 
 def beside(records: Sequence[Record]) -> paper.Table | None:
-    """Return the paper's table that runs of one setting may stand beside, or None.
+    """Return the paper's table that completed records of one setting may stand beside, or None.
 
     Data, network and protocol must be of the paper's kind: CIFAR-10 by its name and by what is in it, a network that
     the paper has, and no fewer images and epochs than in the shortest protocol of `empool reproduce`.
     """
-    first = completed(records[0])
+    first = records[0]
     table = paper.of(first["model"])
-    if table is None or canonical(first) != "cifar10" or (first.get("epochs") or 0) < table.epochs:
+    kind = canonical(first), first["classes"], tuple(first["image_shape"] or ())
+    if table is None or kind != ("cifar10", paper.CLASSES, paper.IMAGE_SHAPE):
         return None
     # Records of before the number of training images was kept say only the limit: without one, all images.
     trained, tested = first["train_images"] or table.train_images, first["test_images"] or 0
     enough = trained >= table.train_images and tested >= table.test_images
-    kind = first["classes"], tuple(first["image_shape"] or ())
-    return table if enough and kind == (paper.CLASSES, paper.IMAGE_SHAPE) else None
+    return table if enough and (first.get("epochs") or 0) >= table.epochs else None
 
 
 def judge(claims: Sequence[Claim], summary: Summary) -> list[Judgement]:

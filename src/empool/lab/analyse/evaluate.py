@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from empool import Average, Max, monte_carlo, recalibrate_, set_p
 from empool.lab import provenance
@@ -19,27 +17,22 @@ from empool.lab.data import sources
 from empool.lab.data.load import load_data
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
-from empool.lab.files import read_json, write_json
+from empool.lab.files import read_object, write_json
 from empool.lab.study import networks
-from empool.lab.study.run import RunConfig, derived_seed
+from empool.lab.study.folder import opened
+from empool.lab.study.run import RunConfig, derived_seed, results
 from empool.lab.study.run import poolings as read_poolings
 from empool.lab.train import schedule
 from empool.lab.train.checkpoint import read_checkpoint
 from empool.lab.train.device import device_named, keep_freed
 from empool.lab.train.experiment import Experiment, finite
-from empool.lab.train.metrics import Scores, Tally
+from empool.lab.train.metrics import Tally
 
 _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    directory: Path,
-    *,
-    samples: int,
-    source: str | None,
-    device: str,
-    poolings: str | None = None,
-    label_column: str | None = None,
+    directory: Path, *, samples: int, source: str | None, device: str, poolings: str | None, label_column: str | None
 ) -> list[dict[str, Any]]:
     """Test the finished runs of a folder by every rule, and write evaluation.json there after each.
 
@@ -59,19 +52,15 @@ def evaluate(
     first = runs[0][1]
     if source is None and first.data not in sources.KNOWN:
         raise LabError(f"the runs were trained on a folder called {first.data}: say where it is with --data")
-    loaded = load_data(
-        networks.network(first.model),
-        source or first.data,
-        first.train_limit,
-        first.test_limit,
-        validation=first.validation,
-        label_column=label_column,
-    )
+    network, source = networks.network(first.model), source or first.data
+    limits = first.train_limit, first.test_limit
+    loaded = load_data(network, source, *limits, validation=first.validation, label_column=label_column)
     records: list[dict[str, Any]] = []
+    _write(directory, records)  # A folder that can't be written to is refused before the work.
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
             raise LabError(
-                f"{source or config.data} is not what {folder} was trained on, or has changed since (fingerprint "
+                f"{source} is not what {folder} was trained on, or has changed since (fingerprint "
                 f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
             )
         config = dataclasses.replace(config, device=device)
@@ -86,45 +75,41 @@ def evaluate(
             "device": provenance.device_name(device),
             "versions": provenance.versions(),
         }
-        known = [one for one in read_evaluation(directory) if all(one.get(name) == test[name] for name in test)]
+        known = [one for one in read_evaluation(directory) if one.items() >= test.items()]
         _log.info("%s, seed %d%s", config.pooling, config.seed, ": evaluated before" if known else "")
-        records.append(known[0] if known else {**_evaluate(folder, config, loaded, test["samples"]), **test})
+        records.append(known[0] if known else _evaluate(folder, config, loaded, test["samples"]) | test)
         _write(directory, records)
-        if not known:
-            gc.collect()  # The network may be part of a cycle, and the next one needs the memory.
     return records
 
 
 def _write(directory: Path, records: list[dict[str, Any]]) -> None:
     """Put records in the place of what the file says of the same runs; another evaluation may be writing there too."""
     tested = {(record["pooling"], record["seed"]) for record in records}
-    with FileLock(directory / ".evaluation.lock"):
+    with opened(directory, ".evaluation.lock", patience=-1):
         others = [record for record in read_evaluation(directory) if (record["pooling"], record["seed"]) not in tested]
         write_json(directory / "evaluation.json", records + others)
 
 
 def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConfig]]:
     """List the finished runs with their folders, in the order of the study's poolings and seeds."""
-    paths = [directory / "config.json", *sorted(directory.glob("*/*/config.json"))]
-    begun = {path.parent: RunConfig.from_json(read_json(path)) for path in paths if path.exists()}
-    finished = {config.pooling: config for folder, config in begun.items() if (folder / "result.json").exists()}
+    finished = {}
+    for path in (*directory.glob("config.json"), *sorted(directory.glob("*/*/config.json"))):
+        if (path.parent / "result.json").exists():
+            finished[path.parent] = RunConfig.from_json(read_object(path, "model", "recipe"))
+        else:
+            _log.info("%s is not finished: left out", path.parent)
     if not finished:
         raise LabError(
             f"{directory} holds no finished run: expected the folder of a run or a study of empool train or compare"
         )
-    wanted = list(finished) if poolings is None else read_poolings(poolings, next(iter(finished.values())).model)
-    if missing := [pooling for pooling in wanted if pooling not in finished]:
+    order = [record["pooling"] for record in results(directory)] + [config.pooling for config in finished.values()]
+    wanted = order if poolings is None else read_poolings(poolings, next(iter(finished.values())).model)
+    if missing := [pooling for pooling in wanted if pooling not in order]:
         raise LabError(f"{directory} holds no finished run with {', '.join(missing)}")
-    runs = []
-    for folder, config in begun.items():
-        if not (folder / "result.json").exists():
-            _log.info("%s is not finished: left out", folder)
-        elif config.pooling in wanted:
-            if not (folder / "last.ckpt").exists():
-                raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
-            runs.append((folder, config))
-    study = directory / "study.json"
-    order = [*(read_json(study)["poolings"] if study.exists() else []), *finished]
+    runs = [(folder, config) for folder, config in finished.items() if config.pooling in wanted]
+    for folder, _ in runs:
+        if not (folder / "last.ckpt").exists():
+            raise LabError(f"{folder} has no last.ckpt, so there are no weights to evaluate: train that run again")
     return sorted(runs, key=lambda run: (order.index(run[1].pooling), run[1].seed))
 
 
@@ -143,7 +128,7 @@ def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | N
         p = schedule.parse(config.p_schedule).value(p, epochs, config.training.epochs)
         set_p(experiment, p)
     tested = experiment.tally(experiment.test_images)
-    rules: dict[str, Scores | None] = {**dict.fromkeys(RULES), "expectation": tested.scores()}
+    rules = {"expectation": tested.scores()}
     if samples is not None:
         torch.manual_seed(derived_seed(config.seed, "members"))
         members = Tally(experiment.num_classes, config.device)
@@ -163,10 +148,8 @@ def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | N
         "p": p,
         "draws": samples is not None,
         "test_images": len(loaded.test),
-        **{
-            name: None if scores is None else {score: finite(value) for score, value in scores._asdict().items()}
-            for name, scores in rules.items()
-        },
+        **dict.fromkeys(RULES),
+        **{rule: {name: finite(score) for name, score in scores._asdict().items()} for rule, scores in rules.items()},
         "calibration": tested.reliability(),
         "commit": provenance.commit(),
     }

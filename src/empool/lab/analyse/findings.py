@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from empool.lab.analyse.records import Record, data_name
@@ -36,26 +36,22 @@ def _decided(summary: Summary) -> list[str]:
     if max(row.runs for row in summary.rows) < 2:
         return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
 
-    def decided(by_verdict: Mapping[Verdict, list[str]], better: str, worse: str) -> list[str]:
-        others = len(summary.rows) - 1
-        told = []
-        for poolings, words in ((by_verdict[Verdict.BETTER], better), (by_verdict[Verdict.WORSE], worse)):
-            named = f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
-            told += [f"{words} than {baseline}: {named}."] if poolings else []
-        return told
+    others = len(summary.rows) - 1
 
-    by_error = summary.error.by_verdict()
-    told = decided(by_error, "Fewer test errors", "More test errors")
-    if by_error[Verdict.UNDECIDED]:
-        told.append(
-            f"Not decided by these seeds: {listed(by_error[Verdict.UNDECIDED])}."
-            if told
-            else f"These seeds do not decide whether any pooling has more or fewer test errors than {baseline}."
-        )
-    if by_error[Verdict.UNTESTED]:
-        told.append(f"Not tested, for want of a second run: {listed(by_error[Verdict.UNTESTED])}.")
-    score = "negative log-likelihood (NLL)"
-    return told + decided(summary.nll.by_verdict(), f"Lower {score}", f"Higher {score}")
+    def named(words: str, poolings: Sequence[str]) -> list[str]:
+        all_others = f"all {others} other poolings" if 3 < others == len(poolings) else listed(poolings)
+        return [f"{words}: {all_others}."] if poolings else []
+
+    by_error, by_nll = summary.error.by_verdict(), summary.nll.by_verdict()
+    told = named(f"Fewer test errors than {baseline}", by_error[Verdict.BETTER])
+    told += named(f"More test errors than {baseline}", by_error[Verdict.WORSE])
+    if told or not by_error[Verdict.UNDECIDED]:
+        told += named("Not decided by these seeds", by_error[Verdict.UNDECIDED])
+    else:
+        told = [f"These seeds do not decide whether any pooling has more or fewer test errors than {baseline}."]
+    told += named("Not tested, for want of a second run", by_error[Verdict.UNTESTED])
+    told += named(f"Lower negative log-likelihood (NLL) than {baseline}", by_nll[Verdict.BETTER])
+    return told + named(f"Higher negative log-likelihood (NLL) than {baseline}", by_nll[Verdict.WORSE])
 
 
 def sentence(summary: Summary) -> str:
@@ -113,11 +109,9 @@ def listed(poolings: Sequence[str]) -> str:
     """List spellings, each method once: "average, ensemble:0.1 and 0.2"."""
     methods: dict[str, list[str]] = {}
     for pooling in poolings:
-        methods.setdefault(method(pooling), []).append(label(pooling))
-    told = []
-    for first, *rest in methods.values():
-        values = [pooling.partition(":")[2] for pooling in rest]
-        told.append(f"{', '.join([first, *values[:-1]])} and {values[-1]}" if values else first)
+        own = methods.setdefault(method(pooling), [])
+        own.append(pooling.partition(":")[2] if own else label(pooling))
+    told = [", ".join(own[:-1]) + " and " + own[-1] if own[1:] else own[0] for own in methods.values()]
     return ("; " if len(methods) < len(poolings) else ", ").join(told)
 
 
@@ -139,10 +133,8 @@ def remarks(summary: Summary, beside: paper.Table | None) -> list[str]:
             "paper names neither its recipe nor its number of runs: compare the pattern, not the digits."
         )
         if beside.rows is paper.TABLE_1 and any(summary.row(f"max-dropout:{p}") for p in (0.3, 0.4)):
-            said[-1] += (
-                " Its improvements for max-dropout at p = 0.3 and 0.4 are as printed; its own errors give -8.79 and "
-                "-70.03."
-            )
+            own = "its own errors give -8.79 and -70.03"
+            said[-1] += f" Its improvements for max-dropout at p = 0.3 and 0.4 are as printed; {own}."
     return said
 
 
@@ -160,13 +152,12 @@ def _how(family: Family, baseline: str, score: str) -> str:
     if family.rule is None:
         return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
     levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
-    spreads = {
-        Rule.DUNNETT: f"All rows share one spread, {family.spread:.2g}{levene}.",
-        Rule.WELCH: f"The spreads differ{levene}; the intervals (Bonferroni) are a little wider than the test.",
-    }
+    spreads = f"All rows share one spread, {family.spread:.2g}{levene}."
+    if family.rule is Rule.WELCH:
+        spreads = f"The spreads differ{levene}; the intervals (Bonferroni) are a little wider than the test."
     return (
         f"{score} is tested by {family.rule.value} over {count(family.tested, 'comparison')} with {baseline}, at 5 % "
-        f"in all; the 95 % intervals hold at once. {spreads[family.rule]} Runs of one seed are not paired."
+        f"in all; the 95 % intervals hold at once. {spreads} Runs of one seed are not paired."
     )
 
 

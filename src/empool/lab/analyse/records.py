@@ -36,16 +36,9 @@ RULES = {
     "plain_max": "plain max",
 }
 """How one trained network is tested, as the records of an evaluation and as people call it."""
-_LATER = "recalibrated"  # a rule that older evaluations lack
 
-# Of data sets with a name, for records of before they said it: classes, test images, image shape.
-_KNOWN = {
-    "digits": (10, 355, (1, 8, 8)),
-    "cifar10": (10, 10_000, (3, 32, 32)),
-    "cifar100": (100, 10_000, (3, 32, 32)),
-    "fashionmnist": (10, 10_000, (1, 28, 28)),
-    "svhn": (10, 26_032, (3, 32, 32)),
-}
+# For records of before they said it; they are all of CIFAR-10.
+_CIFAR10 = {"classes": 10, "test_images": 10_000, "image_shape": (3, 32, 32)}
 _NEAR_CHANCE = 1.0  # points by which a network that says nearly the same of all images can be better than chance
 
 
@@ -72,33 +65,26 @@ def read_evaluation(directory: Path) -> list[dict[str, Any]]:
     """Read evaluation.json if it is there, a rule that it lacks being None; raise LabError for anything else."""
     path = directory / "evaluation.json"
     records = read_json(path) if path.exists() else []
-    needed = {"pooling", "seed", "samples", "draws", *RULES} - {_LATER}
+    needed = {"pooling", "seed", "samples", "draws", *RULES} - {"recalibrated"}  # Older ones lack that rule.
     if not isinstance(records, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in records):
         raise LabError(f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it")
-    return [{_LATER: None, **record} for record in records]
+    return [{"recalibrated": None, **record} for record in records]
 
 
 def completed(record: Record) -> Record:
-    """Fill in what an older record lacks and what is known of its data set.
+    """Fill in what an older record lacks, or one of a user's own loop.
 
     "converged" also becomes false where the network does no better than guess on its training images.
     """
-    classes, tested, shape = _KNOWN.get(canonical(record), (None, None, None))
-    whole = dict(record)
-    for name, value in {
-        "classes": classes,
-        "image_shape": shape,
+    older: dict[str, Any] = {
+        **dict.fromkeys(_CIFAR10),
+        **(_CIFAR10 if canonical(record) == "cifar10" else {}),
         "augment": "none",
         "train_images": record.get("train_limit"),
-        "test_images": None if record.get("validation_images") else tested,
         "test_nll": record.get("test_loss"),
         "p_schedule": "constant",
-        "converged": True,
-    }.items():
-        if whole.get(name) is None:
-            whole[name] = value
-    if whole["test_images"] and record.get("test_limit"):
-        whole["test_images"] = min(whole["test_images"], record["test_limit"])
+    }
+    whole = older | {name: value for name, value in record.items() if value is not None or name not in older}
     chance = record.get("chance_error") or (100 * (1 - 1 / whole["classes"]) if whole["classes"] else math.inf)
     if record.get("train_error") is not None and record["train_error"] >= chance - _NEAR_CHANCE:
         whole["converged"] = False

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -39,8 +40,7 @@ class Rule(Enum):
     WELCH = "Welch's t tests with Holm's correction"
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A confidence interval, in the unit of what it belongs to."""
 
     low: float
@@ -62,15 +62,11 @@ class Family:
     """The comparisons of one score: the chance of any false claim among them is 5 %."""
 
     comparisons: Mapping[str, Comparison]  # by pooling
+    tested: int = 0  # number of poolings that were tested
     rule: Rule | None = None  # how they were made; None where nothing could be tested
     levene: float | None = None  # p-value of Levene's test that all spreads are equal; None where runs are too few
     spread: float | None = None  # the standard deviation over seeds that the tested rows have in common; None for none
     freedom: int = 0  # its degrees of freedom
-
-    @property
-    def tested(self) -> int:
-        """Number of poolings that were tested."""
-        return sum(one.p_value is not None for one in self.comparisons.values())
 
     def by_verdict(self) -> dict[Verdict, list[str]]:
         """List the poolings of each verdict."""
@@ -168,7 +164,7 @@ def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
     return Summary(rows, baseline, error, nll)
 
 
-def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[str] | frozenset[str]) -> Family:
+def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: Set[str]) -> Family:
     """Compare the scores of each pooling's converged runs, of which less is better, with the baseline's.
 
     A pooling that failed, that is with a run that did not converge, is not tested, nor is any where the baseline has
@@ -188,16 +184,14 @@ def compare(scores: Mapping[str, Sequence[float]], baseline: str, failed: set[st
         alike = family.rule is Rule.DUNNETT and interval is not None and interval.low <= 0 <= interval.high
         if pooling in failed:
             verdict = Verdict.FAILED
-        elif pooling == baseline:
-            verdict = Verdict.BASELINE
         elif pooling not in found or difference is None:
-            verdict = Verdict.UNTESTED
+            verdict = Verdict.BASELINE if pooling == baseline else Verdict.UNTESTED
         elif p_value is None or p_value >= 1 - LEVEL or alike:
             verdict = Verdict.UNDECIDED
         else:
             verdict = Verdict.BETTER if difference < 0 else Verdict.WORSE
         comparisons[pooling] = Comparison(verdict, difference, interval, p_value)
-    return replace(family, comparisons=comparisons)
+    return replace(family, comparisons=comparisons, tested=sum(p_value is not None for p_value, _ in results))
 
 
 _Result = tuple[float | None, Interval | None]  # adjusted p-value, interval
@@ -211,7 +205,7 @@ def _test(control: tuple[float, ...], samples: tuple[tuple[float, ...], ...]) ->
     groups = (control, *samples)
     freedom = sum(map(len, groups)) - len(groups)
     spread = math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / freedom)
-    family = Family({}, None, _levene(groups), spread, freedom)
+    family = Family({}, levene=_levene(groups), spread=spread, freedom=freedom)
     if spread < _ROUNDING:  # Scores that agree to the image are no evidence that seeds do not differ.
         return replace(family, spread=None), [(None, None)] * len(samples)
     with warnings.catch_warnings():
@@ -250,17 +244,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm, Scandinavian J. Statistics 6(2), 1979.
     """
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    order, values = np.argsort(p_values), np.array(p_values)
+    values[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
+    return [float(value) for value in values]
 
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of some values, or None if there are none or one of them is not known."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    return float(np.mean(np.array(values, dtype=float))) if values and None not in values else None
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 _EXTRAS = {  # that bring a package, where it is not the lab's own
     **dict.fromkeys(("timm", "torchvision"), "imagenet"),
     **dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), "mlflow"),
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
+    **{package: package for package in ("ray", "tensorboard", "wandb")},
 }
 
 
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         import typer
 
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _not_installed(error)
     command = typer.main.get_command(app)
     try:
-        with command.make_context("empool", list(given), obj=shlex.join(["empool", *given])) as context:
+        with command.make_context("empool", given, obj=shlex.join(["empool", *given])) as context:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
@@ -48,11 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return exit_code(stopped)
     except Exception as error:
-        # PyTorch Lightning and timm import torchvision; one of another build knows no operators of its own.
-        if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
-            return _fail(
-                f"torchvision was built for another PyTorch ({error}): install both from one place, or neither"
-            )
         # Typer's usage errors; depending on its version their class is Click's or a copy of it.
         if not hasattr(error, "format_message"):
             raise

@@ -43,9 +43,8 @@ class Grouped(TyperCommand):
         """Write them."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            title = getattr(parameter, "rich_help_panel", None) or "Options"
-            if parameter.param_type_name == "argument":
-                title = "Arguments"
+            title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            title = getattr(parameter, "rich_help_panel", None) or title
             if (record := parameter.get_help_record(ctx)) is not None:
                 groups.setdefault(title, []).append(record)
         for title, records in groups.items():

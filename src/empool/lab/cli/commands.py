@@ -11,6 +11,8 @@ import typer
 from empool.lab.cli.arguments import Grouped, taking
 from empool.lab.errors import LabError
 from empool.lab.execute.options import Device, How, Options, What, Where
+from empool.lab.execute.session import study
+from empool.lab.watch.progress import Progress, result
 
 
 def _study(help: str, *names: str, **settings: Any) -> Any:
@@ -40,15 +42,13 @@ def _show(what: Any) -> None:
     Console().print(what)
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def _main(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+    pass
 
 
 @app.command(cls=Grouped)
@@ -71,8 +71,6 @@ def compare(
 
     A study that is started again does what is missing.
     """
-    from empool.lab.execute.session import study
-
     directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj)
 
     from empool.lab import report
@@ -97,16 +95,10 @@ def train(
 
     It is a study of one run, to which others can be added.
     """
-    from empool.lab.execute.session import study
-    from empool.lab.watch.progress import result
-
     directory, (record,) = study(Options(**options), pooling, [seed], command=context.obj, resume=resume)
-    error = result(record)
-    if record["converged"] and record.get("test_top5_error") is not None:
-        error += f" (top-5 {record['test_top5_error']:.2f} %)"
-    if record.get("validation_error") is not None:
-        error += f", validation error {record['validation_error']:.2f} %"
-    print(f"{record['pooling']}, seed {seed}: {error} after {record['epochs']} epochs; {directory}")
+    more = {"top-5": record.get("test_top5_error"), "validation": record.get("validation_error")}
+    errors = "".join(f", {kind} error {error:.2f} %" for kind, error in more.items() if error is not None)
+    print(f"{record['pooling']}, seed {seed}: {result(record)}{errors} after epoch {record['epochs']}; {directory}")
 
 
 @app.command(cls=Grouped)
@@ -129,7 +121,6 @@ def reproduce(
 
     The report has our errors beside the paper's. A table that is started again does what is missing.
     """
-    from empool.lab.execute.session import study
     from empool.lab.report import terminal, write_report
     from empool.lab.study import reproduce as tables
     from empool.lab.study.run import folder_name
@@ -143,16 +134,13 @@ def reproduce(
     chosen = tables.protocol(table, name)
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
     print(f"{table}, protocol {name}: {chosen.summary}")
-    pages = {}
-    for count in range(1, seeds + 1):
-        for part in chosen.parts:
-            folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
-            own = Options(data=data, model=part.model, out=folder, **options, **chosen.changes)
-            study(own, part.poolings, range(count), command=context.obj)
-            pages[part.model] = write_report(folder, baseline=baseline)
-    for model, page in pages.items():
-        _show(terminal(page.parent, baseline=baseline))
-        print(f"report of {model}: {page}")
+    for part in chosen.parts:
+        folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
+        own = Options(data=data, model=part.model, out=folder, **options, **chosen.changes)
+        study(own, part.poolings, range(seeds), command=context.obj)
+        page = write_report(folder, baseline=baseline)
+        _show(terminal(folder, baseline=baseline))
+        print(f"report of {part.model}: {page}")
 
 
 @app.command()
@@ -178,10 +166,7 @@ def report(
 
 
 @app.command()
-def power(
-    directory: Folder,
-    baseline: Baseline = "max",
-) -> None:
+def power(directory: Folder, baseline: Baseline = "max") -> None:
     """Say how many seeds each row of a study needs to be decided.
 
     It also says which difference the seeds that there are can show.
@@ -221,8 +206,6 @@ def evaluate(
     They are the expectation, the same with recalibrated batch normalisation, sampled sub-networks averaged, and plain
     max-pooling. An evaluation that is started again does what is missing.
     """
-    from empool.lab.watch.progress import Progress
-
     with Progress():
         from empool.lab.analyse.evaluate import evaluate as test
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 import empool
@@ -54,18 +53,16 @@ def show(p: float = 0.4, seed: int = 0, console: Console | None = None) -> None:
         sep="\n",
         highlight=False,
     )
-    shown.print(_shaded(image, image), "", grids, sep="\n")
+    shown.print(_shaded(image, image), "", grids, sep="\n", highlight=False)
 
 
-def _shaded(values: Tensor, maximum: Tensor, decimals: int = 0) -> Text:
+def _shaded(values: Tensor, maximum: Tensor, decimals: int = 0) -> str:
     """Write an image as shaded numbers; a star where it differs from the maximum."""
-    text = Text()
-    for line, highest in zip(values.tolist(), maximum.tolist(), strict=True):
-        for value, reference in zip(line, highest, strict=True):
-            shade = round(value / HIGHEST * 255)
-            mark, ink = ("*", "bold dark_orange") if value != reference else (" ", "black" if shade > 127 else "white")
-            written = f"{value:{4 if decimals else 2}.{decimals}f}{mark}"
-            text.append(written, f"{ink} on rgb({shade},{shade},{shade})")
-        text.append("\n")
-    text.rstrip()
-    return text
+
+    def cell(value: float, highest: float) -> str:
+        shade = round(value / HIGHEST * 255)
+        mark, ink = ("*", "bold dark_orange") if value != highest else (" ", "black" if shade > 127 else "white")
+        return f"[{ink} on rgb({shade},{shade},{shade})]{value:{4 if decimals else 2}.{decimals}f}{mark}[/]"
+
+    rows = zip(values.tolist(), maximum.tolist(), strict=True)
+    return "\n".join("".join(map(cell, *row)) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -12,9 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from empool.lab.data import sources
+from empool.lab.data import sources, streams
 from empool.lab.data.sets import DataSet, Split, Streamed, stratified
-from empool.lab.data.sources import Decoded
 from empool.lab.errors import LabError
 from empool.lab.study import networks
 from empool.models import Network
@@ -39,28 +39,23 @@ def load_data(
         LabError: for a source that is absent, incomplete or damaged, or an option that would have no effect.
     """
     own = networks.is_own(source)
-    if (own or network.streams) and label_column is not None:
+    if label_column is not None and (own or network.streams or source in sources.KNOWN):
         raise LabError("--label-column is for a folder of parquet files")
-    if network.streams and not own:
-        if validation:
-            raise LabError("--validation is for images in memory, not for networks of timm")
-        from empool.lab.data import streams
-
-        return streams.load(source, train_limit, test_limit)
     if own:
-        name, decoded = source, _own(source)
-        if isinstance(decoded, DataSet):
-            if validation or train_limit or test_limit:
-                raise LabError(
-                    f"--data {source}: its images come as float tensors; choose among them in the factory itself"
-                )
-            return decoded
+        data = _own(source, network)
+    elif network.streams:
+        data = streams.load(Path(source), train_limit, test_limit)
     else:
-        name = source if source in sources.KNOWN else Path(source).resolve().name
-        decoded = sources.decode(source, label_column)
+        data = sources.decode(source, label_column)
+    train, test = data.train, data.test
+    if isinstance(train, Streamed) or isinstance(test, Streamed):
+        if validation or (own and (train_limit or test_limit)):
+            raise LabError(
+                f"--data {source}: its images are loaded when their turn comes; choose among them beforehand"
+            )
+        return data
     if workers is not None:
         raise LabError("--workers is for images that are loaded when their turn comes; these are in memory")
-    train, test = (decoded.splits[split] for split in sources.SPLITS)
     labels = train.labels.numpy()
     everyone = np.arange(len(labels))
     held_out = stratified(labels, max(1, round(validation * len(labels))), seed=1) if validation else everyone[:0]
@@ -71,7 +66,9 @@ def load_data(
         train = train[left]
     if test_limit is not None:
         test = test[stratified(test.labels.numpy(), test_limit)]
-    return DataSet(name, train, test, decoded.classes, decoded.fingerprint(), *_statistics(train), measured)
+    name = source if own or source in sources.KNOWN else Path(source).resolve().name
+    mean, std = _statistics(train)
+    return dataclasses.replace(data, name=name, train=train, test=test, mean=mean, std=std, validation=measured)
 
 
 def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -85,11 +82,12 @@ def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def _own(spelling: str) -> Decoded | DataSet:
+def _own(spelling: str, network: Network) -> DataSet:
     """Load what a user's factory gives: ``package.module:factory``, which returns a training and a test data set.
 
     Each is a `torch.utils.data.Dataset` of images and labels. Images of eight bits (of PIL, or uint8) are held in
-    memory, and augmented as the recipe says; float tensors ``(C, H, W)`` are taken as they come, every epoch anew.
+    memory, and augmented as the recipe says; for a network of timm they are of PIL, and read when their turn comes.
+    Float tensors ``(C, H, W)`` are taken as they come, every epoch anew.
     """
     where = f"--data {spelling}"
     made = networks.imported("--data", spelling)()
@@ -101,20 +99,27 @@ def _own(spelling: str) -> Decoded | DataSet:
     except (TypeError, ValueError):
         raise LabError(f"{where}: expected items of an image and an integer label") from None
     classes = tuple(map(str, getattr(made[0], "classes", ())))
-    if not (isinstance(image, torch.Tensor) and image.is_floating_point()):
-
-        def rows(split: str, part: Any) -> Iterator[sources.Row]:
-            for n, (image, label) in ((n, part[n]) for n in range(len(part))):
-                yield f"{where}: {split} image {n}", image, int(label)
-
-        parts = zip(sources.SPLITS, made, strict=True)
-        return sources.arrays(where, {split: rows(split, part) for split, part in parts}, classes)
+    floats = isinstance(image, torch.Tensor) and image.is_floating_point()
+    if not (floats or network.streams):
+        train_rows, test_rows = (_rows(f"{where}: {name}", p) for name, p in zip(sources.SPLITS, made, strict=True))
+        return sources.arrays(where, train_rows, test_rows, classes)
+    if not (floats or hasattr(image, "convert")):
+        raise LabError(f"{where}: expected images of PIL or float tensors for a network of timm")
     if not classes:
         raise LabError(f"{where}: expected the training Dataset to have `classes`, their names")
-    channels, height, width = image.shape
     digest = hashlib.blake2b(f"{spelling} {len(made[0])} {len(made[1])} {classes}".encode(), digest_size=16)
-    train, test = (Streamed(len(p), functools.partial(_as_they_come, p), (height, width), channels) for p in made)
-    return DataSet(spelling, train, test, classes, digest.hexdigest())
+    if floats:
+        channels, *size = image.shape
+        parts = [Streamed(len(p), functools.partial(_as_they_come, p), tuple(size), channels) for p in made]
+    else:
+        parts = [Streamed(len(p), functools.partial(streams.View, p, range(len(p)))) for p in made]
+    return DataSet(spelling, parts[0], parts[1], classes, digest.hexdigest())
+
+
+def _rows(where: str, images: Any) -> Iterator[sources.Row]:
+    for n in range(len(images)):
+        image, label = images[n]
+        yield f"{where} image {n}", image, int(label)
 
 
 def _as_they_come(images: Dataset[Any], config: object, training: bool) -> Dataset[Any]:

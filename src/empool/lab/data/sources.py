@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from empool.lab.data.sets import Split, place_in_class
+from empool.lab.data.sets import DataSet, Split, place_in_class
 from empool.lab.errors import LabError, first_line
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ VALIDATION = ("validation", "valid", "val", "dev")  # splits that are tested on 
 _NAMED = (*SPLITS, *VALIDATION, "extra", "unsupervised")  # splits that a file may be of; the rest is left out
 _LABELS = ("label", "labels", "fine_label", "target", "class", "y")  # names of columns that can be nothing else
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
-_EXPECTED = "expected train-*.parquet and test-*.parquet, or train/CLASS/IMAGE and test/CLASS/IMAGE"
 
 Row = tuple[str, Any, int | None]  # name for messages; image as bytes, of PIL, array or tensor; label
 
@@ -38,53 +37,33 @@ Row = tuple[str, Any, int | None]  # name for messages; image as bytes, of PIL, 
 class Known(NamedTuple):
     """A data set with a name."""
 
-    augment: str  # that suits it, as `Recipe.augment` spells it
+    augment: str = "crop:4,mirror"  # that suits it, as `Recipe.augment` spells it
     epochs: int | None = None  # for a first look, if it needs fewer than the recipe says
     hub: tuple[str, str | None, str] | None = None  # repository, configuration and label column, if it is on the hub
-    shipped: bool = False  # whether it comes with this project's repository
 
 
 # Digits read differently in a mirror; clothes and animals do not.
 KNOWN = {
     "digits": Known("crop:1", epochs=5),  # shipped with scikit-learn
-    "cifar10": Known("crop:4,mirror", hub=("uoft-cs/cifar10", None, "label")),
-    "cifar10-mini": Known("crop:4,mirror", shipped=True),
-    "cifar100": Known("crop:4,mirror", hub=("uoft-cs/cifar100", None, "fine_label")),
+    "cifar10": Known(hub=("uoft-cs/cifar10", None, "label")),
+    "cifar10-mini": Known(),  # shipped with this project's repository
+    "cifar100": Known(hub=("uoft-cs/cifar100", None, "fine_label")),
     "svhn": Known("crop:4", hub=("ufldl-stanford/svhn", "cropped_digits", "label")),
-    "fashion_mnist": Known("crop:4,mirror", hub=("zalando-datasets/fashion_mnist", None, "label")),
+    "fashion_mnist": Known(hub=("zalando-datasets/fashion_mnist", None, "label")),
 }
-PATH_AUGMENT = "crop:4,mirror"
 
 
-class Decoded(NamedTuple):
-    """A whole data set in memory."""
-
-    splits: Mapping[str, Split]  # "train" and "test"
-    classes: tuple[str, ...]  # their names
-
-    def fingerprint(self) -> str:
-        """Hash all images and labels."""
-        digest = hashlib.blake2b(digest_size=16)
-        for split in self.splits.values():
-            digest.update(str(tuple(split.images.shape)).encode())
-            digest.update(split.images.contiguous().numpy().data)
-            digest.update(split.labels.numpy().astype("<i8").data)
-        return digest.hexdigest()
-
-
-def decode(source: str, label_column: str | None = None) -> Decoded:
+def decode(source: str, label_column: str | None = None) -> DataSet:
     """Decode a whole data set, of a name of `KNOWN` or a folder; what is wrong with it is named with its file."""
-    if label_column is not None and source in KNOWN:
-        raise LabError(f"--label-column is for a folder of parquet files, and {source} is a name")
     if source == "digits":
         return _digits()
-    if source in KNOWN and not KNOWN[source].shipped:
-        return _hub(source)
-    folder = _shipped(source) if source in KNOWN else Path(source)
-    if not folder.exists():
-        raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or a folder')
+    known = KNOWN.get(source)
+    if known and known.hub:
+        return _hub(source, *known.hub)
+    folder = _shipped(source) if known else Path(source)
     if not folder.is_dir():
-        raise LabError(f"{folder} is a file: expected a folder of parquet files or of class folders")
+        kinds = "a folder of parquet files or of class folders"
+        raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or {kinds}')
     files = (path for path in folder.rglob("*.parquet") if path.is_file() and not path.name.startswith("."))
     if parquet := sorted(files):
         return _parquet(folder, parquet, label_column)
@@ -92,24 +71,24 @@ def decode(source: str, label_column: str | None = None) -> Decoded:
         raise LabError(f"--label-column is for parquet files, and {folder} holds none")
     if (folder / "train").is_dir() or _test_folder(folder).is_dir():
         classes, listed = class_folders(folder)
-        found = {split: ((str(path), path.read_bytes(), n) for path, n in images) for split, images in listed.items()}
-        return arrays(str(folder), found, classes)
+        train, test = (((str(path), path.read_bytes(), n) for path, n in listed[split]) for split in SPLITS)
+        return arrays(str(folder), train, test, classes)
     others = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
     holds = f"holds neither parquet files nor class folders, but {', '.join(others[:3])}" if others else "is empty"
-    raise LabError(f"{folder} {holds}: {_EXPECTED}")
+    expected = "train-*.parquet and test-*.parquet, or train/CLASS/IMAGE and test/CLASS/IMAGE"
+    raise LabError(f"{folder} {holds}: expected {expected}")
 
 
 def _shipped(name: str) -> Path:
     """Find a data set of the repository: in $EMPOOL_DATA, or beside the source."""
     folder = Path(os.environ.get("EMPOOL_DATA") or Path(__file__).resolve().parents[4] / "data") / name
     if not folder.is_dir():
-        raise LabError(
-            f"{name} comes with the repository: clone it, or use --data cifar10 --train-limit 2000 --test-limit 2000"
-        )
+        instead = "--data cifar10 --train-limit 2000 --test-limit 2000"
+        raise LabError(f"{name} comes with the repository: clone it, or use {instead}")
     return folder
 
 
-def _digits() -> Decoded:
+def _digits() -> DataSet:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -117,44 +96,29 @@ def _digits() -> Decoded:
     whole = Split(torch.from_numpy(images), torch.from_numpy(digits.target.astype(np.int64)))
     # Every fifth image of each class is a test image; the classes' order in the file is that of their writers.
     tested = place_in_class(whole.labels.numpy()) % 5 == 4
-    return Decoded({"train": whole[~tested], "test": whole[tested]}, tuple("0123456789"))
+    return _data_set("digits", whole[~tested], whole[tested], tuple("0123456789"))
 
 
-def fetched(name: str, repository: str, configuration: str | None = None) -> Any:
-    """Fetch the splits of a data set of the hub."""
+def _hub(name: str, repository: str, configuration: str | None, label_column: str) -> DataSet:
     import datasets
 
     try:
-        return datasets.load_dataset(repository, configuration)
+        splits = datasets.load_dataset(repository, configuration)
     except Exception as error:  # The client raises its own and several HTTP libraries' errors.
         raise LabError(
             f"cannot get {name} from the hub ({first_line(error)}); with a copy on disk, give its folder: --data PATH"
         ) from error
 
-
-def encoded(split: Any, column: str) -> Any:
-    """Give a column of images of `datasets` as it is stored: a mapping with "bytes" each."""
-    import datasets
-
-    return split.cast_column(column, datasets.Image(decode=False))[column]
-
-
-def _hub(name: str) -> Decoded:
-    hub = KNOWN[name].hub
-    assert hub is not None
-    repository, configuration, label_column = hub
-    splits = fetched(name, repository, configuration)
-
     def rows(split: str) -> Iterator[Row]:
-        images = encoded(splits[split], "img" if "img" in splits[split].column_names else "image")
-        for n, (image, label) in enumerate(zip(images, splits[split][label_column], strict=True)):
-            yield f"{name}, {split}: row {n}", image["bytes"], label
+        image_column = "img" if "img" in splits[split].column_names else "image"
+        for n, row in enumerate(splits[split]):
+            yield f"{name}, {split}: row {n}", row[image_column], row[label_column]
 
     classes = tuple(splits["train"].features[label_column].names)
-    return arrays(name, {split: rows(split) for split in SPLITS}, classes)
+    return arrays(name, rows("train"), rows("test"), classes)
 
 
-def _parquet(folder: Path, files: list[Path], label_column: str | None) -> Decoded:
+def _parquet(folder: Path, files: list[Path], label_column: str | None) -> DataSet:
     import pyarrow.parquet as pq
 
     of_split: dict[str, list[Path]] = defaultdict(list)
@@ -166,23 +130,19 @@ def _parquet(folder: Path, files: list[Path], label_column: str | None) -> Decod
             raise LabError(f"{folder} has no {split} split: expected {split}-*.parquet")
     read = [path for split in SPLITS for path in of_split[split]]
     columns = {path: _columns(path, _read_parquet(pq.read_schema, path), label_column) for path in read}
-    named = {path: names for path, (*_, names) in columns.items() if names}  # A file may leave them to the others.
-    classes = next(iter(named.values()), ())
-    for path, others in named.items():
-        if others != classes:
-            raise LabError(
-                f"{path} names other classes than {next(iter(named))} ({', '.join(others)}, not {', '.join(classes)}): "
-                "give files of one data set"
-            )
+    named = {names: path for path, (*_, names) in columns.items() if names}  # A file may leave them to the others.
+    if len(named) > 1:
+        both = " and ".join(f"{path} ({', '.join(names)})" for names, path in named.items())
+        raise LabError(f"{both} name different classes: give files of one data set")
 
     def rows(split: str) -> Iterator[Row]:
         for path in of_split[split]:
             table = _read_parquet(pq.read_table, path)
             images, labels = (table.column(column).to_pylist() for column in columns[path][:2])
             for n, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield f"{path}: row {n}", image["bytes"] if isinstance(image, dict) else image, label
+                yield f"{path}: row {n}", image and image["bytes"], label
 
-    return arrays(str(folder), {split: rows(split) for split in SPLITS}, classes)
+    return arrays(str(folder), rows("train"), rows("test"), next(iter(named), ()))
 
 
 def _split(path: Path, folder: Path) -> str:
@@ -190,11 +150,11 @@ def _split(path: Path, folder: Path) -> str:
     below = path.relative_to(folder)
     for part in (below.name, *reversed(below.parent.parts)):
         found = [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
-        if len(found) > 1:
-            raise LabError(f"{path} is of two splits by its name, {' and '.join(found)}: name it for one of them")
-        if found:
+        if len(found) == 1:
             return found[0]
-    raise LabError(f"{path} is of no split by its name: expected train-*.parquet or test-*.parquet; or move it away")
+        if found:
+            break
+    raise LabError(f"{path} is of no one split by its name: name it train-*.parquet or test-*.parquet, or move it away")
 
 
 def _read_parquet(read: Callable[[Path], Any], path: Path) -> Any:
@@ -211,24 +171,23 @@ def _columns(path: Path, schema: Any, label_column: str | None) -> tuple[str, st
     import pyarrow as pa
 
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        kinds = {name: feature.get("_type") for name, feature in features.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        features, kinds = {}, {}
-    structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    image_columns = [name for name, kind in kinds.items() if kind == "Image" and name in schema.names] or structs
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = {name: tuple(of["names"]) for name, of in features.items() if of.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):  # Another program wrote something else, or nothing.
+        names = {}
+    images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     integers = [f.name for f in schema if pa.types.is_integer(f.type)]
-    for found, what in ((image_columns, "images"), (integers, "integer labels")):
+    for found, what in ((images, "images"), (integers, "integer labels")):
         if not found:
             raise LabError(f"{path} has no column of {what}; its columns are {', '.join(schema.names)}")
-    classes = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in integers]
+    classes = [name for name in integers if name in names]
     named = [name for name in _LABELS if name in integers]
     clear = classes if len(classes) == 1 else [name for name in named if name in classes] or named
     label = label_column or next(iter(clear), None)
     if label is None or label not in integers:
         wanted = f"no integer column {label_column}" if label_column else "no column that is clearly the label"
         raise LabError(f"{path} has {wanted}: name one with --label-column, of {', '.join(integers)}")
-    return image_columns[0], label, tuple(features.get(label, {}).get("names", ()))
+    return images[0], label, names.get(label, ())
 
 
 def class_folders(
@@ -243,16 +202,13 @@ def class_folders(
     for split, root in zip(SPLITS, (folder / "train", _test_folder(folder)), strict=True):
         if not root.is_dir():
             raise LabError(f"{folder} has no {split} split: expected {root.name}/CLASS/IMAGE")
-        there = [path for path in root.iterdir() if not path.name.startswith(".")]
-        found = tuple(sorted((path.name for path in there if path.is_dir()), key=order))
-        if outside := sorted(path for path in there if path.suffix.lower() in _SUFFIXES and path.is_file()):
+        found = {path.name: _class_images(path) for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+        if outside := sorted(path for path in root.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file()):
             raise LabError(f"{outside[0]} is in no class: expected {root.name}/CLASS/IMAGE")
-        if not found:
-            raise LabError(f"{root} is empty: expected a folder of images for each class")
-        classes = classes or found
-        if unknown := sorted(set(found) - set(classes)):
+        classes = classes or tuple(sorted(found, key=order))
+        if unknown := sorted(found.keys() - set(classes)):
             raise LabError(f"{root / unknown[0]}: no class of that name in {folder / 'train'}")
-        listed[split] = [(path, classes.index(name)) for name in found for path in _class_images(root / name)]
+        listed[split] = [(path, n) for n, name in enumerate(classes) for path in found.get(name, ())]
     return classes, listed
 
 
@@ -266,30 +222,36 @@ def _class_images(folder: Path) -> list[Path]:
     images = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if not images:
         raise LabError(f"{folder} is empty: expected images")
-    for path in images:
-        if path.is_dir():
-            raise LabError(f"{path} is a folder in that of a class: expected images alone")
-        if path.suffix.lower() not in _SUFFIXES:
-            raise LabError(f"{path} is no image: expected one of {', '.join(sorted(_SUFFIXES))}")
+    if others := [path for path in images if path.is_dir() or path.suffix.lower() not in _SUFFIXES]:
+        raise LabError(f"{others[0]} is no image: expected files alone, each one of {', '.join(sorted(_SUFFIXES))}")
     return images
 
 
-def arrays(name: str, rows: Mapping[str, Iterable[Row]], classes: tuple[str, ...]) -> Decoded:
+def arrays(name: str, train_rows: Iterable[Row], test_rows: Iterable[Row], classes: tuple[str, ...]) -> DataSet:
     """Decode the rows of both splits, and check that they belong together; without classes, the labels name them."""
-    splits = {split: _decoded(f"{name}, {split}", of_split, len(classes)) for split, of_split in rows.items()}
-    sizes = [split.images.shape[1:] for split in splits.values()]
-    if sizes[0] != sizes[1]:
-        shapes = " and ".join("x".join(map(str, shape)) for shape in sizes)
+    train, test = (_decoded(name, rows, len(classes)) for rows in (train_rows, test_rows))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        shapes = " and ".join("x".join(map(str, split.images.shape[1:])) for split in (train, test))
         raise LabError(f"{name}: training and test images differ in size ({shapes})")
-    found = splits["train"].labels.unique(sorted=True)  # type: ignore[no-untyped-call]
+    found = train.labels.unique(sorted=True)  # type: ignore[no-untyped-call]
     if len(found) < 2:
         raise LabError(f"{name}: all training images are of one class: there is nothing to tell apart")
     if not classes:  # Labels need not begin at 0, or be without gaps.
         classes = tuple(map(str, found.tolist()))
-        if unknown := sorted(set(splits["test"].labels.tolist()) - set(found.tolist())):
+        if unknown := sorted(set(test.labels.tolist()) - set(found.tolist())):
             raise LabError(f"{name}: a test image has label {unknown[0]}, and no training image has it")
-        splits = {name: Split(of.images, torch.searchsorted(found, of.labels)) for name, of in splits.items()}
-    return Decoded(splits, classes)
+        train, test = (Split(split.images, torch.searchsorted(found, split.labels)) for split in (train, test))
+    return _data_set(name, train, test, classes)
+
+
+def _data_set(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> DataSet:
+    """Put a data set together, with a hash of all its images and labels."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split in (train, test):
+        digest.update(str(tuple(split.images.shape)).encode())
+        digest.update(split.images.contiguous().numpy().data)
+        digest.update(split.labels.numpy().astype("<i8").data)
+    return DataSet(name, train, test, classes, digest.hexdigest())
 
 
 def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
@@ -312,7 +274,7 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
         images.append(image)
         labels.append(label)
     if not images:
-        raise LabError(f"{where}: no images")
+        raise LabError(f"{where}: a split has no images")
     if transparent:
         _log.warning("%d images are transparent, which is left out; the first is %s", len(transparent), transparent[0])
     channels = max(image.shape[2] for image in images)
@@ -324,7 +286,7 @@ def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.u
     """Make ``(H, W, C)`` of bytes, an image of PIL, an array ``(H, W[, C])`` or a tensor ``([C, ]H, W)``."""
     from PIL import Image
 
-    if content is None or (isinstance(content, bytes) and not content):
+    if content is None:
         raise LabError(f"{name}: no image")
     if isinstance(content, torch.Tensor):
         array = (content.movedim(0, -1) if content.ndim == 3 else content).numpy()

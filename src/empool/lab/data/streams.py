@@ -1,18 +1,16 @@
-"""Images that aren't held in memory: of class folders or the hub, read for networks of timm when their turn comes."""
+"""Images that aren't held in memory: read, and transformed as timm does, when their turn comes."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -21,40 +19,52 @@ from empool.lab.data.sets import DataSet, Streamed, stratified
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig, derived_seed
 
-_HUB = "hfds/"  # prefix of data sets of the hub
 
+def load(folder: Path, train_limit: int | None = None, test_limit: int | None = None) -> DataSet:
+    """List the images of a folder for a network of timm; hash their names and labels. See `load.load_data`."""
+    from timm.utils.misc import natural_key
 
-def load(source: str, train_limit: int | None = None, test_limit: int | None = None) -> DataSet:
-    """Find the images for a network of timm.
-
-    Args:
-        source: a folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/), or "hfds/NAME" for a data set of the
-            hub or a folder of parquet files with columns "image" and "label".
-        train_limit: number of training images to keep, as many of each class as of any other; None keeps all.
-        test_limit: of test images, likewise.
-
-    Raises:
-        LabError: for a source that is absent or incomplete.
-    """
-    of_hub = source.startswith(_HUB)
-    classes, listed, digest = _of_hub(source) if of_hub else _of_folder(Path(source))
-    chosen = []
-    for images, limit in zip(listed, (train_limit, test_limit), strict=True):
+    if not folder.is_dir():
+        raise LabError(
+            f'no folder "{folder}": networks of timm are trained on a folder (expected train/CLASS/IMAGE and '
+            "val/CLASS/IMAGE), or on what package.module:factory gives"
+        )
+    digest, chosen = hashlib.blake2b(digest_size=16), []
+    classes, splits = sources.class_folders(folder, natural_key)
+    for listed, limit in zip(splits.values(), (train_limit, test_limit), strict=True):
+        listed.sort(key=lambda image: natural_key(str(image[0])))
+        for path, label in listed:
+            digest.update(f"/{path.parent.name}/{path.name}\0{label}\0".encode())
+        images = _Files(listed)
         index = stratified(images.labels, limit)
         chosen.append(Streamed(len(index), functools.partial(View, images, index)))
-    return DataSet(source if of_hub else Path(source).resolve().name, chosen[0], chosen[1], classes, digest)
+    return DataSet(folder.resolve().name, chosen[0], chosen[1], classes, digest.hexdigest())
 
 
-class _Listed(NamedTuple):
-    where: str  # name of their table, for messages
-    files: Any  # paths, or a column of a table of `datasets`
-    labels: npt.NDArray[np.int64]
+class _Files(Dataset[tuple[Any, int]]):
+    """Files of images, with their labels."""
+
+    def __init__(self, listed: Sequence[tuple[Path, int]]) -> None:
+        self.paths = [str(path) for path, _ in listed]
+        self.labels = np.array([label for _, label in listed], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        try:
+            with Image.open(self.paths[index]) as image:
+                return sources.eight_bits(image), int(self.labels[index])
+        except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+            raise sources.undecodable(self.paths[index], error) from None
 
 
 class View(Dataset[tuple[Any, int]]):
-    """A pass over images as timm's transforms make them; what is drawn for one does not depend on who draws it."""
+    """A pass over images of PIL as timm's transforms make them; draws for one don't depend on who makes them."""
 
-    def __init__(self, images: _Listed, index: npt.NDArray[np.int64], config: RunConfig, training: bool) -> None:
+    def __init__(self, images: Dataset[Any], index: Any, config: RunConfig, training: bool) -> None:
         from timm.data import create_transform
 
         self.images, self.index = images, index
@@ -76,72 +86,21 @@ class View(Dataset[tuple[Any, int]]):
         return len(self.index)
 
     def __getitem__(self, place: int) -> tuple[Any, int]:
-        from PIL import Image
-
         index = int(self.index[place])
-        file, label = self.images.files[index], int(self.images.labels[index])
-        try:
-            with Image.open(file if isinstance(file, str) else io.BytesIO(file["bytes"])) as image:
-                pixels = sources.eight_bits(image).convert("RGB")
-        except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-            where = file if isinstance(file, str) else f"{self.images.where}: row {index}"
-            raise sources.undecodable(where, error) from None
+        image, label = self.images[index]
+        pixels = sources.eight_bits(image).convert("RGB")
         if self.seed is None:
-            return self.transform(pixels), label
+            return self.transform(pixels), int(label)
         with _drawing(derived_seed(self.seed, f"augment {index}", self.epoch)):
-            return self.transform(pixels), label
+            return self.transform(pixels), int(label)
 
 
 @contextmanager
 def _drawing(seed: int) -> Iterator[None]:
     """Seed the generators that timm's and torchvision's transforms draw from, and leave them as they were."""
-    state, torch_state = random.getstate(), torch.default_generator.get_state()
+    state = random.getstate()
     random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # Not torch.manual_seed, which seeds GPUs as well.
-    try:
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)  # Not torch.manual_seed, which seeds GPUs as well.
         yield
-    finally:
-        random.setstate(state)
-        torch.default_generator.set_state(torch_state)
-
-
-_Found = tuple[tuple[str, ...], list[_Listed], str]  # classes, training and test images, fingerprint
-
-
-def _of_folder(folder: Path) -> _Found:
-    """List training and test images; hash their names and labels."""
-    from timm.utils.misc import natural_key
-
-    if not folder.is_dir():
-        raise LabError(
-            f'no folder "{folder}": networks of timm are trained on a folder (expected train/CLASS/IMAGE and '
-            "val/CLASS/IMAGE), or hfds/NAME"
-        )
-    digest, listed = hashlib.blake2b(digest_size=16), []
-    classes, splits = sources.class_folders(folder, natural_key)
-    for images in splits.values():
-        images.sort(key=lambda image: natural_key(str(image[0])))
-        for path, label in images:
-            digest.update(f"/{path.parent.name}/{path.name}\0{label}\0".encode())
-        paths, labels = zip(*images, strict=True)
-        listed.append(_Listed("", list(map(str, paths)), np.array(labels, dtype=np.int64)))
-    return classes, listed, digest.hexdigest()
-
-
-def _of_hub(source: str) -> _Found:
-    """Fetch training and test images as tables of files; hash their labels."""
-    splits = sources.fetched(source, source.removeprefix(_HUB))
-    test = next((name for name in (*sources.VALIDATION, "test") if name in splits), None)
-    if "train" not in splits or test is None:
-        raise LabError(f"{source} has the splits {', '.join(splits)}: expected train and validation or test")
-    names = tuple(getattr(splits["train"].features.get("label"), "names", None) or ())
-    if not names or "image" not in splits["train"].features:
-        raise LabError(f'{source}: expected a column "image" and the names of the classes with the column "label"')
-    digest, listed = hashlib.blake2b(digest_size=16), []
-    for split in ("train", test):
-        labels = np.asarray(splits[split]["label"], dtype=np.int64)
-        if labels.min() < 0 or labels.max() >= len(names):
-            raise LabError(f"{source}, {split}: expected labels from 0 to {len(names) - 1}")
-        digest.update(labels.astype("<i8").data)
-        listed.append(_Listed(f"{source}, {split}", sources.encoded(splits[split], "image"), labels))
-    return names, listed, digest.hexdigest()
+    random.setstate(state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import secrets
 import signal
 import socket
 import time
@@ -15,20 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
 from empool.lab.execute.supervise import Died, Hear, Here, Record, do_telling
-from empool.lab.files import write_text
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
-from empool.lab.watch.loggers import Loggers
 
-_ANSWER = 5.0  # seconds in which a cluster answers
+_ANSWER = 5.0  # seconds in which a cluster answers; Ray itself would try for minutes
 _CANCEL = 15.0  # seconds that cancelled runs have to end by themselves
 _APPEAR = 15.0  # seconds that a file system may take to show a file that another node wrote
-_MARKER = ".cluster"  # file in the study's folder, by which a worker knows that it sees the same folder
 _SHARE = "--out must be a folder that all nodes share, at one path"
 
 
@@ -47,8 +41,6 @@ class Ray(Here):
     def __init__(
         self, address: str | None = None, cpus: int = 1, gpus: float | None = None, device: str = "auto"
     ) -> None:
-        if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise LabError(f"--gpus-per-run: expected a whole number or a share of one GPU, got {gpus:g}")
         self.ray, self.cpus = _join(address), cpus
         self.on: dict[RunConfig, Any] = {}  # references to records
         try:
@@ -62,11 +54,11 @@ class Ray(Here):
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if device == "auto":
             device = "cuda" if gpus or (gpus is None and any(node.get("GPU", 0) for node in nodes)) else "cpu"
-        if device == "cpu" and gpus:
-            raise LabError("--gpus-per-run is for --device cuda")
-        if device == "cuda" and gpus == 0:
-            raise LabError("--device cuda needs --gpus-per-run, a number or a share of one")
-        taken = (1.0 if device == "cuda" else 0.0) if gpus is None else gpus
+        taken = float(device == "cuda") if gpus is None else gpus
+        if (device == "cuda") != (taken > 0):
+            raise LabError(f"--gpus-per-run {taken:g} is not for --device {device}")
+        if taken > 1 and taken != int(taken):
+            raise LabError(f"--gpus-per-run: expected a whole number or a share of one GPU, got {taken:g}")
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= taken for node in nodes):
             each = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise LabError(
@@ -76,30 +68,26 @@ class Ray(Here):
         return device, taken
 
     @contextmanager
-    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
-        """Give the cluster the data, and mark the folder; at the end, interrupt the runs that are on."""
+    def opened(self, data: DataSet, directory: Path, hear: Hear) -> Iterator[None]:
+        """Give the cluster the data; at the end, interrupt the runs that are on."""
         from ray.exceptions import RayError
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.directory, self.hear, token = directory.absolute(), hear, secrets.token_hex(8)
-        marker = self.directory / _MARKER
-        write_text(marker, token)
+        self.directory, self.hear = directory.absolute(), hear
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
         self.words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        self.given = self.ray.put(data), self.directory, loggers
-        self.place = token, os.getcwd(), self.cpus
+        self.given = self.ray.put(data), self.directory
+        # By its study.json a worker knows that it sees the same folder.
+        self.place = (directory / "study.json").read_text(encoding="utf-8"), os.getcwd(), self.cpus
         try:
             yield
         finally:  # Runs that were under way keep their whole epochs.
-            references = list(self.on.values())
-            self.on.clear()
             with contextlib.suppress(RayError):
-                for reference in references:
+                for reference in self.on.values():
                     self.ray.cancel(reference)
-                if references:
-                    self.ray.wait(references, num_returns=len(references), timeout=_CANCEL)
-            marker.unlink(missing_ok=True)
+                if self.on:
+                    self.ray.wait([*self.on.values()], num_returns=len(self.on), timeout=_CANCEL)
 
     def close(self) -> None:
         """Leave the cluster."""
@@ -131,10 +119,9 @@ class Ray(Here):
         try:
             record = future.result()
         except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, LabError | OSError):
-                raise cause from None
-            if isinstance(cause, ModuleNotFoundError) or "No module named" in str(error):
+            if isinstance(error.cause, LabError | OSError):
+                raise error.cause from None
+            if "No module named" in str(error):
                 last = str(error).strip().rpartition("\n")[2]
                 raise LabError(f"a node of the cluster lacks a package: {last}") from None
             raise
@@ -146,16 +133,12 @@ class Ray(Here):
         return record
 
 
-def _do(
-    run: RunConfig, queue: Any, token: str, working: str, threads: int, data: DataSet, directory: Path, loggers: Loggers
-) -> Record:
+def _do(run: RunConfig, queue: Any, study: str, working: str, threads: int, data: DataSet, directory: Path) -> Record:
     """Do a run, on a worker."""
     with contextlib.suppress(OSError):
         os.chdir(working)  # Names of images may be relative to it.
-    if not _appears(directory / _MARKER, token):
+    if not _appears(directory / "study.json", study):
         raise LabError(f"{platform.node()} does not see {directory} as it is where the study was started: {_SHARE}")
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise LabError(f"{platform.node()} has a GPU to give, but PyTorch there finds no CUDA device")
     key = run.pooling, run.seed  # Plain objects alone, so that the queue's actor need not load PyTorch.
 
     def send(words: tuple[Any, ...]) -> None:
@@ -163,7 +146,7 @@ def _do(
         queue.actor.put_nowait.remote((key, words))
 
     try:
-        return do_telling(send, threads, run, data, directory, loggers)
+        return do_telling(send, threads, run, data, directory)
     except signals.Terminated as terminated:  # To Ray it would be a run that was cancelled; so it is taken up again.
         os._exit(signals.exit_code(terminated))
 
@@ -185,37 +168,19 @@ def _join(address: str | None) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # How Ray will behave from a later version on, of which it warns.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise LabError("--launcher ray needs Ray, which is not installed: pip install 'empool[ray]'") from None
+    import ray
+
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     own = {"include_dashboard": False} if address == "local" else {}
-    if address != "local":
-        _knock(address)
     try:
+        if address != "local":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), port), _ANSWER).close()
         with signals.handled(signal.getsignal(signal.SIGTERM)):  # Ray sets one of its own.
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise LabError(f"cannot join the Ray cluster {address}: {first_line(error)}") from None
-    except SystemExit as stopped:  # Ray's own answer to SIGTERM.
-        if stopped.code != signal.SIGTERM:
-            raise
-        raise signals.Terminated from None
-    return ray
-
-
-def _knock(address: str) -> None:
-    """Refuse an address where nothing answers, which Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or "/" in address or not port.isdigit() or int(port) > 65535:
-        raise LabError(f'--address: expected HOST:PORT or local, got "{address}"')
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
-    except OSError as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise LabError(
-            f"no Ray cluster answers at {address} ({error}): give the address that `ray start --head` showed, "
-            "on a machine that has joined the cluster"
+            f"cannot join the Ray cluster {address} ({first_line(error)}): give the HOST:PORT that `ray start --head` "
+            "showed, on a machine that has joined"
         ) from None
+    return ray

@@ -39,15 +39,8 @@ def configure(
         raise LabError(str(error)) from None
     if p_schedule.kind == "warmup" and p_schedule.number > recipe.epochs:
         raise LabError(f"p_schedule: {p_schedule} is longer than the training, whose epochs are {recipe.epochs}")
-    data = load_data(
-        network,
-        options.data,
-        options.train_limit,
-        options.test_limit,
-        options.workers,
-        validation=options.validation,
-        label_column=options.label_column,
-    )
+    limits, held_out, column = (options.train_limit, options.test_limit), options.validation, options.label_column
+    data = load_data(network, options.data, *limits, options.workers, validation=held_out, label_column=column)
     common = {name: getattr(options, name) for name in _SAME} | {"recipe": recipe, "p_schedule": str(p_schedule)}
     common |= {"data": data.name, "fingerprint": data.fingerprint, "device": device}
     runs = [RunConfig(pooling=pooling, seed=seed, **common) for seed in seeds for pooling in poolings]
@@ -62,8 +55,8 @@ def configure(
 
 def _recipe(network: Network, options: Options) -> Recipe:
     """Settle the recipe: the network's, changed by the options."""
-    known, recipe = sources.KNOWN.get(options.data), network.recipe
-    if known and known.epochs:
+    known, recipe = sources.KNOWN.get(options.data, sources.Known()), network.recipe
+    if known.epochs:
         recipe = dataclasses.replace(recipe, epochs=known.epochs)
     given = {name: getattr(options, name) for name in ("epochs", "batch_size", "augment")}
     choices = [f"{name}={value}" for name, value in given.items() if value is not None]
@@ -71,7 +64,7 @@ def _recipe(network: Network, options: Options) -> Recipe:
     if network.streams:
         return recipe
     if recipe.augment == "auto":
-        return dataclasses.replace(recipe, augment=known.augment if known else sources.PATH_AUGMENT)
+        return dataclasses.replace(recipe, augment=known.augment)
     batches.parse(recipe.augment)  # Other spellings are refused.
     return recipe
 

@@ -30,7 +30,7 @@ class What:
     data: str = _data(
         "digits",
         "digits (default), cifar10, cifar100, svhn, fashion_mnist, cifar10-mini; a folder of parquet files or of "
-        "train/CLASS/IMAGE and test/CLASS/IMAGE; hfds/NAME for timm; or package.module:factory.",
+        "train/CLASS/IMAGE and test/CLASS/IMAGE; or package.module:factory.",
     )
     label_column: str | None = _data(None, "Column of the labels in parquet files.", metavar="NAME")
     model: str = _data(
@@ -41,11 +41,7 @@ class What:
     train_limit: int | None = _data(None, "Training images, as many of each class.", **_count)
     test_limit: int | None = _data(None, "Test images, as many of each class.", **_count)
     validation: float = _data(
-        0.0,
-        "Share of the training images to hold out; the errors are measured on it.",
-        min=0,
-        max=1,
-        metavar="SHARE",
+        0.0, "Share of the training images to hold out; errors are measured on it.", min=0, max=1, metavar="SHARE"
     )
     epochs: int | None = _training(None, "Default: the recipe's; 5 on digits.", **_count)
     batch_size: int | None = _training(None, "Default: the recipe's.", **_count)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,15 +23,12 @@ import torch.multiprocessing  # Processes then share the images' memory.
 
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, refusal
-from empool.lab.execute.supervise import Died, Hear, Here, Record, do_telling
+from empool.lab.execute.supervise import POLL, Died, Hear, Here, Record, do_telling
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
-from empool.lab.watch.loggers import Loggers
 
 # What takes seconds to import; the compiler, since the first step of an optimiser asks whether it is on.
 _IMPORTED = ["empool.lab.execute.processes", "torch._dynamo"]
-_POLL = 0.2  # seconds between two looks at what ending runs say
-_GRACE = 15.0  # seconds that runs have to end by themselves after Ctrl-C or an error
 
 
 def _context(device: str) -> ForkServerContext | SpawnContext:
@@ -68,15 +63,13 @@ class Processes(Here):
         self.on: dict[RunConfig, tuple[ProcessPoolExecutor, Connection[Any, Any], Future[Record]]] = {}
 
     @contextmanager
-    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
-        """Take what the processes are given; end them at the end, and soon after an error."""
-        self.given, self.hear = (data, directory, loggers), hear
+    def opened(self, data: DataSet, directory: Path, hear: Hear) -> Iterator[None]:
+        """Take what the processes are given; at the end, end them."""
+        self.given, self.hear = (data, directory), hear
         try:
             yield
-        except BaseException:
-            self._end(_GRACE)
-            raise
-        self._end(math.inf)
+        finally:
+            self._end()
 
     def submit(self, run: RunConfig) -> Future[Record]:
         """Start a process for a run."""
@@ -108,14 +101,13 @@ class Processes(Here):
         except signals.Terminated:
             raise Died("its process was ended by SIGTERM") from None
 
-    def _end(self, grace: float) -> None:
-        """End runs after their step, and their processes, which are killed after so many seconds."""
-        end = time.monotonic() + grace
+    def _end(self) -> None:
+        """End runs after their step, and their processes; these are killed by another Ctrl-C."""
         try:
             for _, pipe, _ in self.on.values():
                 with contextlib.suppress(ConnectionError):
                     pipe.send("end")
-            while wait([future for *_, future in self.on.values()], _POLL).not_done and time.monotonic() < end:
+            while wait([future for *_, future in self.on.values()], POLL).not_done:
                 self.listen()  # So that no process need wait to say something.
         finally:
             for pool, pipe, future in self.on.values():
@@ -151,11 +143,9 @@ def _work() -> Record:
     pipe, *given = _given
     try:
         return do_telling(pipe.send, *given)
-    except LabError:
+    except (LabError, ModuleNotFoundError):
         raise
     except Exception as error:
         if refused := refusal(error):  # PyTorch reports it as its own.
             raise OSError(refused.errno, refused.strerror, refused.filename) from None
-        if isinstance(error, ModuleNotFoundError):
-            raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error

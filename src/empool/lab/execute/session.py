@@ -15,10 +15,7 @@ from empool.lab.train import processes, signals
 from empool.lab.watch.progress import Progress
 
 if TYPE_CHECKING:  # Importing it takes seconds, and what is shown first is that something starts.
-    from empool.lab.data.sets import DataSet
     from empool.lab.execute.supervise import Here, Record
-    from empool.lab.study.run import RunConfig
-    from empool.lab.watch.loggers import Loggers
 
 _log = logging.getLogger(__name__)
 
@@ -50,14 +47,13 @@ def study(
     with Progress(quiet=silent) as shown, signals.raised():
         try:
             from empool.lab.execute.configure import DEFAULT_POOLINGS, configure
-            from empool.lab.execute.supervise import follow
-            from empool.lab.study.run import folder_name
-            from empool.lab.study.run import poolings as read_poolings
+            from empool.lab.execute.supervise import carry_out, follow
+            from empool.lab.study import run
             from empool.lab.train import checkpoint
-            from empool.lab.watch.loggers import named
+            from empool.lab.watch.loggers import Loggers
 
-            trackers = named(options.logger or ())
-            names = read_poolings(DEFAULT_POOLINGS if poolings is None else poolings, options.model)
+            loggers = Loggers(options.logger or ())
+            names = run.poolings(DEFAULT_POOLINGS if poolings is None else poolings, options.model)
             if not names or not seeds:
                 raise LabError("a study needs at least one pooling and one seed")
             if resume is not None and len(names) != 1:
@@ -70,7 +66,7 @@ def study(
                     assert directory is not None
                     follow(data, directory, together)
                     raise SystemExit(0)
-                directory = directory or Path("runs") / folder_name(f"{data.name}-{options.model}")
+                directory = directory or Path("runs") / run.folder_name(f"{data.name}-{options.model}")
                 if resume is not None:
                     begun = runs[0].folder(directory)
                     if _unfinished(begun) and not resume:
@@ -78,7 +74,7 @@ def study(
                     if resume and not checkpoint.begun(begun):
                         raise LabError(f"{begun} holds no run to resume: leave --resume out")
                 together.tell(directory)
-                return directory, carry_out(directory, runs, data, place, shown, trackers, command)
+                return directory, carry_out(directory, runs, data, place, shown, loggers, command)
         except KeyboardInterrupt as stopped:
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             kept = f" in {directory}" if directory else ""
@@ -94,52 +90,12 @@ def study(
             raise LabError("another of the processes ended; the same command goes on where the run was") from None
 
 
-def carry_out(
-    directory: Path,
-    runs: Sequence[RunConfig],
-    data: DataSet,
-    place: Here,
-    shown: Progress,
-    loggers: Loggers,
-    command: str,
-) -> list[Record]:
-    """Do the runs of a study that are missing, and gather all results in results.json after each.
-
-    The loggers are told of runs too that had ended before these were asked for.
-
-    Raises:
-        LabError: if the folder holds a study of another configuration or of images that have changed since, another
-            process writes there, it cannot be written to, or the disk is full.
-    """
-    from empool.lab.execute.supervise import supervise
-    from empool.lab.study import folder
-
-    with folder.opened(directory):
-        folder.claim(directory, runs, command)
-        loggers.prepare(directory)
-        done = {(record["pooling"], record["seed"]): record for record in folder.gather(directory)}
-        missing = [run for run in runs if (run.pooling, run.seed) not in done]
-        for run in runs:
-            if record := done.get((run.pooling, run.seed)):
-                loggers.catch_up(run, directory, record)
-        shown.begin(runs, missing)
-        try:
-            for record in supervise(place, missing, data, directory, shown, loggers):
-                done[record["pooling"], record["seed"]] = record
-                folder.gather(directory)
-        finally:
-            folder.gather(directory)  # A run may have ended just before an interrupt.
-        return [done[run.pooling, run.seed] for run in runs]
-
-
 def _place(options: Options, together: int) -> Here:
     """Join or make the place where runs are done, unless an option would have no effect there."""
     ray, several = options.launcher == "ray", options.jobs > 1
-    if together > 1 and (ray or several):
-        what = "--launcher ray" if ray else "--jobs"
-        raise LabError(f"{what} does runs in one process each: leave out torchrun or srun")
-    if together > 1 and options.compile:
-        raise LabError("--compile is for one process: leave out torchrun or srun")
+    for option, given in (("--launcher ray", ray), ("--jobs", several), ("--compile", options.compile)):
+        if given and together > 1:
+            raise LabError(f"{option} is for runs in one process each: leave out torchrun or srun")
     if ray and several:
         raise LabError("--jobs is for --launcher local: a cluster does as many runs as it has room for")
     if ray:

@@ -1,4 +1,4 @@
-"""The one loop that does a study's runs, wherever they go; by default one after another in this process."""
+"""The one loop that does a study's missing runs, wherever they go; by default one after another in this process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
 from empool.lab.files import read_object, remove_unfinished
+from empool.lab.study import folder
 from empool.lab.study.run import RunConfig
 from empool.lab.train import processes, signals
 from empool.lab.train.device import device_named
@@ -25,7 +26,7 @@ from empool.lab.watch.progress import Progress
 
 _log = logging.getLogger(__name__)
 RETRIES = 2  # times that a run is taken up again after its process died
-_POLL = 0.2  # seconds between two looks at what the runs say
+POLL = 0.2  # seconds between two looks at what the runs say
 _PAUSE = 0.5  # seconds between two words of a run within an epoch
 
 Record = dict[str, Any]
@@ -45,9 +46,9 @@ class Here:
         self.device = device_named(device)
 
     @contextmanager
-    def opened(self, data: DataSet, directory: Path, loggers: Loggers, hear: Hear) -> Iterator[None]:
+    def opened(self, data: DataSet, directory: Path, hear: Hear) -> Iterator[None]:
         """Get ready for the runs of a study; at the end of the context those that are on end after their step."""
-        self.given, self.hear = (data, directory, loggers), hear
+        self.given, self.hear = (data, directory), hear
         yield
         processes.connected().tell(None)
 
@@ -76,14 +77,13 @@ def follow(data: DataSet, directory: Path, together: processes.Processes) -> Non
         fit(run, data, directory)
 
 
-def do(run: RunConfig, watch: Watch, data: DataSet, directory: Path, loggers: Loggers) -> Record:
+def do(run: RunConfig, watch: Watch, data: DataSet, directory: Path) -> Record:
     """Do a run, in this process."""
-    folder = run.folder(directory)
-    remove_unfinished(folder)
-    if (folder / "result.json").exists():  # The process that wrote it died before it could say so.
-        return read_object(folder / "result.json")
-    with loggers.journal(run, directory) as journal:
-        return fit(run, data, directory, watch, journal)
+    where = run.folder(directory)
+    remove_unfinished(where)
+    if (where / "result.json").exists():  # The process that wrote it died before it could say so.
+        return read_object(where / "result.json")
+    return fit(run, data, directory, watch)
 
 
 class _Words(logging.Handler):
@@ -115,8 +115,39 @@ def do_telling(send: Callable[[tuple[Any, ...]], object], threads: int, run: Run
     return do(run, words.watch, *given)
 
 
-def supervise(
-    place: Here, runs: Sequence[RunConfig], data: DataSet, directory: Path, progress: Progress, loggers: Loggers
+def carry_out(
+    directory: Path,
+    runs: Sequence[RunConfig],
+    data: DataSet,
+    place: Here,
+    shown: Progress,
+    loggers: Loggers,
+    command: str,
+) -> list[Record]:
+    """Do the runs of a study that are missing, and gather all results in results.json after each.
+
+    The loggers are told of runs too that had ended before these were asked for.
+    """
+    with folder.opened(directory):
+        folder.claim(directory, runs, command)
+        done = {(record["pooling"], record["seed"]): record for record in folder.gather(directory)}
+        missing = [run for run in runs if (run.pooling, run.seed) not in done]
+        with loggers.opened(directory):
+            for run in runs:
+                if record := done.get((run.pooling, run.seed)):
+                    loggers.finished(run, record)
+            shown.begin(runs, missing)
+            try:
+                for record in _supervise(place, missing, data, directory, shown, loggers):
+                    done[record["pooling"], record["seed"]] = record
+                    folder.gather(directory)
+            finally:
+                folder.gather(directory)  # A run may have ended just before an interrupt.
+        return [done[run.pooling, run.seed] for run in runs]
+
+
+def _supervise(
+    place: Here, runs: Sequence[RunConfig], data: DataSet, directory: Path, shown: Progress, loggers: Loggers
 ) -> Iterator[Record]:
     """Do runs, beginning them in their order, and yield their records in the order in which they end.
 
@@ -128,20 +159,22 @@ def supervise(
     """
     left, on = deque(runs), dict[Future[Record], RunConfig]()
     deaths: Counter[RunConfig] = Counter()
-    lost: list[str] = []
+    lost: list[RunConfig] = []
 
     def hear(run: RunConfig, what: str, *rest: Any) -> None:
         if what == "said":
             _log.warning("%s: %s", run.title, *rest)
         else:
-            getattr(progress, what)(run, *rest)
+            getattr(shown, what)(run, *rest)
+        if what == "advanced":
+            loggers.advanced(run, *rest)
 
-    with signals.deferred() as term, place.opened(data, directory, loggers, hear):
+    with signals.deferred() as term, place.opened(data, directory, hear):
         while (left or on) and not term.came:
             while left and len(on) < place.slots:
                 run = left.popleft()
                 on[place.submit(run)] = run
-            ended, _ = wait(on, _POLL, FIRST_COMPLETED)
+            ended, _ = wait(on, POLL, FIRST_COMPLETED)
             place.listen()
             for future in ended:
                 run = on.pop(future)
@@ -149,14 +182,14 @@ def supervise(
                     record = place.result(run, future)
                 except Died as death:
                     deaths[run] += 1
-                    if deaths[run] <= RETRIES:
-                        left.appendleft(run)
-                        _log.warning("%s: %s; the run goes on in another", run.title, death)
-                    else:
-                        lost.append(f"{run.title}: {death}, for the {deaths[run]}rd time")
-                        _log.warning("%s", lost[-1])
+                    again = deaths[run] <= RETRIES
+                    (left.appendleft if again else lost.append)(run)
+                    then = "the run goes on in another" if again else "it is left out"
+                    _log.warning("%s: %s; %s", run.title, death, then)
                 else:
-                    progress.finished(run, record)
+                    shown.finished(run, record)
+                    loggers.finished(run, record)
                     yield record
     if lost:
-        raise LabError(f"{len(lost)} of {len(runs)} runs were lost ({lost[0]}); the same command tries them again")
+        named = "; ".join(run.title for run in lost)
+        raise LabError(f"{len(lost)} of {len(runs)} runs were lost ({named}); the same command tries them again")

@@ -11,13 +11,13 @@ import rich.console
 
 from empool.lab import pages
 from empool.lab.analyse.findings import seeds_each, sentence
-from empool.lab.analyse.records import Record, checked, completed, of_one_setting, read_evaluation, read_records
+from empool.lab.analyse.records import Record, checked, read_records
 from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
-from empool.lab.files import read_object, write_text
+from empool.lab.files import write_text
 from empool.lab.report import gain, sections, sheets, table, webpage
 from empool.lab.report.plots import errors, plots, read_curves
-from empool.lab.report.sections import Section
+from empool.lab.report.sections import Origin, Section
 from empool.lab.report.table import IMAGES_TOO, NEEDED, POINTS, VERDICT, Sheet
 
 __all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdict", "write_gain", "write_report"]
@@ -27,16 +27,13 @@ _MADE_OF = {"nll": "test_nll in its records", "claims": "claims of the paper", "
 
 def write_report(directory: Path, baseline: str = BASELINE) -> Path:
     """Write report.html, table.md, table.tex and the plots into a study's folder; LabError names a damaged file."""
-    directory = Path(directory)
-    made = _section(directory, baseline)
+    made = sections.read(directory, baseline)
     drawn = plots(made.summary, made.records, read_curves(directory, made.records), made.beside)
-    page = directory / "report.html"
-    for plot in drawn:
-        write_text(directory / f"{plot.name}.svg", plot.svg)
-    write_text(directory / "table.md", _markdown(made))
-    write_text(directory / "table.tex", _latex(made))
-    write_text(page, webpage.render(_study(directory), made, drawn))
-    return page
+    files = {f"{plot.name}.svg": plot.svg for plot in drawn}
+    files |= {"table.md": _markdown(made), "table.tex": _latex(made), "report.html": webpage.render(made, drawn)}
+    for name, text in files.items():
+        write_text(directory / name, text)
+    return directory / "report.html"
 
 
 def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list[str]:
@@ -45,14 +42,12 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
     The kinds are study (test errors and the protocol), nll, claims and rules; those that the page has are returned. A
     page without marks is refused, and so is one with a mark for which the study has no table.
     """
-    directory = Path(directory)
-    made, name = _section(directory, baseline), directory.resolve().name
+    made, name = sections.read(directory, baseline), directory.resolve().name
     found = {kind: getattr(made, kind) for kind in _MADE_OF}
-    texts = {"study": _in_page(made)}
-    texts |= {kind: table.markdown(sheet) if sheet else "" for kind, sheet in found.items()}
-    marked = [kind for kind in texts if pages.has(target, f"{kind}:{name}")] or ["study"]
+    texts = {"study": _in_page(made)} | {kind: table.markdown(sheet) for kind, sheet in found.items() if sheet}
+    marked = [kind for kind in ("study", *_MADE_OF) if pages.has(target, f"{kind}:{name}")] or ["study"]
     for kind in marked:
-        if not texts[kind]:
+        if kind not in texts:
             made_of = f"it takes {_MADE_OF[kind]}; take the mark out"
             raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {made_of}")
     for kind in marked:
@@ -66,17 +61,15 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     The directories are of studies, or hold some; every study is a column.
     """
     points = []
-    for directory in map(Path, directories):
+    for directory in directories:
         for study in [path.parent for path in sorted(directory.rglob("results.json"))] or [directory]:
-            made = _section(study, baseline)
+            made = sections.read(study, baseline)
             points += gain.points(made.summary, made.records)
     if not points:
-        raise LabError(
-            f"no gain to draw: expected studies with {baseline}, its training error, and two runs or more of another "
-            "pooling"
-        )
-    plot, path = gain.plot(points, baseline), Path(out) / "gain.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
+        expected = f"expected studies with {baseline}, its training error, and two runs or more of another pooling"
+        raise LabError(f"no gain to draw: {expected}")
+    plot, path = gain.plot(points, baseline), out / "gain.svg"
+    out.mkdir(parents=True, exist_ok=True)
     write_text(path, plot.svg)
     write_text(path.with_suffix(".md"), f"{plot.caption}\n\n{table.markdown(plot.sheets[0])}")
     return path
@@ -84,7 +77,7 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
 
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims."""
-    made = _section(directory, baseline)
+    made = sections.read(directory, baseline)
     without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if made.beside else [])]
     shown: list[Any] = [*made.warnings, table.terminal(made.errors, made.title, without)]
     if made.nll:
@@ -101,24 +94,24 @@ def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -
     Raises:
         LabError: as `write_report` does, or for a record without "pooling", "seed" or "test_error", in percent.
     """
-    if isinstance(study, (str, Path)):
-        made = _section(study, baseline)
+    if isinstance(study, Path):
+        made = sections.read(study, baseline)
     else:
         rows = study.to_dict("records") if isinstance(study, pd.DataFrame) else study
         own = [{"data": "own", "model": "own", "converged": one.get("test_error") is not None, **one} for one in rows]
-        made = _made(checked(own, "table"), "table", baseline, {}, [])
-    columns = made.errors.columns.items()
-    return pd.DataFrame({name: list(values) for name, (values, _) in columns}, dtype=object).set_index("Pooling")
+        made = Section(checked(own, "table"), "table", baseline, Origin(), [])
+    columns = {name: list(values) for name, (values, _) in made.errors.columns.items()}
+    return pd.DataFrame(columns, dtype=object).set_index("Pooling")
 
 
 def verdict(directory: Path, baseline: str = BASELINE) -> str:
     """Say in a sentence what the runs of a study decide."""
-    return sentence(_section(directory, baseline).summary)
+    return sentence(sections.read(directory, baseline).summary)
 
 
 def figure(directory: Path, baseline: str = BASELINE) -> str:
     """Return the figure of a study's test errors, as SVG; raise LabError if no run converged."""
-    plot = errors(_section(directory, baseline).summary)
+    plot = errors(sections.read(directory, baseline).summary)
     if plot is None:
         raise LabError(f"{directory} holds no run that converged")
     return plot.svg
@@ -126,7 +119,7 @@ def figure(directory: Path, baseline: str = BASELINE) -> str:
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return for the terminal how many seeds each row of a study needs, and what its seeds can show."""
-    made = _section(directory, baseline)
+    made = sections.read(directory, baseline)
     if not made.power:
         raise LabError(f"{directory} tells no spread: expected two runs of {baseline} and of another that differ")
     columns = {name: made.errors.columns[name] for name in ("Pooling", POINTS, VERDICT, NEEDED)}
@@ -140,32 +133,11 @@ def rules(evaluated: Sequence[Record]) -> rich.console.Group:
     return rich.console.Group(table.terminal(sheet, without=["Runs"]), *sheet.notes)
 
 
-def _section(directory: str | Path, baseline: str) -> Section:
-    """Read a study's folder, and put together what it has to say."""
-    directory = Path(directory)
-    return _made(read_records(directory), str(directory), baseline, _study(directory), read_evaluation(directory))
-
-
-def _made(
-    records: Sequence[Record], source: str, baseline: str, study: Mapping[str, Any], evaluated: Sequence[Record]
-) -> Section:
-    runs = of_one_setting([completed(record) for record in records], source)
-    return sections.make(runs, study, baseline, evaluated)
-
-
-def _study(directory: Path) -> Mapping[str, Any]:
-    """Read study.json; a study without one has no planned runs and no command to show."""
-    path = directory / "study.json"
-    return read_object(path) if path.exists() else {}
-
-
 def _markdown(section: Section) -> str:
-    lines = [f"# {section.title}", "", " ".join(section.answer), ""]
-    for warning in section.warnings:
-        lines += [warning, ""]
+    parts = [f"# {section.title}", " ".join(section.answer), *section.warnings]
     for sheet in filter(None, (section.errors, section.nll, section.claims, section.rules)):
-        lines += [f"{sheet.caption}:", "", table.markdown(sheet), *(f"- {note}" for note in sheet.notes), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        parts += [f"{sheet.caption}:", table.markdown(sheet).rstrip(), "\n".join(f"- {note}" for note in sheet.notes)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _in_page(section: Section) -> str:

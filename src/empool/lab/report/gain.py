@@ -9,33 +9,31 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from empool.lab.analyse.findings import label, method, setting
 from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Interval, Summary, Verdict
-from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
+from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
 from empool.lab.report.table import INTERVAL, VERDICT, Sheet
 
-_APART = 0.012  # of the axis, between the poolings of a setting
-_WIDEST = 0.065  # of the axis, that a setting takes
+_NARROWEST, _BETWEEN = 5, 2  # width of a setting and room between two, in poolings side by side
 _WRAPPED = 66  # letters in a line of the legend
 
 
 def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Give a point for each pooling that was tested, but not for the network without pooling.
 
-    Studies whose error is that of held-out training images chose something; they give none. The gap is the
-    baseline's mean test error less its training error, the gain its test error less the pooling's, in points.
+    The gap is the baseline's mean test error less its training error, the gain its test error less the pooling's, in
+    points.
     """
     gaps = [
         record["test_error"] - record["train_error"]
         for record in records
         if record["pooling"] == summary.baseline and record["converged"] and record.get("train_error") is not None
     ]
-    if not gaps or (records[0].get("validation_images") and not records[0]["test_images"]):
-        return []
     return [
         {
             "setting": setting(records),
@@ -47,63 +45,62 @@ def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
             "verdict": row.error.verdict,
         }
         for row in summary.rows
-        if row.error.interval is not None and row.error.difference is not None and row.pooling != "none"
+        if gaps and row.error.interval and row.error.difference is not None and row.pooling != "none"
     ]
 
 
 @mpl.rc_context(fname=STYLE)
 def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
-    """Draw the points, of which there is one or more."""
+    """Draw the points, of which there is one or more: a column a setting, in the order of their gaps."""
     frame = pd.DataFrame(sorted(points, key=lambda point: point["gap"]))
-    columns = list(frame.groupby(["gap", "setting"], sort=False))
+    columns = frame.groupby(["gap", "setting"], sort=False)
+    frame["named"] = columns.ngroup().add(1).astype(str) + ". " + frame.setting
     baseline = label(baseline)
     title = f"When does it help? Gain over {baseline} against its generalisation gap"
-    numbered = {key: f"{number}. {key[1]}" for number, (key, _) in enumerate(columns, start=1)}
-    told = [textwrap.fill(words, _WRAPPED, subsequent_indent="    ") for words in numbered.values()]
+    told = [textwrap.fill(name, _WRAPPED, subsequent_indent="    ") for name in frame.named.unique()]
     figure = Figure(figsize=(WIDTH, 3.2 + 0.145 * ("\n".join(told).count("\n") + 1)))
     axes = figure.add_subplot()
-    gaps = [gap for (gap, _), _ in columns]
-    low, high = min(0.0, gaps[0]), gaps[-1]
-    high += 0.06 * (high - low) or 1.0
-    widths = [min(_APART * (len(column) - 1), _WIDEST) * (high - low) for _, column in columns]
-    centres: list[float] = []
-    for gap, width, before in zip(gaps, widths, [0.0, *widths], strict=False):  # to the right of the column before
-        beside = (width + before) / 2 + 0.02 * (high - low)
-        centres.append(max(gap, centres[-1] + beside) if centres else gap)
-    for number, ((_, column), centre, width) in enumerate(zip(columns, centres, widths, strict=True), start=1):
-        places = np.linspace(-width / 2, width / 2, len(column)) + centre
-        for x, point in zip(places, column.itertuples(), strict=True):
-            colour, marker = style(point.pooling)
-            axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, linewidth=1.2, alpha=0.6)
-            decided = point.verdict in (Verdict.BETTER, Verdict.WORSE)
-            axes.plot([x], [point.gain], marker, color=colour, markerfacecolor=colour if decided else "none")
-        for text, up in [(str(number), 10), *([("aug.", 2)] if column.augmented.all() else [])]:
-            axes.annotate(text, (centre, 1), (0, up), xycoords=("data", "axes fraction"), ha="center",
-                          fontsize=8 if up == 10 else 7, textcoords="offset points")  # fmt: skip
+    ends = (columns.size().clip(lower=_NARROWEST) + _BETWEEN).cumsum()  # on the right, a space included
+    centres = (ends + ends.shift(fill_value=0) - _BETWEEN) / 2
+    ticks = []
+    for number, (((gap, _), column), centre) in enumerate(zip(columns, centres, strict=True), start=1):
+        _column(axes, column, centre)
+        ticks.append(f"{gap:.1f}\n({number})" + ("\naug." if column.augmented.all() else ""))
     axes.axhline(0, color=INK, linewidth=1)
-    axes.set_xlim(low - 0.06 * (high - low), high + 0.04 * (high - low))
-    axes.set_xlabel(f"generalisation gap of {baseline}: test less training error, points")
+    axes.grid(axis="x", visible=False)
+    axes.set_xlim(-_BETWEEN, ends.iloc[-1])
+    axes.set_xticks(centres, ticks)
+    axes.set_xlabel(f"test less training error of {baseline}, points; not to scale")
     axes.set_ylabel(f"gain over {baseline}, points of test error")
     looks = {method(pooling): style(pooling) for pooling in frame.pooling}
-    handles = [Line2D([], [], color=ink, marker=mark, linestyle="", label=name) for name, (ink, mark) in looks.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
-    named = [Line2D([], [], linestyle="", label=words) for words in told]
-    figure.legend(handles=named, loc="outside lower left", handlelength=0, handletextpad=0, labelspacing=0.3)
-    ordered = pd.concat(column for _, column in columns)
+    marks = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in looks.values()]
+    figure.legend(marks, looks, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
+    none = [Line2D([], [], linestyle="")] * len(told)
+    figure.legend(none, told, loc="outside lower left", handlelength=0, handletextpad=0, labelspacing=0.3)
     sheet = Sheet(
         title,
         {
-            "Setting": ([numbered[key] for key in zip(ordered.gap, ordered.setting, strict=True)], None),
-            "Gap, points": (ordered.gap, ".1f"),
-            "Pooling": (ordered.pooling.map(label), None),
-            "Gain, points": (ordered.gain, "+.2f"),
-            INTERVAL: (ordered.interval, "+.2f"),
-            VERDICT: (ordered.verdict, None),
+            "Setting": (frame.named, None),
+            "Gap, points": (frame.gap, ".1f"),
+            "Pooling": (frame.pooling.map(label), None),
+            "Gain, points": (frame.gain, "+.2f"),
+            INTERVAL: (frame.interval, "+.2f"),
+            VERDICT: (frame.verdict, None),
         },
     )
     caption = (
-        f"Up: fewer test errors than {baseline}. A column is a setting, numbered below; a mark is a pooling with its "
-        "95 % interval, simultaneous over the setting. Filled: decided; aug.: augmented. Marks that would lie on each "
-        "other are moved sideways; the table has the gaps."
+        f"Up: fewer test errors than {baseline}. A column is a setting, and below it are the gap (test less training "
+        f"error of {baseline}) and its number; a mark is a pooling with its 95 % interval, simultaneous over the "
+        "setting. Filled: decided; aug.: augmented."
     )
-    return Plot("gain", render(figure, title), title, caption, (sheet,))
+    return drawn("gain", title, caption, figure, (sheet,))
+
+
+def _column(axes: Axes, column: pd.DataFrame, centre: float) -> None:
+    """Draw the points of a setting side by side."""
+    for place, point in enumerate(column.itertuples()):
+        x = centre + place - (len(column) - 1) / 2
+        colour, marker = style(point.pooling)
+        axes.plot([x, x], point.interval, color=colour, linewidth=1.2, alpha=0.6)
+        decided = point.verdict in (Verdict.BETTER, Verdict.WORSE)
+        axes.plot([x], [point.gain], marker, color=colour, markerfacecolor=colour if decided else "none")

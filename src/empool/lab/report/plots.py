@@ -21,7 +21,7 @@ from empool.lab.analyse.findings import label
 from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Summary
 from empool.lab.errors import LabError, first_line
-from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, render, style
+from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
 from empool.lab.report.table import Sheet
 from empool.lab.study import paper
 from empool.lab.study.run import folder_name
@@ -36,8 +36,8 @@ BEHIND: dict[str, Any] = {"color": INK, "alpha": 0.65, "linewidth": 1}
 @mpl.rc_context(fname=STYLE)
 def plots(summary: Summary, records: Sequence[Record], curves: pd.DataFrame, beside: paper.Table | None) -> list[Plot]:
     """Draw every plot that the runs give; `curves` are as `read_curves` returns them."""
-    drawn = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
-    return [*filter(None, (*drawn, reliability(summary, records)))]
+    made = errors(summary), improvement_against_p(summary, beside), learning_curves(summary, curves)
+    return [*filter(None, (*made, reliability(summary, records)))]
 
 
 @mpl.rc_context(fname=STYLE)
@@ -48,13 +48,10 @@ def errors(summary: Summary) -> Plot | None:
     if not means:
         return None
     level = means.get(summary.baseline, math.nan)
-    intervals = {row.pooling: row.error.interval for row in rows if row.error.interval}
-    bands = {pooling: (level + ends.low, level + ends.high) for pooling, ends in intervals.items()}
+    bands = {row.pooling: [level + end for end in row.error.interval or ()] for row in rows}
     near = _near([*means.values()])
-    low, high = _span(
-        [error for row in rows if row.mean in near for error in row.errors],
-        [level, *(end for band in bands.values() for end in band)],
-    )
+    shown = [error for row in rows if row.mean in near for error in row.errors]
+    low, high = _span(shown, [level, *(end for band in bands.values() for end in band)])
     figure = Figure(figsize=(WIDTH, 0.8 + 0.28 * len(rows)))
     axes = figure.add_subplot(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel="test error, %")
     axes.set_yticks(range(len(rows)), [label(row.pooling) for row in rows])
@@ -69,53 +66,50 @@ def errors(summary: Summary) -> Plot | None:
         # At the right end of the row's line, above it.
         axes.annotate(", ".join(notes), (high, y - 0.28), (-2, 0), textcoords="offset points", ha="right", va="center",
                       color=colour, fontsize=7)  # fmt: skip
-        if row.pooling in bands:
-            axes.plot(bands[row.pooling], [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
+        if band := bands[row.pooling]:
+            axes.plot(band, [y, y], color=colour, alpha=0.35, linewidth=5, solid_capstyle="butt")
         axes.plot(row.errors, [y] * len(row.errors), marker, color=colour, alpha=0.8, markeredgewidth=0)
         axes.plot(means.get(row.pooling, math.nan), y, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.axvline(level, color=INK, linestyle=":", linewidth=1)
-    title = "Test error by pooling"
-    return Plot(
-        "error",
-        render(figure, title),
-        title,
+    caption = (
         f"A mark is a run, a bar a mean. Band: the 95 % interval of the difference from {baseline}, drawn from its "
-        "mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing.",
+        "mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing."
     )
+    return drawn("error", "Test error by pooling", caption, figure)
 
 
 def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot | None:
     """Draw improvement against p for each method with several p, ours and the paper's, each over its own baseline."""
     baseline = summary.row(summary.baseline)
+    if baseline is None or not baseline.mean:
+        return None
+    theirs = {pooling: figure.error for pooling, figure in beside.rows.items()} if beside else {}
+    reference = theirs.get(baseline.pooling)
     lines = []
-    for row in summary.rows if baseline and baseline.mean else ():
-        method, _, number = row.pooling.partition(":")
-        line = {"method": method, "p": number, "ours": row.improvement, "printed": False}
-        if row.error.interval:
-            line |= {"low": row.error.interval.low, "high": row.error.interval.high}
-        if beside and beside.error(summary.baseline) and row.pooling in beside.rows:
-            line |= {"printed": True, "paper": beside.improvement_over(summary.baseline, row.pooling)}
-        lines.append(line)
+    for row in summary.rows:
+        band = [-100 * end / baseline.mean for end in row.error.interval or (math.nan, math.nan)]
+        error = theirs.get(row.pooling)
+        printed = reference is not None and row.pooling in theirs
+        paper = 100 * (1 - error / reference) if error and reference else None
+        lines.append((*row.pooling.partition(":")[::2], row.improvement, *band, printed, paper))
     frame = pd.DataFrame(lines, columns=["method", "p", "ours", "low", "high", "printed", "paper"])
-    frame["p"] = pd.to_numeric(frame.p, errors="coerce")
-    frame = frame.dropna(subset="p").astype(dict.fromkeys(("ours", "low", "high", "paper"), float))
-    methods = [own for _, own in frame.groupby("method", sort=False) if len(own) > 1 and own.ours.notna().any()]
-    if not methods or not baseline or not baseline.mean:
+    numbers = ["p", "ours", "low", "high", "paper"]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    methods = [own.sort_values("p") for _, own in frame.dropna(subset="p").groupby("method", sort=False)
+               if len(own) > 1 and own.ours.notna().any()]  # fmt: skip
+    if not methods:
         return None
     frame = pd.concat(methods)
-    bands = -100 * frame[["low", "high"]] / baseline.mean
-    low, high = _span(_near([0.0, *frame.ours.dropna()]), [*bands.low, *bands.high, *frame.paper])
+    low, high = _span(_near([0.0, *frame.ours.dropna()]), [*frame.low, *frame.high, *frame.paper])
     figure = Figure(figsize=(WIDTH, 3.0))
     grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     grid[0].set(xlim=(0, 1.06 * frame.p.max()), ylim=(low, high))
-    for axes, unsorted in zip(grid, methods, strict=True):
-        own = unsorted.sort_values("p")
+    for axes, own in zip(grid, methods, strict=True):
         method = own.method.iloc[0]
         colour, marker = style(method)
         axes.set_title(method, loc="left", color=colour, fontweight="bold")
         axes.axhline(0, color=INK, linestyle=":", linewidth=1.3)
-        band = bands.loc[own.index]
-        axes.fill_between(own.p, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(own.p, own.low, own.high, color=colour, alpha=0.2, linewidth=0)
         for values, look in ((own.paper[own.printed], PAPERS), (own.ours, {"color": colour, "marker": marker})):
             axes.plot(own.p[values.index], values, **look)
             beyond = own.p[values.index][~(values >= low)]  # did not converge, or lies below
@@ -130,15 +124,12 @@ def improvement_against_p(summary: Summary, beside: paper.Table | None) -> Plot 
     if frame.printed.any():
         handles.append(Line2D([], [], label="Zhang and Wu (2017)", **PAPERS))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.2, handlelength=1.7)
-    title = f"Improvement over {label(summary.baseline)} against p"
-    return Plot(
-        "improvement-against-p",
-        render(figure, title),
-        title,
+    caption = (
         "Up is better. Band: 95 % interval, simultaneous over all poolings of the table. A triangle at the lower edge "
         "is a value below it, or runs that did not converge."
-        + (" Dashed: the paper's errors against its own max, so that the shapes can be compared." if beside else ""),
+        + (" Dashed: the paper's errors against its own max, so that the shapes can be compared." if beside else "")
     )
+    return drawn("improvement-against-p", f"Improvement over {label(summary.baseline)} against p", caption, figure)
 
 
 def _near(values: Sequence[float]) -> list[float]:
@@ -169,8 +160,8 @@ def read_curves(directory: Path, records: Sequence[Record]) -> pd.DataFrame:
         try:
             curve = pd.read_csv(path, usecols=["epoch", "train_error", "test_error"], dtype=float)
         except ValueError as error:
-            said = first_line(error)
-            raise LabError(f"{path} is damaged ({said}); delete it to do without this learning curve") from None
+            said = f"{path} is damaged ({first_line(error)}); delete it to do without this learning curve"
+            raise LabError(said) from None
         found.append(curve.assign(pooling=record["pooling"], seed=record["seed"], fitted=record.get("train_error")))
     return pd.concat(found) if found else pd.DataFrame()
 
@@ -286,4 +277,4 @@ def _multiples(
         axes.set_visible(False)
     figure.supxlabel(labels[0])
     figure.supylabel(labels[1])
-    return Plot(name, render(figure, title), title, caption, sheets, wide=True)
+    return drawn(name, title, caption, figure, sheets, wide=True)

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from empool.lab.analyse import claims as judging
-from empool.lab.analyse import findings, power, statistics
-from empool.lab.analyse.records import Record, data_name, differences, distinct
-from empool.lab.analyse.statistics import Summary
+from empool.lab.analyse import findings, power, records, statistics
+from empool.lab.analyse.records import Record, data_name
 from empool.lab.errors import LabError
+from empool.lab.files import read_object
 from empool.lab.report import sheets
-from empool.lab.report.table import Sheet
-from empool.lab.study import paper
 from empool.lab.study.run import planned
 
 
-@dataclass(frozen=True)
-class Section:
-    """The runs of one network on one data set with one recipe."""
+class Origin(NamedTuple):
+    """How a study was made, where its study.json is there to say."""
 
-    title: str  # network and data set
-    records: Sequence[Record]  # its runs
-    summary: Summary  # what they support
-    beside: paper.Table | None  # the paper's table of the same kind of study, if there is one
-    answer: Sequence[str]  # sentences that say what was compared and what the seeds support
-    warnings: Sequence[str]  # in what runs differ that should be the same, and which are missing, in words
-    errors: Sheet  # the table of test errors
-    nll: Sheet | None  # the table of negative log-likelihoods, if there is something in it
-    power: Sequence[str]  # what to know of the seeds that each row needs; empty if nothing was tested
-    claims: Sheet | None  # the table of the paper's claims, where it has some of these poolings
-    rules: Sheet | None  # the table of the inference rules, if the runs were evaluated by them
+    command: str = ""  # what was typed, a line a command
+    planned: Collection[tuple[str, int]] = ()  # its runs, by pooling and seed
+    configuration: Mapping[str, Any] = MappingProxyType({})  # by name, such as "recipe.width"
+
+
+class Section:
+    """The runs of one network on one data set with one recipe.
+
+    Args:
+        found: records that were checked.
+        source: what holds them, for messages.
+        baseline: spelling of the pooling that the others are compared with.
+        origin: how they were made.
+        evaluated: what `empool evaluate` found, of these runs and of others.
+    """
+
+    def __init__(
+        self, found: Iterable[Record], source: str, baseline: str, origin: Origin, evaluated: Sequence[Record]
+    ) -> None:
+        self.origin = origin
+        runs = self.records = records.of_one_setting([records.completed(record) for record in found], source)
+        try:
+            summary = self.summary = statistics.summarise(runs, baseline)
+        except ValueError as error:
+            raise LabError(f"{source}: {error}") from None
+        beside = self.beside = judging.beside(runs)
+        self.title = f"{runs[0]['model']} on {data_name(runs[0])}"
+        self.answer = findings.answer(summary, runs)  # what was compared and what the seeds support, in sentences
+        own = {(run["model"], run["pooling"], run["seed"]) for run in runs}
+        there = {run[1:] for run in own}
+        missing = "; ".join(f"{run[0]}, seed {run[1]}" for run in origin.planned if run not in there)
+        self.warnings = [*filter(None, [records.differences(runs), missing and f"Missing runs: {missing}."])]
+        plan = power.outlook(summary)
+        self.power = sheets.power_notes(summary, plan)  # empty if nothing was tested
+        caption = f"Test errors of {self.title}" + (f", and the paper's {beside.name} beside them" if beside else "")
+        remarks = [*findings.remarks(summary, beside), *self.power]
+        self.errors = sheets.errors(caption, summary, beside, plan, remarks)
+        caption = f"Negative log-likelihood and calibration of {self.title}"
+        self.nll = sheets.nlls(caption, summary, findings.nll_remarks(summary))
+        self.claims = sheets.claims(judging.judge(beside.claims, summary)) if beside else None
+        self.rules = sheets.rules([one for one in evaluated if (one.get("model"), one["pooling"], one["seed"]) in own])
 
     def protocol(self) -> list[tuple[str, str]]:
         """Say on what and how the runs were trained, name by name."""
         first = self.records[0]
         limit, trained, tested = first.get("train_limit"), first["train_images"], first["test_images"]
         images = f"all {trained:,}" if trained else "all"
-        parameters = ", ".join(f"{number:,}" for number in distinct(self.records, "parameters"))
+        parameters = ", ".join(f"{number:,}" for number in records.distinct(self.records, "parameters"))
         return [
             ("Data", data_name(first)),
             ("Training images", f"{limit:,}, as many of each class" if limit and trained >= limit else images),
@@ -52,33 +82,22 @@ class Section:
         ]
 
 
-def make(runs: Sequence[Record], study: Mapping[str, Any], baseline: str, evaluated: Sequence[Record]) -> Section:
-    """Put a section together of completed runs; `evaluated` is what `empool evaluate` found, of these and of others."""
-    if precision := study.get("configuration", {}).get("precision"):
-        runs = [{"precision": precision, **run} for run in runs]  # A record of before it was kept there.
+def read(directory: Path, baseline: str) -> Section:
+    """Read a study's folder, and put together what it has to say; LabError names a damaged file."""
+    found, evaluated = records.read_records(directory), records.read_evaluation(directory)
+    return Section(found, str(directory / "results.json"), baseline, _origin(directory / "study.json"), evaluated)
+
+
+def _origin(path: Path) -> Origin:
+    """Read study.json, without which nothing is known of how a study was made."""
+    if not path.exists():
+        return Origin()
+    study = read_object(path, "command", "configuration", "poolings", "seeds")
+    commands = study.get("commands") or [study]
     try:
-        summary = statistics.summarise(runs, baseline)
-    except ValueError as error:
-        raise LabError(f"results.json: {error}") from None
-    beside = judging.beside(runs)
-    title = f"{runs[0]['model']} on {data_name(runs[0])}"
-    plan = power.outlook(summary)
-    needed = sheets.power_notes(summary, plan)
-    caption = f"Test errors of {title}" + (f", and the paper's {beside.name} beside them" if beside else "")
-    there = {(run["pooling"], run["seed"]) for run in runs}
-    wanted = planned(study.get("commands") or [study]) if "poolings" in study else ()
-    missing = "; ".join(f"{pooling}, seed {seed}" for pooling, seed in wanted if (pooling, seed) not in there)
-    own = {(run["model"], run["pooling"], run["seed"]) for run in runs}
-    return Section(
-        title=title,
-        records=runs,
-        summary=summary,
-        beside=beside,
-        answer=findings.answer(summary, runs),
-        warnings=[*filter(None, [differences(runs), f"Missing runs: {missing}." if missing else ""])],
-        errors=sheets.errors(caption, summary, beside, plan, [*findings.remarks(summary, beside), *needed]),
-        nll=sheets.nlls(f"Negative log-likelihood and calibration of {title}", summary, findings.nll_remarks(summary)),
-        power=needed,
-        claims=sheets.claims(judging.judge(beside.claims, summary)) if beside else None,
-        rules=sheets.rules([one for one in evaluated if (one.get("model"), one["pooling"], one["seed"]) in own]),
-    )
+        configuration = pd.json_normalize(dict(study["configuration"])).iloc[0].to_dict()
+        configuration |= {name: study[name] for name in ("poolings", "seeds")}
+        return Origin("\n".join(one["command"] for one in commands), planned(commands), configuration)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = "expected commands with poolings and seeds, and a configuration, as empool compare writes them"
+        raise LabError(f"{path}: {expected}, got {error!r}; delete it to report without them") from None

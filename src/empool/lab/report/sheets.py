@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -13,13 +12,8 @@ from empool.lab.analyse.findings import count, label, listed
 from empool.lab.analyse.power import MOST_SEEDS, Outlook
 from empool.lab.analyse.records import RULES, Record
 from empool.lab.analyse.statistics import Comparison, Row, Summary, Verdict
-from empool.lab.report.table import IMAGES_TOO, INTERVAL, NEEDED, NONE, POINTS, VERDICT, Columns, Format, Sheet
+from empool.lab.report.table import IMAGES_TOO, INTERVAL, NEEDED, NONE, POINTS, VERDICT, Columns, Sheet
 from empool.lab.study import paper
-
-
-def _poolings(spellings: Sequence[str]) -> tuple[list[str], None]:
-    """Give the column that names the rows."""
-    return [label(pooling) for pooling in spellings], None
 
 
 def errors(
@@ -28,7 +22,7 @@ def errors(
     """Lay out the test errors of a study, the paper's beside them where it has such a table."""
     rows = summary.rows
     columns: Columns = {
-        "Pooling": _poolings([row.pooling for row in rows]),
+        "Pooling": ([label(row.pooling) for row in rows], None),
         "Test error %": ([row.mean for row in rows], ".2f"),
         POINTS: ([row.error.difference for row in rows], "+.2f"),
         INTERVAL: ([row.error.interval for row in rows], "+.2f"),
@@ -43,8 +37,10 @@ def errors(
     if any(row.sampled for row in rows):
         columns[IMAGES_TOO] = ([row.sampled for row in rows], "+.2f")
     if beside is not None:
-        columns["Paper: error %"] = _printed(beside, rows)
-        columns["Paper: improvement %"] = ([beside.improvement(row.pooling) for row in rows], "+.2f")
+        figures = [beside.rows.get(row.pooling) for row in rows]
+        printed = [figure and (figure.error or "not converged") for figure in figures]
+        columns["Paper: error %"] = (printed, lambda error: error if isinstance(error, str) else f"{error:.2f}")
+        columns["Paper: improvement %"] = ([figure and figure.improvement for figure in figures], "+.2f")
     return Sheet(caption, columns, notes)
 
 
@@ -68,15 +64,15 @@ def nlls(caption: str, summary: Summary, notes: Sequence[str]) -> Sheet | None:
     """Lay out negative log-likelihood and calibration error; None where no run says them."""
     rows = summary.rows
     columns: Columns = {
-        "Pooling": _poolings([row.pooling for row in rows]),
+        "Pooling": ([label(row.pooling) for row in rows], None),
         "Test NLL": ([row.nll for row in rows], ".4f"),
         "Nats": ([row.nll_against.difference for row in rows], "+.4f"),
         INTERVAL: ([row.nll_against.interval for row in rows], "+.4f"),
         VERDICT: ([verdict(row, row.nll_against) for row in rows], None),
     }
-    if calibrated := any(row.ece is not None for row in rows):
+    if any(row.ece is not None for row in rows):
         columns["Test ECE %"] = ([row.ece for row in rows], ".2f")
-    return Sheet(caption, columns, notes) if calibrated or any(row.nll is not None for row in rows) else None
+    return Sheet(caption, columns, notes) if any({row.nll, row.ece} != {None} for row in rows) else None
 
 
 def verdict(row: Row, comparison: Comparison) -> str:
@@ -84,12 +80,6 @@ def verdict(row: Row, comparison: Comparison) -> str:
     if comparison.verdict is Verdict.FAILED:
         return f"{len(row.not_converged)} of {row.runs} did not converge"
     return str(comparison.verdict.value)
-
-
-def _printed(beside: paper.Table, rows: Sequence[Row]) -> tuple[list[Any], Format]:
-    figures = [beside.rows.get(row.pooling) for row in rows]
-    errors = [figure and ("not converged" if figure.error is None else figure.error) for figure in figures]
-    return errors, lambda error: error if isinstance(error, str) else f"{error:.2f}"
 
 
 def power_notes(summary: Summary, plan: Outlook | None) -> list[str]:
@@ -136,21 +126,22 @@ def rules(records: Sequence[Record]) -> Sheet | None:
     ]
     if not lines:
         return None
-    frame = pd.DataFrame(lines).astype(dict.fromkeys(("error", "nll", "ece"), float))
-    groups = [group for _, group in frame.groupby(["pooling", "rule"], sort=False)]
-    more = [[] if group.rule.iloc[0] == "expectation" else [*group.more] for group in groups]
+    scores = ["error", "nll", "ece"]
+    groups = pd.DataFrame(lines).astype(dict.fromkeys(scores, float)).groupby(["pooling", "rule"], sort=False)
+    means = groups[scores].agg(lambda values: values.mean(skipna=False))
+    more = [[] if rule == "expectation" else [*group.more] for (_, rule), group in groups]
     columns: Columns = {
-        "Pooling": _poolings([group.pooling.iloc[0] for group in groups]),
-        "Inference rule": ([RULES[group.rule.iloc[0]] for group in groups], None),
-        "Runs": ([len(group) for group in groups], "d"),
-        "Error %": ([group.error.mean(skipna=False) for group in groups], ".2f"),
+        "Pooling": ([label(pooling) for pooling, _ in means.index], None),
+        "Inference rule": ([RULES[rule] for _, rule in means.index], None),
+        "Runs": (groups.size(), "d"),
+        "Error %": (means.error, ".2f"),
         POINTS: ([statistics.mean(values) for values in more], "+.2f"),
         INTERVAL: ([statistics.mean_interval(values) for values in more], "+.2f"),
-        "NLL": ([group.nll.mean(skipna=False) for group in groups], ".4f"),
-        "ECE %": ([group.ece.mean(skipna=False) for group in groups], ".2f"),
+        "NLL": (means.nll, ".4f"),
+        "ECE %": (means.ece, ".2f"),
     }
-    members = {one["samples"] for one in records if one["draws"]}
-    many = f"{' or '.join(map(str, sorted(members)))} member{'' if members == {1} else 's'}"
+    members = sorted({one["samples"] for one in records if one["draws"]})
+    many = f"{' or '.join(map(str, members))} member{'' if members == [1] else 's'}"
     notes = {
         "expectation": "inference mode, one deterministic pass.",
         "recalibrated": "the same, after one pass over the training images that recomputes the statistics of batch "
@@ -183,7 +174,7 @@ def runs(title: str, records: Sequence[Record]) -> Sheet:
     numbers = pd.DataFrame([{field: record.get(field) for field in _NUMBERS} for record in records], dtype=object)
     numbers = numbers.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
     columns: Columns = {
-        "Pooling": _poolings([record["pooling"] for record in records]),
+        "Pooling": ([label(record["pooling"]) for record in records], None),
         "Seed": ([record["seed"] for record in records], "d"),
         **{_NUMBERS[field][0]: (numbers[field], _NUMBERS[field][1]) for field in numbers},
         "Converged": (["yes" if record["converged"] else "no" for record in records], None),

@@ -41,8 +41,8 @@ class Plot:
     svg: str
     title: str  # what it shows, in a few words
     caption: str  # how to read it
-    sheets: tuple[Sheet, ...] = ()  # its numbers, where no table of the page has them
-    wide: bool = False  # whether it needs the page's whole width
+    sheets: tuple[Sheet, ...]  # its numbers, where no table of the page has them
+    wide: bool  # whether it needs the page's whole width
 
     def inline(self) -> str:
         """Return the SVG for a page: its ids prefixed by the plot's name, its colours the page's."""
@@ -62,8 +62,10 @@ def variable(pooling: str) -> str:
     return f"var(--{method(pooling) if method(pooling) in STYLES else 'other'})"
 
 
-def render(figure: Figure, title: str) -> str:
-    """Return a figure as a small SVG document that says what it is, the same bytes each time."""
+def drawn(
+    name: str, title: str, caption: str, figure: Figure, sheets: tuple[Sheet, ...] = (), wide: bool = False
+) -> Plot:
+    """Make a plot of a figure: a small SVG document that says what it is, the same bytes each time."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -77,7 +79,7 @@ def render(figure: Figure, title: str) -> str:
     svg = re.sub(r" ?\n(?=[^<])", " ", svg)
     svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"\d+\.\d{3,}", _rounded, value[0]), svg)
     fonts = "style=\"font-family: 'DejaVu Sans', Verdana, sans-serif; stroke-linejoin: round; stroke-linecap: butt\""
-    return f'<svg role="img" aria-label={quoteattr(title)} {fonts}{svg}'
+    return Plot(name, f'<svg role="img" aria-label={quoteattr(title)} {fonts}{svg}', title, caption, sheets, wide)
 
 
 def _rounded(number: re.Match[str]) -> str:

@@ -86,10 +86,9 @@ def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()
             no_wrap=name in ("Pooling", INTERVAL),
             min_width=max(map(len, cells[name])),  # Headings are folded where it is narrow, never numbers.
         )
-    before = None
+    first = cells.columns[0]
+    cells[first] = cells[first].mask(cells[first] == cells[first].shift(), "")
     for line in cells.to_dict("records"):
-        first, *others = (cell.replace("did not converge", "failed") for cell in line.values())
-        style = _STYLES.get(line.get(VERDICT, ""), "")
-        shown.add_row("" if first == before else first, *map(Text, others), style=style)
-        before = first
+        told = (Text(cell.replace("did not converge", "failed")) for cell in line.values())
+        shown.add_row(*told, style=_STYLES.get(line.get(VERDICT, ""), ""))
     return shown

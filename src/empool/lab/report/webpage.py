@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
 from empool import models
-from empool.lab.analyse.records import distinct
 from empool.lab.report import sheets, svg
 from empool.lab.report.sections import Section
 from empool.lab.report.svg import Plot
 from empool.lab.report.table import NONE, Sheet
 
 
-def render(study: Mapping[str, Any], section: Section, plots: Sequence[Plot]) -> str:
+def render(section: Section, plots: Sequence[Plot]) -> str:
     """Write the page: page.html.jinja, filled, with page.css and page.js inside."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("empool.lab.report", "."),
@@ -41,11 +39,8 @@ def render(study: Mapping[str, Any], section: Section, plots: Sequence[Plot]) ->
         assumptions = models.network(section.records[0]["model"]).assumptions
     except ValueError:
         assumptions = ()  # a network that this version does not know, in an old study
-    versions = [record.get("versions") or {} for record in section.records]
-    packages = dict.fromkeys(name for one in versions for name in one)
+    versions = pd.DataFrame([record.get("versions") or {} for record in section.records])
     seconds = pd.to_numeric(pd.Series([one.get("seconds") for one in section.records]), "coerce").sum()
-    configuration = pd.json_normalize(dict(study.get("configuration", {}))).iloc[0].to_dict()
-    configuration |= {name: study[name] for name in ("poolings", "seeds") if name in study}
     return environment.get_template("page.html.jinja").render(
         section=section,
         assumptions=assumptions,
@@ -57,11 +52,10 @@ def render(study: Mapping[str, Any], section: Section, plots: Sequence[Plot]) ->
         typeset=lambda cell: re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell),
         colour=svg.variable,
         inline=lambda plot: Markup(plot.inline()),
-        versions=[(name, ", ".join(distinct(versions, name))) for name in packages],
+        versions=[(name, ", ".join(versions[name].dropna().unique())) for name in versions],
         time=f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h",
-        command="\n".join(one["command"] for one in study.get("commands", [])) or study.get("command"),
         configuration=[
             (name, ", ".join(map(str, value)) if isinstance(value, list) else NONE if value is None else str(value))
-            for name, value in configuration.items()
+            for name, value in section.origin.configuration.items()
         ],
     )

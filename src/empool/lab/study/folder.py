@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,20 +11,25 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from empool.lab.errors import LabError, is_disk_full, refusal
-from empool.lab.files import read_object, remove_unfinished, write_json
+from empool.lab.files import remove_unfinished, write_json
 from empool.lab.study.run import RunConfig, difference, planned, results
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[None]:
+def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterator[None]:
     """Make a study's folder if it is not there, and keep other processes from writing to it.
+
+    Args:
+        directory: the folder.
+        lock: name of the file that is locked there.
+        patience: seconds to wait for another process; -1 waits as long as it takes.
 
     Raises:
         LabError: if another process writes there, it cannot be written to, or the disk is full.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock", timeout=0):
+        with FileLock(directory / lock, timeout=patience):
             yield
     except Timeout:
         raise LabError(f"another process is writing to {directory}; wait for it, or choose another --out") from None
@@ -61,16 +67,15 @@ def claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
     }
     commands, done = [typed], set[tuple[str, int]]()
     if path.exists():
-        study = read_object(path, "configuration", *typed)
-        before = study.get("commands") or [{name: study[name] for name in typed}]
         try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            before = study.get("commands") or [{name: study[name] for name in typed}]
             other, plans = difference(settings, study["configuration"]), [planned([one]) for one in before]
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LabError(f"{path} is damaged ({error!r}): put it back or choose another --out") from None
-        if other is not None and other.startswith("fingerprint"):
-            then = f"other images than {settings['data']} has now: put back what was there, or choose another --out"
-            raise LabError(f"{directory} holds a study of {then}")
         if other is not None:
+            if other.startswith("fingerprint"):
+                other = f"other images than {settings['data']} has now"
             raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
         wanted = planned(commands)
         done = {(record["pooling"], record["seed"]) for record in results(directory)}

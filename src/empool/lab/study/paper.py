@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from empool.models import NONE
@@ -68,15 +69,11 @@ class Claim(NamedTuple):
     lower: bool = True  # whether their error is said to be lower than that of `than`, rather than higher
 
 
-def _emp(*numbers: float) -> tuple[str, ...]:
-    return tuple(f"ensemble:{number}" for number in numbers)
+def _each(method: str, *numbers: float) -> tuple[str, ...]:
+    return tuple(f"{method}:{number}" for number in numbers)
 
 
-def _dropout(*numbers: float) -> tuple[str, ...]:
-    return tuple(f"max-dropout:{number}" for number in numbers)
-
-
-_MAX = ("max",)
+_MAX, _emp, _dropout = ("max",), partial(_each, "ensemble"), partial(_each, "max-dropout")
 CLAIMS_1 = (
     Claim("Ensemble max-pooling with p of 0.1 or more beats max", _emp(0.1, 0.2, 0.3, 0.4, 0.5, 0.7), _MAX),
     Claim("Ensemble max-pooling with p = 0.05 is worse than max", _emp(0.05), _MAX, lower=False),
@@ -108,19 +105,6 @@ class Table:
     train_images: int  # the fewest with which a study is of its kind
     test_images: int  # likewise
     epochs: int  # likewise
-
-    def error(self, pooling: str) -> float | None:
-        """Give the printed error of a pooling, if there is one."""
-        return self.rows.get(pooling, NOT_CONVERGED).error
-
-    def improvement(self, pooling: str) -> float | None:
-        """Give the printed improvement of a pooling, if there is one."""
-        return self.rows.get(pooling, NOT_CONVERGED).improvement
-
-    def improvement_over(self, baseline: str, pooling: str) -> float | None:
-        """Compute the improvement of a pooling over another from the printed errors, in percent."""
-        error, reference = self.error(pooling), self.error(baseline)
-        return None if error is None or reference is None else 100 * (1 - error / reference)
 
 
 CLASSES, IMAGE_SHAPE = 10, (3, 32, 32)  # of CIFAR-10, with which both tables are made

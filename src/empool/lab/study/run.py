@@ -110,14 +110,10 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
 def results(directory: Path) -> list[dict[str, Any]]:
     """Read the records of the finished runs of a study, by seed and then in the order of the study's poolings."""
     study = directory / "study.json"
-    order = read_object(study, "poolings")["poolings"] if study.exists() else []
+    named = read_object(study, "poolings")["poolings"] if study.exists() else []
+    order = {pooling: place for place, pooling in enumerate(named)}
     records = [read_object(path, "pooling", "seed") for path in directory.glob("*/*/result.json")]
-
-    def place(record: dict[str, Any]) -> tuple[int, int, str]:
-        pooling = record["pooling"]
-        return record["seed"], order.index(pooling) if pooling in order else len(order), pooling
-
-    return sorted(records, key=place)
+    return sorted(records, key=lambda one: (one["seed"], order.get(one["pooling"], len(order)), one["pooling"]))
 
 
 def planned(commands: Sequence[Mapping[str, Any]]) -> Set[tuple[str, int]]:

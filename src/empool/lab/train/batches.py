@@ -60,20 +60,15 @@ class Normaliser:
         return self._normal(images.flatten(2)).view(images.shape).permute(0, 3, 1, 2)
 
     def augmented(
-        self, images: Tensor, index: Tensor, shift: Tensor, mirrored: Tensor, *, reflect: bool = False
+        self,
+        images: Tensor,  # (M, H, W, C) uint8
+        index: Tensor,  # (N,), which of them
+        shift: Tensor,  # (N, 2) int64, rows and columns
+        mirrored: Tensor,  # (N,) bool
+        *,
+        reflect: bool = False,  # what comes in at the border is the image's reflection, in place of 0, the mean
     ) -> Tensor:
-        """Normalise the images chosen, shifted and mirrored.
-
-        Args:
-            images: ``(M, H, W, C)`` uint8.
-            index: ``(N,)`` which of them.
-            shift: ``(N, 2)`` int64 rows and columns.
-            mirrored: ``(N,)`` bool.
-            reflect: what comes in at the border is the image's reflection, in place of 0, that is the mean.
-
-        Returns:
-            ``(N, C, H, W)`` float32, channels last.
-        """
+        """Normalise the images chosen, shifted and mirrored, to ``(N, C, H, W)`` float32, channels last."""
         # Whole rows are copied first, since picking pixels by their place in the data set takes five times as long.
         height, width, channels = images.shape[1:]
         rows = torch.arange(height, device=images.device) + shift[:, :1]  # (N, H)

@@ -25,7 +25,7 @@ class PSchedule(pl.Callback):
 
     Raises:
         ValueError: for an unknown schedule, or p outside [0, 1]; when training starts, for a network without such
-            layers, and for a training without `max_epochs` where the schedule depends on its end.
+            layers, or without `max_epochs` where the schedule depends on the training's end.
 
     Example:
         >>> import lightning
@@ -36,20 +36,11 @@ class PSchedule(pl.Callback):
     def __init__(self, schedule: str | Schedule, p: float) -> None:
         self.schedule = parse(schedule) if isinstance(schedule, str) else schedule
         self.p = probability("PSchedule", "p", p)
-        self.now: float | None = None  # what p was set to last
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check that there is something to schedule."""
-        if self.schedule.needs_end and (trainer.max_epochs is None or trainer.max_epochs < 0):
-            raise ValueError(f"PSchedule: expected a Trainer with max_epochs, which {self.schedule} depends on")
-        try:
-            set_p(pl_module, self.schedule.value(self.p, 0, 1))
-        except ValueError:
-            raise ValueError(
-                "PSchedule: expected a network with ensemble max-pooling or max-pooling dropout, the poolings that "
-                "have a p; see empool.convert_"
-            ) from None
-        self.now = None
+        """Set p for what comes before the first batch, or refuse what cannot be scheduled."""
+        self.now: float | None = None  # what p was set to last
+        self._set(trainer, pl_module, 0)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -62,11 +53,6 @@ class PSchedule(pl.Callback):
     ) -> None:
         """Set p for what comes after a batch, which may be a test."""
         self._set(trainer, pl_module, batch_idx + 1)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set p after a training that a checkpoint had at its end."""
-        if self.now is None:
-            self._set(trainer, pl_module, 0)
 
     def _set(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batches: int) -> None:
         fraction = batches / trainer.num_training_batches if batches else 0.0  # 0 of infinitely many, too

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +32,21 @@ def begun(folder: Path) -> bool:
 
 def newest(folder: Path) -> dict[str, Any] | None:
     """Read the newest checkpoint of a run that is whole; None for a run that has none yet."""
-    damages: list[str] = []
+    damages = []
     for path in (folder / LAST, folder / PREVIOUS):
-        if not path.exists():
-            continue
         try:
-            checkpoint = read_checkpoint(path, "delete it, and the run starts again")
-        except LabError as error:
-            damages.append(str(error))
+            checkpoint = read_checkpoint(path, "delete it")
+        except FileNotFoundError:
             continue
-        for damage in damages:
-            epochs = len(checkpoint["history"])
-            _log.warning("%s; going on from %s, of epoch %d", damage.partition(";")[0], path, epochs)
+        except LabError as error:
+            damages.append(str(error).partition(";")[0])
+            continue
+        if damages:
+            _log.warning("%s; going on from %s, of epoch %d", damages[0], path, len(checkpoint["history"]))
         return checkpoint
-    if len(damages) > 1:
-        raise LabError(f"{folder / LAST} and {folder / PREVIOUS} are damaged; delete both, and the run starts again")
     if damages:
-        raise LabError(damages[0])
+        them = "it" if len(damages) == 1 else "both"
+        raise LabError(f"{' and '.join(damages)}; delete {them}, and the run starts again")
     return None
 
 
@@ -63,14 +59,8 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not all(part in checkpoint for part in _PARTS):
             raise ValueError("it is no checkpoint of a run")
-    except (
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:
+    except OSError:
+        raise
+    except Exception as error:  # Of zipfile, zlib, pickle and PyTorch, each of which has several.
         raise LabError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
     return checkpoint

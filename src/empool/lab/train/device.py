@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
-import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
-from torch import nn
 
 from empool.lab.errors import LabError, first_line
 from empool.lab.study.run import RunConfig
-from empool.models import StochasticDepth
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt (malloc.h)
 
@@ -27,76 +23,56 @@ def device_named(device: str) -> str:
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
-@functools.cache
-def keep_freed() -> bool:
-    """Let glibc keep what is freed for this process, from now on, and return whether it does.
+def keep_freed() -> None:
+    """Let glibc keep what is freed for this process, unless the environment says how it is to do that.
 
     By default it gives large blocks back to the system at once, which has to clear every page of them when the next
-    step takes them again: a sixth to a quarter of the processor's time in training the plain CNN. What an environment
-    variable of glibc's says about this is left as it is, and other C libraries are not asked.
+    step takes them again: a sixth to a quarter of the processor's time in training the plain CNN.
     """
-    told = any(name.startswith("MALLOC_") for name in os.environ)
-    if told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    # Blocks of any size come from the heap, whose free end stays.
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        with suppress(AttributeError, OSError, TypeError):  # Other C libraries have no such function.
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_MMAP_MAX, 0)  # Blocks of any size come from the heap,
+            mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # whose free end stays.
 
 
 @contextmanager
 def computing(config: RunConfig) -> Iterator[None]:
     """Choose algorithms as a run wants them, and say in a line what PyTorch says in many, to the end of the context."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    before, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # Read when CUDA starts.
         torch.use_deterministic_algorithms(True)
     if config.device == "cuda":
         torch.backends.cudnn.benchmark = not config.deterministic
     try:
-        with _compiling() if config.compile else nullcontext():
+        with _compiled_whole() if config.compile else nullcontext():
             yield
     except Exception as error:
-        refused = _refusal(error, config.model)
-        if refused is None:
+        if (refused := _refusal(error)) is None:
             raise
-        raise refused from error
+        raise LabError(refused) from error
     finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)
         torch.backends.cudnn.benchmark = benchmark
 
 
-def _refusal(error: Exception, model: str) -> LabError | None:
+def _refusal(error: Exception) -> str | None:
     said = first_line(error)
-    kinds = [kind.__name__ for kind in type(error).__mro__]  # Importing them takes a second.
-    if "does not have a deterministic implementation" in str(error):
-        message = (
-            f"--deterministic: PyTorch has no {said.partition(' ')[0]} that gives the same bits each time on this "
-            "device: leave --deterministic out"
-        )
-    elif said.startswith("DataLoader worker"):
-        message = (
-            f"a process that loads images died, often for want of memory ({said}): start again, and the run goes on "
-            "from its last whole epoch"
-        )
-    elif "FailOnRecompileLimitHit" in kinds:
-        message = (
-            f"--compile: {model} needs more versions of its code than PyTorch keeps (torch._dynamo.config."
-            "recompile_limit), and the rest would be left uncompiled. Leave --compile out"
-        )
-    elif "TorchDynamoException" in kinds:
-        message = (
-            f"--compile: PyTorch cannot compile {model} here ({said}); on the CPU it needs a C++ compiler, on a GPU "
-            "Triton. Leave --compile out, or install what is missing"
-        )
-    else:
-        return None
-    return LabError(message)
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # Importing them takes a second.
+    if "does not have a deterministic implementation" in said:
+        return f"--deterministic: on this device {said.partition(',')[0]}: leave --deterministic out"
+    if said.startswith("DataLoader worker"):
+        died = f"a process that loads images died, often for want of memory ({said})"
+        return f"{died}: start again, and the run goes on from its last whole epoch"
+    if kinds & {"TorchDynamoException", "FailOnRecompileLimitHit"}:
+        needs = "on the CPU it needs a C++ compiler, on a GPU Triton"
+        return f"--compile: PyTorch cannot compile this network here ({said}); {needs}. Leave --compile out"
+    return None
 
 
 @contextmanager
-def _compiling() -> Iterator[None]:
+def _compiled_whole() -> Iterator[None]:
     """Forget what was compiled before, and let no part of a network silently be left uncompiled.
 
     PyTorch keeps a few compiled versions of a function and runs it as it is when it would need more; every network of
@@ -107,18 +83,3 @@ def _compiling() -> Iterator[None]:
     torch.compiler.reset()
     with config.patch(fail_on_recompile_limit_hit=True):
         yield
-
-
-def compile_(network: nn.Module, device: str) -> None:
-    """Have calls of a network compiled when it is called first, in place: names and places of its weights stay.
-
-    A network of stochastic depth is compiled block by block, since every batch passes over other blocks; without CUDA
-    graphs, of which one would be recorded for each choice of blocks.
-    """
-    if not isinstance(network, StochasticDepth):
-        network.compile(mode="reduce-overhead" if device == "cuda" else None, dynamic=False)
-        return
-    for block in network.blocks:
-        residual = block.get_submodule("residual")
-        # Its `compile` would leave the forward of `nn.Sequential`, which is PyTorch's own, as it is.
-        residual.forward = torch.compile(residual.forward, dynamic=False)

@@ -14,7 +14,7 @@ from empool.lab.data.sets import DataSet, Split, Streamed
 from empool.lab.errors import LabError
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
-from empool.lab.train import device, processes
+from empool.lab.train import processes
 from empool.lab.train.batches import Batches, Normaliser, Stream
 from empool.lab.train.metrics import Tally
 
@@ -34,8 +34,8 @@ class Experiment(nn.Module):
         network = self.network = make_network(config, data).to(config.device)
         if config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Missing in its annotations.
-        if config.compile:
-            device.compile_(network, config.device)
+        if config.compile:  # When it is called first, in place: names and places of its weights stay.
+            network.compile(mode="reduce-overhead" if config.device == "cuda" else None, dynamic=False)
         self.together = processes.connected()
         self.num_classes = len(data.classes)
         self.test_images = data.test.to(config.device) if isinstance(data.test, Split) else data.test

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import csv
-import io
 import math
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from empool.ensemble import set_p
 from empool.lab import provenance
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError
-from empool.lab.files import write_json, write_text
+from empool.lab.files import replacing, write_json
 from empool.lab.study.run import RunConfig, derived_seed, difference
 from empool.lab.train import checkpoint as checkpoints
 from empool.lab.train import processes, schedule, signals
@@ -34,10 +33,6 @@ COLUMNS = (
     *("epoch", "lr", "train_loss", "train_error"),
     *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "seconds"),
 )
-_TESTED = (
-    *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "validation_loss"),
-    *("fitted_loss", "fitted_error", "reliability", "correct"),
-)
 TESTS = 20  # times that a long run is tested; its last epoch always is
 
 # A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
@@ -48,14 +43,6 @@ TESTS = 20  # times that a long run is tested; its last epoch always is
 # are predicted rightly, a bit an image, in base64.
 Row = dict[str, Any]
 Watch = Callable[[float, Row | None], None]  # epochs done, and at the end of an epoch its row
-
-
-class Journal(Protocol):
-    """What is told of a run's epochs as they end, and of its record."""
-
-    def tell(self, history: list[Row]) -> None: ...
-
-    def end(self, history: list[Row], record: dict[str, Any]) -> None: ...
 
 
 class _Run:
@@ -76,7 +63,6 @@ class _Run:
         # What began the run, and what went on with it and is not the same; each with the first epoch that it did.
         self.origins = [{"epoch": 1, **provenance.origin(self.config.device, self.together.count)}]
         self.schedule = schedule.parse(self.config.p_schedule)
-        self.through: nn.Module = experiment.network
         # loss, errors; read once an epoch
         self.totals = torch.zeros(2, dtype=torch.float64, device=self.config.device)
 
@@ -90,7 +76,7 @@ class _Run:
         if self.config.sync_batchnorm and self.together.count > 1:
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
             self.experiment.network = convert(self.experiment.network)
-        self.through = self.experiment.network
+        self.through: nn.Module = self.experiment.network
         if self.together.count > 1:
             self.through = processes.wrapped(
                 self.experiment.network,
@@ -101,10 +87,9 @@ class _Run:
         if found is not None:
             self.optimiser.load_state_dict(found["optimizer_states"][0])
             self.history, before = found["history"], found["origins"]
-            epoch = len(self.history) + 1
-            now = {**self.origins[-1], "epoch": epoch}
-            same = {**before[-1], "epoch": epoch} == now
-            self.origins = before if same or epoch > self.recipe.epochs else [*before, now]
+            now = {**self.origins[-1], "epoch": len(self.history) + 1}
+            same = {**now, "epoch": before[-1]["epoch"]} == before[-1]
+            self.origins = before if same or self.ended else [*before, now]
 
     @property
     def ended(self) -> bool:
@@ -150,6 +135,7 @@ class _Run:
         loss, errors, images_seen = sums.tolist()  # Waits for the device: the clock is read after it.
         seconds = time.perf_counter() - began
         row: Row = {
+            **dict.fromkeys(COLUMNS),
             "epoch": number + 1,
             "lr": self.optimiser.sgd.param_groups[-1]["lr"],  # Most parameters are in the last group.
             "train_loss": loss / images_seen,
@@ -189,7 +175,7 @@ class _Run:
         """Test after an epoch, if it is time to."""
         experiment, epochs = self.experiment, self.recipe.epochs
         last = diverged or epoch == epochs
-        row: Row = dict.fromkeys(_TESTED)
+        row: Row = {}
         if last or epoch % math.ceil(epochs / TESTS) == 0:
             tested = experiment.tally(experiment.test_images)
             row["test_loss"], row["test_error"], row["test_ece"], row["test_top5_error"] = tested.scores()
@@ -207,7 +193,6 @@ def fit(
     data: DataSet,
     directory: Path,
     watch: Watch = lambda epochs, row: None,
-    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
@@ -241,20 +226,14 @@ def fit(
         torch.manual_seed(derived_seed(config.seed, "weights"))
         run = _Run(Experiment(config, data), watch, term)
         run.begin(found)
-        if journal is not None:
-            journal.tell(run.history)
         while not run.ended:
             run.epoch()
-            if journal is not None:
-                journal.tell(run.history)
             if together.rank == 0:
                 _write_metrics(folder / "metrics.csv", run.history)
                 checkpoints.write(folder, run.checkpoint())
             run.meet()
         run._set_p(len(run.history))
         record = _record(run, data)
-        if journal is not None:
-            journal.end(run.history, record)
     if together.rank == 0:
         (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
         write_json(folder / "result.json", record)
@@ -263,11 +242,10 @@ def fit(
 
 def _write_metrics(path: Path, history: list[Row]) -> None:
     """Write metrics.csv, before the checkpoint: a process killed between the two does the epoch again."""
-    text = io.StringIO()
-    rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(history)
-    write_text(path, text.getvalue())
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(history)
 
 
 def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) -> dict[str, Any] | None:
@@ -275,17 +253,13 @@ def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) 
     found = checkpoints.newest(folder)
     if found is None:
         return None
-    theirs, began = found["config"], found["origins"][0]["processes"]
-    compared = ({**fields, "device": None, "workers": None} for fields in (config.to_json(), theirs))
-    if (other := difference(*compared)) is not None:
-        raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
-    if config.device != theirs["device"]:
-        how = f"on {theirs['device']}, not {config.device}: go on with --device {theirs['device']}"
-    elif together.count != began:
-        how = f"with {began} in the place of {together.count} processes: start as many again"
-    else:
-        return found
-    raise LabError(f"{folder} was begun {how}, or choose another --out")
+    other = difference(*({**fields, "workers": None} for fields in (config.to_json(), found["config"])))
+    began = found["origins"][0]["processes"]
+    if other is None and began != together.count:
+        other = f"processes = {began}, not {together.count}"
+    if other is not None:
+        raise LabError(f"{folder} holds another run ({other}): go on with that, or choose another --out")
+    return found
 
 
 def _record(run: _Run, data: DataSet) -> dict[str, Any]:
@@ -310,7 +284,7 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
         **losses,
         "test_nll": losses["test_loss"],
         **{name: last[name] for name in ("test_top5_error", "validation_error", "correct")},
-        **{name: finite(last[name]) for name in ("test_ece", "validation_loss")},
+        **{name: finite(last.get(name)) for name in ("test_ece", "validation_loss")},
         "calibration": last["reliability"],
         "converged": None not in losses.values() and finite(last["train_loss"]) is not None,
         "seconds": seconds + sum(row["test_seconds"] for row in history),

@@ -21,10 +21,8 @@ class Optimiser:
     def __init__(self, network: nn.Module, recipe: Recipe, steps_an_epoch: int) -> None:
         self.network, self.steps, self.total = network, steps_an_epoch, recipe.epochs * steps_an_epoch
         self.recipe: Any = recipe  # with what else it may have
-        groups: list[dict[str, Any]]
-        groups = [{"params": list(network.parameters()), "lr": recipe.rate(0), "weight_decay": recipe.weight_decay}]
-        if hasattr(self.recipe, "groups"):
-            groups = self.recipe.groups(network)
+        every = {"params": list(network.parameters()), "lr": recipe.rate(0), "weight_decay": recipe.weight_decay}
+        groups = self.recipe.groups(network) if hasattr(self.recipe, "groups") else [every]
         self.highest = [group["lr"] for group in groups]
         self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         self.lookahead: int = getattr(recipe, "lookahead", 0)

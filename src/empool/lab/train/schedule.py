@@ -23,18 +23,15 @@ class Schedule:
     def __str__(self) -> str:
         return self.kind if self.kind == "constant" else f"{self.kind}:{repr(self.number).removesuffix('.0')}"
 
-    @property
-    def needs_end(self) -> bool:
-        """Whether the number of epochs matters."""
-        return self.kind in ("anneal", "cosine")
-
     def value(self, p: float, epoch: float, epochs: float) -> float:
         """Give the probability that p has become after some of a training's epochs, a fraction of one included."""
         if self.kind == "constant":
             return p
         if self.kind == "warmup":
             return p * min(epoch / self.number, 1.0)
-        time = min(epoch / epochs, 1.0) if epochs > 0 else 1.0
+        if epochs <= 0:
+            raise ValueError(f"p_schedule: {self} depends on the number of epochs (max_epochs), which is unknown")
+        time = min(epoch / epochs, 1.0)
         share = time if self.kind == "anneal" else (1 - math.cos(math.pi * time)) / 2
         return (1 - share) * p + share * self.number
 

@@ -45,9 +45,9 @@ def raised() -> Iterator[None]:
 
 
 class Deferred:
-    """Notes that SIGTERM came."""
+    """Notes that SIGTERM came, to this process or, where `came` is set, to one that ends together with it."""
 
-    came = False  # or, if that is set, to a process that ends together with this one
+    came = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""

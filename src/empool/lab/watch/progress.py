@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from rich import progress as bars
@@ -13,10 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:  # Importing it would load PyTorch, which takes seconds, before anything is shown.
-    from typing_extensions import Self
-
     from empool.lab.study.run import RunConfig
 
+_log = logging.getLogger("empool.lab")
 _QUIET = 30.0  # seconds between lines on one run, where there are no bars
 _LEAST = 0.02  # share of the work that must be done before the rest is estimated
 
@@ -27,14 +25,13 @@ class Progress(logging.Handler):
     def __init__(self, file: IO[str] | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
         super().__init__(logging.INFO)
         self.console = console or Console(file=file, stderr=file is None, quiet=quiet)
-        self.drawn = self.console.is_terminal and not self.console.is_dumb_terminal
         self.bars = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(bar_width=20),
             bars.TextColumn("{task.fields[known]}", style="dim"),
             console=self.console,
             transient=True,
-            disable=not self.drawn,
+            disable=not self.console.is_interactive,
         )
         self.whole = self.bars.add_task("study", total=None, known="starting ...")
         self.tasks: dict[RunConfig, bars.TaskID] = {}
@@ -44,20 +41,18 @@ class Progress(logging.Handler):
         self.worked = 0.0  # epochs done since the beginning
         self.began = self.said = time.monotonic()
 
-    def __enter__(self) -> Self:
-        self.log = logging.getLogger("empool.lab")
-        self.before = self.log.handlers[:], self.log.level, self.log.propagate
-        self.log.handlers[:], self.log.propagate = [self], False
-        self.log.setLevel(logging.INFO)
+    def __enter__(self) -> Progress:
+        _log.addHandler(self)
+        _log.setLevel(logging.INFO)
+        _log.propagate = False
         self.bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bars.stop()
-        self.log.handlers[:], level, self.log.propagate = self.before
-        self.log.setLevel(level)
+        _log.removeHandler(self)
+        _log.setLevel(logging.NOTSET)
+        _log.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show what was logged."""
@@ -92,28 +87,24 @@ class Progress(logging.Handler):
         known: Any = {} if row is None else {"known": state(run, epochs, row)}
         self.bars.update(self.tasks[run], completed=epochs, **known)
         total = sum(other.training.epochs for other in self.runs)
-        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self._rest()}"
+        done = f"{len(self.runs) - len(self.left)} of {len(self.runs)} runs{self.rest()}"
         self.bars.update(self.whole, total=total, completed=total - sum(self.left.values()), known=done)
-        if not self.drawn and time.monotonic() - self.said > _QUIET and left > 0:
-            self.say(f"{run.title}: {state(run, epochs, row)}{self._rest()}")
+        if not self.console.is_interactive and time.monotonic() - self.said > _QUIET and left > 0:
+            self.say(f"{run.title}: {state(run, epochs, row)}{self.rest()}")
 
     def finished(self, run: RunConfig, record: Mapping[str, Any]) -> None:
         """Note that a run is done, and show its result."""
         self.left.pop(run, None)
         self.bars.remove_task(self.tasks.pop(run))
         done = f"[{len(self.runs) - len(self.left)}/{len(self.runs)}]"
-        self.say(f"{done} {run.title}: {result(record)} ({duration(record['seconds'])}){self._rest()}")
+        self.say(f"{done} {run.title}: {result(record)} ({duration(record['seconds'])}){self.rest()}")
 
-    def seconds_left(self) -> float | None:
-        """Estimate the time that is left, from that of the epochs done; None while too little is known."""
+    def rest(self) -> str:
+        """Estimate the time that is left, from that of the epochs done; say nothing while too little is known."""
         left = sum(self.left.values())
-        if not self.worked or self.worked < _LEAST * (left + self.worked):
-            return None
-        return (time.monotonic() - self.began) / self.worked * left
-
-    def _rest(self) -> str:
-        seconds = self.seconds_left()
-        return f", about {duration(seconds)} left" if seconds else ""
+        if not left or not self.worked or self.worked < _LEAST * (left + self.worked):
+            return ""
+        return f", about {duration((time.monotonic() - self.began) / self.worked * left)} left"
 
 
 def state(run: RunConfig, epochs: float, row: Mapping[str, Any] | None) -> str:
