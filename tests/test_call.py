@@ -73,6 +73,8 @@ def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.Mon
     input = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1))
     expected = [_made(layer.train(training), input) for layer in layers]
     monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(Tensor, "is_cpu", False)
+    assert not _private.is_unseen(torch.zeros(2, dtype=torch.complex64).conj().imag)  # Its signs aren't turned yet.
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(_ops, "_in_python", {name: lambda name=name: getattr(reference, name) for name in _ops.SCHEMAS})
     made = [copy.deepcopy(layer) for layer in layers]
@@ -213,6 +215,8 @@ def test_a_type_error_of_a_distribution_is_its_own_and_it_is_asked_once() -> Non
     asked = []
 
     class Broken(RankDistribution):
+        unchanging = True
+
         def probabilities(self, n: int) -> tuple[float, ...]:
             asked.append(n)
             raise TypeError("mine")
@@ -220,6 +224,9 @@ def test_a_type_error_of_a_distribution_is_its_own_and_it_is_asked_once() -> Non
     with pytest.raises(TypeError, match="mine"):
         functional.rank_pool2d(torch.zeros(1, 1, 4, 4), 2, distribution=Broken())
     assert asked == [4]
+    layer = empool.RankPool2d(2, distribution=Broken())
+    with pytest.raises(TypeError, match="mine"):
+        layer(torch.zeros(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize("by_layer", [False, True])

@@ -57,9 +57,10 @@ def decode(source: str, label_column: str | None = None) -> DataSet:
     """Decode a whole data set, of a name of `KNOWN` or a folder; what is wrong with it is named with its file."""
     if source == "digits":
         return _digits()
-    if source in KNOWN and KNOWN[source].hub:
-        return _hub(source)
-    folder = _shipped(source) if source in KNOWN else Path(source)
+    known = KNOWN.get(source)
+    if known and known.hub:
+        return _hub(source, *known.hub)
+    folder = _shipped(source) if known else Path(source)
     if not folder.is_dir():
         kinds = "a folder of parquet files or of class folders"
         raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or {kinds}')
@@ -98,12 +99,9 @@ def _digits() -> DataSet:
     return _data_set("digits", whole[~tested], whole[tested], tuple("0123456789"))
 
 
-def _hub(name: str) -> DataSet:
+def _hub(name: str, repository: str, configuration: str | None, label_column: str) -> DataSet:
     import datasets
 
-    hub = KNOWN[name].hub
-    assert hub is not None
-    repository, configuration, label_column = hub
     try:
         splits = datasets.load_dataset(repository, configuration)
     except Exception as error:  # The client raises its own and several HTTP libraries' errors.
