@@ -59,12 +59,11 @@ def study(
             if resume is not None and len(names) != 1:
                 raise LabError(f"--pooling: expected one, got {', '.join(names)}; empool compare trains several")
             with processes.joined() as together, closing(_place(options, together.count)) as place:
-                if silent:  # The first process says what is wrong with the options, and fetches the data.
-                    directory = together.tell(None)
+                # The first process says what is wrong with the options, and fetches the data.
+                there: Any = together.tell(None) if silent else None
                 runs, data = configure(options, names, seeds, place.device)
                 if silent:
-                    assert directory is not None
-                    follow(data, directory, together)
+                    follow(data, there, together)
                     raise SystemExit(0)
                 directory = directory or Path("runs") / run.folder_name(f"{data.name}-{options.model}")
                 if resume is not None:
