@@ -149,12 +149,12 @@ def _split(path: Path, folder: Path) -> str:
     """Tell which split a parquet file is of, by its name or else by the nearest folder that says it."""
     below = path.relative_to(folder)
     for part in (below.name, *reversed(below.parent.parts)):
-        found = [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if found := [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]:
             break
-    raise LabError(f"{path} is of no one split by its name: name it train-*.parquet or test-*.parquet, or move it away")
+    if len(found) != 1:
+        expected = "name it train-*.parquet or test-*.parquet, or move it away"
+        raise LabError(f"{path} is of no one split by its name: {expected}")
+    return found[0]
 
 
 def _read_parquet(read: Callable[[Path], Any], path: Path) -> Any:

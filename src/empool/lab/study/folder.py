@@ -17,12 +17,9 @@ from empool.lab.study.run import RunConfig, difference, planned, results
 
 @contextmanager
 def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterator[None]:
-    """Make a study's folder if it is not there, and keep other processes from writing to it.
+    """Make a study's folder if it is not there, and keep others out who would lock the same file in it.
 
-    Args:
-        directory: the folder.
-        lock: name of the file that is locked there.
-        patience: seconds to wait for another process; -1 waits as long as it takes.
+    They are waited for so many seconds, or with -1 as long as it takes.
 
     Raises:
         LabError: if another process writes there, it cannot be written to, or the disk is full.
