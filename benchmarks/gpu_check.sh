@@ -1,6 +1,6 @@
 #!/bin/bash
 # Check and time the Triton kernels on a machine with a GPU: benchmarks/gpu_check.sh [FOLDER [PART...]]
-# Parts: versions timing tests compile (the default, 405 s at most in all), bench (100 s), sanitize (60 s).
+# Parts: versions timing tests compile (the default, 340 s at most in all), bench (100 s), sanitize (60 s).
 # Needs Python with PyTorch, Triton and pytest; nothing installed or built from here. Each part has a time limit of its
 # own, and stops no other. FOLDER gets check.log, every part's output, and timing.json, compile.json and bench.json,
 # which are written as their parts go. The last line tells which parts failed.
@@ -41,10 +41,10 @@ part versions 25 9 bash -c "nvidia-smi --query-gpu=name,driver_version,clocks.sm
     --format=csv; '$python' -c 'import torch, triton, empool
 print(torch.__version__, triton.__version__, torch.version.cuda, torch.cuda.get_device_name())
 print(empool.kernels()[\"rank_draw\"])'"
-part timing 70 40 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
-part tests 220 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
+part timing 80 45 "$python" benchmarks/gpu_timing.py --json "$out/timing.json"
+part tests 185 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
     --tb short --durations 5 tests/test_gpu.py tests/test_triton.py -k "not test_interpreted"
-part compile 90 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
+part compile 50 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
 part bench 100 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
 part sanitize 60 20 compute-sanitizer --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
     tests/test_gpu.py -k "test_vmap_with_one_seed or test_every_element_is_written"

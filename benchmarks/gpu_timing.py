@@ -299,12 +299,16 @@ def _elapsed(run: Callable[[], Any], stream: Any) -> float:
 
 
 def _small_calls() -> dict[str, float]:
-    """Return what the host needs for a call, forward alone and without a seed kernel, in microseconds."""
+    """Return what the host needs for a forward without a seed's kernel, and for a layer's step; in microseconds."""
     input, seed = torch.randn(1, 8, 4, 4, device="cuda"), torch.tensor(1, device="cuda")
+    leaf, gradient = input.clone().requires_grad_(), torch.randn(1, 8, 2, 2, device="cuda")
+    ours, theirs = empool.EnsembleMaxPool2d(2).cuda(), nn.MaxPool2d(2)
     contestants: dict[str, Callable[[], Any]] = {
         "draw": lambda: empool.functional.ensemble_max_pool2d(input, 2, seed=seed),
         "mean": lambda: empool.functional.ensemble_max_pool2d(input, 2, training=False),
         "max": lambda: F.max_pool2d(input, 2),
+        "step": lambda: torch.autograd.grad(ours(leaf), leaf, gradient),
+        "max step": lambda: torch.autograd.grad(theirs(leaf), leaf, gradient),
     }
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for name, call in list(contestants.items()) * 7:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from typing import Any
 
 import pytest
@@ -73,6 +74,8 @@ def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.Mon
     input = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1))
     expected = [_made(layer.train(training), input) for layer in layers]
     monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(Tensor, "is_cpu", False)
+    assert not _private.is_unseen(torch.zeros(2, dtype=torch.complex64).conj().imag)  # Its signs aren't turned yet.
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(_ops, "_in_python", {name: lambda name=name: getattr(reference, name) for name in _ops.SCHEMAS})
     made = [copy.deepcopy(layer) for layer in layers]
@@ -89,6 +92,16 @@ def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.Mon
     state = torch.get_rng_state()
     made[2](input)
     assert torch.equal(torch.get_rng_state(), state) != training  # A replay may have another p.
+
+
+@built
+def test_the_first_call_is_recorded_as_later_ones_are_and_what_is_prepared_ends_with_its_layer() -> None:
+    layer, input = empool.EnsembleMaxPool2d(2), torch.randn(2, 3, 8, 8, requires_grad=True)
+    assert len({type(layer(input).grad_fn) for _ in range(2)}) == 1
+    tables = weakref.ref(layer._tables)
+    assert tables().prepared  # type: ignore[union-attr]
+    del layer
+    assert tables() is None
 
 
 @built
@@ -213,6 +226,8 @@ def test_a_type_error_of_a_distribution_is_its_own_and_it_is_asked_once() -> Non
     asked = []
 
     class Broken(RankDistribution):
+        unchanging = True
+
         def probabilities(self, n: int) -> tuple[float, ...]:
             asked.append(n)
             raise TypeError("mine")
@@ -220,6 +235,9 @@ def test_a_type_error_of_a_distribution_is_its_own_and_it_is_asked_once() -> Non
     with pytest.raises(TypeError, match="mine"):
         functional.rank_pool2d(torch.zeros(1, 1, 4, 4), 2, distribution=Broken())
     assert asked == [4]
+    layer = empool.RankPool2d(2, distribution=Broken())
+    with pytest.raises(TypeError, match="mine"):
+        layer(torch.zeros(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize("by_layer", [False, True])

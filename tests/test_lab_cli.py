@@ -181,12 +181,21 @@ def test_wrong_usage_exits_with_2(arguments, message, capsys):
     assert message in refused(capsys, *arguments, code=2)
 
 
-def test_help_names_the_commands_and_every_network(capsys):
+def test_help_fits_and_names_the_commands_and_every_network(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
     def shown(*arguments):
         assert cli.main(arguments) == 0
         return capsys.readouterr().out
 
-    assert {"compare", "train", "evaluate", "report", "show"} <= set(shown("--help").split())
+    assert {"compare", "train", "evaluate", "report", "show"} <= set(shown().split())
+    for command in ("compare", "train", "reproduce"):
+        lines = shown(command, "--help").splitlines()
+        assert len(lines) < 70
+        assert max(map(len, lines)) <= 80
+    text = " ".join(shown("compare", "--help").split())
+    assert "empool[ray]" in text
+    assert "learning_rate" in text
     assert shown("--version") == f"empool {version('empool')}\n"
     assert {name.partition(":")[0] for name in models.names()} <= set(re.findall(r"\w+", shown("train", "--help")))
     arguments, _, options = shown("reproduce", "--help").partition("Options:")

@@ -126,31 +126,22 @@ def test_trackers_show_what_metrics_csv_says_and_change_nothing(tmp_path, monkey
     assert {path.name for path in tmp_path.iterdir()} == {"own", "study", "without", "elsewhere.db"}
 
 
-def test_a_logger_that_comes_later_is_told_what_it_missed(tmp_path):
-    config = tiny_data.config(epochs=5)
-    cut(tmp_path, ["tensorboard"], config, 1.5)
-    cut(tmp_path, [], config, 3.5)
-    assert len(tensorboard(tmp_path).Scalars("train_loss")) == 1
-    started(tmp_path, [], config)
-    (tmp_path / "max/0/result.json").unlink()  # Its training had ended.
-    started(tmp_path, ["tensorboard"], config)
-    assert scalars(tensorboard(tmp_path)) == metrics(tmp_path)
-    assert tensorboard(tmp_path).Scalars("final/test_error")
-
-
-def test_a_logger_that_fails_does_not_end_the_run_and_is_told_later(tmp_path, monkeypatch):
+def test_a_logger_that_failed_is_told_what_it_missed_and_nothing_twice(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    said = io.StringIO()
+    config, said = tiny_data.config(epochs=4), io.StringIO()
+    cut(tmp_path, ["tensorboard"], config, 1.5)
     with monkeypatch.context() as patched:
         patched.setattr(TensorBoardLogger, "log_metrics", Mock(side_effect=RuntimeError("no answer\nfor long")))
-        started(tmp_path, ["tensorboard"], progress=Progress(said))
+        started(tmp_path, ["tensorboard"], config, Progress(said))
     line = "--logger tensorboard: no answer; the study goes on without it"
     assert said.getvalue().splitlines().count(line) == 1
-    started(tmp_path, ["tensorboard"])
-    assert scalars(tensorboard(tmp_path)) == metrics(tmp_path)
-    assert tensorboard(tmp_path).Scalars("final/test_error")
+    assert len(tensorboard(tmp_path).Scalars("train_loss")) == 1
+    for _ in range(2):  # The run has ended.
+        started(tmp_path, ["tensorboard"], config)
+        assert scalars(tensorboard(tmp_path)) == metrics(tmp_path)
+        assert len(tensorboard(tmp_path).Scalars("final/test_error")) == 1
 
 
 def test_a_tracker_that_cannot_be_used_is_an_error_before_the_first_run(tmp_path, monkeypatch):

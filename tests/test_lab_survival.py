@@ -45,10 +45,8 @@ NAMES = {"config.json", "metrics.csv", "last.ckpt", "result.json"}  # of the fil
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Compute as the children do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with tiny_data.threads(1):
+        yield
 
 
 def config(**changes):

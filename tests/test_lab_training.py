@@ -82,14 +82,14 @@ def test_a_run_is_not_resumed_on_another_device_or_by_other_processes_but_may_be
         fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
     assert json.loads((folder / "config.json").read_text())["device"] == "cpu"
     for device, count, how in (
-        ("cuda", 1, "on cpu, not cuda: go on with --device cpu"),
-        ("cpu", 2, "with 1 in the place of 2 processes: start as many again"),
+        ("cuda", 1, "device = cpu, not cuda"),
+        ("cpu", 2, "processes = 1, not 2"),
     ):
         with pytest.raises(LabError) as caught:
             loop._checkpoint(dataclasses.replace(config, device=device), folder, Processes(count=count))
-        assert str(caught.value) == f"{folder} was begun {how}, or choose another --out"
+        assert str(caught.value) == f"{folder} holds another run ({how}): go on with that, or choose another --out"
     recipe = dataclasses.replace(config.recipe, momentum=0.8)
-    with pytest.raises(LabError, match=r"holds another run \(recipe.momentum = 0.9, not 0.8\); choose another --out"):
+    with pytest.raises(LabError, match=r"holds another run \(recipe.momentum = 0.9, not 0.8\): go on with that, or"):
         fit(dataclasses.replace(config, recipe=recipe), tiny_data.data_set(), tmp_path)
 
 

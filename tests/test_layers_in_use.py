@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import empool
 
@@ -128,9 +130,12 @@ def test_an_output_without_a_gradient_is_one_of_0(training: bool) -> None:
 @layers
 def test_fake_tensors_leave_nothing_behind(layer: nn.Module) -> None:
     layer = copy.deepcopy(layer)
+    plain = not list(layer.parameters())
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs="learned" in repr(layer).lower()):
-        for training in (True, False):
-            assert layer.train(training)(torch.empty(2, 3, 8, 8)).shape[:2] == (2, 3)
+        for training, device in itertools.product((True, False), ("cpu", "cuda") if plain else ("cpu",)):
+            assert layer.train(training)(torch.empty(2, 3, 8, 8, device=device)).shape[:2] == (2, 3)
+    if plain:  # Of a layer that has parameters, PyTorch makes none of it itself.
+        make_fx(layer, tracing_mode="symbolic")(images())
     assert type(layer.train()(images()).detach()) is Tensor
     assert type(layer.eval()(images()).detach()) is Tensor
 

@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 NAMED = {case.name: case for case in cases.CASES}
-OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
+OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion", "maxnreg"}
 WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_value_draw_kernel": {"output", "drawn"},

@@ -324,8 +324,13 @@ def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatc
     from empool._triton import _plan
 
     class Compiled:
+        function, packed_metadata = 2, (3,)
+
+        def run(self, *arguments: Any) -> None:
+            starts.append(("again", *arguments))
+
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            return lambda *arguments: starts.append(("again", grid, arguments))
+            return lambda *arguments: starts.append(("told", grid, arguments))
 
     class Kernel:
         arg_names = ("input", "output", "rows", "WINDOW", "share")
@@ -338,13 +343,18 @@ def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatc
             return start
 
     monkeypatch.setattr(_plan, "CompiledKernel", Compiled)
+    monkeypatch.setattr(_plan, "driver", SimpleNamespace(active=SimpleNamespace(get_current_stream=lambda _: 1)))
     starts: list[Any] = []
     plan = _plan.Plan(3, {"WINDOW": (2, 2), "rows": 7, "num_warps": 4}).of(share=5)
     input, output = torch.zeros(8), torch.zeros(8)
     for _ in range(2):
         _plan.launch(Kernel(), plan, input, output)
     pointers = (input.data_ptr(), output.data_ptr())
-    assert starts[1] == ("again", (3, 1, 1), (*pointers, 7, (2, 2), 5))
+    assert starts[1] == ("again", 3, 1, 1, 1, 2, (3,), None, None, None, *pointers, 7, (2, 2), 5)
+    with monkeypatch.context() as profiled:
+        profiled.setattr(_plan.triton.knobs.runtime.launch_enter_hook, "calls", [print])
+        _plan.launch(Kernel(), plan, input, output)
+    assert starts.pop() == ("told", (3, 1, 1), (*pointers, 7, (2, 2), 5))
     # Another argument, type or alignment is another kernel.
     for other, tensors in (
         (plan.of(share=6), (input, output)),

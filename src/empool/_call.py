@@ -152,7 +152,7 @@ def _mean(function: str, input: Tensor, plan: Plan, method: Method) -> Tensor:
 
 def _is_captured(input: Tensor) -> bool:
     """Tell whether a CUDA graph will replay the call, perhaps with another p, which needs random numbers."""
-    return input.is_cuda and torch.cuda.is_current_stream_capturing()
+    return input.is_cuda and _private.is_capturing()
 
 
 def check_channels(function: str, input: Tensor, sets: int) -> None:

@@ -83,7 +83,7 @@ def _prepare(
     """Check a call, and return what it comes to, if it has kernels that take its whole numbers as one."""
     if input.dtype not in _call.DTYPES or input.dim() != dims + 2 or not _ops.has_recalled(input):
         return None
-    if input.is_cuda and torch.cuda.is_current_stream_capturing():  # What is made there belongs to the graph.
+    if input.is_cuda and _private.is_capturing():  # What is made there belongs to the graph.
         return None
     method = make(function, **own)
     if method.seed is not None or method.generator is not None:
@@ -156,7 +156,7 @@ class _CudaSample(_Prepared):
 class _CudaCertain(_CudaSample):
     def seed(self, device: torch.device) -> Tensor:
         """Return one that is not read, but in a CUDA graph, which may be replayed with another p."""
-        if torch.cuda.is_current_stream_capturing():
+        if _private.is_capturing():
             return super().seed(device)
         return torch.empty((), dtype=torch.int64, device=device)
 

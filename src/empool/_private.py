@@ -124,7 +124,7 @@ def is_unseen(input: Any) -> bool:
     """Tell whether it is a dense tensor whose calls nothing watches but autograd, and that not forwards."""
     return (
         not is_watched(input)
-        and (input.is_cpu or input.is_cuda)
+        and _is_usual(input)
         and input.layout is torch.strided
         and _torch.forward_ad._current_level < 0
     )
@@ -132,12 +132,17 @@ def is_unseen(input: Any) -> bool:
 
 def are_plain(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Tell whether the first tensor, which nothing watches, is dense on a CPU or GPU, and no other has a class."""
-    if not (first.is_cpu or first.is_cuda) or first.layout is not torch.strided:
+    if not _is_usual(first) or first.layout is not torch.strided:
         return False
-    for other in others:  # noqa: SIM110 (of a generator `all` would take longer, at every call)
-        if type(other) is not torch.Tensor and other is not None:
+    for other in others:
+        if other is not None and (type(other) is not torch.Tensor or not _is_usual(other)):
             return False
     return True
+
+
+def _is_usual(tensor: torch.Tensor) -> bool:
+    """Tell whether a kernel can read a tensor on a CPU or GPU: none in Python knows of signs not yet turned."""
+    return tensor.is_cpu or (tensor.is_cuda and not tensor.is_neg())
 
 
 def is_differentiating(*args: Any) -> bool:
@@ -216,6 +221,13 @@ def untraced() -> Iterator[None]:
 def has_dispatch_mode() -> bool:
     """Tell whether a mode sees every operator, such as one of fake tensors."""
     return bool(_torch.dispatch_modes() > 0)
+
+
+def is_capturing() -> bool:
+    """Tell whether a CUDA graph is captured; a PyTorch without CUDA, which can have fake tensors, raises instead."""
+    with contextlib.suppress(RuntimeError):
+        return torch.cuda.is_current_stream_capturing()
+    return False
 
 
 def has_kernel(operator: str, key: str) -> bool:

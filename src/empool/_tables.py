@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -58,8 +59,9 @@ class Tables:
     def _fill(self) -> None:
         self.number = None if self.kind is None else _numbers(self.each, self.device)
         if self.counts and self.is_unchanging and not torch.compiler.is_compiling():
-            for training in (False, True):
-                self.get(self.counts, training, self.device)
+            with contextlib.suppress(Exception):  # A user's own may refuse a count, and says so when it is asked for.
+                for training in (False, True):
+                    self.get(self.counts, training, self.device)
 
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Return a table on a device, made at the first call.
@@ -75,7 +77,7 @@ class Tables:
         if found is None:
             found = _table(self.each, counts, training, device)
             # What is made in a capture belongs to the graph.
-            if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            if not (device.type == "cuda" and _private.is_capturing()):
                 kept[key] = found
         return found
 
@@ -194,7 +196,7 @@ def _table(
 
 
 def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if not (device.type == "cuda" and _private.is_capturing()):
         return _sent(sets, dtype, device)
     # A capture takes no copy from the host, but it does take fills.
     columns = len(sets[0][0])
@@ -235,7 +237,11 @@ def remembered(make: Callable[..., Made], *arguments: Any) -> Made:
 
     It is the one cache of calls: to make a plan or a table takes longer than to pool a small tensor.
     """
-    return make(*arguments) if torch.compiler.is_compiling() else cached(make, *arguments)
+    if not torch.compiler.is_compiling():
+        with contextlib.suppress(TypeError):  # Sizes that are symbols can't be looked up.
+            found: Made = cached(make, *arguments)
+            return found
+    return make(*arguments)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -84,21 +84,30 @@ def _any_of_rank(values, valids, rank, count, K: tl.constexpr, LEAST: tl.constex
 
 @triton.jit
 def _draw_any(
-    input, output, drawn, plane_start, line_start, table, numbers, lane: tl.constexpr, block, channel, d, d_end, h,
-    h_end, size, step, row_live, OW, C, TIED: tl.constexpr, METHOD: tl.constexpr, COLUMNS: tl.constexpr,
-    SIDES: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr,
-    WINDOW: tl.constexpr, HIGH: tl.constexpr, CHECKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr,
-    ALIGNED: tl.constexpr, like,
+    input, output, drawn, plane_start, line_start, table, numbers, lane, block, channel, d, d_end, h, h_end, size, step,
+    row_live, OW, C, TIED: tl.constexpr, METHOD: tl.constexpr, COLUMNS: tl.constexpr, SIDES: tl.constexpr,
+    ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr, WINDOW: tl.constexpr,
+    HIGH: tl.constexpr, CHECKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr,
+    like,
 ):  # fmt: skip
     """Draw from a lane's windows, whatever they hold."""
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
-    ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
+    if SIDE:
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+        number = number_of_lane(numbers, 0, True, TIED)
+    else:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
+        number = numbers[0]
+        if TIED < 2:
+            number = tl.where(lane == 1, numbers[1], tl.where(lane == 2, numbers[2], number))
+            number = tl.where(lane == 3, numbers[3], number)
     w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
     start = (d, h, w)
     ends = (d_end, h_end, w_end)
-    first_at, second_at, tall, wide = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
+    first_at, second_at, tall, wide = places(start, ends, 0, True, WINDOW, HIGH, LEAST, CHECKED)
     own = thresholds_of(table, tall, wide, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, False)
-    number = number_of_lane(numbers, lane, SIDE, TIED)
     rank = like.to(tl.int32) + rank_of(number, own, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
     values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype)
     if METHOD == "second":
@@ -335,9 +344,9 @@ def _rank_draw_kernel(
         again = again | is_void(top, lowest, smallest, odd, dtype)
     if QUICK and (TOGETHER or SIDE):
         if tl.max((row_live & again).to(tl.int32)) > 0:
-            for lane in tl.static_range(1 if SIDE else 4):
+            for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
                 _draw_any(
-                    input, output, drawn, plane_start, line_start, table, numbers, lane, block, channel, d, d_end, h,
+                    input, output, drawn, plane_start, line_start, table, numbers, other, block, channel, d, d_end, h,
                     h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
                     WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
                 )  # fmt: skip

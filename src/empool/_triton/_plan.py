@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton.compiler import CompiledKernel
+from triton.runtime import driver
 
 from empool import _private
 from empool._triton._tile import LANES
@@ -27,6 +29,8 @@ UNROLLED_CELL = 16
 """The most positions of a cell of stride by stride inputs that the backward unrolls."""
 BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
+FOUR_PROGRAMS: dict[str, int] = {} if torch.version.hip else {"maxnreg": 128}
+"""So few registers a thread that a multiprocessor holds four programs of four warps."""
 SORTED_WINDOW = 9
 """The most positions of a window that a program sorts, or ranks by pairs, in registers."""
 
@@ -367,14 +371,19 @@ def _start(kernel: Any, plan: Plan, tensors: Sequence[Tensor], device: int | Non
     aligned = functools.reduce(operator.or_, pointers) % 16 == 0
     key = (device, *[tensor.dtype for tensor in tensors])
     started = plan.started.get(key) if aligned else None
-    if started is not None:
-        run, rest = started
-        run(*pointers, *rest)
+    if started is None:
+        compiled = kernel[(plan.programs,)](*tensors, **plan.arguments)
+        if aligned and isinstance(compiled, CompiledKernel):
+            rest = tuple(plan.arguments[name] for name in kernel.arg_names[len(tensors) :])
+            plan.started[key] = compiled, rest
         return
-    compiled = kernel[(plan.programs,)](*tensors, **plan.arguments)
-    if aligned and isinstance(compiled, CompiledKernel):
-        rest = tuple(plan.arguments[name] for name in kernel.arg_names[len(tensors) :])
-        plan.started[key] = compiled[(plan.programs, 1, 1)], rest
+    compiled, rest = started
+    runtime = triton.knobs.runtime
+    if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:  # A profiler's.
+        compiled[(plan.programs, 1, 1)](*pointers, *rest)
+    else:
+        what = driver.active.get_current_stream(device), compiled.function, compiled.packed_metadata, None, None, None
+        compiled.run(plan.programs, 1, 1, *what, *pointers, *rest)
 
 
 def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
@@ -382,5 +391,5 @@ def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
     traceable = torch.library.wrap_triton(kernel)
     if traceable is kernel:
         raise TypeError(f"{kernel.__name__} is interpreted")
-    options = {name: value for name, value in plan.arguments.items() if name != "enable_fp_fusion"}
+    options = {name: value for name, value in plan.arguments.items() if name not in ("enable_fp_fusion", "maxnreg")}
     traceable[(plan.programs,)](*tensors, **options)

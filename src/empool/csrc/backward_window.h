@@ -86,6 +86,24 @@ class RankShares {
         return share;
     }
 
+    // The weights of ranks below n.
+    EMPOOL_INLINE V of_any(O rank, int n, int64_t channel) const {
+        V share{};
+        const int count = columns < n ? columns : n;
+        if constexpr (by_lane) {
+            for (int l = 0; l < lanes<T>; ++l) {
+                if (rank[l] < count) share[l] = static_cast<C>(weight_[rank[l] * step_ + channel + l]);
+            }
+        } else {
+            for (int r = 0; r < count; r += table_size) {
+                const O index = rank - static_cast<Int<C>>(r);
+                const V found = look_up<C, lanes<T>>(weight_ + r, index & (table_size - 1), table_size);
+                share = select(~equal<C>(index & ~(table_size - 1), 0), share, found);
+            }
+        }
+        return share;
+    }
+
     template <int N>
     EMPOOL_INLINE void parts(const V (&v)[N], V grad, int64_t channel, V (&part)[N]) const {
         parts_of<N, T, true>(v, grad, *this, channel, part);

@@ -8,6 +8,7 @@
 #include "rank_mean.h"
 #include "stride2_value.h"
 #include "value_draw.h"
+#include "weight_grad.h"
 
 // In the order of DType.
 #define EMPOOL_DTYPES(stem) {stem<float>, stem<double>, stem<BFloat16>, stem<Float16>}

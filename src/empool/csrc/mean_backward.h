@@ -1,7 +1,8 @@
 // The gradients of means: every window gives a share of its gradient to each of its activations.
 //
 // A unit is a tile of input positions of a block of planes, whose sums are held in the compute type while all windows
-// that touch the tile pass in ascending order, so that they are added in that order whatever the tiles.
+// that touch the tile pass in ascending order, so that they are added in that order whatever the tiles. Where windows
+// do not overlap there is nothing to add up: they write their gradients at once, and a unit is all of its planes.
 #pragma once
 
 #include "rank_mean.h"
@@ -12,19 +13,62 @@
 namespace empool {
 namespace EMPOOL_CAPABILITY {
 
-// One window, and where its activations' gradients are summed, for `count` lanes.
+// One window, and where its activations' gradients are summed or (if `out` is set) written, for `count` lanes.
 template <class T>
 struct BackwardWindow {
+    using C = Compute<T>;
+    using V = Vec<C, lanes<T>>;
     const T* in;
     const int64_t* in_offset;
     const T* grad_output;
-    Compute<T>* sums;
+    C* sums;
+    T* out;
     const int64_t* sum_offset;
     int n;
     int64_t count, channel;
 
-    BackwardWindow at(int64_t c) const {
-        return {in + c, in_offset, grad_output + c, sums + c, sum_offset, n, lanes<T>, channel + c};
+    EMPOOL_INLINE BackwardWindow at(int64_t c) const {
+        return {in + c, in_offset, grad_output + c, out ? nullptr : sums + c, out ? out + c : nullptr, sum_offset,
+                n,      lanes<T>,  channel + c};
+    }
+
+    EMPOOL_INLINE void give(int k, V part) const {
+        if (out) {
+            store<lanes<T>>(out + sum_offset[k], part + V{});  // 0, not -0
+        } else {
+            C* sum = sums + sum_offset[k];
+            store_raw(sum, load_raw<V>(sum) + part);
+        }
+    }
+    // What a share of 0 multiplies may be infinite.
+    EMPOOL_INLINE void give(int k, V share, V grad) const { give(k, select(unequal(share, V{}), share * grad, V{})); }
+
+    // The last NaN of a lane, or -1.
+    int last_nan(int lane) const {
+        for (int k = n - 1; k >= 0; --k) {
+            const C value = load_one(in + in_offset[k] + lane);
+            if (value != value) return k;
+        }
+        return -1;
+    }
+
+    // The gradient without the lanes that hold a NaN.
+    EMPOOL_NOINLINE V without_nan(V grad) const {
+        for (int lane = 0; lane < lanes<T>; ++lane) grad[lane] = last_nan(lane) < 0 ? grad[lane] : C{};
+        return grad;
+    }
+
+    // In those lanes all of it goes to the last NaN, once the rest is given.
+    EMPOOL_NOINLINE void give_to_nan(V grad) const {
+        for (int lane = 0; lane < lanes<T>; ++lane) {
+            const int k = last_nan(lane);
+            if (k < 0) continue;
+            if (out) {
+                out[sum_offset[k] + lane] = round_one<T>(grad[lane] + C{});
+            } else {
+                sums[sum_offset[k] + lane] += grad[lane];
+            }
+        }
     }
 };
 
@@ -34,18 +78,40 @@ EMPOOL_INLINE bool backward_in_place(const Geometry& g) {
     return in_place(g, lanes<T>) && g.C % lanes<T> == 0;
 }
 
+EMPOOL_INLINE bool windows_overlap(const Geometry& g) {
+    for (const Axis& axis : g.axis) {
+        if (axis.adaptive || axis.dilation != 1 || axis.stride < axis.kernel) return true;
+    }
+    return false;
+}
+
+// Whether every position is in a window, if none overlap.
+EMPOOL_INLINE bool windows_cover(const Geometry& g) {
+    for (const Axis& axis : g.axis) {
+        if (axis.stride != axis.kernel || axis.end(axis.out - 1) < axis.in) return false;
+    }
+    return true;
+}
+
+// Whether a unit is an image whose windows write at once.
+template <class T>
+EMPOOL_INLINE bool writes_in_place(const Geometry& g) {
+    return backward_in_place<T>(g) && !windows_overlap(g);
+}
+
 // Channels that a unit sums at once, where they lie in place.
 template <class T>
 EMPOOL_INLINE int64_t backward_channels(const Geometry& g) {
     const int64_t most = 256 / sizeof(Compute<T>);
+    if (writes_in_place<T>(g)) return g.C;
     return !backward_in_place<T>(g) ? lanes<T> : g.C % most == 0 ? most : lanes<T>;
 }
 
 template <class T>
 EMPOOL_INLINE Tiling mean_backward_tiling(const Geometry& g) {
     // What lies in place needs no room; the sums should stay in the first cache.
-    return Tiling(g.axis[0].in, g.axis[1].in, g.axis[2].in, backward_channels<T>(g),
-                  (backward_in_place<T>(g) ? 4 : 2) * sizeof(Compute<T>),
+    const int64_t bytes = (backward_in_place<T>(g) ? 4 : 2) * sizeof(Compute<T>);
+    return Tiling(g.axis[0].in, g.axis[1].in, g.axis[2].in, backward_channels<T>(g), writes_in_place<T>(g) ? 0 : bytes,
                   [&](const Box& box) { return outputs_of(g, box); });
 }
 
@@ -64,7 +130,7 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     const Tiling tiling = mean_backward_tiling<T>(g);
-    const bool placed = backward_in_place<T>(g);
+    const bool placed = backward_in_place<T>(g), writes = !windows_overlap(g) && tiling.tiles() == 1;
     const int64_t S = tiling.step;  // lanes of a position
     for (int64_t unit = begin; unit < end; ++unit) {
         const PlaneBlock block(g, unit / tiling.tiles(), static_cast<int>(S));
@@ -78,10 +144,17 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
             inputs.origin[i] = first;
             inputs.size[i] = (end_inputs > end_tile ? end_inputs : end_tile) - first;
         }
-        C* sums = scratch<C, Buffer::sums>(inputs.positions() * S);
-        for (int64_t i = 0; i < inputs.positions() * S; ++i) sums[i] = 0;
+        T* rounded =
+            placed ? grad_input + g.plane(block.first, g.in_size()) : scratch<T, Buffer::output>(tile.positions() * L);
+        const Box into = placed ? whole_input(g, g.C) : tile;
+        C* sums = writes ? nullptr : scratch<C, Buffer::sums>(inputs.positions() * S);
+        if (writes) {
+            if (!windows_cover(g)) std::memset(static_cast<void*>(rounded), 0, tile.positions() * S * sizeof(T));
+        } else {
+            for (int64_t i = 0; i < inputs.positions() * S; ++i) sums[i] = 0;
+        }
         if (unit == begin || unit % tiling.tiles() == 0) set_block(block);
-        RowWindows<Buffer::sum_offsets> sum_windows(g, inputs);
+        RowWindows<Buffer::sum_offsets> sum_windows(g, writes ? into : inputs);
         const T *in = input + g.plane(block.first, g.in_size()),
                 *grad = grad_output + g.plane(block.first, g.out_size());
         if (!placed) {
@@ -106,14 +179,12 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
                     int64_t in_base, sum_base;
                     const Taps taps = in_windows.at(ow, in_base), to = sum_windows.at(ow, sum_base);
                     if (taps.n == 0) continue;
-                    visit(BackwardWindow<T>{in + in_base, taps.offset, grad + from.offset(od, oh, ow), sums + sum_base,
+                    visit(BackwardWindow<T>{in + in_base, taps.offset, grad + from.offset(od, oh, ow),
+                                            writes ? nullptr : sums + sum_base, writes ? rounded + sum_base : nullptr,
                                             to.offset, taps.n, S, placed ? block.first % g.C : 0});
                 }
             });
-        T* rounded =
-            placed ? grad_input + g.plane(block.first, g.in_size()) : scratch<T, Buffer::output>(tile.positions() * L);
-        const Box into = placed ? whole_input(g, g.C) : tile;
-        for (int64_t d = tile.origin[0]; d < tile.origin[0] + tile.size[0]; ++d) {
+        for (int64_t d = tile.origin[0]; !writes && d < tile.origin[0] + tile.size[0]; ++d) {
             for (int64_t h = tile.origin[1]; h < tile.origin[1] + tile.size[1]; ++h) {
                 const C* sum = sums + inputs.offset(d, h, tile.origin[2]);
                 T* to = rounded + into.offset(d, h, tile.origin[2]);
@@ -126,27 +197,6 @@ EMPOOL_INLINE void for_backward_windows(const Geometry& g, const T* input, const
     }
 }
 
-// Adds to an activation's sum where there is something to add: what a share of 0 multiplies may be infinite.
-template <class C, int L>
-EMPOOL_INLINE void give(C* sum, Vec<C, L> share, Vec<C, L> grad) {
-    store_raw(sum, add_where(unequal(share, Vec<C, L>{}), load_raw<Vec<C, L>>(sum), share * grad));
-}
-
-// The gradient of windows with a NaN goes to the last one, all of it; other lanes keep theirs.
-template <class T>
-EMPOOL_NOINLINE Vec<Compute<T>, lanes<T>> give_to_nan(const BackwardWindow<T>& w, Vec<Compute<T>, lanes<T>> grad) {
-    for (int lane = 0; lane < lanes<T>; ++lane) {
-        for (int k = w.n - 1; k >= 0; --k) {
-            const Compute<T> value = load_one(w.in + w.in_offset[k] + lane);
-            if (value == value) continue;
-            w.sums[w.sum_offset[k] + lane] += grad[lane];
-            grad[lane] = 0;
-            break;
-        }
-    }
-    return grad;
-}
-
 // Windows of N activations.
 template <int N, class T, class Shares>
 EMPOOL_INLINE void rank_backward_of_few(const BackwardWindow<T>& w, const Shares& shares) {
@@ -154,84 +204,61 @@ EMPOOL_INLINE void rank_backward_of_few(const BackwardWindow<T>& w, const Shares
     Vec<Compute<T>, L> v[N], part[N];
     repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { v[k] = load<L>(w.in + w.in_offset[k]); });
     parts_of<N, T, true>(v, load<L>(w.grad_output), shares, w.channel, part);
-    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
-        auto* sum = w.sums + w.sum_offset[k];
-        store_raw(sum, load_raw<Vec<Compute<T>, L>>(sum) + part[k]);
+    repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { w.give(k, part[k]); });
+}
+
+// M weights or fewer: the M largest values are found, then the activations that have them, equal ones in order.
+template <int M, class T, class Shares>
+EMPOOL_INLINE void rank_backward_of_first(const BackwardWindow<T>& w, const Shares& shares,
+                                          Vec<Compute<T>, lanes<T>>* held) {
+    using C = Compute<T>;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    V sum{}, ranked[M], weight[M];
+    Vec<Int<C>, L> before[M];  // how many activations of a rank's value come before its own
+    for (int k = 0; k < w.n; ++k) sum += held[k] = load<L>(w.in + w.in_offset[k]);
+    insert_ranks<M>(held, w.n, ranked);
+    repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA {
+        weight[m] = m < shares.columns ? shares.at(m, w.channel) : V{};
+        before[m] = fill<Vec<Int<C>, L>>(0);
+        for (int i = 0; i < m; ++i)
+            before[m] = add_where(same(ranked[i], ranked[m]), before[m], fill<Vec<Int<C>, L>>(1));
     });
+    const V all = load<L>(w.grad_output);
+    const bool has_nan = any(unordered(sum, sum));
+    const V grad = has_nan ? w.without_nan(all) : all;
+    for (int k = 0; k < w.n; ++k) {
+        const V v = held[k];
+        V share{};
+        repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA {
+            const auto equals = same(v, ranked[m]);
+            share = select(zero_where(equals, before[m]), weight[m], share);
+            before[m] = add_where(equals, before[m], fill<Vec<Int<C>, L>>(-1));
+        });
+        w.give(k, share, grad);
+    }
+    if (has_nan) w.give_to_nan(all);
 }
 
-// One or two weights: the two largest are tracked.
+// Any weights: every pair is compared. `held` has room for the window and `rank` for its ranks.
 template <class T, class Shares>
-EMPOOL_INLINE void rank_backward_of_two(const BackwardWindow<T>& w, const Shares& shares) {
-    using C = Compute<T>;
+EMPOOL_INLINE void rank_backward_of_many(const BackwardWindow<T>& w, const Shares& shares,
+                                         Vec<Compute<T>, lanes<T>>* held, Vec<Int<Compute<T>>, lanes<T>>* rank) {
     constexpr int L = lanes<T>;
-    using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
-    const int n = w.n;
-    const C low = -static_cast<C>(__builtin_inf());
-    V first = load<L>(w.in + w.in_offset[0]), second = fill<V>(low), sum = first;
-    O first_tap{}, second_tap = fill<O>(-1);
-    for (int k = 1; k < n; ++k) {
-        const V v = load<L>(w.in + w.in_offset[k]);
-        const O tap = fill<O>(k);
-        sum += v;
-        const auto passes_first = greater(v, first), passes_second = greater(v, second) | equal<C>(second_tap, -1);
-        second_tap = select(passes_first, first_tap, select(passes_second, tap, second_tap));
-        second = select(passes_first, first, select(passes_second, v, second));
-        first_tap = select(passes_first, tap, first_tap);
-        first = select(passes_first, v, first);
-    }
-    V grad = load<L>(w.grad_output);
-    if (any(unordered(sum, sum))) grad = give_to_nan(w, grad);
-    const V weight0 = shares.at(0, w.channel), weight1 = shares.columns > 1 ? shares.at(1, w.channel) : V{};
-    for (int k = 0; k < n; ++k) {
-        const V share = select(equal<C>(first_tap, k), weight0, select(equal<C>(second_tap, k), weight1, V{}));
-        give<C, L>(w.sums + w.sum_offset[k], share, grad);
-    }
-}
-
-// Any weights, by insertion. `held` has room for two vectors a column.
-template <class T, class Shares>
-EMPOOL_INLINE void rank_backward_of_many(const BackwardWindow<T>& w, const Shares& shares, void* held) {
-    using C = Compute<T>;
-    constexpr int L = lanes<T>;
-    using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
-    const int n = w.n, M = shares.columns < n ? shares.columns : n;
-    V *values = static_cast<V*>(held), sum{};
-    O* taken = static_cast<O*>(held) + M;
-    for (int k = 0; k < n; ++k) {
-        const V v = load<L>(w.in + w.in_offset[k]);
-        V carry = v;
-        O carry_tap = fill<O>(k);
-        sum += v;
-        const int size = k < M ? k : M;
-        for (int m = 0; m < size; ++m) {
-            const auto passes = greater(v, values[m]);
-            const V value = values[m];
-            const O at = taken[m];
-            values[m] = select(passes, carry, value);
-            taken[m] = select(passes, carry_tap, at);
-            carry = select(passes, value, carry);
-            carry_tap = select(passes, at, carry_tap);
-        }
-        if (size < M) {
-            values[size] = carry;
-            taken[size] = carry_tap;
-        }
-    }
-    V grad = load<L>(w.grad_output);
-    if (any(unordered(sum, sum))) grad = give_to_nan(w, grad);
-    for (int m = 0; m < M; ++m) {
-        const V weight = shares.at(m, w.channel), part = weight * grad;
-        for (int lane = 0; lane < L; ++lane) {
-            if (weight[lane] != 0) w.sums[w.sum_offset[taken[m][lane]] + lane] += part[lane];
-        }
-    }
+    using V = Vec<Compute<T>, L>;
+    V sum{};
+    for (int k = 0; k < w.n; ++k) sum += held[k] = load<L>(w.in + w.in_offset[k]);
+    find_ranks<Compute<T>, L>(held, w.n, rank);
+    const V all = load<L>(w.grad_output);
+    const bool has_nan = any(unordered(sum, sum));
+    const V grad = has_nan ? w.without_nan(all) : all;
+    for (int k = 0; k < w.n; ++k) w.give(k, shares.of_any(rank[k], w.n, w.channel), grad);
+    if (has_nan) w.give_to_nan(all);
 }
 
 template <class T, class Shares>
-EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Shares& shares, void* held) {
+EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Shares& shares,
+                                          Vec<Compute<T>, lanes<T>>* held) {
     for (int64_t c = 0; c < w.count; c += lanes<T>) {
         const auto at = w.at(c);
         if (w.n == 4) {
@@ -241,9 +268,12 @@ EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Shar
         } else if (w.n == 9) {
             rank_backward_of_few<9>(at, shares);
         } else if (shares.columns <= 2) {
-            rank_backward_of_two(at, shares);
+            rank_backward_of_first<2>(at, shares, held);
+        } else if (shares.columns <= 3) {
+            rank_backward_of_first<3>(at, shares, held);
         } else {
-            rank_backward_of_many(at, shares, held);
+            using Ranks = Vec<Int<Compute<T>>, lanes<T>>;
+            rank_backward_of_many(at, shares, held, reinterpret_cast<Ranks*>(held + sorted_room(w.n)));
         }
     }
 }
@@ -251,7 +281,7 @@ EMPOOL_NOINLINE void rank_backward_window(const BackwardWindow<T>& w, const Shar
 template <class T, bool by_lane>
 void rank_mean_backward_as(const RankMean& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
-    void* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * a.weights.columns);
+    auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * sorted_room(g.window()));
     LaneTable<double, Buffer::table> weights(a.weights, backward_in_place<T>(g), lanes<T>);
     int n = 0;
     RankShares<T, by_lane> shares(weights.row(0), weights.columns(), weights.step());
@@ -285,74 +315,8 @@ constexpr Strategy<RankMean> rank_mean_backward[] = {
      rank_mean_backward_windows<T>},
 };
 
-// The weights' gradient: a unit is a block of planes, each of which has sums of its own.
-template <class T>
-void rank_mean_weight_grad_windows(const RankMeanWeightGrad& a, int64_t begin, int64_t end) {
-    using C = Compute<T>;
-    constexpr int L = lanes<T>;
-    using V = Vec<C, L>;
-    const Geometry& g = a.geometry;
-    const Tiling tiling(g.axis[0].out, g.axis[1].out, g.axis[2].out, L, sizeof(T),
-                        [&](const Box& box) { return inputs_of(g, box); });
-    V* held = scratch<V, Buffer::ranked>(a.columns);
-    using Wide = Vec<double, L>;
-    Wide* sums = scratch<Wide, Buffer::sums>(a.rows * a.columns);
-    for (int64_t unit = begin; unit < end; ++unit) {
-        const PlaneBlock block(g, unit, L);
-        for (int64_t i = 0; i < a.rows * a.columns; ++i) sums[i] = Wide{};
-        for (int64_t index = 0; index < tiling.tiles(); ++index) {
-            const Box outputs = tiling.box(index), inputs = inputs_of(g, outputs);
-            T* in = scratch<T, Buffer::input>(inputs.positions() * L);
-            T* grads = scratch<T, Buffer::gradient>(outputs.positions() * L);
-            interleave<L>(g, static_cast<const T*>(a.input), whole_input(g, 1), block, inputs, in);
-            interleave<L>(g, static_cast<const T*>(a.grad_output), whole_output(g, 1), block, outputs, grads);
-            RowWindows<> windows(g, inputs);
-            for_rows(
-                outputs, [&](int64_t od, int64_t oh) { windows.set_row(od, oh); },
-                [&](int64_t od, int64_t oh, int64_t first, int64_t last) {
-                    for (int64_t ow = first; ow < last; ++ow) {
-                        int64_t base;
-                        const Taps taps = windows.at(ow, base);
-                        const int M = static_cast<int>(a.columns < taps.n ? a.columns : taps.n);
-                        V total{};
-                        for (int k = 0; k < taps.n; ++k) {
-                            V v = load<L>(in + base + taps.offset[k]);
-                            total += v != v ? v : V{};
-                            const int size = k < M ? k : M;
-                            for (int m = 0; m < size; ++m) {
-                                const V value = held[m];
-                                held[m] = larger(v, value);
-                                v = smaller(v, value);
-                            }
-                            if (size < M) held[size] = v;
-                        }
-                        // A window with a NaN, whose output no weight changes, adds nothing.
-                        const auto grad = __builtin_convertvector(load<L>(grads + outputs.offset(od, oh, ow)), Wide);
-                        const auto served = __builtin_convertvector(total == total, Vec<int64_t, L>);
-                        Wide* to = sums + a.row[taps.n] * a.columns;
-                        for (int m = 0; m < M; ++m) {
-                            to[m] += served ? grad * __builtin_convertvector(held[m], Wide) : Wide{};
-                        }
-                    }
-                });
-        }
-        for (int64_t i = 0; i < a.rows * a.columns; ++i) {
-            for (int l = 0; l < block.used; ++l) a.sums[block.plane(l) * a.rows * a.columns + i] = sums[i][l];
-        }
-    }
-}
-
-template <class T>
-constexpr Strategy<RankMeanWeightGrad> rank_mean_weight_grad[] = {
-    {[](const RankMeanWeightGrad&) { return true; },
-     [](const RankMeanWeightGrad& a) {
-         return Units{plane_blocks(a.geometry, lanes<T>), lanes<T> * a.geometry.out_size() * a.geometry.window()};
-     },
-     rank_mean_weight_grad_windows<T>},
-};
-
-// `held` has room for a vector for each activation.
-template <class T>
+// `held` has room for a vector for each activation. Few divisions where sums stay in range (as ValueShares does it).
+template <bool soft, class T>
 EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, const Beta<T>& beta,
                                            Vec<Compute<T>, lanes<T>>* held) {
     using C = Compute<T>;
@@ -361,18 +325,32 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
     for (int64_t c = 0; c < window.count; c += L) {
         const auto w = window.at(c);
         const auto tap = [&](int k) EMPOOL_LAMBDA { return load<L>(w.in + w.in_offset[k]); };
-        const V grad = load<L>(w.grad_output);
-        if (beta.none()) {
-            const auto mean = positive_mean<C, L, 0>(w.n, tap);
+        const V grad = load<L>(w.grad_output), factor = soft ? beta.at(w.channel) : V{};
+        if constexpr (sizeof(C) == 4) {
+            V total{}, sum{};
             for (int k = 0; k < w.n; ++k) {
-                give<C, L>(w.sums + w.sum_offset[k], positive_slope<C, L>(tap(k), mean), grad);
+                const V a = tap(k), weight = soft ? exp_near<L>(factor * a) : larger(V{}, a);  // A NaN stays.
+                held[k] = weight;
+                total += weight;
+                sum += weight * (soft ? a : weight);
             }
-            continue;
+            const V divisor = soft ? total : total == 0 ? fill<V>(C(1)) : total;
+            const V mean = sum / divisor, g = grad / divisor;
+            if (!any(~(is_near<soft>(total, sum) & (g - g == 0) & (mean - mean == 0)))) {
+                for (int k = 0; k < w.n; ++k) {
+                    const V a = tap(k);
+                    w.give(k, soft ? held[k] * g * (1 + factor * (a - mean))
+                                   : select(greater(a, V{}), (a + (a - mean)) * g, V{}));
+                }
+                continue;
+            }
         }
-        const V factor = beta.at(w.channel);
-        const auto [mean, total] = soft_mean<C, L, 0>(w.n, tap, factor, held);
-        for (int k = 0; k < w.n; ++k) {
-            give<C, L>(w.sums + w.sum_offset[k], soft_slope<C, L>(held[k], tap(k), factor, mean, total), grad);
+        if constexpr (soft) {
+            const auto [mean, total] = soft_mean<C, L, 0>(w.n, tap, factor, held);
+            for (int k = 0; k < w.n; ++k) w.give(k, soft_slope<C, L>(held[k], tap(k), factor, mean, total), grad);
+        } else {
+            const auto mean = positive_mean<C, L, 0>(w.n, tap);
+            for (int k = 0; k < w.n; ++k) w.give(k, positive_slope<C, L>(tap(k), mean), grad);
         }
     }
 }
@@ -385,7 +363,10 @@ void value_mean_backward_windows(const ValueMean& a, int64_t begin, int64_t end)
     for_backward_windows<T>(
         g, static_cast<const T*>(a.input), static_cast<const T*>(a.grad_output), static_cast<T*>(a.output), begin, end,
         [&](const PlaneBlock& block) { betas.set_block(g, block); },
-        [&](const BackwardWindow<T>& w) { value_backward_window(w, Beta<T>(betas, 0), held); });
+        [&](const BackwardWindow<T>& w) {
+            const Beta<T> beta(betas, 0);
+            beta.none() ? value_backward_window<false>(w, beta, held) : value_backward_window<true>(w, beta, held);
+        });
 }
 
 template <class T>

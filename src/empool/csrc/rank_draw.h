@@ -2,15 +2,16 @@
 //
 // The rank of an output is the number of thresholds that its Philox word reaches, counted from 0; n, the number of
 // valid activations, stands for "zero". Where ranks are 0 and 1 only, the two largest are tracked (ranks.h). Else a
-// window of 4 or 9 compares every pair, and of another the M largest are kept by insertion, M - 1 being the largest
-// rank drawn in the vector at hand; a NaN is found by summing the window (inf - inf is a false alarm). A window with a
-// NaN is put right one lane at a time.
+// window of 4 or 9 compares every pair, and of another the M largest are found, M - 1 being the largest rank drawn in
+// the vector at hand; a NaN is found by summing the window (inf - inf is a false alarm). A window with a NaN is put
+// right one lane at a time.
 //
 // A unit is a row of outputs of one image, or a tile of a block of planes (tile.h).
 #pragma once
 
 #include "arguments.h"
 #include "small_planes_draw.h"
+#include "sorted.h"
 #include "windows.h"
 
 namespace empool {
@@ -172,59 +173,56 @@ void draw_of_few(const Window<T, I>& w, const WindowLimits& limits) {
     if (any(nan)) draw_nan(w);
 }
 
-// Any limits. `held` has room for two vectors for each rank that may be drawn.
+// Any limits. The value of the drawn rank is found first, by the values alone; then the activation that has it. `held`
+// has room for the window, twice.
 template <bool by_lane, class T, class I>
-void draw_of_many(const Window<T, I>& w, const WindowLimits& limits, void* held) {
+void draw_of_many(const Window<T, I>& w, const WindowLimits& limits, Vec<Compute<T>, lanes<T>>* held) {
     using C = Compute<T>;
-    using V = Vec<C, lanes<T>>;
-    using O = Vec<Int<C>, lanes<T>>;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
     const int n = w.taps.n;
-    O nan{};
-    for_lanes<lanes<T>>(w.count, [&](int64_t c) {
+    V* ranked = held + sorted_room(n);
+    Mask<C, L> nan{};
+    for_lanes<L>(w.count, [&](int64_t c) {
         const O rank = window_ranks<by_lane>(w, limits, c);
         const O zero = rank >= n;
         int M = 1;
         while (any(~zero & (rank >= M))) ++M;
-        V* values = static_cast<V*>(held);
-        O* codes = static_cast<O*>(held) + M;
         V sum{};
+        for (int k = 0; k < n; ++k) sum += held[k] = load<L>(w.in + w.taps.offset[k] + c);
+        if (M == 1) {
+            insert_ranks<1>(held, n, ranked);
+        } else if (M == 2) {
+            insert_ranks<2>(held, n, ranked);
+        } else if (M == 3) {
+            insert_ranks<3>(held, n, ranked);
+        } else {
+            for (int k = 0; k < n; ++k) ranked[k] = held[k];
+            sort_ranks(ranked, n, M);
+        }
+        V drawn = ranked[0];
+        for (int m = 1; m < M; ++m) drawn = select(equal<C>(rank, m), ranked[m], drawn);
+        // How many activations of this value come before the drawn one; of "zero" there are none.
+        O before = zero ? fill<O>(n) : rank;
+        for (int m = 0; m + 1 < M; ++m) before = add_where(greater(ranked[m], drawn), before, fill<O>(-1));
+        V value{};
+        O code = fill<O>(zero_drawn<I>);
         for (int k = 0; k < n; ++k) {
-            const V v = load<lanes<T>>(w.in + w.taps.offset[k] + c);
-            sum += v;
-            V carry = v;
-            O carry_code = fill<O>(w.taps.code[k]);
-            const int size = k < M ? k : M;
-            for (int m = 0; m < size; ++m) {
-                const O greater = v > values[m];
-                const V value = values[m];
-                const O code = codes[m];
-                values[m] = greater ? carry : value;
-                codes[m] = greater ? carry_code : code;
-                carry = greater ? value : carry;
-                carry_code = greater ? code : carry_code;
-            }
-            if (size < M) {
-                values[size] = carry;
-                codes[size] = carry_code;
-            }
+            const auto equals = same(held[k], drawn), here = zero_where(equals, before);
+            value = select(here, held[k], value);
+            code = select(here, fill<O>(w.taps.code[k]), code);
+            before = add_where(equals, before, fill<O>(-1));
         }
-        nan |= sum != sum;
-        V value = values[0];
-        O code = codes[0];
-        for (int m = 1; m < M; ++m) {
-            value = rank == m ? values[m] : value;
-            code = rank == m ? codes[m] : code;
-        }
-        value = zero ? V{} : value;
-        code = zero ? fill<O>(zero_drawn<I>) : code;
-        store_exact<lanes<T>>(w.out + c, value);
-        store_raw(w.drawn + c, convert<I, Int<C>, lanes<T>>(code));
+        nan = nan | unordered(sum, sum);
+        store_exact<L>(w.out + c, value);
+        store_raw(w.drawn + c, convert<I, Int<C>, L>(code));
     });
     if (any(nan)) draw_nan(w);
 }
 
 template <bool by_lane, class T, class I>
-EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const WindowLimits& limits, void* held) {
+EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const WindowLimits& limits, Vec<Compute<T>, lanes<T>>* held) {
     constexpr bool common = sizeof(I) == 1;
     const int n = w.taps.n;
     if (n == 0) return draw_empty(w, -__builtin_inf());
@@ -260,8 +258,7 @@ void rank_draw_as(const RankDraw& a, int64_t begin, int64_t end) {
     }
     LaneTable<uint32_t, Buffer::table> limits(a.limits, in_place(g, lanes<T>), lanes<T>);
     LaneTable<uint32_t, Buffer::bases> bases(a.base, in_place(g, lanes<T>), lanes<T>);
-    const int64_t all = g.window(), most = a.based || a.limits.columns + 1 > all ? all : a.limits.columns + 1;
-    void* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * most);
+    auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(2 * sorted_room(g.window()));
     visit_all(
         [&](const PlaneBlock& block) {
             limits.set_block(g, block);

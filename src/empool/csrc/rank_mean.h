@@ -1,9 +1,10 @@
 // rank_mean: the weighted sum over ranks, sum over r of w_r a(r).
 //
-// The R largest values, by min and max alone; products are summed in rank order in the compute type and rounded once. A
-// rank of weight 0 takes no part. Work is split as for rank_draw.
+// The R largest values, by min and max alone (few by insertion, many by sorted.h); products are summed in rank order in
+// the compute type and rounded once. A rank of weight 0 takes no part. Work is split as for rank_draw.
 #pragma once
 
+#include "sorted.h"
 #include "stride2_mean.h"
 #include "windows.h"
 
@@ -43,7 +44,14 @@ class WindowWeights {
             for (int r = 0; r < columns; ++r) value[r] = static_cast<C>(row[r * step_]);
             while (columns > 1 && value[columns - 1] == 0) --columns;
             weight_ = value;
+            // A quarter of what mean_of_many can leave out, for windows whose mean is below their largest activation.
+            const C limit = *value * (sizeof(C) == 4 ? C(0x1p-28) : C(0x1p-57));
+            for (enough = columns; enough > 1 && larger_size(rest, value[enough - 1]) <= limit; --enough) {
+                rest = larger_size(rest, value[enough - 1]);
+            }
+            return;
         }
+        enough = columns;
     }
 
     EMPOOL_INLINE V start(int64_t c) const {
@@ -61,6 +69,7 @@ class WindowWeights {
     }
 
   private:
+    static C larger_size(C a, C b) { return a > (b < 0 ? -b : b) ? a : (b < 0 ? -b : b); }
     static EMPOOL_INLINE V load_wide(const double* p) {
         return __builtin_convertvector((load_raw<Vec<double, lanes<T>>>(p)), V);
     }
@@ -69,7 +78,8 @@ class WindowWeights {
     std::conditional_t<by_lane, const double, const C>* weight_;
 
   public:
-    int columns;
+    int columns, enough;  // the ranks that have weights; those beyond `enough` have weights of at most `rest`
+    C rest{};
 };
 
 // The M largest of N activations; N is n if it is known, or 0.
@@ -127,28 +137,44 @@ EMPOOL_INLINE void mean_of_few(const Window<T, I>& w, const Weights& weights) {
     if (any(nan)) mean_nan(w);
 }
 
-// Any weights. `held` has room for as many vectors as there are columns.
+// Any weights. `held` has room for the window.
+//
+// Weights that decline fast end in ranks whose products are too small to change the sum. They are left out where the
+// largest of them could not: a product of less than a quarter of a unit in the last place is rounded away.
 template <class T, class I, class Weights>
 void mean_of_many(const Window<T, I>& w, const Weights& weights, Vec<Compute<T>, lanes<T>>* held) {
-    using V = Vec<Compute<T>, lanes<T>>;
+    using C = Compute<T>;
+    using V = Vec<C, lanes<T>>;
+    constexpr C too_small = sizeof(C) == 4 ? C(0x1p-26) : C(0x1p-55);
     const int n = w.taps.n, M = weights.columns < n ? weights.columns : n;
-    Vec<Int<Compute<T>>, lanes<T>> nan{};
+    const int enough = weights.enough < M ? weights.enough : M;
+    Vec<Int<C>, lanes<T>> nan{};
     for_lanes<lanes<T>>(w.count, [&](int64_t c) {
-        V sum{};
-        for (int k = 0; k < n; ++k) {
-            V v = load<lanes<T>>(w.in + w.taps.offset[k] + c);
-            sum += v;
-            const int size = k < M ? k : M;
-            for (int m = 0; m < size; ++m) {
-                const V value = held[m];
-                held[m] = larger(v, value);
-                v = smaller(v, value);
+        V sum{}, largest = fill<V>(-static_cast<C>(__builtin_inf())), least = -largest;
+        const auto load_all = [&] EMPOOL_LAMBDA {
+            for (int k = 0; k < n; ++k) {
+                const V v = held[k] = load<lanes<T>>(w.in + w.taps.offset[k] + c);
+                sum += v;
+                largest = larger(v, largest);
+                least = smaller(v, least);
             }
-            if (size < M) held[size] = v;
+        };
+        const auto mean_of = [&](int ranks) EMPOOL_LAMBDA {
+            sort_ranks(held, n, ranks);
+            V mean = weights.add(0, w.channel + c, weights.start(w.channel + c), largest);  // with its sign, if 0
+            for (int m = 1; m < ranks; ++m) mean = weights.add(m, w.channel + c, mean, held[m]);
+            return mean;
+        };
+        load_all();
+        V mean = mean_of(enough);
+        if (enough < M) {
+            const V most = larger(largest, -least), size = larger(mean, -mean);
+            if (any(~((weights.rest * most <= size * too_small) & (most - most == 0)))) {
+                load_all();
+                mean = mean_of(M);
+            }
         }
         nan |= sum != sum;
-        V mean = weights.start(w.channel + c);
-        for (int m = 0; m < M; ++m) mean = weights.add(m, w.channel + c, mean, held[m]);
         store<lanes<T>>(w.out + c, mean);
     });
     if (any(nan)) mean_nan(w);
@@ -172,6 +198,7 @@ EMPOOL_NOINLINE void mean_window(const Window<T, I>& w, const Weights& weights, 
         if (n == 9) return mean_of_few<9, 2>(w, weights);
         return mean_of_few<0, 2>(w, weights);
     }
+    if (M == 3 && n > 4 && n != 9) return mean_of_few<0, 3>(w, weights);
     if (n == 4) return mean_of_few<4, 4>(w, weights);
     if (n == 9 && M == 3) return mean_of_few<9, 3>(w, weights);
     if (n == 9 && M <= 5) return mean_of_few<9, 5>(w, weights);
@@ -182,7 +209,7 @@ EMPOOL_NOINLINE void mean_window(const Window<T, I>& w, const Weights& weights, 
 template <class T, bool by_lane>
 void rank_mean_windows_as(const RankMean& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
-    auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(a.weights.columns);
+    auto* held = scratch<Vec<Compute<T>, lanes<T>>, Buffer::ranked>(sorted_room(g.window()));
     LaneTable<double, Buffer::table> weights(a.weights, in_place(g, lanes<T>), lanes<T>);
     LaneTable<double, Buffer::bases> start(a.start, in_place(g, lanes<T>), lanes<T>);
     int n = 0;

@@ -145,6 +145,36 @@ EMPOOL_INLINE Drawn<C, L, I> draw_rank(const Tap& tap, const Code& code, Vec<Int
     return {value, drawn, unordered(sum, sum)};
 }
 
+// The ranks of n activations. Those of a block stay in registers while all later ones pass by. There is room for n
+// rounded up to whole blocks.
+template <class C, int L>
+EMPOOL_NOINLINE void find_ranks(Vec<C, L>* v, int n, Vec<Int<C>, L>* rank) {
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    constexpr int N = 8;
+    const int room = (n + N - 1) / N * N;
+    for (int k = n; k < room; ++k) v[k] = fill<V>(-static_cast<C>(__builtin_inf()));
+    for (int k = 0; k < room; ++k) rank[k] = fill<O>(k);
+    for (int first = 0; first < n; first += N) {
+        V a[N];
+        O r[N];
+        repeat<N, 0>(0, [&](int i) EMPOOL_LAMBDA { a[i] = v[first + i], r[i] = rank[first + i]; });
+        const auto meet = [&](V late, O& late_rank, int i) EMPOOL_LAMBDA {
+            const auto passes = greater(late, a[i]);
+            late_rank = add_where(passes, late_rank, fill<O>(-1));
+            r[i] = add_where(passes, r[i], fill<O>(1));
+        };
+        for_pairs<N>([&](int j, int k) EMPOOL_LAMBDA { meet(a[k], r[k], j); });
+        for (int k = first + N; k < n; ++k) {
+            const V late = v[k];
+            O late_rank = rank[k];
+            repeat<N, 0>(0, [&](int i) EMPOOL_LAMBDA { meet(late, late_rank, i); });
+            rank[k] = late_rank;
+        }
+        repeat<N, 0>(0, [&](int i) EMPOOL_LAMBDA { rank[first + i] = r[i]; });
+    }
+}
+
 // The weighted sum of the M largest of n activations, in rank order; N is n if it is known, or 0. A later activation
 // passes an earlier one only if it is greater, so that equal zeros keep their signs.
 template <class C, int L, int N, int M, class Tap, class Weight>

@@ -151,6 +151,16 @@ EMPOOL_INLINE MaskOf<V> unequal(V a, V b) {
         return {a != b};
 }
 
+template <class V>
+EMPOOL_INLINE MaskOf<V> same(V a, V b) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (MaskOf<V>::selects_bytes) {
+        return {_mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_EQ_OQ)};
+    } else
+#endif
+        return {a == b};
+}
+
 // Of two equal ones, `a` is the smaller and `b` the larger: where a is the later of the two, order is kept. That is
 // what the processor's maximum and minimum do of their own, but compilers take comparisons for two instructions.
 template <class V>
@@ -222,6 +232,17 @@ EMPOOL_INLINE Mask<C, sizeof(K) / sizeof(K{}[0])> equal(K codes, int k) {
     } else
 #endif
         return {codes == k};
+}
+
+// Where the mask is set and a count of a lane's size is 0.
+template <class C, int L>
+EMPOOL_INLINE Mask<C, L> zero_where(Mask<C, L> mask, Vec<Int<C>, L> count) {
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (Mask<C, L>::selects_bytes) {
+        return {_mm512_mask_testn_epi32_mask(mask.lanes, bits<__m512i>(count), bits<__m512i>(count))};
+    } else
+#endif
+        return {mask.lanes & (count == 0)};
 }
 
 // sum + term where the mask is set, else sum; a sum is never -0, so that adding 0 instead comes to the same.

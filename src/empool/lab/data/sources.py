@@ -57,9 +57,10 @@ def decode(source: str, label_column: str | None = None) -> DataSet:
     """Decode a whole data set, of a name of `KNOWN` or a folder; what is wrong with it is named with its file."""
     if source == "digits":
         return _digits()
-    if source in KNOWN and KNOWN[source].hub:
-        return _hub(source)
-    folder = _shipped(source) if source in KNOWN else Path(source)
+    known = KNOWN.get(source)
+    if known and known.hub:
+        return _hub(source, *known.hub)
+    folder = _shipped(source) if known else Path(source)
     if not folder.is_dir():
         kinds = "a folder of parquet files or of class folders"
         raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or {kinds}')
@@ -98,12 +99,9 @@ def _digits() -> DataSet:
     return _data_set("digits", whole[~tested], whole[tested], tuple("0123456789"))
 
 
-def _hub(name: str) -> DataSet:
+def _hub(name: str, repository: str, configuration: str | None, label_column: str) -> DataSet:
     import datasets
 
-    hub = KNOWN[name].hub
-    assert hub is not None
-    repository, configuration, label_column = hub
     try:
         splits = datasets.load_dataset(repository, configuration)
     except Exception as error:  # The client raises its own and several HTTP libraries' errors.
@@ -151,12 +149,12 @@ def _split(path: Path, folder: Path) -> str:
     """Tell which split a parquet file is of, by its name or else by the nearest folder that says it."""
     below = path.relative_to(folder)
     for part in (below.name, *reversed(below.parent.parts)):
-        found = [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if found := [split for split in _NAMED if re.search(rf"(^|[._-]){split}([._-]|$)", part)]:
             break
-    raise LabError(f"{path} is of no one split by its name: name it train-*.parquet or test-*.parquet, or move it away")
+    if len(found) != 1:
+        expected = "name it train-*.parquet or test-*.parquet, or move it away"
+        raise LabError(f"{path} is of no one split by its name: {expected}")
+    return found[0]
 
 
 def _read_parquet(read: Callable[[Path], Any], path: Path) -> Any:

@@ -10,19 +10,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from empool.lab.errors import LabError, is_disk_full, refusal
+from empool.lab.errors import FULL, LabError, refusal
 from empool.lab.files import remove_unfinished, write_json
 from empool.lab.study.run import RunConfig, difference, planned, results
 
 
 @contextmanager
 def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterator[None]:
-    """Make a study's folder if it is not there, and keep other processes from writing to it.
+    """Make a study's folder if it is not there, and keep others out who would lock the same file in it.
 
-    Args:
-        directory: the folder.
-        lock: name of the file that is locked there.
-        patience: seconds to wait for another process; -1 waits as long as it takes.
+    They are waited for so many seconds, or with -1 as long as it takes.
 
     Raises:
         LabError: if another process writes there, it cannot be written to, or the disk is full.
@@ -39,7 +36,7 @@ def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterato
             raise
         path = refused.filename or directory
         said = f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
-        if is_disk_full(refused):
+        if refused.errno in FULL:
             said = f"no space left to write {path}: make room and start again, and the study goes on where it was"
         raise LabError(said) from error
 

@@ -9,8 +9,6 @@ from empool.lab.errors import LabError
 from empool.lab.study import paper
 from empool.models import NONE
 
-BESIDE_TABLE_1 = ("stochastic-max:0.5", "ordinal:0.6,0.3,0.1")  # poolings of the paper's text that its Table 1 lacks
-
 
 class Part(NamedTuple):
     """One network of a table."""
@@ -27,7 +25,8 @@ class Protocol(NamedTuple):
     changes: Mapping[str, Any] = {}  # to recipes and data, as `execute.configure.Options` names it
 
 
-_TABLE_1 = (Part("cnn", (*paper.TABLE_1, *BESIDE_TABLE_1)),)
+# The last two are poolings of the paper's text that its Table 1 lacks.
+_TABLE_1 = (Part("cnn", (*paper.TABLE_1, "stochastic-max:0.5", "ordinal:0.6,0.3,0.1")),)
 _DFN_MR_POOLINGS = tuple(pooling for model, pooling in paper.TABLE_2 if model == "dfn_mr:56")
 _DFN_MR = Part("dfn_mr:56", _DFN_MR_POOLINGS)
 _PLAIN = tuple(Part(model, (NONE,)) for model in ("resnet:110", "preact_resnet:164", "stochastic_depth:110"))

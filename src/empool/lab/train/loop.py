@@ -63,7 +63,6 @@ class _Run:
         # What began the run, and what went on with it and is not the same; each with the first epoch that it did.
         self.origins = [{"epoch": 1, **provenance.origin(self.config.device, self.together.count)}]
         self.schedule = schedule.parse(self.config.p_schedule)
-        self.through: nn.Module = experiment.network
         # loss, errors; read once an epoch
         self.totals = torch.zeros(2, dtype=torch.float64, device=self.config.device)
 
@@ -77,7 +76,7 @@ class _Run:
         if self.config.sync_batchnorm and self.together.count > 1:
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
             self.experiment.network = convert(self.experiment.network)
-        self.through = self.experiment.network
+        self.through: nn.Module = self.experiment.network
         if self.together.count > 1:
             self.through = processes.wrapped(
                 self.experiment.network,
@@ -88,10 +87,9 @@ class _Run:
         if found is not None:
             self.optimiser.load_state_dict(found["optimizer_states"][0])
             self.history, before = found["history"], found["origins"]
-            epoch = len(self.history) + 1
-            now = {**self.origins[-1], "epoch": epoch}
-            same = {**before[-1], "epoch": epoch} == now
-            self.origins = before if same or epoch > self.recipe.epochs else [*before, now]
+            now = {**self.origins[-1], "epoch": len(self.history) + 1}
+            same = {**now, "epoch": before[-1]["epoch"]} == before[-1]
+            self.origins = before if same or self.ended else [*before, now]
 
     @property
     def ended(self) -> bool:
@@ -255,17 +253,13 @@ def _checkpoint(config: RunConfig, folder: Path, together: processes.Processes) 
     found = checkpoints.newest(folder)
     if found is None:
         return None
-    theirs, began = found["config"], found["origins"][0]["processes"]
-    compared = ({**fields, "device": None, "workers": None} for fields in (config.to_json(), theirs))
-    if (other := difference(*compared)) is not None:
-        raise LabError(f"{folder} holds another run ({other}); choose another --out, or delete that folder")
-    if config.device != theirs["device"]:
-        how = f"on {theirs['device']}, not {config.device}: go on with --device {theirs['device']}"
-    elif together.count != began:
-        how = f"with {began} in the place of {together.count} processes: start as many again"
-    else:
-        return found
-    raise LabError(f"{folder} was begun {how}, or choose another --out")
+    other = difference(*({**fields, "workers": None} for fields in (config.to_json(), found["config"])))
+    began = found["origins"][0]["processes"]
+    if other is None and began != together.count:
+        other = f"processes = {began}, not {together.count}"
+    if other is not None:
+        raise LabError(f"{folder} holds another run ({other}): go on with that, or choose another --out")
+    return found
 
 
 def _record(run: _Run, data: DataSet) -> dict[str, Any]:

@@ -45,8 +45,6 @@ def parse(spelling: str) -> Schedule:
     Example:
         >>> parse("warmup:5").value(p=0.4, epoch=2.5, epochs=60)
         0.2
-        >>> parse("cosine:0").value(p=0.4, epoch=30, epochs=60)
-        0.2
     """
     kind, _, text = spelling.strip().partition(":")
     if spelling.strip() == "constant":

@@ -27,10 +27,6 @@ class Loggers:
     """The loggers of a study, which hear of its runs as `Progress` does.
 
     One that fails is left out from then on. The same command tells it later what it lacks.
-
-    Raises:
-        LabError: for an unknown name.
-        ModuleNotFoundError: for one whose package isn't installed.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:

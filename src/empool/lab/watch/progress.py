@@ -68,8 +68,8 @@ class Progress(logging.Handler):
         self.runs, self.left = runs, {run: float(run.training.epochs) for run in missing}
         self.began = time.monotonic()
         before = len(runs) - len(self.left)
-        counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-        self.say(counted + (f", {before} of them done already" if before else ""))
+        done = f", {before} of them done already" if before else ""
+        self.say(f"{len(runs)} run{'s' * (len(runs) > 1)}{done}")
 
     def started(self, run: RunConfig) -> None:
         """Note that a run starts, or goes on."""
