@@ -87,8 +87,8 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     answer, _, rest = page.text.partition("Test errors of")
     assert (
         "5 poolings compared: cnn on cifar10, 1,000 images, 4 epochs, augmented, 3 seeds. Lowest mean test error: "
-        "ensemble:0.3 with 14.30 %; max has 15.30 %. Fewer test errors than max: ensemble:0.3. More test errors than max: "
-        "average. Not decided by these seeds: ensemble:0.1. Did not converge: max-dropout:0.4 (1 of 3)."
+        "ensemble:0.3 with 14.30 %; max has 15.30 %. Fewer test errors than max: ensemble:0.3. More test errors than "
+        "max: average. Not decided by these seeds: ensemble:0.1. Did not converge: max-dropout:0.4 (1 of 3)."
     ) in answer
     assert "Missing runs: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2." in answer
     for words in (

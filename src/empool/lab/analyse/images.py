@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from empool.lab.errors import LabError
 
-Matrix = NDArray[np.bool_]  # (runs, images): whether a run got an image right
+Right = NDArray[np.bool_]  # (images): whether a run got an image right
 RESAMPLES = 2000
 _AT_ONCE = 100  # resamples whose counts of images are in memory
 
 
-def which_were_right(record: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+def which_were_right(record: Mapping[str, Any]) -> Right | None:
     """Read which test images a run got right from its record's "correct", a bit each, and "test_images", if it says."""
     packed, images = record.get("correct"), record.get("test_images")
     if not packed or not images:
@@ -30,7 +30,7 @@ def which_were_right(record: Mapping[str, Any]) -> NDArray[np.bool_] | None:
         raise LabError(f"results.json: which images a run got right is damaged ({error})") from None
 
 
-def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float, float]]:
+def two_way(right: Mapping[str, Sequence[Right | None]], baseline: str) -> dict[str, tuple[float, float]]:
     """Give 95 % intervals of differences of test error from the baseline's, by resampling seeds and test images.
 
     Images are resampled for all poolings together, seeds for each. Deviations between seeds are scaled by
@@ -40,8 +40,10 @@ def two_way(right: Mapping[str, Matrix], baseline: str) -> dict[str, tuple[float
 
     Source: Owen and Eckles, Annals of Applied Statistics 6(3), 2012.
     """
-    images = right[baseline].shape[1] if baseline in right else 0
-    wrong = {name: 100.0 * ~matrix for name, matrix in right.items() if len(matrix) > 1 and matrix.shape[1] == images}
+    known = {name: [run for run in runs if run is not None] for name, runs in right.items()}
+    images = len(known[baseline][0]) if known.get(baseline) else 0
+    wrong = {name: 100.0 * ~np.stack(runs) for name, runs in known.items()
+             if len(right[name]) == sum(len(run) == images for run in runs) > 1}  # fmt: skip
     others = [pooling for pooling in wrong if pooling != baseline]
     if baseline not in wrong or not others:
         return {}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from empool.lab.analyse.images import Matrix, two_way, which_were_right
+from empool.lab.analyse.images import two_way, which_were_right
 from empool.lab.analyse.records import Record, completed
 
 BASELINE = "max"
@@ -141,7 +141,9 @@ def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
     nlls = {pooling: [run["test_nll"] for run in those] for pooling, those in kept.items()}
     error = compare(errors, baseline, failed)
     nll = compare({pooling: () if None in values else values for pooling, values in nlls.items()}, baseline, failed)
-    right = {pooling: matrix for pooling in runs if (matrix := _right(whole[pooling])) is not None}
+    right = {
+        pooling: [which_were_right(run) for run in those] for pooling, those in kept.items() if pooling not in failed
+    }
     ends = two_way(right, baseline) if error.rule else {}
     level = mean(errors.get(baseline, ()))
     rows = [
@@ -259,10 +261,3 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
         return None
     low, high = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
     return Interval(float(low), float(high))
-
-
-def _right(runs: Sequence[Record]) -> Matrix | None:
-    """Stack which images the runs got right, if all converged and say so."""
-    rows = [which_were_right(run) if run["converged"] else None for run in runs]
-    known = [row for row in rows if row is not None]
-    return np.stack(known) if len(known) == len(rows) and len({len(row) for row in known}) == 1 else None

@@ -17,7 +17,7 @@ from empool.lab.analyse.findings import label, method, setting
 from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Interval, Summary, Verdict
 from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
-from empool.lab.report.table import INTERVAL, VERDICT, Sheet
+from empool.lab.report.table import INTERVAL, VERDICT, Columns, Sheet
 
 _NARROWEST, _BETWEEN = 5, 2  # width of a setting and room between two, in poolings side by side
 _WRAPPED = 66  # letters in a line of the legend
@@ -53,17 +53,17 @@ def points(summary: Summary, records: Sequence[Record]) -> list[dict[str, Any]]:
 def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     """Draw the points, of which there is one or more: a column a setting, in the order of their gaps."""
     frame = pd.DataFrame(sorted(points, key=lambda point: point["gap"]))
-    columns = frame.groupby(["gap", "setting"], sort=False)
-    frame["named"] = columns.ngroup().add(1).astype(str) + ". " + frame.setting
+    settings = frame.groupby(["gap", "setting"], sort=False)
+    frame["named"] = settings.ngroup().add(1).astype(str) + ". " + frame.setting
     baseline = label(baseline)
     title = f"When does it help? Gain over {baseline} against its generalisation gap"
     told = [textwrap.fill(name, _WRAPPED, subsequent_indent="    ") for name in frame.named.unique()]
     figure = Figure(figsize=(WIDTH, 3.2 + 0.145 * ("\n".join(told).count("\n") + 1)))
     axes = figure.add_subplot()
-    ends = (columns.size().clip(lower=_NARROWEST) + _BETWEEN).cumsum()  # on the right, a space included
+    ends = (settings.size().clip(lower=_NARROWEST) + _BETWEEN).cumsum()  # on the right, a space included
     centres = (ends + ends.shift(fill_value=0) - _BETWEEN) / 2
     ticks = []
-    for number, (((gap, _), column), centre) in enumerate(zip(columns, centres, strict=True), start=1):
+    for number, (((gap, _), column), centre) in enumerate(zip(settings, centres, strict=True), start=1):
         _column(axes, column, centre)
         ticks.append(f"{gap:.1f}\n({number})" + ("\naug." if column.augmented.all() else ""))
     axes.axhline(0, color=INK, linewidth=1)
@@ -77,23 +77,20 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     figure.legend(marks, looks, loc="outside upper left", ncols=4, columnspacing=1.0, handletextpad=0.2)
     none = [Line2D([], [], linestyle="")] * len(told)
     figure.legend(none, told, loc="outside lower left", handlelength=0, handletextpad=0, labelspacing=0.3)
-    sheet = Sheet(
-        title,
-        {
-            "Setting": (frame.named, None),
-            "Gap, points": (frame.gap, ".1f"),
-            "Pooling": (frame.pooling.map(label), None),
-            "Gain, points": (frame.gain, "+.2f"),
-            INTERVAL: (frame.interval, "+.2f"),
-            VERDICT: (frame.verdict, None),
-        },
-    )
+    columns: Columns = {
+        "Setting": (frame.named, None),
+        "Gap, points": (frame.gap, ".1f"),
+        "Pooling": (frame.pooling.map(label), None),
+        "Gain, points": (frame.gain, "+.2f"),
+        INTERVAL: (frame.interval, "+.2f"),
+        VERDICT: (frame.verdict, None),
+    }
     caption = (
         f"Up: fewer test errors than {baseline}. A column is a setting, and below it are the gap (test less training "
         f"error of {baseline}) and its number; a mark is a pooling with its 95 % interval, simultaneous over the "
         "setting. Filled: decided; aug.: augmented."
     )
-    return drawn("gain", title, caption, figure, (sheet,))
+    return drawn("gain", title, caption, figure, (Sheet(title, columns),))
 
 
 def _column(axes: Axes, column: pd.DataFrame, centre: float) -> None:

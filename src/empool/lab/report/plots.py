@@ -22,7 +22,7 @@ from empool.lab.analyse.records import Record
 from empool.lab.analyse.statistics import Summary
 from empool.lab.errors import LabError, first_line
 from empool.lab.report.svg import INK, STYLE, WIDTH, Plot, drawn, style
-from empool.lab.report.table import Sheet
+from empool.lab.report.table import Columns, Sheet
 from empool.lab.study import paper
 from empool.lab.study.run import folder_name
 
@@ -192,16 +192,14 @@ def learning_curves(summary: Summary, curves: pd.DataFrame) -> Plot | None:
         if (end := ends.test_error[pooling]) > top:
             axes.annotate(f"test {end:.0f} % \N{UPWARDS ARROW}", (1, 1), (0, -2), xycoords="axes fraction", ha="right",
                           va="top", textcoords="offset points", color=colour)  # fmt: skip
-    sheet = Sheet(
-        "Errors after the last epoch, means over seeds",
-        {
-            "Pooling": ([label(pooling) for pooling in poolings], None),
-            "Test error %": (ends.test_error, ".2f"),
-            "Training error %, inference mode": (ends.fitted, ".2f"),
-            "Gap, points": (ends.test_error - ends.fitted, "+.2f"),
-            "Training error %, as trained on": (ends.train_error, ".2f"),
-        },
-    )
+    columns: Columns = {
+        "Pooling": ([label(pooling) for pooling in poolings], None),
+        "Test error %": (ends.test_error, ".2f"),
+        "Training error %, inference mode": (ends.fitted, ".2f"),
+        "Gap, points": (ends.test_error - ends.fitted, "+.2f"),
+        "Training error %, as trained on": (ends.train_error, ".2f"),
+    }
+    sheet = Sheet("Errors after the last epoch, means over seeds", columns)
     caption = (
         "Error in percent by epoch. Solid: test; dashed: training, of the batches as they are trained on, with their "
         "augmentation and samples. Lines are means over seeds, thin ones the seeds where there are several; grey, "
