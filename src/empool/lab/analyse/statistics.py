@@ -141,9 +141,7 @@ def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
     nlls = {pooling: [run["test_nll"] for run in those] for pooling, those in kept.items()}
     error = compare(errors, baseline, failed)
     nll = compare({pooling: () if None in values else values for pooling, values in nlls.items()}, baseline, failed)
-    right = {
-        pooling: [which_were_right(run) for run in those] for pooling, those in kept.items() if pooling not in failed
-    }
+    right = {p: [which_were_right(run) for run in those] for p, those in kept.items() if p not in failed}
     ends = two_way(right, baseline) if error.rule else {}
     level = mean(errors.get(baseline, ()))
     rows = [
