@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import errno
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # There is no room.
+_REFUSED = (*FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 class LabError(Exception):
     """A message for the user, one line, that names the problem and, where there is one, the remedy."""
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Tell whether the system refused for want of room."""
-    return error.errno in _FULL
 
 
 def refusal(error: BaseException) -> OSError | None:

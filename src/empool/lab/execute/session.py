@@ -68,7 +68,7 @@ def study(
                 directory = directory or Path("runs") / run.folder_name(f"{data.name}-{options.model}")
                 if resume is not None:
                     begun = runs[0].folder(directory)
-                    if _unfinished(begun) and not resume:
+                    if checkpoint.unfinished(begun) and not resume:
                         raise LabError(f"{begun} holds an unfinished run: give --resume to go on, or another --out")
                     if resume and not checkpoint.begun(begun):
                         raise LabError(f"{begun} holds no run to resume: leave --resume out")
@@ -77,7 +77,7 @@ def study(
         except KeyboardInterrupt as stopped:
             ended = "ended by SIGTERM" if isinstance(stopped, signals.Terminated) else "interrupted"
             kept = f" in {directory}" if directory else ""
-            again = f"{command} --resume" if begun and not resume and _unfinished(begun) else command
+            again = f"{command} --resume" if begun and not resume and checkpoint.unfinished(begun) else command
             with signals.handled(signal.SIG_IGN):  # torchrun sends it to the other processes when one has ended.
                 _log.warning("empool: %s; finished runs stay%s, and the same command goes on: %s", ended, kept, again)
             raise
@@ -108,9 +108,3 @@ def _place(options: Options, together: int) -> Here:
     from empool.lab.execute.supervise import Here
 
     return Processes(options.jobs, options.device) if several else Here(options.device)
-
-
-def _unfinished(folder: Path) -> bool:
-    from empool.lab.train.checkpoint import begun
-
-    return begun(folder) and not (folder / "result.json").exists()

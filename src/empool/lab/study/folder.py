@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from empool.lab.errors import LabError, is_disk_full, refusal
+from empool.lab.errors import FULL, LabError, refusal
 from empool.lab.files import remove_unfinished, write_json
 from empool.lab.study.run import RunConfig, difference, planned, results
 
@@ -36,7 +36,7 @@ def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterato
             raise
         path = refused.filename or directory
         said = f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
-        if is_disk_full(refused):
+        if refused.errno in FULL:
             said = f"no space left to write {path}: make room and start again, and the study goes on where it was"
         raise LabError(said) from error
 

@@ -30,6 +30,11 @@ def begun(folder: Path) -> bool:
     return (folder / LAST).exists() or (folder / PREVIOUS).exists()
 
 
+def unfinished(folder: Path) -> bool:
+    """Tell whether a run was begun and has no result."""
+    return begun(folder) and not (folder / "result.json").exists()
+
+
 def newest(folder: Path) -> dict[str, Any] | None:
     """Read the newest checkpoint of a run that is whole; None for a run that has none yet."""
     damages = []
