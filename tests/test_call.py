@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from typing import Any
 
 import pytest
@@ -91,6 +92,16 @@ def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.Mon
     state = torch.get_rng_state()
     made[2](input)
     assert torch.equal(torch.get_rng_state(), state) != training  # A replay may have another p.
+
+
+@built
+def test_the_first_call_is_recorded_as_later_ones_are_and_what_is_prepared_ends_with_its_layer() -> None:
+    layer, input = empool.EnsembleMaxPool2d(2), torch.randn(2, 3, 8, 8, requires_grad=True)
+    assert len({type(layer(input).grad_fn) for _ in range(2)}) == 1
+    tables = weakref.ref(layer._tables)
+    assert tables().prepared  # type: ignore[union-attr]
+    del layer
+    assert tables() is None
 
 
 @built
