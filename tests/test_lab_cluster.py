@@ -150,8 +150,8 @@ def test_a_study_outlives_a_dead_worker_and_its_own_end(nodes, tmp_path, one_thr
 
 def test_what_no_node_has_is_refused(nodes):
     for arguments, message in (
-        ((64, None, "cpu"), r"no node of the cluster has the 64 CPUs and 0 GPUs .* 1 CPUs and 0 GPUs, 1 CPUs and 0"),
-        ((1, 0.5, "auto"), r"no node of the cluster has the 1 CPUs and 0\.5 GPUs"),
+        ((64, None, "cpu"), "no node of the cluster has 64 CPUs and 0 GPUs "),
+        ((1, 0.5, "auto"), r"no node of the cluster has 1 CPUs and 0\.5 GPUs "),
         ((1, 0.5, "cpu"), "--gpus-per-run 0.5 is not for --device cpu"),
         ((1, 0.0, "cuda"), "--gpus-per-run 0 is not for --device cuda"),
         ((1, 1.5, "cuda"), r"expected a whole number or a share of one GPU, got 1\.5"),

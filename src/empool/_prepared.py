@@ -15,7 +15,7 @@ from empool._tables import Tables
 
 _PLAIN = {float, str, type(None)}
 """What a method's own arguments may be, beside tables and what says that it cannot change: no two types' are equal."""
-_MOST = 4096
+_MOST = 512  # Of a layer, or of all functions: 0.7 MB where images have any size.
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _prepared: dict[Any, _Prepared] = {}
 """Calls without a layer's tables, which keep their own."""

@@ -131,7 +131,9 @@ def reproduce(
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
     where = options["device"] if options["launcher"] == "ray" else device_named(options["device"])
     name = protocol or ("full" if where == "cuda" else "cpu")
-    chosen = tables.protocol(table, name)
+    chosen = tables.TABLES[table].get(name)
+    if chosen is None:
+        raise LabError(f"{table}: expected protocol {', '.join(tables.TABLES[table])}, got {name}")
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
     print(f"{table}, protocol {name}: {chosen.summary}")
     for part in chosen.parts:

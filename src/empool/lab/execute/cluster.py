@@ -60,11 +60,8 @@ class Ray(Here):
         if taken > 1 and taken != int(taken):
             raise LabError(f"--gpus-per-run: expected a whole number or a share of one GPU, got {taken:g}")
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= taken for node in nodes):
-            each = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise LabError(
-                f"no node of the cluster has the {self.cpus} CPUs and {taken:g} GPUs that a run is to take "
-                f"(--cpus-per-run, --gpus-per-run); it has nodes with {each or 'nothing'}"
-            )
+            what = f"{self.cpus} CPUs and {taken:g} GPUs (--cpus-per-run, --gpus-per-run)"
+            raise LabError(f"no node of the cluster has {what}: `ray status` says what there is")
         return device, taken
 
     @contextmanager

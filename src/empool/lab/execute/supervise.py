@@ -116,13 +116,7 @@ def do_telling(send: Callable[[tuple[Any, ...]], object], threads: int, run: Run
 
 
 def carry_out(
-    directory: Path,
-    runs: Sequence[RunConfig],
-    data: DataSet,
-    place: Here,
-    shown: Progress,
-    loggers: Loggers,
-    command: str,
+    directory: Path, runs: list[RunConfig], data: DataSet, place: Here, shown: Progress, loggers: Loggers, command: str
 ) -> list[Record]:
     """Do the runs of a study that are missing, and gather all results in results.json after each.
 

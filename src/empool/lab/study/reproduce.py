@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from empool.lab.errors import LabError
 from empool.lab.study import paper
 from empool.models import NONE
 
@@ -60,11 +59,3 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
     },
 }
 """By the table's name and the protocol's. The networks of 1001 and 1202 layers are left to `empool compare`."""
-
-
-def protocol(table: str, name: str) -> Protocol:
-    """Return a protocol of a table."""
-    known = TABLES[table]
-    if name not in known:
-        raise LabError(f"{table}: expected protocol {', '.join(known)}, got {name}")
-    return known[name]

@@ -78,12 +78,13 @@ class _Run:
             self.experiment.network = convert(self.experiment.network)
         self.through: nn.Module = self.experiment.network
         if self.together.count > 1:
-            self.through = processes.wrapped(
+            self.through = nn.parallel.DistributedDataParallel(
                 self.experiment.network,
                 device_ids=[self.together.local_rank] if self.config.device == "cuda" else None,
                 # Blocks that are dropped have no gradient.
                 find_unused_parameters=isinstance(self.experiment.network, models.StochasticDepth),
             )
+            processes.wrapped.add(self.through)
         if found is not None:
             self.optimiser.load_state_dict(found["optimizer_states"][0])
             self.history, before = found["history"], found["origins"]
@@ -183,7 +184,7 @@ class _Run:
                 row["validation_loss"], row["validation_error"], *_ = experiment.tally(experiment.held_out).scores()
         if last:
             row["reliability"] = tested.reliability()
-            row["correct"] = base64.b64encode(np.packbits(tested.right().cpu().numpy()).tobytes()).decode()
+            row["correct"] = base64.b64encode(np.packbits(torch.cat(tested.rights).cpu().numpy()).tobytes()).decode()
             row["fitted_loss"], row["fitted_error"], *_ = experiment.tally(self.batches.images).scores()
         return row
 

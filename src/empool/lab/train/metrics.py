@@ -45,7 +45,7 @@ class Tally:
         self.num_classes = num_classes
         self.images = 0
         self.confidences: list[Tensor] = []  # of the predicted classes
-        self.rights: list[Tensor] = []
+        self.rights: list[Tensor] = []  # whether each image was predicted rightly
 
     def add_logits(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of logits ``(N, num_classes)`` with its labels ``(N,)``."""
@@ -64,10 +64,6 @@ class Tally:
         # A confidence of NaN falls into no bin, and would count as nothing.
         ece = 100 * ece if math.isfinite(nll) else math.nan
         return Scores(nll, 100 * errors, ece, 100 * errors_of_5 if self.num_classes > 5 else None)
-
-    def right(self) -> Tensor:
-        """Tell which images were predicted rightly, in their order, ``(N,)`` bool."""
-        return torch.cat(self.rights)
 
     def reliability(self) -> dict[str, list[Any]] | None:
         """Give the bins of the calibration error, which a reliability diagram shows; None if a confidence is no number.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # Importing it takes seconds, and whether to show progress is
     from torch import Tensor, nn
 
 
-_wrapped: weakref.WeakSet[nn.parallel.DistributedDataParallel] = weakref.WeakSet()
+wrapped: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # networks, by which a group's end would be held up
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,10 @@ def joined() -> Iterator[Processes]:
         # Whoever keeps a wrapped network beyond the group's end would hold the group by its reducer. Freeing that waits
         # for gloo's threads without giving up the interpreter's lock, which these may be waiting for; or they end the
         # process.
-        for wrapper in _wrapped:
+        for wrapper in wrapped:
             vars(wrapper).update(reducer=None, logger=None, process_group=None)
         if not failed:
             distributed.destroy_process_group()
-
-
-def wrapped(network: nn.Module, **settings: Any) -> nn.Module:
-    """Wrap a network whose gradients are to be averaged over the processes."""
-    from torch import nn
-
-    wrapper = nn.parallel.DistributedDataParallel(network, **settings)
-    _wrapped.add(wrapper)
-    return wrapper
 
 
 def until_left(main: Callable[[], int]) -> int:

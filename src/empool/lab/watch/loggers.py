@@ -41,7 +41,14 @@ class Loggers:
     @contextmanager
     def opened(self, directory: Path) -> Iterator[None]:
         """Settle where they log, or say which can't be used; at the end, close what did not finish."""
-        self.directory, self.make = directory, {name: _settled(name, directory) for name in self.names}
+        self.directory, self.make = directory, dict[str, Make]()
+        for name in self.names:
+            try:
+                self.make[name] = _KINDS[name](directory)
+            except ModuleNotFoundError:
+                raise
+            except Exception as error:  # Each tracker has its own.
+                raise LabError(f"--logger {name}: {first_line(error)}") from error
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         try:
             yield
@@ -106,15 +113,6 @@ def _close(name: str, logger: Any, ended: str) -> None:
         logger.experiment.finish(exit_code=int(ended != "finished"))
     else:
         logger.finalize(ended)
-
-
-def _settled(name: str, directory: Path) -> Make:
-    try:
-        return _KINDS[name](directory)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # Each tracker has its own.
-        raise LabError(f"--logger {name}: {first_line(error)}") from error
 
 
 def _tensorboard(directory: Path) -> Make:
