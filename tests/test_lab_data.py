@@ -59,7 +59,8 @@ def test_the_hubs_rows_are_read_as_files_are(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda repository, configuration: splits)
     ours, theirs = load("svhn"), load(folder)
     assert (ours.classes, ours.fingerprint) == (theirs.classes, theirs.fingerprint)
-    assert ours.train.images.equal(theirs.train.images) and ours.test.labels.equal(theirs.test.labels)
+    assert ours.train.images.equal(theirs.train.images)
+    assert ours.test.labels.equal(theirs.test.labels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
