@@ -156,6 +156,7 @@ def test_compiled_graph_draws_anew() -> None:
     outputs = []
     for _ in range(6):
         torch.compiler.cudagraph_mark_step_begin()
+        input.grad = None  # The graph's own memory, which the next replay overwrites.
         output = layer(input)
         output.sum().backward()
         outputs.append(output.detach().clone())
