@@ -8,6 +8,7 @@ import shutil
 import sys
 import types
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,6 +50,17 @@ def test_digits_are_split_by_class():
     assert (counts[0] - 4 * counts[1]).abs().max() <= 4
     assert (digits.train.image_size, digits.train.in_channels, digits.classes) == ((8, 8), 1, tuple("0123456789"))
     assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
+
+
+def test_the_hubs_rows_are_read_as_files_are(tmp_path, monkeypatch):
+    folder = tiny_data.parquet_folder(tmp_path / "svhn", 3)
+    files = {split: sorted(map(str, folder.rglob(f"{split}-*.parquet"))) for split in ("train", "test")}
+    splits = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda repository, configuration: splits)
+    ours, theirs = load("svhn"), load(folder)
+    assert (ours.classes, ours.fingerprint) == (theirs.classes, theirs.fingerprint)
+    assert ours.train.images.equal(theirs.train.images)
+    assert ours.test.labels.equal(theirs.test.labels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,9 +1,10 @@
 // value_draw: output an activation drawn with a probability in proportion to relu(a) (Zeiler and Fergus, 2013), or to
 // exp(beta a).
 //
-// Two passes over the window: the first sums the weights in window order, the second sums again and takes the first
-// activation whose running sum exceeds (number * 2^-32) * total, or reaches the total. Both add the same terms in the
-// same order, so that the last running sum is the total. Work is split as for rank_draw.
+// The weights are summed in window order; the draw is the first activation whose running sum exceeds (number * 2^-32) *
+// total, or reaches the total, which is the last running sum. Running sums are kept, and ascend: the draw is the first
+// that is above a limit, the lesser of the target and of the greatest number below the total. Work is split as for
+// rank_draw.
 #pragma once
 
 #include "exp.h"
@@ -21,6 +22,29 @@ EMPOOL_INLINE Vec<C, L> to_fraction(Vec<uint32_t, L> u) {
     return (high * C(65536) + low) * C(1.0 / 4294967296.0);
 }
 
+// Stores what is drawn of activations with these running sums; N is n if it is known, or 0.
+template <int N, class T, class I, class Tap, class Code>
+EMPOOL_INLINE void store_value_drawn(const Window<T, I>& w, int64_t c, int n, const Tap& tap, const Code& code_of,
+                                     const Vec<Compute<T>, lanes<T>>* running, Vec<Compute<T>, lanes<T>> total) {
+    using C = Compute<T>;
+    constexpr int L = lanes<T>;
+    using V = Vec<C, L>;
+    using K = Codes<C, L, I>;
+    const V target = to_fraction<C, L>(load_raw<Vec<uint32_t, L>>(w.u + c)) * total;
+    const V limit = smaller(bits<V>(bits<Vec<Int<C>, L>>(total) - 1), target);
+    V value = tap(n - 1);
+    K code = fill_code<K>(code_of(n - 1));
+    repeat<N, 1>(n, [&](int i) EMPOOL_LAMBDA {
+        const int k = n - 1 - i;
+        const auto reached = greater(running[k], limit);
+        value = select(reached, tap(k), value);
+        code = select(reached, fill_code<K>(code_of(k)), code);
+    });
+    const auto some = greater(total, V{});
+    store_exact<L>(w.out + c, select(some, value, V{}));
+    store_codes<I, L>(w.drawn + c, select(some, code, fill_code<K>(zero_drawn<I>)));
+}
+
 // The draws of the lanes from c on; returns where a window holds a NaN.
 template <class T, class I>
 EMPOOL_NOINLINE Vec<Int<Compute<T>>, lanes<T>> value_draw_lanes(const Window<T, I>& w, const Beta<T>& beta, int64_t c,
@@ -28,43 +52,27 @@ EMPOOL_NOINLINE Vec<Int<Compute<T>>, lanes<T>> value_draw_lanes(const Window<T, 
     using C = Compute<T>;
     constexpr int L = lanes<T>;
     using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
     const int n = w.taps.n;
     const auto tap = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(w.in + w.taps.offset[k] + c); };
     V total{}, sum{};
     if (beta.none()) {
         for (int k = 0; k < n; ++k) {
             const V v = tap(k);
-            held[k] = larger(v, V{});
-            total += held[k];
+            held[k] = total += larger(v, V{});
             sum += v;
         }
     } else {
         const V largest = scores_of<C, L, 0>(n, tap, beta.at(c), held);
         for (int k = 0; k < n; ++k) {
-            held[k] = exp2_of<C, L>(power_of<C, L>(held[k], largest));
-            total += held[k];
+            held[k] = total += exp2_of<C, L>(power_of<C, L>(held[k], largest));
             sum += tap(k);
         }
     }
-    const V target = to_fraction<C, L>(load_raw<Vec<uint32_t, L>>(w.u + c)) * total;
-    V running{}, value{};
-    O code = fill<O>(zero_drawn<I>), found = ~(total > 0);
-    for (int k = 0; k < n; ++k) {
-        running += held[k];
-        const O reached = (running > target) | (running >= total);
-        const O here = reached & ~found;
-        value = here ? tap(k) : value;
-        code = here ? fill<O>(w.taps.code[k]) : code;
-        found |= reached;
-    }
-    store_exact<L>(w.out + c, value);
-    store_raw(w.drawn + c, convert<I, Int<C>, L>(code));
+    store_value_drawn<0>(w, c, n, tap, [&](int k) EMPOOL_LAMBDA { return w.taps.code[k]; }, held, total);
     return sum != sum;
 }
 
-// Windows of N activations. The running sums are kept: they ascend, so the draw is the first that is above a limit, the
-// lesser of the target and of the greatest number below the total.
+// Windows of N activations.
 template <int N, bool soft, class T, class I>
 EMPOOL_INLINE void value_draw_of_few(const Window<T, I>& w, const Beta<T>& beta, Vec<Compute<T>, lanes<T>>* held) {
     using C = Compute<T>;
@@ -101,23 +109,9 @@ EMPOOL_INLINE void value_draw_of_few(const Window<T, I>& w, const Beta<T>& beta,
             });
         }
         nan |= sum != sum;
-        const V target = to_fraction<C, L>(load_raw<Vec<uint32_t, L>>(w.u + c)) * total;
-        const V limit = smaller(bits<V>(bits<O>(total) - 1), target);
-        V value = load<L>(taps.in(N - 1) + c);
-        K code = fill_code<K>(taps.code(N - 1));
-        repeat<N, 1>(N, [&](int i) EMPOOL_LAMBDA {
-            const int k = N - 1 - i;
-            const auto reached = greater(running[k], limit);
-            value = select(reached, load<L>(taps.in(k) + c), value);
-            code = select(reached, fill_code<K>(taps.code(k)), code);
-        });
-        if constexpr (!soft) {
-            const auto some = greater(total, V{});
-            value = select(some, value, V{});
-            code = select(some, code, fill_code<K>(sizeof(K{}[0]) == 1 ? 255 : zero_drawn<I>));
-        }
-        store_exact<L>(w.out + c, value);
-        store_codes<I, L>(w.drawn + c, code);
+        store_value_drawn<N>(
+            w, c, N, [&](int k) EMPOOL_LAMBDA { return load<L>(taps.in(k) + c); },
+            [&](int k) EMPOOL_LAMBDA { return taps.code(k); }, running, total);
     });
     if (any(nan)) draw_nan(w);
 }
