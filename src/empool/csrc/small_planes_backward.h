@@ -21,40 +21,67 @@ Units small_plane_units(const Geometry& g) {
     return {plane_blocks(g, lanes<T>), 2 * lanes<T> * g.in_size()};
 }
 
-template <class T, class Arguments>
-void as_channels(const Arguments& a, int64_t begin, int64_t end,
-                 void (&run)(const Arguments&, int64_t begin, int64_t end)) {
+// Asks for part `part` of `parts` of `count` elements.
+template <bool writes, class T>
+EMPOOL_INLINE void prefetch_part(const T* p, int64_t count, int64_t part, int64_t parts) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    for (int64_t i = count * part / parts; i < count * (part + 1) / parts; i += line) prefetch<writes>(p, i);
+}
+
+// Gradients take the place of the activations: what a window completes, no later window reads. While a row of windows
+// is computed, its part of what the next transposes touch comes into the cache: this block's output, and the next
+// planes.
+template <class T, int side, class Channels, class Mean>
+void backward_of_small_planes_as(const Mean& a, int64_t begin, int64_t end) {
     constexpr int L = lanes<T>;
     const Geometry& g = a.geometry;
-    Arguments side_by_side = a;
-    Geometry& image = side_by_side.geometry;
-    image.N = 1;
-    image.C = L;
-    image.channels_last = true;
-    T* in = scratch<T, Buffer::tile_input>(g.in_size() * L);
-    T* grad = scratch<T, Buffer::tile_gradient>(g.out_size() * L);
-    T* out = scratch<T, Buffer::tile_output>(g.in_size() * L);
-    side_by_side.input = in;
-    side_by_side.grad_output = grad;
-    side_by_side.output = out;
+    const int64_t rows = g.axis[1].out, in_size = g.in_size(), out_size = g.out_size();
     const Box inputs = whole_input(g, L), outputs = whole_output(g, L);
+    T* tile = scratch<T, Buffer::tile_input>(in_size * L);
+    T* grad = scratch<T, Buffer::tile_gradient>(out_size * L);
+    Mean image = a;
+    image.geometry.N = 1;
+    image.geometry.C = L;
+    image.geometry.channels_last = true;
+    image.input = image.output = tile;
+    image.grad_output = grad;
+    ChannelGradients<T, side, Channels, Mean> gradients(image);
     for (int64_t unit = begin; unit < end; ++unit) {
         const PlaneBlock block(g, unit, L);
-        interleave<L>(g, static_cast<const T*>(a.input), whole_input(g, 1), block, inputs, in);
-        interleave<L>(g, static_cast<const T*>(a.grad_output), whole_output(g, 1), block, outputs, grad);
-        run(side_by_side, 0, channel_strip_units(image).count);
-        deinterleave<L>(g, static_cast<T*>(a.output), whole_input(g, 1), block, inputs, static_cast<const T*>(out));
+        const T *in = static_cast<const T*>(a.input), *grad_output = static_cast<const T*>(a.grad_output);
+        T* out = static_cast<T*>(a.output);
+        interleave<L>(g, in, whole_input(g, 1), block, inputs, tile);
+        interleave<L>(g, grad_output, whole_output(g, 1), block, outputs, grad);
+        gradients.set_image(0);
+        for (int64_t oh = 0; oh < rows; ++oh) {
+            prefetch_part<true>(out + block.first * in_size, block.used * in_size, oh, rows);
+            if (unit + 1 < end) {
+                const int64_t next = block.first + L;
+                prefetch_part<false>(in + next * in_size, L * in_size, oh, rows);
+                prefetch_part<false>(grad_output + next * out_size, L * out_size, oh, rows);
+            }
+            gradients.pass(oh, true);
+        }
+        gradients.finish();
+        deinterleave<L>(g, out, whole_input(g, 1), block, inputs, tile);
     }
+}
+
+template <class T, class Channels, class Mean>
+void backward_of_small_planes(const Mean& a, int64_t begin, int64_t end) {
+    (stride2_side(a.geometry) == 2 ? backward_of_small_planes_as<T, 2, Channels, Mean>
+                                   : backward_of_small_planes_as<T, 3, Channels, Mean>)(a, begin, end);
 }
 
 template <class T>
 void rank_backward_of_small_planes(const RankMean& a, int64_t begin, int64_t end) {
-    as_channels<T>(a, begin, end, rank_backward_of_channels<T>);
+    backward_of_small_planes<T, RankChannels<T, false>>(a, begin, end);
 }
 
 template <class T>
 void value_backward_of_small_planes(const ValueMean& a, int64_t begin, int64_t end) {
-    as_channels<T>(a, begin, end, value_backward_of_channels<T>);
+    (a.beta.value ? backward_of_small_planes<T, ValueChannels<T, true>, ValueMean>
+                  : backward_of_small_planes<T, ValueChannels<T, false>, ValueMean>)(a, begin, end);
 }
 
 }  // namespace EMPOOL_CAPABILITY

@@ -131,35 +131,44 @@ class ChannelGradients {
     }
 
     EMPOOL_INLINE void visit(int64_t oh, int64_t ow, const Target& to) {
+        const int64_t ih0 = H_.start(oh), iw0 = W_.start(ow);
+        const T* grad = grad_ + (oh * W_.out + ow) * g_.C;
+        if (ih0 >= 0 && ih0 + side <= H_.in && iw0 >= 0 && iw0 + side <= W_.in) {
+            if (n_ != taps) set_count(taps);
+            return give_all<taps>(in_ + (ih0 * W_.in + iw0) * g_.C, nullptr, nullptr, grad, to);
+        }
         const T* in[taps];
         int place[taps], n = 0;
         for (int k = 0; k < taps; ++k) {
-            const int64_t ih = H_.start(oh) + k / side, iw = W_.start(ow) + k % side;
+            const int64_t ih = ih0 + k / side, iw = iw0 + k % side;
             if (ih < 0 || ih >= H_.in || iw < 0 || iw >= W_.in) continue;
             in[n] = in_ + (ih * W_.in + iw) * g_.C;
             place[n++] = k;
         }
-        if (n != n_) {
-            n_ = n;
-            shares_ = channels_.of(n);
-        }
-        const T* grad = grad_ + (oh * W_.out + ow) * g_.C;
-        if (n == taps) return give_all<taps>(in, place, grad, to);
+        if (n != n_) set_count(n);
         if constexpr (side == 3) {
-            if (n == 6) return give_all<6>(in, place, grad, to);
-            if (n == 4) return give_all<4>(in, place, grad, to);
-            if (n == 3) return give_all<3>(in, place, grad, to);
+            if (n == 6) return give_all<6>(nullptr, in, place, grad, to);
+            if (n == 4) return give_all<4>(nullptr, in, place, grad, to);
+            if (n == 3) return give_all<3>(nullptr, in, place, grad, to);
         }
-        if (n == 2) return give_all<2>(in, place, grad, to);
-        give_all<1>(in, place, grad, to);
+        if (n == 2) return give_all<2>(nullptr, in, place, grad, to);
+        give_all<1>(nullptr, in, place, grad, to);
     }
 
+    void set_count(int n) {
+        n_ = n;
+        shares_ = channels_.of(n);
+    }
+
+    // A window whose taps are all valid is given by the first; of others, all valid ones and their places are given.
     template <int N>
-    EMPOOL_NOINLINE void give_all(const T* const (&tap)[taps], const int (&place)[taps], const T* grad,
+    EMPOOL_NOINLINE void give_all(const T* first, const T* const* tap, const int* place, const T* grad,
                                   const Target& target) {
         const Target to = target;
         const T* in[N];
-        for (int k = 0; k < N; ++k) in[k] = tap[k];
+        const int64_t row = W_.in * g_.C;
+        repeat<N, 0>(
+            N, [&](int k) EMPOOL_LAMBDA { in[k] = N == taps ? first + k / side * row + k % side * g_.C : tap[k]; });
         const typename Channels::Shares shares = shares_;
         C *const next = next_, *const next1 = next_ + g_.C, *const next2 = next_ + 2 * g_.C;
         C* const below1 = to.below + g_.C;

@@ -39,7 +39,6 @@ enum class Buffer {
     cover_codes,
     tile_input,  // planes side by side
     tile_gradient,
-    tile_output,
     spare,
 };
 
@@ -228,7 +227,9 @@ EMPOOL_NOINLINE void deinterleave_row(T* const (&plane)[L], int used, int64_t to
         repeat<L, 0>(0,
                      [&](int l) EMPOOL_LAMBDA { v[l] = load_raw<typename Block::V>(tile + w * L + l * Block::width); });
         Block::to_rows(v);
-        for (int l = 0; l < used; ++l) store_raw(plane[l] + to + w, v[l]);
+        repeat<L, 0>(0, [&](int l) EMPOOL_LAMBDA {
+            if (l < used) store_raw(plane[l] + to + w, v[l]);
+        });
     }
     for (; w < size; ++w) {
         for (int l = 0; l < used; ++l) plane[l][to + w * step] = tile[w * L + l];
