@@ -229,7 +229,8 @@ def _class_images(folder: Path) -> list[Path]:
 
 def arrays(name: str, train_rows: Iterable[Row], test_rows: Iterable[Row], classes: tuple[str, ...]) -> DataSet:
     """Decode the rows of both splits, and check that they belong together; without classes, the labels name them."""
-    train, test = (_decoded(name, rows, len(classes)) for rows in (train_rows, test_rows))
+    splits = zip(SPLITS, (train_rows, test_rows), strict=True)
+    train, test = (_decoded(f"{name}, {split}", rows, len(classes)) for split, rows in splits)
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = " and ".join("x".join(map(str, split.images.shape[1:])) for split in (train, test))
         raise LabError(f"{name}: training and test images differ in size ({shapes})")
@@ -274,7 +275,7 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
         images.append(image)
         labels.append(label)
     if not images:
-        raise LabError(f"{where}: a split has no images")
+        raise LabError(f"{where}: expected images, got none")
     if transparent:
         _log.warning("%d images are transparent, which is left out; the first is %s", len(transparent), transparent[0])
     channels = max(image.shape[2] for image in images)
@@ -292,6 +293,8 @@ def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.u
         array = (content.movedim(0, -1) if content.ndim == 3 else content).numpy()
     elif isinstance(content, np.ndarray):
         array = content
+    elif not (isinstance(content, bytes) or hasattr(content, "convert")):
+        raise LabError(f"{name}: expected an image of PIL, an array or a tensor, got {type(content).__name__}")
     else:
         try:
             image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
