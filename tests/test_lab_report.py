@@ -317,6 +317,7 @@ def test_an_old_page_survives_a_failure(tmp_path, monkeypatch):
         ("results.json", '{"a": 1}', r"results\.json holds no runs"),
         ("results.json", "[1]", r"results\.json: run 1 has no valid data"),
         ("results.json", [RECORDS[0], {**RECORDS[1], "seed": "zero"}], r"results\.json: run 2 has no valid seed"),
+        ("results.json", [RECORDS[0], {**RECORDS[1], "device": [1]}], r"results\.json: run 2 has no valid device"),
         ("results.json", [RECORDS[0], RECORDS[0]], r"results\.json: .* got two of max with seed 0"),
         ("results.json", [record("max", 0, 15.0, calibration={"count": [1, 2]})], "run's calibration is damaged"),
         ("max/1/metrics.csv", "epoch,train_error,test_error\n1,fast,2\n", r"max/1/metrics\.csv is damaged"),

@@ -318,13 +318,6 @@ def _rank_draw_kernel(
                 value, position = _any_of_rank(values, valids, rank, count, K, LEAST, CHECKED, like)
         if CHANNELS_LAST and not TOGETHER:  # A lane after another, so that registers hold one's windows alone.
             store_draw(output, drawn, at, value, position, live)
-            if QUICK:
-                if tl.max((live & void).to(tl.int32)) > 0:
-                    _draw_any(
-                        input, output, drawn, plane_start, line_start, table, numbers, lane, block, channel, d, d_end,
-                        h, h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
-                        LEAST, WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
-                    )  # fmt: skip
         else:
             drawn_values = drawn_values + (value.to(dtype),)
             positions = positions + (position.to(drawn.dtype.element_ty),)
@@ -342,7 +335,7 @@ def _rank_draw_kernel(
             store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
     if KEYS:
         again = again | is_void(top, lowest, smallest, odd, dtype)
-    if QUICK and (TOGETHER or SIDE):
+    if QUICK:
         if tl.max((row_live & again).to(tl.int32)) > 0:
             for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
                 _draw_any(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,6 +22,15 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "seed": int,
     "converged": bool,
     "test_error": (int, float, type(None)),
+}
+# Fields that a record may lack, and what they are where they are not null.
+_SCORES = ("train_error", "test_nll", "test_loss", "test_ece", "chance_error")
+_COUNTS = ("threads", "parameters", "classes", "epochs", "train_images", "test_images", "train_limit", "test_limit")
+_OPTIONAL: Mapping[str, Any] = {
+    **dict.fromkeys(_SCORES + _COUNTS, Real),
+    **dict.fromkeys(("device", "commit"), str),
+    **dict.fromkeys(("machine", "versions"), dict),
+    "image_shape": (list, tuple),
 }
 
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment", "p_schedule")
@@ -57,6 +67,9 @@ def checked(records: Any, source: str) -> list[Record]:
     for number, record in enumerate(records, start=1):
         for name, kinds in REQUIRED.items():
             if not isinstance(record, dict) or not isinstance(record.get(name, ...), kinds):
+                raise LabError(f"{source}: run {number} has no valid {name}")
+        for name, kinds in _OPTIONAL.items():
+            if record.get(name) is not None and not isinstance(record[name], kinds):
                 raise LabError(f"{source}: run {number} has no valid {name}")
     return records
 
