@@ -231,10 +231,10 @@ def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_
         ([GOOD], [0], ("dark", "bright", "left"), " (dark, bright, left) name different classes: give files of one"),
         ([GOOD, GOOD], [0, 3], (), ": row 1 has label 3, expected 0 to 2"),
         ([GOOD, GOOD], [0, -1], tiny_data.NAMES, ": row 1 has label -1, expected 0 to 2"),
-        ([GOOD, GOOD], [0, None], tiny_data.NAMES, ": row 1 has no label"),
+        ([GOOD, GOOD], [0, None], tiny_data.NAMES, ": row 1: expected an integer label, got None"),
         ([GOOD, b"no image at all"], [0, 1], (), ": row 1: cannot decode the image (unknown image format)"),
         ([GOOD, CUT], [0, 1], (), ": row 1: cannot decode the image ("),
-        ([GOOD, None], [0, 1], (), ": row 1: no image"),
+        ([GOOD, None], [0, 1], (), ": row 1: expected an image of PIL, an array or a tensor, got NoneType"),
     ],
     ids=("classes", "beyond", "negative", "unlabelled", "text", "truncated", "absent"),
 )

@@ -50,9 +50,8 @@ def load_data(
     train, test = data.train, data.test
     if isinstance(train, Streamed) or isinstance(test, Streamed):
         if validation or (own and (train_limit or test_limit)):
-            raise LabError(
-                f"--data {source}: its images are loaded when their turn comes; choose among them beforehand"
-            )
+            said = "its images are loaded when their turn comes; choose among them beforehand"
+            raise LabError(f"--data {source}: {said}")
         return data
     if workers is not None:
         raise LabError("--workers is for images that are loaded when their turn comes; these are in memory")
@@ -106,10 +105,8 @@ def _own(spelling: str, network: Network) -> DataSet:
     if not (floats or network.streams):
         train_rows, test_rows = (_rows(f"{where}: {name}", p) for name, p in zip(sources.SPLITS, made, strict=True))
         return sources.arrays(where, train_rows, test_rows, classes)
-    if not (floats or hasattr(image, "convert")):
-        raise LabError(f"{where}: expected images of PIL or float tensors for a network of timm")
-    if floats and image.ndim != 3:
-        raise LabError(f"{where}: expected float tensors (C, H, W), got {tuple(image.shape)}")
+    if not (image.ndim == 3 if floats else hasattr(image, "convert")):
+        raise LabError(f"{where}: expected float tensors (C, H, W) or, for a network of timm, images of PIL")
     if not classes:
         raise LabError(f"{where}: expected the training Dataset to have `classes`, their names")
     digest = hashlib.blake2b(f"{spelling} {len(made[0])} {len(made[1])} {classes}".encode(), digest_size=16)
@@ -124,9 +121,7 @@ def _own(spelling: str, network: Network) -> DataSet:
 def _rows(where: str, images: Any) -> Iterator[sources.Row]:
     for n in range(len(images)):
         image, label = images[n]
-        if not hasattr(label, "__int__"):
-            raise LabError(f"{where} image {n}: expected an integer label, got {label!r}")
-        yield f"{where} image {n}", image, int(label)
+        yield f"{where} image {n}", image, int(label) if hasattr(label, "__int__") else label
 
 
 def _as_they_come(images: Dataset[Any], config: object, training: bool) -> Dataset[Any]:

@@ -262,8 +262,8 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
     transparent: list[str] = []
     first = ""
     for name, content, label in rows:
-        if label is None:
-            raise LabError(f"{name} has no label")
+        if not isinstance(label, int):
+            raise LabError(f"{name}: expected an integer label, got {label!r}")
         if label < 0 or label >= (classes or math.inf):
             expected = f"0 to {classes - 1}" if classes else "0 or more"
             raise LabError(f"{name} has label {label}, expected {expected}")
@@ -287,14 +287,12 @@ def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.u
     """Make ``(H, W, C)`` of bytes, an image of PIL, an array ``(H, W[, C])`` or a tensor ``([C, ]H, W)``."""
     from PIL import Image
 
-    if content is None:
-        raise LabError(f"{name}: no image")
+    if not (isinstance(content, bytes | np.ndarray | torch.Tensor) or hasattr(content, "convert")):
+        raise LabError(f"{name}: expected an image of PIL, an array or a tensor, got {type(content).__name__}")
     if isinstance(content, torch.Tensor):
         array = (content.movedim(0, -1) if content.ndim == 3 else content).numpy()
     elif isinstance(content, np.ndarray):
         array = content
-    elif not (isinstance(content, bytes) or hasattr(content, "convert")):
-        raise LabError(f"{name}: expected an image of PIL, an array or a tensor, got {type(content).__name__}")
     else:
         try:
             image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content

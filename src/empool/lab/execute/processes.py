@@ -78,10 +78,9 @@ class Processes(Here):
         threads = max(1, torch.get_num_threads() // self.slots)
         pool = ProcessPoolExecutor(1, self.context, _begin, (theirs, threads, run, *self.given))
         main = sys.modules["__main__"]
-        needed = any(name.startswith("__main__:") for name in (run.data, run.model))
         with signals.handled(signal.SIG_IGN, signal.SIGINT):
             # The process would run a script again that has no `if __name__ == "__main__"`.
-            sys.modules["__main__"] = main if needed else ModuleType("__main__")
+            sys.modules["__main__"] = main if "__main__:" in f"{run.data} {run.model}" else ModuleType("__main__")
             try:
                 future = pool.submit(_work)
             finally:
