@@ -119,8 +119,7 @@ def killing(place, number=signal.SIGKILL):
 @pytest.mark.parametrize(("method", "poolings"), [("forkserver", POOLINGS), ("spawn", POOLINGS[:2])])
 def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, monkeypatch, held, method, poolings):
     monkeypatch.setattr(processes, "_context", lambda device: multiprocessing.get_context(method))
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__ + "/no such script", raising=False)
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setitem(sys.modules, "__main__", Mock(__file__="/no such script", __spec__=None))
     seen = Together(held)
     records = start(tmp_path, None, seen, held, poolings)
     assert same(tmp_path, whole, poolings)

@@ -59,10 +59,9 @@ def evaluate(
     _write(directory, records)  # A folder that can't be written to is refused before the work.
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
-            raise LabError(
-                f"{source} is not what {folder} was trained on, or has changed since (fingerprint "
-                f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
-            )
+            now = f"{source} is not what {folder} was trained on, or has changed since"
+            prints = f"fingerprint {loaded.fingerprint}, not {config.fingerprint}"
+            raise LabError(f"{now} ({prints}): evaluate with the data set of then")
         config = dataclasses.replace(config, device=device)
         # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
         draws = not isinstance(config.layer, (Max, Average, type(None)))

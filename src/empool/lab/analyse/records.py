@@ -110,10 +110,9 @@ def of_one_setting(records: Sequence[Record], source: str) -> Sequence[Record]:
     for name in SETTINGS:
         values = {str(record.get(name)) for record in records if f"@{name}=" not in record["pooling"]}
         if len(values) > 1:
-            raise LabError(
-                f"{source} holds runs of several settings ({name}: {', '.join(sorted(values))}): give each a folder of "
-                "its own; empool gain DIR... puts them side by side"
-            )
+            several = f"{source} holds runs of several settings ({name}: {', '.join(sorted(values))})"
+            then = "give each a folder of its own; empool gain DIR... puts them side by side"
+            raise LabError(f"{several}: {then}")
     return records
 
 
