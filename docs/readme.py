@@ -19,7 +19,7 @@ STUDIES = {  # of results/: what is trained, on what; and the pooling
     "table2-cuda": ("residual network, 5,000 images", "ensemble:0.5"),
 }
 LABELS = {  # in the figure: the words and where they are, from the mark
-    "airbench/stage2/50000-published": ("50,000 images, augmented", -58, 26, "start"),
+    "airbench/stage2/50000-published": ("50,000 images, augmented", -64, 26, "start"),
     "airbench/stage2/50000-none": ("50,000 images", 0, -14, "middle"),
     "airbench/stage2/5000-published": ("5,000 images, augmented", 10, 22, "start"),
     "airbench/stage2/5000-none": ("5,000 images", -10, 16, "end"),

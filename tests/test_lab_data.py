@@ -122,6 +122,7 @@ def test_limits_take_the_same_number_of_each_class(tmp_path):
     assert stratified(labels, 9).tolist() == chosen[0].tolist()
     assert stratified(labels, 1000).tolist() == stratified(labels, None).tolist() == list(range(63))
     folder = tiny_data.parquet_folder(tmp_path / "shapes")
+    assert refusal(folder, validation=0.99) == "validation: 0.99 of 30 training images leaves none: hold out fewer"
     assert refusal(folder, test_limit=0) == "a limit on the number of images must be at least 1, got 0"
 
 
@@ -177,6 +178,8 @@ def test_images_of_a_factory_are_checked_as_those_of_a_folder_are(tmp_path, monk
         ((wide, 0), ": the image is 8x9, but --data factory:data: train image 0 is 8x8"),
         ((integers, 0), ": expected an image of eight bits, or of float tensors, got int64"),
         ((items[0][0], -1), " has label -1, expected 0 or more"),
+        ((items[0][0], "cat"), ": expected an integer label, got 'cat'"),
+        (([[0]], 0), ": expected an image of PIL, an array or a tensor, got list"),
     ):
         module.data = lambda wrong=wrong: ([*items, wrong], items)
         assert refusal("factory:data").startswith(f"--data factory:data: train image 12{said}")
@@ -228,10 +231,10 @@ def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_
         ([GOOD], [0], ("dark", "bright", "left"), " (dark, bright, left) name different classes: give files of one"),
         ([GOOD, GOOD], [0, 3], (), ": row 1 has label 3, expected 0 to 2"),
         ([GOOD, GOOD], [0, -1], tiny_data.NAMES, ": row 1 has label -1, expected 0 to 2"),
-        ([GOOD, GOOD], [0, None], tiny_data.NAMES, ": row 1 has no label"),
+        ([GOOD, GOOD], [0, None], tiny_data.NAMES, ": row 1: expected an integer label, got None"),
         ([GOOD, b"no image at all"], [0, 1], (), ": row 1: cannot decode the image (unknown image format)"),
         ([GOOD, CUT], [0, 1], (), ": row 1: cannot decode the image ("),
-        ([GOOD, None], [0, 1], (), ": row 1: no image"),
+        ([GOOD, None], [0, 1], (), ": row 1: expected an image of PIL, an array or a tensor, got NoneType"),
     ],
     ids=("classes", "beyond", "negative", "unlabelled", "text", "truncated", "absent"),
 )

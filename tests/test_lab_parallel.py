@@ -11,6 +11,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -118,6 +119,7 @@ def killing(place, number=signal.SIGKILL):
 @pytest.mark.parametrize(("method", "poolings"), [("forkserver", POOLINGS), ("spawn", POOLINGS[:2])])
 def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, monkeypatch, held, method, poolings):
     monkeypatch.setattr(processes, "_context", lambda device: multiprocessing.get_context(method))
+    monkeypatch.setitem(sys.modules, "__main__", Mock(__file__="/no such script", __spec__=None))
     seen = Together(held)
     records = start(tmp_path, None, seen, held, poolings)
     assert same(tmp_path, whole, poolings)

@@ -204,5 +204,5 @@ def test_images_of_a_factory_are_as_those_of_a_folder(folder, monkeypatch):
     with pytest.raises(LabError, match="its images are loaded when their turn comes; choose among them beforehand"):
         load("factory:data", 32)
     train = [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)]
-    with pytest.raises(LabError, match="expected images of PIL or float tensors for a network of timm"):
+    with pytest.raises(LabError, match="or, for a network of timm, images of PIL"):
         load("factory:data")

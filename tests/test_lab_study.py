@@ -185,6 +185,7 @@ def test_json_of_another_shape_is_named(tmp_path):
     for path, contents, said in (
         (study, ["[]", "{}", "3", '{"command"', *junk], r"damaged \(.*\): put it back or choose another --out"),
         (result, ["[]", "{}", "3"], "not what empool writes: expected an object.*; delete it to start over"),
+        (result, ['{"pooling": "max", "seed": 1}'], "of max, seed 1: put it back or delete it to start over"),
         (result, ['{"command"'], "not valid JSON .*; delete it to start over"),
     ):
         for content in contents:

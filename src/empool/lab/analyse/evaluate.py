@@ -59,10 +59,9 @@ def evaluate(
     _write(directory, records)  # A folder that can't be written to is refused before the work.
     for folder, config in runs:
         if config.fingerprint != loaded.fingerprint:
-            raise LabError(
-                f"{source} is not what {folder} was trained on, or has changed since (fingerprint "
-                f"{loaded.fingerprint}, not {config.fingerprint}): evaluate with the data set of then"
-            )
+            now = f"{source} is not what {folder} was trained on, or has changed since"
+            prints = f"fingerprint {loaded.fingerprint}, not {config.fingerprint}"
+            raise LabError(f"{now} ({prints}): evaluate with the data set of then")
         config = dataclasses.replace(config, device=device)
         # `empool.layer` makes PyTorch's own layers of these, which draw nothing.
         draws = not isinstance(config.layer, (Max, Average, type(None)))
@@ -99,9 +98,8 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
         else:
             _log.info("%s is not finished: left out", path.parent)
     if not finished:
-        raise LabError(
-            f"{directory} holds no finished run: expected the folder of a run or a study of empool train or compare"
-        )
+        expected = "expected the folder of a run or a study of empool train or compare"
+        raise LabError(f"{directory} holds no finished run: {expected}")
     order = [record["pooling"] for record in results(directory)] + [config.pooling for config in finished.values()]
     wanted = order if poolings is None else read_poolings(poolings, next(iter(finished.values())).model)
     if missing := [pooling for pooling in wanted if pooling not in order]:

@@ -27,10 +27,10 @@ REQUIRED: Mapping[str, type | tuple[type, ...]] = {
 _SCORES = ("train_error", "test_nll", "test_loss", "test_ece", "chance_error")
 _COUNTS = ("threads", "parameters", "classes", "epochs", "train_images", "test_images", "train_limit", "test_limit")
 _OPTIONAL: Mapping[str, Any] = {
-    **dict.fromkeys(_SCORES + _COUNTS, Real),
-    **dict.fromkeys(("device", "commit"), str),
-    **dict.fromkeys(("machine", "versions"), dict),
-    "image_shape": (list, tuple),
+    **dict.fromkeys(_SCORES + _COUNTS, Real | None),
+    **dict.fromkeys(("device", "commit"), str | None),
+    **dict.fromkeys(("machine", "versions"), dict | None),
+    "image_shape": list | tuple | None,
 }
 
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment", "p_schedule")
@@ -65,11 +65,9 @@ def checked(records: Any, source: str) -> list[Record]:
     if not isinstance(records, list) or not records:
         raise LabError(f"{source} holds no runs: expected a list of records, one a run")
     for number, record in enumerate(records, start=1):
-        for name, kinds in REQUIRED.items():
-            if not isinstance(record, dict) or not isinstance(record.get(name, ...), kinds):
-                raise LabError(f"{source}: run {number} has no valid {name}")
-        for name, kinds in _OPTIONAL.items():
-            if record.get(name) is not None and not isinstance(record[name], kinds):
+        for name, kinds in {**REQUIRED, **_OPTIONAL}.items():
+            lacking = ... if name in REQUIRED else None
+            if not isinstance(record, dict) or not isinstance(record.get(name, lacking), kinds):
                 raise LabError(f"{source}: run {number} has no valid {name}")
     return records
 
@@ -112,10 +110,9 @@ def of_one_setting(records: Sequence[Record], source: str) -> Sequence[Record]:
     for name in SETTINGS:
         values = {str(record.get(name)) for record in records if f"@{name}=" not in record["pooling"]}
         if len(values) > 1:
-            raise LabError(
-                f"{source} holds runs of several settings ({name}: {', '.join(sorted(values))}): give each a folder of "
-                "its own; empool gain DIR... puts them side by side"
-            )
+            several = f"{source} holds runs of several settings ({name}: {', '.join(sorted(values))})"
+            then = "give each a folder of its own; empool gain DIR... puts them side by side"
+            raise LabError(f"{several}: {then}")
     return records
 
 

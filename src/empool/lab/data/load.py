@@ -50,9 +50,8 @@ def load_data(
     train, test = data.train, data.test
     if isinstance(train, Streamed) or isinstance(test, Streamed):
         if validation or (own and (train_limit or test_limit)):
-            raise LabError(
-                f"--data {source}: its images are loaded when their turn comes; choose among them beforehand"
-            )
+            said = "its images are loaded when their turn comes; choose among them beforehand"
+            raise LabError(f"--data {source}: {said}")
         return data
     if workers is not None:
         raise LabError("--workers is for images that are loaded when their turn comes; these are in memory")
@@ -60,6 +59,8 @@ def load_data(
     everyone = np.arange(len(labels))
     held_out = stratified(labels, max(1, round(validation * len(labels))), seed=1) if validation else everyone[:0]
     left = np.setdiff1d(everyone, held_out)
+    if not len(left):
+        raise LabError(f"validation: {validation:g} of {len(everyone)} training images leaves none: hold out fewer")
     left = left[stratified(labels[left], train_limit)]
     measured = train[held_out] if validation else None
     if len(left) < len(everyone):  # All aren't copied.
@@ -94,17 +95,18 @@ def _own(spelling: str, network: Network) -> DataSet:
     if not (isinstance(made, tuple) and len(made) == 2 and all(hasattr(part, "__getitem__") for part in made)):
         raise LabError(f"{where}: expected a training and a test Dataset, got {type(made).__name__}")
     try:
-        image, label = made[0][0]
-        int(label)
-    except (TypeError, ValueError):
+        for part in reversed(made):  # An empty one has no first item.
+            image, label = part[0]
+            int(label)
+    except (LookupError, TypeError, ValueError):
         raise LabError(f"{where}: expected items of an image and an integer label") from None
     classes = tuple(map(str, getattr(made[0], "classes", ())))
     floats = isinstance(image, torch.Tensor) and image.is_floating_point()
     if not (floats or network.streams):
         train_rows, test_rows = (_rows(f"{where}: {name}", p) for name, p in zip(sources.SPLITS, made, strict=True))
         return sources.arrays(where, train_rows, test_rows, classes)
-    if not (floats or hasattr(image, "convert")):
-        raise LabError(f"{where}: expected images of PIL or float tensors for a network of timm")
+    if not (image.ndim == 3 if floats else hasattr(image, "convert")):
+        raise LabError(f"{where}: expected float tensors (C, H, W) or, for a network of timm, images of PIL")
     if not classes:
         raise LabError(f"{where}: expected the training Dataset to have `classes`, their names")
     digest = hashlib.blake2b(f"{spelling} {len(made[0])} {len(made[1])} {classes}".encode(), digest_size=16)
@@ -119,7 +121,7 @@ def _own(spelling: str, network: Network) -> DataSet:
 def _rows(where: str, images: Any) -> Iterator[sources.Row]:
     for n in range(len(images)):
         image, label = images[n]
-        yield f"{where} image {n}", image, int(label)
+        yield f"{where} image {n}", image, int(label) if hasattr(label, "__int__") else label
 
 
 def _as_they_come(images: Dataset[Any], config: object, training: bool) -> Dataset[Any]:

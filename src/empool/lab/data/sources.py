@@ -229,7 +229,8 @@ def _class_images(folder: Path) -> list[Path]:
 
 def arrays(name: str, train_rows: Iterable[Row], test_rows: Iterable[Row], classes: tuple[str, ...]) -> DataSet:
     """Decode the rows of both splits, and check that they belong together; without classes, the labels name them."""
-    train, test = (_decoded(name, rows, len(classes)) for rows in (train_rows, test_rows))
+    splits = zip(SPLITS, (train_rows, test_rows), strict=True)
+    train, test = (_decoded(f"{name}, {split}", rows, len(classes)) for split, rows in splits)
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = " and ".join("x".join(map(str, split.images.shape[1:])) for split in (train, test))
         raise LabError(f"{name}: training and test images differ in size ({shapes})")
@@ -261,8 +262,8 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
     transparent: list[str] = []
     first = ""
     for name, content, label in rows:
-        if label is None:
-            raise LabError(f"{name} has no label")
+        if not isinstance(label, int):
+            raise LabError(f"{name}: expected an integer label, got {label!r}")
         if label < 0 or label >= (classes or math.inf):
             expected = f"0 to {classes - 1}" if classes else "0 or more"
             raise LabError(f"{name} has label {label}, expected {expected}")
@@ -274,7 +275,7 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
         images.append(image)
         labels.append(label)
     if not images:
-        raise LabError(f"{where}: a split has no images")
+        raise LabError(f"{where}: expected images, got none")
     if transparent:
         _log.warning("%d images are transparent, which is left out; the first is %s", len(transparent), transparent[0])
     channels = max(image.shape[2] for image in images)
@@ -286,8 +287,8 @@ def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.u
     """Make ``(H, W, C)`` of bytes, an image of PIL, an array ``(H, W[, C])`` or a tensor ``([C, ]H, W)``."""
     from PIL import Image
 
-    if content is None:
-        raise LabError(f"{name}: no image")
+    if not (isinstance(content, bytes | np.ndarray | torch.Tensor) or hasattr(content, "convert")):
+        raise LabError(f"{name}: expected an image of PIL, an array or a tensor, got {type(content).__name__}")
     if isinstance(content, torch.Tensor):
         array = (content.movedim(0, -1) if content.ndim == 3 else content).numpy()
     elif isinstance(content, np.ndarray):

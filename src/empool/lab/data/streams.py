@@ -25,10 +25,8 @@ def load(folder: Path, train_limit: int | None = None, test_limit: int | None = 
     from timm.utils.misc import natural_key
 
     if not folder.is_dir():
-        raise LabError(
-            f'no folder "{folder}": networks of timm are trained on a folder (expected train/CLASS/IMAGE and '
-            "val/CLASS/IMAGE), or on what package.module:factory gives"
-        )
+        kinds = "a folder (expected train/CLASS/IMAGE and val/CLASS/IMAGE), or on what package.module:factory gives"
+        raise LabError(f'no folder "{folder}": networks of timm are trained on {kinds}')
     digest, chosen = hashlib.blake2b(digest_size=16), []
     classes, splits = sources.class_folders(folder, natural_key)
     for listed, limit in zip(splits.values(), (train_limit, test_limit), strict=True):

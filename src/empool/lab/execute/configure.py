@@ -45,9 +45,8 @@ def configure(
     common |= {"data": data.name, "fingerprint": data.fingerprint, "device": device}
     runs = [RunConfig(pooling=pooling, seed=seed, **common) for seed in seeds for pooling in poolings]
     if p_schedule.kind != "constant" and all(each.p is None for each in runs):
-        raise LabError(
-            f"p_schedule: {p_schedule} needs a pooling with a p, ensemble:P or max-dropout:P, got {', '.join(poolings)}"
-        )
+        needed = "a pooling with a p, ensemble:P or max-dropout:P"
+        raise LabError(f"p_schedule: {p_schedule} needs {needed}, got {', '.join(poolings)}")
     for each in runs[: len(poolings)]:
         _try_out(each, data)
     return runs, data

@@ -16,6 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -76,8 +77,14 @@ class Processes(Here):
         ours, theirs = multiprocessing.Pipe()
         threads = max(1, torch.get_num_threads() // self.slots)
         pool = ProcessPoolExecutor(1, self.context, _begin, (theirs, threads, run, *self.given))
+        main = sys.modules["__main__"]
         with signals.handled(signal.SIG_IGN, signal.SIGINT):
-            future = pool.submit(_work)
+            # The process would run a script again that has no `if __name__ == "__main__"`.
+            sys.modules["__main__"] = main if "__main__:" in f"{run.data} {run.model}" else ModuleType("__main__")
+            try:
+                future = pool.submit(_work)
+            finally:
+                sys.modules["__main__"] = main
         theirs.close()
         self.on[run] = pool, ours, future
         return future

@@ -88,14 +88,14 @@ def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     return rich.console.Group(*shown)
 
 
-def frame(study: Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -> pd.DataFrame:
+def frame(study: str | Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -> pd.DataFrame:
     """Return the table of test errors, a row a pooling, of a study's folder or of the records of its runs.
 
     Raises:
         LabError: as `write_report` does, or for a record without "pooling", "seed" or "test_error", in percent.
     """
-    if isinstance(study, Path):
-        made = sections.read(study, baseline)
+    if isinstance(study, str | Path):
+        made = sections.read(Path(study), baseline)
     else:
         rows = study.to_dict("records") if isinstance(study, pd.DataFrame) else study
         own = [{"data": "own", "model": "own", "converged": one.get("test_error") is not None, **one} for one in rows]

@@ -112,7 +112,11 @@ def results(directory: Path) -> list[dict[str, Any]]:
     study = directory / "study.json"
     named = read_object(study, "poolings")["poolings"] if study.exists() else []
     order = {pooling: place for place, pooling in enumerate(named)}
-    records = [read_object(path, "pooling", "seed") for path in directory.glob("*/*/result.json")]
+    records = []
+    for path in directory.glob("*/*/result.json"):
+        records.append(one := read_object(path, "pooling", "seed"))
+        if path.parent != directory / folder_name(str(one["pooling"])) / str(one["seed"]):
+            raise LabError(f"{path} is of {one['pooling']}, seed {one['seed']}: put it back or delete it to start over")
     return sorted(records, key=lambda one: (one["seed"], order.get(one["pooling"], len(order)), one["pooling"]))
 
 
