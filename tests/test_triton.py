@@ -355,6 +355,10 @@ def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatc
         profiled.setattr(_plan.triton.knobs.runtime.launch_enter_hook, "calls", [print])
         _plan.launch(Kernel(), plan, input, output)
     assert starts.pop() == ("told", (3, 1, 1), (*pointers, 7, (2, 2), 5))
+    with monkeypatch.context() as newer:
+        newer.setattr(_plan, "HAS_KNOWN_LAUNCHER", False)
+        _plan.launch(Kernel(), plan, input, output)
+    assert starts.pop()[0] == "told"
     # Another argument, type or alignment is another kernel.
     for other, tensors in (
         (plan.of(share=6), (input, output)),

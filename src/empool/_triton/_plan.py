@@ -31,6 +31,8 @@ BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
 FOUR_PROGRAMS: dict[str, int] = {} if torch.version.hip else {"maxnreg": 128}
 """So few registers a thread that a multiprocessor holds four programs of four warps."""
+HAS_KNOWN_LAUNCHER = triton.__version__.startswith(("3.6.", "3.7."))
+"""Whether a compiled kernel's `run`, which is private, takes what Triton gave it when this was written."""
 SORTED_WINDOW = 9
 """The most positions of a window that a program sorts, or ranks by pairs, in registers."""
 
@@ -378,12 +380,17 @@ def _start(kernel: Any, plan: Plan, tensors: Sequence[Tensor], device: int | Non
             plan.started[key] = compiled, rest
         return
     compiled, rest = started
-    runtime = triton.knobs.runtime
-    if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:  # A profiler's.
-        compiled[(plan.programs, 1, 1)](*pointers, *rest)
-    else:
+    if HAS_KNOWN_LAUNCHER and not _has_hooks():
         what = driver.active.get_current_stream(device), compiled.function, compiled.packed_metadata, None, None, None
         compiled.run(plan.programs, 1, 1, *what, *pointers, *rest)
+    else:
+        compiled[(plan.programs, 1, 1)](*pointers, *rest)
+
+
+def _has_hooks() -> bool:
+    """Tell whether something, such as a profiler, is called at every launch."""
+    runtime = triton.knobs.runtime
+    return bool(runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls)
 
 
 def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
