@@ -230,7 +230,7 @@ def test_what_cannot_be_evaluated_is_refused(folder, monkeypatch):
     last.unlink()
     refused(r"max/0 has no last\.ckpt, so there are no weights to evaluate: train that run")
     (folder / "result.json").unlink()
-    refused("holds no finished run: expected the folder of a run or a study of empool")
+    refused("holds no finished run: expected a folder that empool train or compare made")
 
 
 def test_the_command_prints_a_table_and_says_what_was_written(tmp_path, monkeypatch, capsys):

@@ -110,8 +110,7 @@ def test_the_time_left_is_that_of_the_epochs_left_at_the_speed_so_far(time_passe
 
 def test_lines_tell_how_far_a_long_run_is(time_passes):
     (run,) = tiny_data.plan(tiny_data.config(epochs=4), ("max",))
-    lines = io.StringIO()
-    shown = Progress(lines)
+    shown = Progress(lines := io.StringIO())
     shown.begin([run], [run])
     shown.started(run)
     shown.advanced(run, 0.5, None)

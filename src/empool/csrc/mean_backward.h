@@ -58,7 +58,7 @@ struct BackwardWindow {
         return grad;
     }
 
-    // In those lanes all of it goes to the last NaN, once the rest is given.
+    // In lanes that hold a NaN the last NaN gets the whole gradient. Called after the other lanes have theirs.
     EMPOOL_NOINLINE void give_to_nan(V grad) const {
         for (int lane = 0; lane < lanes<T>; ++lane) {
             const int k = last_nan(lane);

@@ -98,8 +98,7 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
         else:
             _log.info("%s is not finished: left out", path.parent)
     if not finished:
-        expected = "expected the folder of a run or a study of empool train or compare"
-        raise LabError(f"{directory} holds no finished run: {expected}")
+        raise LabError(f"{directory} holds no finished run: expected a folder that empool train or compare made")
     order = [record["pooling"] for record in results(directory)] + [config.pooling for config in finished.values()]
     wanted = order if poolings is None else read_poolings(poolings, next(iter(finished.values())).model)
     if missing := [pooling for pooling in wanted if pooling not in order]:

@@ -49,16 +49,16 @@ class Loggers:
                 raise
             except Exception as error:  # Each tracker has its own.
                 raise LabError(f"--logger {name}: {first_line(error)}") from error
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        uri, ended = os.environ.get("MLFLOW_TRACKING_URI"), "failed"
         try:
             yield
-        except BaseException as error:
-            ended = "KILLED" if isinstance(error, KeyboardInterrupt) else "failed"
+        except KeyboardInterrupt:
+            ended = "KILLED"
+            raise
+        finally:  # Those of runs that did not end, or of a tracker that failed, are still on.
             for (name, _), logger in self.on.items():
                 with suppress(Exception):  # What ended the study is to be said.
                     _close(name, logger, ended)
-            raise
-        finally:
             if uri is None:  # Lightning sets it, for all studies of this process.
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
 

@@ -42,6 +42,7 @@ class Progress(logging.Handler):
         self.began = self.said = time.monotonic()
 
     def __enter__(self) -> Progress:
+        self.before = _log.level, _log.propagate
         _log.addHandler(self)
         _log.setLevel(logging.INFO)
         _log.propagate = False
@@ -51,8 +52,8 @@ class Progress(logging.Handler):
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
         _log.removeHandler(self)
-        _log.setLevel(logging.NOTSET)
-        _log.propagate = True
+        level, _log.propagate = self.before
+        _log.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show what was logged."""
