@@ -217,7 +217,7 @@ EMPOOL_INLINE void rank_backward_of_first(const BackwardWindow<T>& w, const Shar
     V sum{}, ranked[M], weight[M];
     Vec<Int<C>, L> before[M];  // how many activations of a rank's value come before its own
     for (int k = 0; k < w.n; ++k) sum += held[k] = load<L>(w.in + w.in_offset[k]);
-    insert_ranks<M>(held, w.n, ranked);
+    insert_ranks<M>([&](int k) EMPOOL_LAMBDA { return held[k]; }, w.n, ranked);
     repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA {
         weight[m] = m < shares.columns ? shares.at(m, w.channel) : V{};
         before[m] = fill<Vec<Int<C>, L>>(0);

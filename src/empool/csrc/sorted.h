@@ -29,7 +29,7 @@ struct Network {
             for (int k = p; k > 0; k /= 2) {
                 for (int j = k % p; j + k < N; j += 2 * k) {
                     for (int i = j; i < j + k; ++i) {
-                        if (i / (2 * p) != (i + k) / (2 * p)) continue;
+                        if (i + k >= N || i / (2 * p) != (i + k) / (2 * p)) continue;
                         first[count] = i;
                         second[count++] = i + k;
                     }
@@ -119,20 +119,20 @@ EMPOOL_NOINLINE void sort_ranks(V* v, int n, int M) {
     }
 }
 
-// The M largest of n values where M is small: by insertion, in registers. Of equal zeros the earlier comes first.
-template <int M, class V>
-EMPOOL_INLINE void insert_ranks(const V* v, int n, V* ranked) {
-    using C = std::remove_cvref_t<decltype(v[0][0])>;
+// The M largest of n values where M is small: by insertion, in registers. N is n if it is known, or 0.
+template <int M, int N = 0, class V, class Tap>
+EMPOOL_INLINE void insert_ranks(const Tap& tap, int n, V* ranked) {
+    using C = std::remove_cvref_t<decltype(ranked[0][0])>;
     V held[M];
     repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA { held[m] = fill<V>(-static_cast<C>(__builtin_inf())); });
-    for (int k = 0; k < n; ++k) {
-        V carry = v[k];
+    repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
+        V carry = tap(k);
         repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA {
             const V value = held[m];
             held[m] = larger(carry, value);
             if (m + 1 < M) carry = smaller(carry, value);
         });
-    }
+    });
     repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA { ranked[m] = held[m]; });
 }
 

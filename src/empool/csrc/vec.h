@@ -536,5 +536,12 @@ EMPOOL_INLINE void prefetch(const T* p, int64_t offset = 0) {
     __builtin_prefetch(reinterpret_cast<const char*>(p) + offset * static_cast<int64_t>(sizeof(T)), writes);
 }
 
+// The lines of `count` elements.
+template <bool writes = false, class T>
+EMPOOL_INLINE void prefetch_row(const T* p, int64_t offset, int64_t count) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < count; i += line) prefetch<writes>(p, offset + i);
+}
+
 }  // namespace EMPOOL_CAPABILITY
 }  // namespace empool
