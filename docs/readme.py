@@ -56,7 +56,10 @@ def result(study: str, pooling: str) -> Result:
 
 def table(results: list[Result]) -> str:
     """Write a row for each result, as Markdown."""
-    lines = ["| CIFAR-10, test error | max-pooling | sampling | gain, points [95\u00a0% interval] |", "|---|---:|---:|---:|"]
+    lines = [
+        "| CIFAR-10, test error | max-pooling | sampling | gain, points [95\u00a0% interval] |",
+        "|---|---:|---:|---:|",
+    ]
     for each in results:
         gain = f"{each.gain:+.2f} [{each.low:+.2f}, {each.high:+.2f}]"
         gain = f"**{gain}**" if each.decided else gain
