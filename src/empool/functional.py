@@ -18,8 +18,8 @@ P = ParamSpec("P")
 Pair = tuple[Tensor, Tensor]
 _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 _WINDOWS = {
-    False: """kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them. Padding is
-            never output and counts in no mean.""",
+    False: "kernel_size, stride, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them.\n"
+    "    padding: the same; padding is never output and counts in no mean.",
     True: "output_size: as `torch.nn.functional.{twin}` takes it.",
 }
 _INPUT = """input: ``(N, C, {spatial})`` or ``(C, {spatial})``; any floating dtype, any memory format; both are kept.
