@@ -180,9 +180,7 @@ def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor
 
 def _filled(number: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _private.untraced():
-        return _private.read_by_graphs(
-            _private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device))
-        )
+        return _private.read_by_graphs(_private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device)))
 
 
 def by_rank(
