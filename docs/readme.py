@@ -111,7 +111,7 @@ path{{stroke-width:1}}.grid{{stroke:#8c959f;stroke-opacity:.3}}.zero{{stroke:#59
 <text class="head" x="8" y="24">When does it help?</text>
 <text class="quiet" x="8" y="44">gain in points of test error; filled: significant at 5 %</text>
 {parts}
-<text class="quiet" x="388" y="302" text-anchor="end">how much max-pooling overfits: test less training error</text>
+<text class="quiet" x="388" y="302" text-anchor="end">how much max-pooling overfits: test minus training error</text>
 </svg>
 """
 

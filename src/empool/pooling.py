@@ -99,9 +99,9 @@ def layer(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> nn.Module:
-    """Make the pooling's layer.
+    """Return a layer of a pooling, such as `EnsembleMaxPool2d` for `EnsembleMax`.
 
-    `Max` and `Average` become PyTorch's own layers; the average counts no padding, as every pooling here.
+    `Max` and `Average` become PyTorch's own layers; the average leaves padding out, like every pooling here.
 
     Args:
         pooling: which one.
@@ -129,7 +129,7 @@ def layer(
 
 
 def adaptive_layer(pooling: Pooling, dims: int, output_size: Any) -> nn.Module:
-    """Make the pooling's layer with windows that adapt to the input's size.
+    """Return a layer of a pooling with windows that adapt to the input's size.
 
     `Max` and `Average` become PyTorch's own layers.
 
