@@ -14,7 +14,7 @@ from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
 from empool import _ops, _private, _tables, reference
-from empool._tables import Learned, Numbers, Tables, cached, remembered
+from empool._tables import Known, Learned, Numbers, Tables, cached, remembered
 from empool._window import Geometry, adaptive_bounds
 from empool.distributions import RankDistribution, Tunable, finite
 
@@ -64,7 +64,7 @@ class Method(NamedTuple):
         first_image: the number of images of the batch before these.
     """
 
-    tables: Tables | Numbers | Learned | None
+    tables: Tables | Known | Numbers | Learned | None
     beta: float | Tensor | None
     training: bool
     seed: Seed
@@ -170,7 +170,9 @@ def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor
     if beta is None:
         return None
     if torch.compiler.is_compiling():
-        return _tables.in_graph(beta, input.device)
+        if _private.is_exporting() or not _private.is_known(beta):
+            return _tables.in_graph(beta, input.device)
+        return _tables.read_by_graph(_filled, beta, input.device)
     if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return cached(_filled, beta, input.device)
@@ -178,12 +180,12 @@ def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor
 
 def _filled(number: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _private.untraced():
-        return _private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device))
+        return _private.read_by_graphs(_private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device)))
 
 
 def by_rank(
     function: str, kind: type[Tunable], name: str, number: Number, check: Callable[..., float]
-) -> Tables | Numbers:
+) -> Tables | Known | Numbers:
     """Return what pools by a kind of distribution.
 
     Args:
@@ -205,11 +207,13 @@ def by_rank(
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling():
-        return _tables.of_kind(kind, value) if _private.is_exporting() else Numbers(kind, value)
+        if not _private.is_exporting():
+            return Known(kind(value)) if _private.is_known(value) else Numbers(kind, value)  # type: ignore[call-arg]
+        return _tables.of_kind(kind, value)
     return cached(_tables.of_kind, kind, value)
 
 
-def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Learned:
+def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Known | Learned:
     """Return what pools by a distribution, or say under the function's name that it is none."""
     if isinstance(distribution, (Tables, Learned)):
         return distribution
