@@ -249,4 +249,4 @@ def test_a_torchvision_of_another_build_is_named(tmp_path, monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
     message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
-    assert "(operator torchvision::nms does not exist): install the torchvision that belongs to PyTorch" in message
+    assert "timm: operator torchvision::nms does not exist: install the torchvision for PyTorch 2." in message

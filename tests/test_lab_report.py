@@ -161,6 +161,9 @@ def test_results_and_claims_stand_beside_the_papers(compared, page):
     text = shown(terminal(compared))  # fits 80 columns
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert re.search(r"^ max-dropout:0.4 .* 1 of 3 failed  ", text, re.MULTILINE)  # No wider than what is shown.
+    longest = shown(terminal(Path(__file__).parents[1] / "results/table1"))
+    assert re.search(r"^ ordinal:0.6,0.3,0.1  28.79 +-2.63 .* better +\+8.4 +-$", longest, re.MULTILINE)
+    assert re.search(r" Points +95 % interval +Verdict +Gain % +%$", longest, re.MULTILINE)
     assert re.search(r"^ ensemble:0.3 +14.30 +-1.00 .* better", text, re.MULTILINE)
     assert "- Average pooling is worse than max: supported" in text
 
@@ -184,7 +187,9 @@ def test_inference_rules_are_compared_on_the_same_networks(compared):
 def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path):
     computed = (1, None), (1, 12 * "b"), (2, 12 * "b")
     runs = [record("max", seed, 15.0, threads=how[0], commit=how[1]) for seed, how in enumerate(computed)]
+    runs[2]["pooling"] = "ensemble:0.3@learning_rate=0.03"  # Its own line makes room for the other columns.
     text = reported(tmp_path, runs).text
+    assert re.search(r"^ ensemble:0\.3 .*\n @learning_rate=0\.03 +$", shown(terminal(tmp_path)), re.MULTILINE)
     threads, commits = "threads: 1 (2 runs), 2 (1 run)", f"commit: {10 * 'b'} (2 runs), not recorded (1 run)"
     words = f"These runs differ in what computed them: {threads}; {commits}."
     assert text.index(words) < text.index("Test errors of cnn")

@@ -46,8 +46,7 @@ def check_timm() -> None:
     except ModuleNotFoundError:
         raise
     except (AttributeError, ImportError, OSError, RuntimeError) as error:  # Of a torchvision of another build.
-        belongs = f"install the torchvision that belongs to PyTorch {torch.__version__}, from where that came"
-        raise LabError(f"timm cannot be imported ({first_line(error)}): {belongs}") from error
+        raise LabError(f"timm: {first_line(error)}: install the torchvision for PyTorch {torch.__version__}") from error
 
 
 class _Files(Dataset[tuple[Any, int]]):

@@ -81,7 +81,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims."""
     made = sections.read(directory, baseline)
-    without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if made.beside else [])]
+    wide = made.beside or any(len(part) > 17 for row in made.summary.rows for part in row.pooling.split("@"))
+    without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if wide else [])]
     shown: list[Any] = [*made.warnings, table.terminal(made.errors, made.title, without)]
     if made.nll:
         shown.append(table.terminal(made.nll))

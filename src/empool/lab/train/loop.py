@@ -199,15 +199,13 @@ def fit(
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
-    the same number of threads, interrupted or not.
+    the same number of threads, interrupted or not. KeyboardInterrupt is raised as it came; what is done up to the last
+    whole epoch stays. SIGTERM is `signals.Terminated`, raised after the step, or the tests and the checkpoint of an
+    epoch's end, that it came in.
 
     Returns:
         The record, as in results.json. What did the run (device, threads, processes, versions, commit) is what began
         it; "resumed" lists what went on with it and is not the same, each with the first epoch that it did.
-
-    Raises:
-        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
-            raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
     if config.device == "cpu":
         keep_freed()
