@@ -51,16 +51,6 @@ def study(directory, progress):
     tiny_data.study(directory, runs, progress=progress)
 
 
-def test_lines_say_what_is_done_and_what_is_left(tmp_path):
-    lines = io.StringIO()
-    study(tmp_path, Progress(lines))
-    said = lines.getvalue().splitlines()
-    assert (len(said), said[0]) == (3, "2 runs")
-    assert said[1].startswith("[1/2] max, seed 0: test error ")
-    assert said[1].endswith(" left")
-    assert said[2].startswith("[2/2] ensemble:0.2, seed 0: test error ")
-
-
 def test_a_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
     shown = []
 

@@ -418,9 +418,12 @@ def _key(input: Tensor, method: Method) -> Tensor:
             words = seed.view(torch.int64)
             return words[0] + words[1] * 0x1E3779B97F4A7C15  # An odd number: no two offsets meet.
         return seed.reshape(())
-    number = operator.index(seed)
-    signed = number - 2**64 if number >= 2**63 else number
-    return torch.full((), signed, dtype=torch.int64, device=input.device)
+    return torch.full((), signed(operator.index(seed)), dtype=torch.int64, device=input.device)
+
+
+def signed(seed: int) -> int:
+    """Return the signed number of the same 64 bits."""
+    return seed - 2**64 if seed >= 2**63 else seed
 
 
 def _max_indices(input: Tensor, geometry: Geometry) -> Tensor:

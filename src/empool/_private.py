@@ -126,7 +126,7 @@ def is_unseen(input: Any) -> bool:
     """Tell whether it is a dense tensor whose calls nothing watches but autograd, and that not forwards."""
     return (
         not is_watched(input)
-        and _is_usual(input)
+        and (input.is_cpu or _is_usual(input))
         and input.layout is torch.strided
         and _torch.forward_ad._current_level < 0
     )

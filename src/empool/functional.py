@@ -108,7 +108,7 @@ def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Calla
         if has_torch_function_unary(input):
             return handle_torch_function(adaptive_pooling, (input,), input, output_size, return_indices, **own)
         windows = Windows(output_size=output_size, adaptive=True)
-        return _call.pool(name, dims, input, windows, return_indices, method(name, **own))
+        return _prepared.pool(name, dims, input, windows, return_indices, method, own)
 
     call: Any = adaptive_pooling if adaptive else pooling
     windows, output = _WINDOWS[adaptive].format(twin=twin), "O" + axes.replace(", ", ", O")

@@ -78,7 +78,7 @@ def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()
     shown = rich.table.Table(
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
-    cells = sheet.cells().drop(columns=list(without), errors="ignore")
+    cells = sheet.cells().drop(columns=list(without), errors="ignore").replace("did not converge", "failed", regex=True)
     for name in cells:
         shown.add_column(
             _BRIEF.get(name, name),
@@ -89,6 +89,6 @@ def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()
     first = cells.columns[0]
     cells[first] = cells[first].mask(cells[first] == cells[first].shift(), "")
     for line in cells.to_dict("records"):
-        told = (Text(cell.replace("did not converge", "failed")) for cell in line.values())
+        told = (Text(cell) for cell in line.values())
         shown.add_row(*told, style=_STYLES.get(line.get(VERDICT, ""), ""))
     return shown
