@@ -69,12 +69,15 @@ def pooling(text: str) -> Pooling:
 
     Raises:
         ValueError: if the spelling is none of the known ones, or a number is out of range.
+        TypeError: if it is not a string.
 
     Example:
         >>> import empool
         >>> empool.pooling("ensemble:0.1")
         EnsembleMax(p=0.1)
     """
+    if not isinstance(text, str):
+        raise TypeError(f"pooling: expected a spelling, such as 'ensemble:0.1', got {type(text).__name__}")
     name, colon, numbers = text.strip().partition(":")
     spelling = next((known for known in SPELLINGS if known.partition(":")[0] == name), "")
     if not spelling or bool(colon) != (":" in spelling):

@@ -89,13 +89,19 @@ def _built(tree: Path) -> list[Path]:
     return list((tree / "src/empool").glob("_C.*"))
 
 
+def _is_fresh(tree: Path) -> bool:
+    """Tell whether a tree has kernels that are younger than their sources."""
+    sources = max((file.stat().st_mtime for file in (tree / "src/empool/csrc").glob("*")), default=0.0)
+    return any(file.stat().st_mtime >= sources for file in _built(tree))
+
+
 def _build(tree: Path, name: str, *, wanted: bool = True) -> None:
     """Build a tree's kernels: the setup itself carries on where they don't compile, and old or none would be timed."""
+    if _is_fresh(tree):
+        return
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    sources = max((file.stat().st_mtime for file in (tree / "src/empool/csrc").glob("*")), default=0.0)
-    fresh = [file for file in _built(tree) if file.stat().st_mtime >= sources]
-    if done.returncode or (wanted and not fresh):
+    if done.returncode or (wanted and not _is_fresh(tree)):
         raise LabError(f"bench: {name} does not build: {done.stdout.strip()[-1000:]}")
 
 
