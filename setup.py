@@ -5,6 +5,8 @@ EMPOOL_BUILD=0 skips them. EMPOOL_SANITIZE=address,undefined builds them with th
 
 import os
 import re
+import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
@@ -16,6 +18,8 @@ def _extension():
     """Return the arguments of `setup` that build `empool._C`: none if it is not wanted, or PyTorch is not installed."""
     if os.environ.get("EMPOOL_BUILD", "1") == "0":
         return {}
+    # pip builds in an environment of its own, without PyTorch: that of the environment it installs into serves.
+    sys.path += [path for path in map(sysconfig.get_path, ("purelib", "platlib")) if path not in sys.path]
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except (ImportError, OSError):  # OSError: a PyTorch with a library missing.

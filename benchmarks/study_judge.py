@@ -111,7 +111,7 @@ def tables(folder: Path) -> str:
     path = folder / "check" / "results.json"
     checks = [checked, json.loads(path.read_text(encoding="utf-8")) if path.exists() else []]
     lines += ["", "Check with max, with test-time augmentation:", ""]
-    lines += ["| network | seeds | accuracy in % (95 %) | published | without augmentation |", "|---|---|---|---|---|"]
+    lines += ["| network | seeds | accuracy in % (95 %) | published | single pass |", "|---|---|---|---|---|"]
     for records in checks:
         if len(records) > 1:
             right = 100 - np.array([one["rules"]["tta"]["error"] for one in records])

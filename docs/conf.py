@@ -1,6 +1,7 @@
 """How the pages are built: `make docs`."""
 
 import inspect
+import re
 import shutil
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -39,9 +40,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def _sections(app, what, name, obj, options, lines):
-    """Part a docstring's short sections, which follow each other without a blank line."""
+    """Part a docstring's short sections, which follow each other without a blank line; shorten it in 1d and 3d."""
     if "Alias for field number" in "".join(lines):
         lines.clear()
+    if twin := re.fullmatch(r"empool\.(?:functional\.)?(\w+)([13])d", name):
+        sizes = "L" if twin[2] == "1" else "D, H, W"
+        lines[:] = [f"`{twin[1]}2d` in {twin[2]}d, of inputs ``(N, C, {sizes})`` or ``(C, {sizes})``.", ""]
     for number, line in reversed(list(enumerate(lines))):
         if line.startswith(("Source: ", "Example:")):
             lines[number:number] = [""]
@@ -71,7 +75,8 @@ def _command(name, command):
             continue
         record = parameter.get_help_record(context)
         spelled, meaning = record or (parameter.human_readable_name, getattr(parameter, "help", "") or "")
-        lines.append(f"- `{spelled}`: {' '.join(meaning.split())}")
+        meaning = re.sub("(<!.*?>)", r"`\1`", " ".join(meaning.split()))  # A comment of HTML isn't one here.
+        lines.append(f"- `{spelled}`: {meaning}")
     return "\n".join(lines) + "\n"
 
 

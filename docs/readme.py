@@ -56,7 +56,10 @@ def result(study: str, pooling: str) -> Result:
 
 def table(results: list[Result]) -> str:
     """Write a row for each result, as Markdown."""
-    lines = ["| CIFAR-10 | max-pooling | sampling | fewer errors, points [95\u00a0%] |", "|---|---:|---:|---:|"]
+    lines = [
+        "| CIFAR-10, test error | max-pooling | sampling | gain, points [95\u00a0% interval] |",
+        "|---|---:|---:|---:|",
+    ]
     for each in results:
         gain = f"{each.gain:+.2f} [{each.low:+.2f}, {each.high:+.2f}]"
         gain = f"**{gain}**" if each.decided else gain
@@ -106,9 +109,9 @@ path{{stroke-width:1}}.grid{{stroke:#8c959f;stroke-opacity:.3}}.zero{{stroke:#59
 .yes{{stroke:#58a6ff;fill:#58a6ff}}}}
 </style>
 <text class="head" x="8" y="24">When does it help?</text>
-<text class="quiet" x="8" y="44">points fewer test errors than max-pooling; filled: decided</text>
+<text class="quiet" x="8" y="44">gain in points of test error; filled: significant at 5 %</text>
 {parts}
-<text class="quiet" x="388" y="302" text-anchor="end">how much max-pooling overfits: test less training error</text>
+<text class="quiet" x="388" y="302" text-anchor="end">how much max-pooling overfits: test minus training error</text>
 </svg>
 """
 

@@ -1,4 +1,4 @@
-"""Usage alone: pooling in 1d. A network tells synthesised sounds in noise apart from their waveforms.
+"""How to use it: pooling in 1d. A network tells synthesised sounds in noise apart from their waveforms.
 
 Needs: pip install empool
 Run:   python examples/audio.py [--epochs 12]

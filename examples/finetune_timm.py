@@ -1,4 +1,4 @@
-"""Usage alone: convert a network of timm and fine-tune it, here on scikit-learn's digits.
+"""How to use it: convert a network of timm and fine-tune it, here on scikit-learn's digits.
 
 Needs: pip install "empool[imagenet]", or `make setup` in a clone
 Run:   python examples/finetune_timm.py [--pretrained] [--epochs 3]

@@ -1,4 +1,4 @@
-"""Usage alone: a LightningModule whose p warms up from 0, on scikit-learn's digits.
+"""How to use it: a LightningModule whose p warms up from 0, on scikit-learn's digits.
 
 Needs: pip install "empool[lab]"
 Run:   python examples/lightning_module.py [--epochs 20]

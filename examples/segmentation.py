@@ -1,4 +1,4 @@
-"""Usage alone: a UNet that unpools with the indices of its pooling, on shapes.
+"""How to use it: a UNet that unpools with the indices of its pooling, on shapes.
 
 Needs: pip install empool
 Run:   python examples/segmentation.py [--epochs 12]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -167,11 +168,16 @@ def test_base_compares_ratios() -> None:
     """Rows are paired by case and contestant; the baseline and the copy are not compared."""
     one = case(cases.TEST, cases.MAX, cases.OURS, cases.COPY)
     rows = worker.measure(one, "cpu", 1e-4, timing.wall_clock, 1.0)
-    slower = [row | {"ratio": {"median": 2 * row["ratio"]["median"]}} for row in rows]
-    (pair,) = base.compared(rows, slower)
-    assert pair["contestant"] == cases.OURS
-    assert_close(pair["speed_up"], 2.0)
-    assert "2.00 faster" in "\n".join(base.lines([pair], "0123456789"))
+
+    def narrow(factor: float, spread: float) -> list[dict[str, Any]]:
+        quartiles = {"lower": factor - spread, "median": factor, "upper": factor + spread}
+        return [row | {"ratio": quartiles} for row in rows]
+
+    for spread, verdict in ((0.4, "2.00 faster"), (0.6, "2.00 same")):  # Quartiles apart, and overlapping.
+        (pair,) = base.compared(narrow(1.0, spread), narrow(2.0, spread))
+        assert pair["contestant"] == cases.OURS
+        assert_close(pair["speed_up"], 2.0)
+        assert "\n".join(base.lines([pair], "0123456789")).endswith(verdict)
     assert [c.phase for c in base.comparable([one, case("rank_mean", cases.TWIN)])] == [cases.TEST]
 
 
@@ -207,6 +213,21 @@ def test_base_reports_nothing_where_a_kernel_test_fails(monkeypatch: pytest.Monk
     monkeypatch.setattr(base, "repository", lambda: tmp_path)
     with pytest.raises(LabError, match="no speed-up is reported"):
         bench(quick=True, shapes=[SHAPE], dtypes=["float32"], base="HEAD", say=lambda line: None)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_base_times_no_kernels_that_are_stale_or_missing(built: bool, tmp_path: Path) -> None:
+    """A setup that carries on without a compiler leaves the old kernels, or none: neither is what is to be timed."""
+    package = tmp_path / "src/empool"
+    (package / "csrc").mkdir(parents=True)
+    (package / "csrc/rank_mean.h").touch()
+    (tmp_path / "setup.py").write_text("print('error: rank_mean.h')\n")
+    if built:
+        (package / "_C.abi3.so").touch()
+        os.utime(package / "_C.abi3.so", (0, 0))
+    with pytest.raises(LabError, match=r"v1 does not build: error: rank_mean\.h"):
+        base._build(tmp_path, "v1")
+    base._build(tmp_path, "v1", wanted=False)  # Neither tree has kernels: nobody wants any.
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)

@@ -47,7 +47,8 @@ def _made(layer: torch.nn.Module, input: torch.Tensor) -> list[torch.Tensor]:
         empool.MaxPoolDropout2d(3, 2, 1, p=[0.1, 0.5, 0.9], tied="channel"),
         empool.StochasticPool2d(3, 2, 1),
         empool.SoftPool2d(2, ceil_mode=True),
-        empool.RankPool2d(2, distribution=empool.Average()),
+        empool.RankPool2d((2, 3), (1, 2), distribution=empool.Average(), seed=2**64 - 7),
+        empool.AdaptiveEnsembleMaxPool2d((4, None), p=0.5, seed=torch.tensor([9])),
     ],
     ids=repr,
 )
@@ -70,7 +71,13 @@ def test_a_call_that_was_prepared_is_the_same(
 @pytest.mark.parametrize("training", [True, False])
 def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a machine without one can tell: tensors that say so, and the reference for kernels."""
-    layers = empool.MaxPoolDropout2d(3, 2, 1, p=[0.1, 0.5, 0.9]), empool.SoftPool2d(2), empool.EnsembleMaxPool2d(2, p=0)
+    layers = (
+        empool.MaxPoolDropout2d(3, 2, 1, p=[0.1, 0.5, 0.9]),
+        empool.SoftPool2d(2),
+        empool.EnsembleMaxPool2d(2, p=0),
+        empool.EnsembleMaxPool2d(2, p=0.5, seed=2**64 - 7),
+        empool.EnsembleMaxPool2d(2, p=0.5, seed=torch.tensor(3)),
+    )
     input = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(1))
     expected = [_made(layer.train(training), input) for layer in layers]
     monkeypatch.setattr(Tensor, "is_cuda", True)
@@ -83,6 +90,9 @@ def test_calls_on_a_gpu_are_prepared_too(training: bool, monkeypatch: pytest.Mon
     for layer, results in zip(made, expected, strict=True):
         assert_same_bits(_made(layer, input), results)
     input.requires_grad_()
+    with torch.no_grad(), monkeypatch.context() as unrecorded:
+        unrecorded.setattr(Tensor, "clone", None)  # No table is needed after the call.
+        made[0](input)
     (before,) = torch.autograd.grad(made[0](input).sum(), input) if not training else (None,)
     output = made[0](input)
     made[0].p = 0.0  # Is written into the table.
@@ -119,8 +129,13 @@ def test_a_prepared_call_knows_what_changed(monkeypatch: pytest.MonkeyPatch) -> 
     layer.generator = torch.Generator().manual_seed(3)
     first, state = layer(input), torch.get_rng_state()
     layer.generator.manual_seed(3)
-    assert_same_bits(layer(input), first)
+    with monkeypatch.context() as without:
+        without.setattr(_prepared, "_key", lambda *given: None)
+        assert_same_bits(layer(input), first)
     assert torch.equal(torch.get_rng_state(), state)
+    for wrong in ({"seed": 1}, {"seed": 2**64, "generator": None}, {"tied": "no"}, {"p": True}):
+        with pytest.raises((ValueError, TypeError)):
+            functional.ensemble_max_pool2d(input, 2, **{"p": 0.25, "generator": layer.generator, **wrong})
 
 
 @built

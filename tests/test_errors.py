@@ -239,6 +239,11 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # Spellings and layers.
     (functools.partial(empool.pooling, "mean"), ValueError, f"pooling: expected one of {SPELLINGS}, got 'mean'"),
     (functools.partial(empool.pooling, ""), ValueError, f"pooling: expected one of {SPELLINGS}, got ''"),
+    (
+        functools.partial(empool.pooling, 0.1),
+        TypeError,
+        "pooling: expected a spelling, such as 'ensemble:0.1', got float",
+    ),
     (functools.partial(empool.pooling, "max:1"), ValueError, f"pooling: expected one of {SPELLINGS}, got 'max:1'"),
     (
         functools.partial(empool.pooling, "ensemble"),

@@ -70,9 +70,9 @@ def test_compare_trains_reports_and_does_not_do_it_twice(images, tmp_path, capsy
     for name in ("report.html", "table.md", "table.tex", "results.json", "study.json"):
         assert (directory / name).stat().st_size > 0
     assert out.splitlines()[-1] == "report: runs/shapes-cnn/report.html"
-    for pooling in ("max", "ensemble:0.2"):
-        assert f"{pooling}, seed 1: test error" in err
-        assert pooling in out
+    runs = ["max, seed 0", "ensemble:0.2, seed 0", "max, seed 1", "ensemble:0.2, seed 1"]
+    said = ["4 runs", *(f"[{number}/4] {run}: test error" for number, run in enumerate(runs, start=1))]
+    assert all(map(str.startswith, err.splitlines(), said))
     records = json.loads((directory / "results.json").read_text())
     about = [(record["data"], record["epochs"], record["augment"], record["train_limit"]) for record in records]
     assert about == [("shapes", 1, "crop:4,mirror", 21)] * 4
@@ -241,3 +241,12 @@ def test_without_an_extra_the_remedy_is_said(monkeypatch, capsys, package, extra
     monkeypatch.setitem(sys.modules, package, None)
     message = refused(capsys, *arguments)
     assert message == f"the lab needs {package}, which is not installed: pip install 'empool[{extra}]'"
+
+
+def test_a_torchvision_of_another_build_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refused(capsys, "train", "--model", "timm:resnet50", "--data", ".")
+    assert "timm: operator torchvision::nms does not exist: install the torchvision for PyTorch 2." in message

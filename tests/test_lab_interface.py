@@ -16,6 +16,7 @@ import tiny_data
 from empool.lab import LabError, Study, compare, interface, table
 from empool.lab.analyse import images
 from empool.lab.execute.configure import Options, configure
+from empool.lab.train import metrics, schedule
 from empool.models import Recipe
 
 ERRORS = {"max": [10.1, 10.3, 10.2], "ensemble:0.1": [9.1, 9.0, 9.3]}
@@ -44,6 +45,18 @@ def in_bytes():
 
 def in_floats():
     return Images(60, 0, floats=True), Images(18, 1, floats=True)
+
+
+def two_sizes():
+    train, test = in_floats()
+    train.images = [*train.images[:7], torch.zeros(1, 8, 9), *train.images[8:]]
+    return train, test
+
+
+def more_classes():
+    train, test = in_floats()
+    test.labels[4] = 3
+    return train, test
 
 
 def net(pooling, num_classes, in_channels):
@@ -96,6 +109,12 @@ def test_a_network_and_data_of_ones_own(data):
         ("digits", "test_lab_interface:nothing", "expected a torch.nn.Module, got NoneType"),
         ("digits", "test_lab_interface:too_few", r"expected logits \(2, 10\) of 2 images, got \(2, 2\)"),
         ("test_lab_interface:nothing", "cnn", "expected a training and a test Dataset, got NoneType"),
+        (
+            "test_lab_interface:two_sizes",
+            "test_lab_interface:net",
+            "train image 7 is 1x8x9, but train image 0 is",
+        ),
+        ("test_lab_interface:more_classes", "test_lab_interface:net", "test image 4 has label 3, expected 0 to 2"),
     ],
 )
 def test_what_is_wrong_with_ones_own_is_said(data, model, message):
@@ -127,12 +146,19 @@ def test_records_of_ones_own_go_into_the_same_table():
     assert made.index.tolist() == ["max", "ensemble:0.1"]
     assert made["Test error %"].tolist() == pytest.approx([10.2, 9.1333], abs=1e-3)
     assert table(pandas.DataFrame(rows), baseline="ensemble:0.1").index.tolist() == ["max", "ensemble:0.1"]
-    with pytest.raises(LabError, match="table: run 1 has no valid test_error"):
-        table([{"pooling": "max", "seed": 0}])
+    for wrong, said in (
+        ({"records": [{"pooling": "max", "seed": 0}]}, "table: .* expected a test error, got None for max with seed 0"),
+        ({"records": ERRORS}, "table: expected a list of records, one a run, got a dict"),
+        ({"records": [*rows, "max"]}, "table: run 7: expected an object, got 'max'"),
+        ({"records": rows, "baseline": "mx"}, 'baseline: expected one of max, ensemble:0.1, got "mx"'),
+    ):
+        with pytest.raises(LabError, match=said):
+            table(**wrong)
 
 
-def test_docstring_examples():
-    assert doctest.testmod(interface).failed == 0
+@pytest.mark.parametrize("module", [interface, metrics, schedule])
+def test_docstring_examples(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def test_unknown_options_and_fields_of_the_recipe_are_refused():
@@ -144,8 +170,10 @@ def test_unknown_options_and_fields_of_the_recipe_are_refused():
         ({"device": "tpu"}, 'device: expected auto or cpu or cuda, got "tpu"'),
         ({"poolings": {"max": {"speed": 3}}}, "recipe: expected FIELD=VALUE with one of epochs, "),
         ({"poolings": ["max@milestones=0.5"]}, "recipe: milestones is of schedule=step"),
+        ({"poolings": ["max", "average"], "baseline": "avg"}, 'baseline: expected one of max, average, got "avg"'),
     ):
         with pytest.raises(LabError, match=message):
             compare(**options)
+    assert not list(Path().rglob("config.json"))  # Nothing was trained.
     (run,), _ = configure(Options(), ["max@schedule=step@milestones=(0.5, 0.75)"])
     assert run.training.milestones == (0.5, 0.75)

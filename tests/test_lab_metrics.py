@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import pytest
 import torch
 
-from empool.lab.train import metrics
 from empool.lab.train.metrics import Tally
 
 # Two predictions at 90 %, one of them right, and two at 65 %, both right.
@@ -74,7 +72,3 @@ def test_the_class_is_among_the_best_five_or_not():
     few = Tally(5, "cpu")
     few.add_logits(logits[:, :5], torch.tensor([0, 1, 2]))
     assert few.scores().top5_error is None
-
-
-def test_docstring_examples():
-    assert doctest.testmod(metrics).failed == 0

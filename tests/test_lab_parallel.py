@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
 import json
 import multiprocessing
@@ -153,7 +152,7 @@ def test_a_run_that_is_killed_again_and_again_is_named_after_the_others_are_done
 def test_what_is_wrong_with_a_run_reaches_the_study_in_one_line(whole, tmp_path):
     (tmp_path / "ensemble-0.3").mkdir()
     (tmp_path / "ensemble-0.3/0").write_text("")
-    with pytest.raises(LabError, match=r"^cannot write to .*/ensemble-0\.3/0 \(File exists\): make it writable or"):
+    with pytest.raises(LabError, match=r"^cannot write to .*/ensemble-0\.3/0 \(File exists\): make it writable, or"):
         start(tmp_path)
     assert multiprocessing.active_children() == []
     (tmp_path / "ensemble-0.3/0").unlink()
@@ -168,26 +167,12 @@ class Strange(Exception):
         super().__init__(f"{one} {other}")
 
 
-FULL = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
-
-
-@pytest.mark.parametrize(
-    ("error", "cause", "arrives"),
-    [
-        (LabError("a line"), None, LabError("a line")),
-        (Strange("neither", "nor"), None, RuntimeError("Strange: neither nor")),
-        (RuntimeError("PytorchStreamWriter failed"), FULL, FULL),
-    ],
-    ids=["known", "strange", "full disk"],
-)
-def test_an_error_arrives_with_its_message(monkeypatch, error, cause, arrives):
-    error.__cause__ = cause
-    monkeypatch.setattr(processes, "do_telling", Mock(side_effect=error))
+def test_an_error_that_cannot_be_unpickled_arrives_with_its_message(monkeypatch):
+    monkeypatch.setattr(processes, "do_telling", Mock(side_effect=Strange("neither", "nor")))
     monkeypatch.setattr(processes, "_given", (Mock(),))
-    with pytest.raises(type(arrives)) as caught:
+    with pytest.raises(RuntimeError) as caught:
         processes._work()
-    arrived = pickle.loads(pickle.dumps(caught.value))
-    assert (str(arrived), type(arrived)) == (str(arrives), type(arrives))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == "Strange: neither nor"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -22,6 +22,7 @@ from synthetic_study import OF_THE_PAPERS_KIND, RECORDS, STUDY, record, write_st
 
 RESULTS = "Test errors of cnn on cifar10"
 MINUS = "\N{MINUS SIGN}"
+AGAIN = r"study\.json.*: expected .*, got .*; delete it, and the study's command writes it again$"
 
 
 def read(path):
@@ -159,6 +160,10 @@ def test_results_and_claims_stand_beside_the_papers(compared, page):
     assert "Inference rules" not in page.text
     text = shown(terminal(compared))  # fits 80 columns
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert re.search(r"^ max-dropout:0.4 .* 1 of 3 failed  ", text, re.MULTILINE)  # No wider than what is shown.
+    longest = shown(terminal(Path(__file__).parents[1] / "results/table1"))
+    assert re.search(r"^ ordinal:0.6,0.3,0.1  28.79 +-2.63 .* better +\+8.4 +-$", longest, re.MULTILINE)
+    assert re.search(r" Points +95 % interval +Verdict +Gain % +%$", longest, re.MULTILINE)
     assert re.search(r"^ ensemble:0.3 +14.30 +-1.00 .* better", text, re.MULTILINE)
     assert "- Average pooling is worse than max: supported" in text
 
@@ -182,7 +187,9 @@ def test_inference_rules_are_compared_on_the_same_networks(compared):
 def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path):
     computed = (1, None), (1, 12 * "b"), (2, 12 * "b")
     runs = [record("max", seed, 15.0, threads=how[0], commit=how[1]) for seed, how in enumerate(computed)]
+    runs[2]["pooling"] = "ensemble:0.3@learning_rate=0.03"  # Its own line makes room for the other columns.
     text = reported(tmp_path, runs).text
+    assert re.search(r"^ ensemble:0\.3 .*\n @learning_rate=0\.03 +$", shown(terminal(tmp_path)), re.MULTILINE)
     threads, commits = "threads: 1 (2 runs), 2 (1 run)", f"commit: {10 * 'b'} (2 runs), not recorded (1 run)"
     words = f"These runs differ in what computed them: {threads}; {commits}."
     assert text.index(words) < text.index("Test errors of cnn")
@@ -303,7 +310,7 @@ def test_an_old_page_survives_a_failure(tmp_path, monkeypatch):
     page = write_report(write_study(tmp_path, RECORDS[:1]))
     before = page.read_bytes()
     monkeypatch.setattr(Path, "write_text", Mock(side_effect=OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(LabError, match=r"^no space left to write .*/error\.svg: make room"):
         write_report(tmp_path)
     assert page.read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
@@ -315,18 +322,18 @@ def test_an_old_page_survives_a_failure(tmp_path, monkeypatch):
         ("results.json", None, r"results\.json is missing: expected the folder of a study"),
         ("results.json", "[{", r"results\.json is not valid JSON"),
         ("results.json", '{"a": 1}', r"results\.json holds no runs"),
-        ("results.json", "[1]", r"results\.json: run 1 has no valid data"),
-        ("results.json", [RECORDS[0], {**RECORDS[1], "seed": "zero"}], r"results\.json: run 2 has no valid seed"),
-        ("results.json", [RECORDS[0], {**RECORDS[1], "device": [1]}], r"results\.json: run 2 has no valid device"),
+        ("results.json", "[1]", "run 1: expected an object, got 1; delete it, and the study's command writes it again"),
+        ("results.json", [RECORDS[0], {**RECORDS[1], "seed": "zero"}], "run 2: expected seed: Integral, got 'zero'"),
+        ("results.json", [{**RECORDS[1], "device": [1]}], r"run 1: expected device: str \| None, got \[1\]"),
         ("results.json", [RECORDS[0], RECORDS[0]], r"results\.json: .* got two of max with seed 0"),
         ("results.json", [record("max", 0, 15.0, calibration={"count": [1, 2]})], "run's calibration is damaged"),
         ("max/1/metrics.csv", "epoch,train_error,test_error\n1,fast,2\n", r"max/1/metrics\.csv is damaged"),
-        ("study.json", "[]", r"study\.json is not what empool writes: expected an object"),
         *(
-            ("study.json", {"command": "", "configuration": {}, "poolings": [], "seeds": [], **junk}, "study.json: exp")
-            for junk in ({"commands": "x"}, {"commands": [{}]}, {"commands": [1]}, {"configuration": "x"})
+            ("study.json", {"command": "", "configuration": {}, "poolings": [], "seeds": [], **dict([junk])}, AGAIN)
+            for junk in (("commands", "x"), ("commands", [1]), ("configuration", "x"), ("seeds", ["0"]))
         ),
-        ("evaluation.json", '[{"pooling": "max", "seed": 0}]', r"evaluation\.json holds no evaluations"),
+        ("evaluation.json", [{"pooling": "max", "seed": 0}], r"evaluation\.json: record 1: expected draws: bool"),
+        ("evaluation.json", [{**EVALUATED[0], "expectation": {}}], "record 1, expectation: expected error: Real"),
     ],
 )
 def test_what_is_damaged_is_named_in_one_line(tmp_path, name, content, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import re
 
@@ -15,7 +14,7 @@ import empool
 import tiny_data
 from empool.lab.errors import LabError
 from empool.lab.execute.configure import Options, configure
-from empool.lab.train import experiment, loop, schedule
+from empool.lab.train import experiment, loop
 from empool.lab.train.callback import PSchedule
 from empool.lab.train.loop import fit
 from empool.lab.train.schedule import parse
@@ -169,7 +168,3 @@ def test_a_study_schedules_the_poolings_that_have_a_p():
     }.items():
         with pytest.raises(LabError, match=f"^{re.escape(f'p_schedule: {message}')}$"):
             configured(spelling, "max", "ordinal:0.5,0.5")
-
-
-def test_docstring_examples():
-    assert doctest.testmod(schedule).failed == 0

@@ -46,21 +46,6 @@ def test_the_drawing_fits_a_terminal():
     assert stars == sum(int((sample != maximum).sum()) for sample in sampled)
 
 
-def study(directory, progress):
-    runs = tiny_data.plan(tiny_data.config(epochs=2), ("max", "ensemble:0.2"))
-    tiny_data.study(directory, runs, progress=progress)
-
-
-def test_lines_say_what_is_done_and_what_is_left(tmp_path):
-    lines = io.StringIO()
-    study(tmp_path, Progress(lines))
-    said = lines.getvalue().splitlines()
-    assert (len(said), said[0]) == (3, "2 runs")
-    assert said[1].startswith("[1/2] max, seed 0: test error ")
-    assert said[1].endswith(" left")
-    assert said[2].startswith("[2/2] ensemble:0.2, seed 0: test error ")
-
-
 def test_a_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
     shown = []
 
@@ -72,7 +57,8 @@ def test_a_screen_shows_what_runs_what_is_done_and_the_time_left(tmp_path):
             shown.append(Text.from_ansi(capture.get()).plain)
 
     terminal = io.StringIO()
-    study(tmp_path, Watched(console=Console(file=terminal, force_terminal=True, width=150)))
+    runs = tiny_data.plan(tiny_data.config(epochs=2), ("max", "ensemble:0.2"))
+    tiny_data.study(tmp_path, runs, progress=Watched(console=Console(file=terminal, force_terminal=True, width=150)))
     assert "max, seed 0" in shown[0]
     assert "max, seed 0" not in shown[-1]
     assert " left" in shown[-2]

@@ -22,6 +22,7 @@ from empool.lab.study.run import RunConfig
 from empool.lab.train.batches import Stream
 from empool.lab.train.loop import fit
 from finished_runs import outcome, weights
+from test_lab_cli import refused
 from test_lab_training import interrupt_after
 
 pytestmark = [
@@ -142,13 +143,6 @@ def test_limits_choose_as_many_of_each_class_and_a_test_folder_may_lack_some(tmp
     (_, labels), *_ = Stream(data.test, config(data), training=False)
     assert labels.tolist() == [0, 0, 2, 2, 3, 3]
     assert len(load(tiny_data.photographs(tmp_path / "test", test_folder="test")).test) == 16
-
-
-def refused(capsys, *arguments):
-    assert cli.main(arguments) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("empool: error: ")
-    return error.removeprefix("empool: error: ")
 
 
 def test_a_trained_network_is_tested_by_every_rule(folder, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import tiny_data
 from empool.lab.errors import LabError
-from empool.lab.study.run import RunConfig, changed, difference, folder_name, planned, poolings
+from empool.lab.study.run import RunConfig, difference, folder_name, planned, poolings
 from empool.lab.watch.progress import Progress
 from finished_runs import rows
 
@@ -136,7 +136,7 @@ def test_settings_of_before_there_was_a_field_have_its_default_and_the_device_is
 def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     (tmp_path / ".results.json.7.tmp").write_text("[")
-    with pytest.raises(LabError, match="holds runs but no study"):
+    with pytest.raises(LabError, match="holds results without their runs: choose another --out"):
         start(tmp_path)
     assert (tmp_path / ".results.json.7.tmp").read_text() == "["
 
@@ -155,12 +155,6 @@ def test_a_run_whose_loss_is_no_number_ends_and_does_not_stop_the_study(tmp_path
     assert len(rows(tmp_path / "max/0")) < 50
 
 
-def test_milestones_are_taken_as_they_are_shown():
-    for spelled in ("(0.25, 0.75)", "0.25,0.75"):
-        changes = changed(tiny_data.config().recipe, ["schedule=step", f"milestones={spelled}"])
-        assert changes.milestones == (0.25, 0.75)
-
-
 def test_commas_part_poolings_and_the_numbers_of_one():
     spelled = "max, ordinal:0.7, 0.3,ensemble:.1,max@milestones=0.5,0.75@epochs=5,max"
     read = ["max", "ordinal:0.7,0.3", "ensemble:0.1", "max@milestones=0.5,0.75@epochs=5"]
@@ -176,24 +170,30 @@ def test_a_smaller_plan_takes_the_place_of_one_that_was_stopped(tmp_path):
     assert (content["seeds"], planned(content["commands"])) == ([0, 1], set(ORDER))
 
 
-def test_json_of_another_shape_is_named(tmp_path):
+def test_json_of_another_shape_is_named_and_study_json_is_written_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, progress=Noted(interrupt=("ensemble:0.2", 0)))
     study, result, config = (tmp_path / name for name in ("study.json", "max/0/result.json", "max/0/config.json"))
     whole = json.loads(study.read_text())
-    junk = [json.dumps({**whole, field: [1, *whole[field]]}) for field in ("configuration", "commands")]
+    junk = {"configuration": [1], "commands": [1, *whole["commands"]], "poolings": 3, "seeds": ["0"], "command": None}
+    damaged = [json.dumps({**whole, field: value}) for field, value in junk.items()]
     for path, contents, said in (
-        (study, ["[]", "{}", "3", '{"command"', *junk], r"damaged \(.*\): put it back or choose another --out"),
-        (result, ["[]", "{}", "3"], "not what empool writes: expected an object.*; delete it to start over"),
-        (result, ['{"pooling": "max", "seed": 1}'], "of max, seed 1: put it back or delete it to start over"),
-        (result, ['{"command"'], "not valid JSON .*; delete it to start over"),
+        (study, ["[]", "{}", *damaged], ".*: expected .*, got .*; delete it, and the study's command writes it again"),
+        (result, ["[]", "{}", '{"pooling": "max", "seed": "0"}'], ": expected .*; delete it, and the study's .* again"),
+        (result, ['{"pooling": "max", "seed": 1}'], " is of max, seed 1: put it back or delete it to start over"),
+        (study, ['{"command"'], " is not valid JSON .*; delete it, and the study's command writes it again"),
     ):
         for content in contents:
             before = path.read_text()
             path.write_text(content)
-            with pytest.raises(LabError, match=rf"{path.name} is {said}$"):
+            with pytest.raises(LabError, match=rf"{path.name}{said}$"):
                 start(tmp_path)
             path.write_text(before)
+    study.unlink()
+    with pytest.raises(LabError, match="holds a study with precision = float32, not bfloat16"):
+        start(tmp_path, config=tiny_data.config(epochs=2, precision="bfloat16"))
+    start(tmp_path)
+    assert json.loads(study.read_text()) == whole
     result.unlink()
     config.write_text("[]")  # The checkpoint says the same.
     start(tmp_path)

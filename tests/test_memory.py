@@ -76,6 +76,42 @@ def test_a_compiled_layers_table_is_an_input() -> None:
     assert graphs == [[torch.randint, torch.ops.empool.rank_draw.default, operator.getitem]]
 
 
+def test_a_graph_reads_finished_tables() -> None:
+    """Of functions, of adaptive windows and of large ones too; a copied layer or another p is not compiled anew."""
+    targets: set[Any] = set()
+
+    def backend(module: Any, inputs: Any) -> Any:
+        targets.update(node.target for node in module.graph.nodes if node.op.startswith("call"))
+        return module
+
+    def call(small: Tensor, large: Tensor, pools: nn.ModuleList) -> list[Tensor]:
+        return [
+            *(pool(input) for pool in pools for input in (small, large)),
+            functional.ensemble_max_pool2d(small, 2, p=0.4, seed=1),
+            functional.max_pool_dropout2d(small, 3, 2, 1, p=0.4, training=False),
+            functional.adaptive_rank_pool2d(large, 5, distribution=empool.Ordinal((0.5, 0.3, 0.2)), seed=1),
+            functional.soft_pool2d(small, 2, beta=0.5, training=False),
+        ]
+
+    pools = nn.ModuleList(
+        [
+            empool.AdaptiveMaxPoolDropout2d(3, p=0.3, seed=2),
+            empool.AdaptiveEnsembleMaxPool2d(4, p=(0.1, 0.5, 0.9), seed=2),
+            empool.AdaptiveRankPool2d((2, 1), distribution=empool.Mixed(0.4), seed=2),
+            empool.MaxPoolDropout2d(17, 9, 8, p=0.3, seed=2),
+        ]
+    )
+    small, large = torch.randn(2, 3, 9, 9), torch.randn(2, 3, 18, 19)
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    for _ in range(2):
+        assert_same_bits(compiled(small, large, pools), call(small, large, pools))
+        pools = copy.deepcopy(pools)
+        pools[0].p, pools[1].p, pools[2].distribution = 0.6, (0.2, 0.3, 0.7), empool.Mixed(0.9)
+    operators = {f"empool.{name}.default" for name in ("rank_draw", "rank_mean", "value_mean")}
+    assert {str(target) for target in targets} - operators == {str(torch.full), str(operator.getitem)}
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 def test_a_functions_p_recompiles_once() -> None:
     """Dynamo takes a number for a constant until it sees another."""
 

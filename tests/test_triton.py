@@ -22,6 +22,7 @@ import cases
 import empool
 from cases import Case
 from empool import reference
+from empool._window import Geometry
 
 if importlib.util.find_spec("triton") is None:
     if "triton" in os.environ.get("EMPOOL_REQUIRE", ""):
@@ -138,7 +139,6 @@ def _layout(tensor: Tensor) -> list[int]:
 def test_a_few_windows_stand_for_all() -> None:
     """How many positions are valid is worked out without looking at every window, of which a signal has millions."""
     from empool._triton._plan import Windows
-    from empool._window import Geometry
 
     for size, kernel, stride, padding, dilation in itertools.product(
         range(1, 10), (1, 2, 3, 5), (1, 2, 4), (0, 1, 2), (1, 2)
@@ -317,6 +317,18 @@ def test_division() -> None:
                 high = number * (multiplier % (1 << 32)) >> 32
                 assert high + number < 1 << 32
                 assert (high + number) >> shift == number // divisor
+
+
+@pytest.mark.parametrize("channels", [20, 50, 65, 100, 130, 513])
+def test_channels_last_tiles_waste_a_quarter_at_most(channels: int) -> None:
+    """Channels that no power of two divides had tiles of two or four, and as many more programs."""
+    from empool._triton._plan import Windows, _tile
+
+    geometry = Geometry((2, 2), (2, 2), (0, 0), (1, 1), (), False)
+    windows = Windows.of((8, channels, 14, 14), (8, channels, 7, 7), geometry, True, 4)
+    width = _tile(windows, True)[1]
+    assert width >= 8
+    assert -(-channels // width) * width <= 1.25 * channels
 
 
 def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

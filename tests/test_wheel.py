@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -63,3 +64,23 @@ def test_so_is_what_the_package_reads(names: set[str]) -> None:
 
 def test_sources_of_the_kernels_are_not(names: set[str]) -> None:
     assert not [name for name in names if name.endswith((".cpp", ".h")) or "csrc" in name]
+
+
+def test_an_isolated_build_finds_the_environments_pytorch(tmp_path: Path) -> None:
+    """`pip install .` builds where only setuptools is: without PyTorch it would leave the kernels out."""
+    setuptools = Path(importlib.util.find_spec("setuptools").origin).parent
+    (tmp_path / "setuptools").symlink_to(setuptools)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.path[:] = [path for path in sys.path if not path.endswith('-packages')]\n"
+    )
+    script = (
+        "import runpy, setuptools, sys\n"
+        "assert 'torch' not in sys.modules and not any(path.endswith('-packages') for path in sys.path)\n"
+        "setuptools.setup = lambda **options: print(options['ext_modules'][0].name)\n"
+        "runpy.run_path('setup.py')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "EMPOOL_BUILD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "empool._C", done.stderr

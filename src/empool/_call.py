@@ -14,7 +14,7 @@ from torch import Tensor
 
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
 from empool import _ops, _private, _tables, reference
-from empool._tables import Learned, Numbers, Tables, cached, remembered
+from empool._tables import Known, Learned, Numbers, Tables, cached, remembered
 from empool._window import Geometry, adaptive_bounds
 from empool.distributions import RankDistribution, Tunable, finite
 
@@ -64,7 +64,7 @@ class Method(NamedTuple):
         first_image: the number of images of the batch before these.
     """
 
-    tables: Tables | Numbers | Learned | None
+    tables: Tables | Known | Numbers | Learned | None
     beta: float | Tensor | None
     training: bool
     seed: Seed
@@ -170,7 +170,9 @@ def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor
     if beta is None:
         return None
     if torch.compiler.is_compiling():
-        return _tables.in_graph(beta, input.device)
+        if _private.is_exporting() or not _private.is_known(beta):
+            return _tables.in_graph(beta, input.device)
+        return _tables.read_by_graph(_filled, beta, input.device)
     if _private.has_dispatch_mode():
         return torch.full((1,), beta, dtype=torch.float64, device=input.device)
     return cached(_filled, beta, input.device)
@@ -178,12 +180,12 @@ def beta_of(function: str, input: Tensor, beta: float | Tensor | None) -> Tensor
 
 def _filled(number: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _private.untraced():
-        return _private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device))
+        return _private.read_by_graphs(_private.unwrapped(torch.full((1,), number, dtype=torch.float64, device=device)))
 
 
 def by_rank(
     function: str, kind: type[Tunable], name: str, number: Number, check: Callable[..., float]
-) -> Tables | Numbers:
+) -> Tables | Known | Numbers:
     """Return what pools by a kind of distribution.
 
     Args:
@@ -205,11 +207,13 @@ def by_rank(
         return Numbers(kind, number)
     value = check(function, name, number)
     if torch.compiler.is_compiling():
-        return _tables.of_kind(kind, value) if _private.is_exporting() else Numbers(kind, value)
+        if not _private.is_exporting():
+            return Known(kind(value)) if _private.is_known(value) else Numbers(kind, value)  # type: ignore[call-arg]
+        return _tables.of_kind(kind, value)
     return cached(_tables.of_kind, kind, value)
 
 
-def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Learned:
+def by_distribution(function: str, distribution: RankDistribution | Tables | Learned) -> Tables | Known | Learned:
     """Return what pools by a distribution, or say under the function's name that it is none."""
     if isinstance(distribution, (Tables, Learned)):
         return distribution
@@ -393,7 +397,7 @@ def check_draw(function: str, input: Tensor, method: Method) -> None:
                 f"got {tuple(seed.shape)} of {seed.dtype} on {seed.device}"
             )
         return
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
         raise TypeError(f"{function}: expected seed to be an int, a tensor or None, got {type(seed).__name__}")
     if not -(2**63) <= operator.index(seed) < 2**64:
         raise ValueError(f"{function}: expected a seed of 64 bits, got {seed}")
@@ -414,9 +418,12 @@ def _key(input: Tensor, method: Method) -> Tensor:
             words = seed.view(torch.int64)
             return words[0] + words[1] * 0x1E3779B97F4A7C15  # An odd number: no two offsets meet.
         return seed.reshape(())
-    number = operator.index(seed)
-    signed = number - 2**64 if number >= 2**63 else number
-    return torch.full((), signed, dtype=torch.int64, device=input.device)
+    return torch.full((), signed(operator.index(seed)), dtype=torch.int64, device=input.device)
+
+
+def signed(seed: int) -> int:
+    """Return the signed number of the same 64 bits."""
+    return seed - 2**64 if seed >= 2**63 else seed
 
 
 def _max_indices(input: Tensor, geometry: Geometry) -> Tensor:

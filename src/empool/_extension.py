@@ -25,7 +25,7 @@ RECALLED = tuple(name for name in OPERATORS if name not in ("drawn_gather", "ran
 
 _NOT_BUILT = (
     "not built: PyTorch or a C++20 compiler was missing at install, or EMPOOL_BUILD=0 was set; "
-    "with both, reinstall by `pip install --no-build-isolation --force-reinstall --no-deps empool`"
+    "with both, reinstall by `pip install --force-reinstall --no-deps --no-cache-dir empool`"
 )
 
 

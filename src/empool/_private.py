@@ -10,11 +10,13 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 from torch.compiler import is_compiling
+
+Made = TypeVar("Made")
 
 _PATHS = {
     # Until `torch.library.register_autograd` has a forward mode, derivatives are registered by hand, as it does it.
@@ -124,7 +126,7 @@ def is_unseen(input: Any) -> bool:
     """Tell whether it is a dense tensor whose calls nothing watches but autograd, and that not forwards."""
     return (
         not is_watched(input)
-        and _is_usual(input)
+        and (input.is_cpu or _is_usual(input))
         and input.layout is torch.strided
         and _torch.forward_ad._current_level < 0
     )
@@ -270,6 +272,29 @@ def read_by_graphs(tensor: torch.Tensor) -> torch.Tensor:
     tensor._dynamo_static_indices = set(range(tensor.dim()))  # type: ignore[attr-defined]
     tensor._dynamo_static_input_type = "unguarded"  # type: ignore[attr-defined]
     return tensor
+
+
+def called_by_dynamo(function: Callable[..., Made]) -> Callable[..., Made]:
+    """Let Dynamo call a function while it traces, where its arguments are known, and take the result for a constant.
+
+    As `torch.compiler.assume_constant_result` does, without importing the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_known(number: float) -> bool:
+    """Tell of a number that Dynamo sees whether it compiles for this one alone."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return has_static_value(number)
+
+
+def specialised(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Let Dynamo, if it takes whole numbers for symbols, compile for these alone."""
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    return tuple([int(guard_scalar(number)) for number in numbers])
 
 
 def decompose(op: Any, definition: Callable[..., Any], fake: Callable[..., Any]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +20,8 @@ from empool.reference import NEVER
 
 Made = TypeVar("Made")
 _CPU = torch.device("cpu")
+_DTYPES = {False: torch.float64, True: torch.int64}
+"""Of tables for testing and for training."""
 
 
 class Table(NamedTuple):
@@ -38,22 +43,27 @@ class Tables:
 
     Attributes:
         each: the distributions, one or one a channel.
-        counts: how many activations the windows of a layer can hold, if it is known: their tables are always there.
+        counts: how many activations the windows of a layer can hold: their tables are always there. None are known if
+            that depends on the input, or if tables would be large. It is None where there is no layer.
         device: where these are.
         number: where there is a kind that has one, the distributions' numbers, in memory: ``(S,)``.
         kept: all tables that are there.
+        read: those on the device, for graphs.
         prepared: `empool._prepared`'s calls with these tables, which end with them.
     """
 
     def __init__(
-        self, each: Sequence[RankDistribution], counts: tuple[int, ...] = (), device: torch.device = _CPU
+        self, each: Sequence[RankDistribution], counts: tuple[int, ...] | None = None, device: torch.device = _CPU
     ) -> None:
         self.each, self.counts, self.device = tuple(each), counts, device
         kind: Any = type(each[0])
         self.kind: type[Tunable] | None = kind if "weights_of" in vars(kind) else None  # Not a subclass's own.
         self.is_unchanging = all(vars(type(distribution)).get("unchanging", False) for distribution in each)
         self.kept: dict[Any, Table] = {}
+        self.read = _Read()
         self.prepared: dict[Any, Any] = {}
+        if counts == () and self.is_unchanging and not torch.compiler.is_compiling():
+            _open.add(self)
         self._fill()
 
     def _fill(self) -> None:
@@ -79,18 +89,26 @@ class Tables:
             # What is made in a capture belongs to the graph.
             if not (device.type == "cuda" and _private.is_capturing()):
                 kept[key] = found
+                if device == self.device:
+                    setattr(self.read, _name(counts, training), found)
         return found
 
     def _in_graph(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         if _private.is_exporting():
-            return _table(self.each, counts, training, device, trim=True)
-        if counts == self.counts and (found := self.kept.get((counts, training, self.device))) is not None:
+            return _traced(self.each, counts, training, device, trim=True)
+        counts = _private.specialised(counts)
+        if self.counts == ():
+            _make_everywhere(counts, training)
+        found: Table | None = getattr(self.read, _name(counts, training), None)
+        if found is not None:
             entries = found.entries if device == self.device else found.entries.to(device)
             draws, zeros = (found.draws, found.zeros) if self.kind is None else (True, self.kind.may_be_zero)
             return Table(entries, draws, zeros)
         if self.kind is not None and self.number is not None:
             return Numbers(self.kind, self.number).get(counts, training, device)
-        return _table(self.each, counts, training, device)
+        if self.is_unchanging and is_known(self.each[0]):
+            return Known(self.each[0]).get(counts, training, device)
+        return _traced(self.each, counts, training, device)
 
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
@@ -106,19 +124,24 @@ class Tables:
                 kept[key] = fresh = _table(self.each, *key)
                 # A CPU has no graph that knows an address, but may have a backward to come that needs the old table.
                 if table.entries.is_cuda and fresh.entries.shape == table.entries.shape:
-                    kept[key] = fresh._replace(entries=table.entries.copy_(fresh.entries))
+                    kept[key] = fresh = fresh._replace(entries=table.entries.copy_(fresh.entries))
+                if key[2] == self.device:
+                    setattr(self.read, _name(*key[:2]), fresh)
         self.kept = kept
         self.prepared = {}  # Last: what is prepared meanwhile with an old table goes into the old one.
 
     def to(self, device: torch.device) -> None:
         """Move what is in memory; from the meta device it is made anew."""
         if self.device != device:
-            self.device = device
+            self.device, self.read = device, _Read()
             self._fill()
 
     def copy(self) -> Tables:
         """Return the same in memory of its own."""
-        return Tables(self.each, self.counts, self.device)
+        twin = Tables(self.each, self.counts, self.device)
+        for key in list(self.kept):  # A graph may read more than what a new layer has.
+            twin.get(*key)
+        return twin
 
     def __deepcopy__(self, memo: Any) -> Tables:
         return self.copy()
@@ -128,6 +151,33 @@ class Tables:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["each"], state.get("counts", ()))  # type: ignore[misc]
+
+
+class _Read:
+    """Tables that graphs read, as attributes: Dynamo looks into a dictionary once, at these when it comes to them."""
+
+
+def _name(counts: tuple[int, ...], training: bool) -> str:
+    return f"{training}{counts}"
+
+
+_open: weakref.WeakSet[Tables] = weakref.WeakSet()
+"""Those of layers whose counts aren't known."""
+
+
+@_private.called_by_dynamo
+def _make_everywhere(counts: tuple[int, ...], training: bool) -> bool:
+    """Make tables for windows that are only known now that Dynamo sees an input, so that its graph can read them.
+
+    Those of all such layers, for any of which the graph may be called: it must not be compiled anew for each.
+    """
+    for tables in list(_open):
+        key, name = (counts, training, tables.device), _name(counts, training)
+        if not hasattr(tables.read, name):
+            with contextlib.suppress(Exception):  # As above.
+                tables.kept[key] = made = _table(tables.each, *key)
+                setattr(tables.read, name, made)
+    return True
 
 
 class Numbers:
@@ -142,6 +192,45 @@ class Numbers:
         number = number.to(device, torch.float64) if isinstance(number, Tensor) else in_graph(number, device)
         make = self.kind.threshold_tensor if training else self.kind.weight_tensor
         return Table(make(number, counts), draws=True, zeros=self.kind.may_be_zero)
+
+
+class Known:
+    """The tables of a distribution for a graph that is compiled for it alone."""
+
+    number = None
+
+    def __init__(self, distribution: RankDistribution) -> None:
+        self.distribution = distribution
+
+    def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
+        """Return a table, made while Dynamo traces."""
+        kind, fields = type(self.distribution), _fields(self.distribution)
+        return read_by_graph(_known, kind, fields, _private.specialised(counts), training, device)
+
+
+def _known(kind: Callable[..., RankDistribution], fields: tuple[Any, ...], *where: Any) -> Table:
+    return _table([kind(*fields)], *where)
+
+
+def read_by_graph(make: Callable[..., Made], *arguments: Any) -> Made:
+    """Return what a function makes of constants, made while Dynamo traces, so that a graph reads it."""
+    made: Made = getattr(_read, _make(make, *arguments))
+    return made
+
+
+_read = _Read()
+_names: dict[Any, str] = {}
+_count = itertools.count()
+
+
+@_private.called_by_dynamo
+def _make(make: Callable[..., Any], *arguments: Any) -> str:
+    key = (make, *arguments)
+    if key not in _names:
+        name = f"{make.__name__} {next(_count)}"
+        setattr(_read, name, make(*arguments))
+        _names[key] = name  # After it is there, for other threads.
+    return _names[key]
 
 
 class Learned:
@@ -171,28 +260,40 @@ def _numbers(each: Sequence[RankDistribution], device: torch.device) -> Tensor:
         return _sent(values, torch.float64, device)
 
 
-def _table(
+def _table(each: Sequence[RankDistribution], counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
+    sets, draws, zeros = _numbers_of(each, counts, training)
+    with torch.inference_mode(False), _private.untraced():
+        entries = _made(sets, _DTYPES[training], device)
+    return Table(_private.read_by_graphs(_private.unwrapped(entries)), draws, zeros)
+
+
+def _traced(
     each: Sequence[RankDistribution], counts: tuple[int, ...], training: bool, device: torch.device, trim: bool = False
 ) -> Table:
-    made: dict[int, Any] = {}  # Channels may share a distribution.
-    for distribution in each:
-        if id(distribution) not in made:
-            made[id(distribution)] = (distribution.threshold_table if training else distribution.weight_table)(counts)
-    sets = [made[id(distribution)] for distribution in each]
-    if trim:  # What no table will change again: columns that do nothing.
+    """Return a table that a graph makes.
+
+    Args:
+        trim: leave out columns that do nothing, which no other p will need.
+    """
+    sets, draws, zeros = _numbers_of(each, counts, training)
+    if trim:
         empty, least = (NEVER, 0) if training else (0, 1)
         width = max(
             [least] + [i + 1 for table in sets for row in table for i, entry in enumerate(row) if entry != empty]
         )
         sets = [[row[:width] for row in table] for table in sets]
+    return Table(torch.tensor(sets, dtype=_DTYPES[training], device=device), draws, zeros)
+
+
+def _numbers_of(each: Sequence[RankDistribution], counts: tuple[int, ...], training: bool) -> tuple[Any, bool, bool]:
+    made: dict[int, Any] = {}  # Channels may share a distribution.
+    for distribution in each:
+        if id(distribution) not in made:
+            made[id(distribution)] = (distribution.threshold_table if training else distribution.weight_table)(counts)
+    sets = [made[id(distribution)] for distribution in each]
     zeros = any(distribution.zero_probability(n) > 0 for distribution in each for n in counts)
     draws = training and any(entry != NEVER for table in made.values() for row in table for entry in row)
-    dtype = torch.int64 if training else torch.float64
-    if torch.compiler.is_compiling():
-        return Table(torch.tensor(sets, dtype=dtype, device=device), draws, zeros)
-    with torch.inference_mode(False), _private.untraced():
-        entries = _made(sets, dtype, device)
-    return Table(_private.read_by_graphs(_private.unwrapped(entries)), draws, zeros)
+    return sets, draws, zeros
 
 
 def _made(sets: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -217,10 +318,24 @@ def in_graph(number: float, device: torch.device) -> Tensor:
     return torch.ones(1, dtype=torch.float64, device=device) * number
 
 
-def of(distribution: RankDistribution) -> Tables:
+def of(distribution: RankDistribution) -> Tables | Known:
     """Return the tables of a distribution: those of an earlier call where it says that it cannot change."""
     is_unchanging = vars(type(distribution)).get("unchanging", False)
+    if is_unchanging and torch.compiler.is_compiling() and not _private.is_exporting() and is_known(distribution):
+        return Known(distribution)
     return remembered(_of, distribution) if is_unchanging else _of(distribution)
+
+
+def is_known(distribution: RankDistribution) -> bool:
+    """Tell of a distribution that Dynamo sees whether it is one of ours and compiled for its numbers alone."""
+    if type(distribution).__module__ != RankDistribution.__module__:
+        return False
+    numbers = [each for field in _fields(distribution) for each in (field if type(field) is tuple else (field,))]
+    return all(_private.is_known(number) for number in numbers)
+
+
+def _fields(distribution: RankDistribution) -> tuple[Any, ...]:
+    return tuple([getattr(distribution, field.name) for field in dataclasses.fields(distribution)])  # type: ignore
 
 
 def of_kind(kind: type[Tunable], number: float) -> Tables:

@@ -72,12 +72,11 @@ class Conversion(list[Replacement]):
 def convert_(
     model: nn.Module, pooling: Pooling | str, *, filter_fn: Filter | None = None, strided_convs: bool = False
 ) -> Conversion:
-    """Give a network's layers another pooling, in place.
+    """Replace a network's max-pooling layers by another pooling, in place.
 
     Parameters, buffers and their names stay as they are, so a `state_dict` from before the conversion loads after it. A
-    layer's windows, mode (training or eval) and hooks are carried over. A module that the model holds in several
-    places is considered once, under its first name, and is still one module afterwards. Converting again changes
-    nothing; use `filter_fn` to give empool's own layers another pooling.
+    layer's windows, mode (training or eval) and hooks are carried over. A module in several places stays one module.
+    Converting again changes nothing; use `filter_fn` to give empool's own layers another pooling.
 
     Convert a model before `torch.jit.trace` or `torch.export`, which fix what it computes, and before
     `torch.ao.quantization` prepares it. A model that `torch.compile` wraps can be converted, before or after its first

@@ -1,4 +1,4 @@
-"""The pooling functions: `torch.nn.functional.max_pool2d`'s arguments, and each method's own by name."""
+"""The pooling functions: the arguments of `torch.nn.functional.max_pool2d`, then each method's own by name."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ P = ParamSpec("P")
 Pair = tuple[Tensor, Tensor]
 _SPATIAL = {1: "L", 2: "H, W", 3: "D, H, W"}
 _WINDOWS = {
-    False: """kernel_size, stride, padding, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them. Padding is
-            not an activation: it is never sampled and counts in no mean.""",
+    False: "kernel_size, stride, dilation, ceil_mode: as `torch.nn.functional.{twin}` takes them.\n"
+    "    padding: the same; padding is never output and counts in no mean.",
     True: "output_size: as `torch.nn.functional.{twin}` takes it.",
 }
-_INPUT = """input: ``(N, C, {spatial})`` or ``(C, {spatial})``; any floating dtype, any memory format, kept.
+_INPUT = """input: ``(N, C, {spatial})`` or ``(C, {spatial})``; any floating dtype, any memory format; both are kept.
         {windows}
-        return_indices: also return where each output comes from, as flat indices into the input's spatial
-            dimensions: the maximum's in the expectation and for a 0 that no activation gave."""
-_DRAW = """training: sample if true; the exact expectation if false.
-        seed: 64-bit seed of the samples, an int or an int64 tensor of one element on the input's device. By default it
-            is taken from PyTorch's default generator of that device.
-        generator: gives the seed in place of the default generator.
+        return_indices: also return the flat index of each output in the input's spatial dimensions. With
+            `training` false, and where the output is no activation but 0, it is that of the maximum."""
+_DRAW = """training: sample if true; return the exact expectation if false.
+        seed: 64-bit seed of the samples, an int or an int64 tensor of one element on the input's device. By default
+            each call takes a new one from `generator`.
+        generator: by default PyTorch's, of the input's device.
         tied: which outputs share a random number: ``"channel"`` all channels at a position, ``"position"`` all
             positions of a channel, ``"image"`` all of an image. By default none do."""
 _RETURNS = """``(N, C, {output})``, sizes as `torch.nn.functional.{twin}` gives; with `return_indices` a pair
@@ -108,7 +108,7 @@ def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Calla
         if has_torch_function_unary(input):
             return handle_torch_function(adaptive_pooling, (input,), input, output_size, return_indices, **own)
         windows = Windows(output_size=output_size, adaptive=True)
-        return _call.pool(name, dims, input, windows, return_indices, method(name, **own))
+        return _prepared.pool(name, dims, input, windows, return_indices, method, own)
 
     call: Any = adaptive_pooling if adaptive else pooling
     windows, output = _WINDOWS[adaptive].format(twin=twin), "O" + axes.replace(", ", ", O")
@@ -146,7 +146,7 @@ def _ensemble_max_pool(
     Returns:
         {returns}
     Raises:
-        ValueError: if p is outside [0, 1]; a tensor on a GPU isn't checked, which would wait for it.
+        ValueError: if p is outside [0, 1]; tensors on a GPU aren't checked, as that would synchronise.
         {raises}
     Source: Zhang and Wu, J. USTC 47(10), 2017.
     Example:
@@ -165,7 +165,7 @@ def _ensemble_max_pool(
 def _max_pool_dropout(
     function: str, *, p: Number = 0.2, training: bool = True, seed: Seed = None, generator: Generator | None = None,
     tied: Tied = None) -> Method:  # fmt: skip
-    """Drop every activation with probability p and output the largest left, 0 if none is.
+    """Drop each activation with probability p and output the largest that is left, or 0 if none is.
 
     Args:
         {input}
@@ -174,7 +174,7 @@ def _max_pool_dropout(
     Returns:
         {returns}
     Raises:
-        ValueError: if p is outside [0, 1]; a tensor on a GPU isn't checked, which would wait for it.
+        ValueError: if p is outside [0, 1]; tensors on a GPU aren't checked, as that would synchronise.
         {raises}
     Source: Wu and Gu, arXiv 1512.01400, 2015; their p is the probability of retaining.
     Example:
@@ -192,7 +192,7 @@ def _max_pool_dropout(
 def _stochastic_max_pool(
     function: str, *, drop: Number = 0.5, training: bool = True, seed: Seed = None, generator: Generator | None = None,
     tied: Tied = None) -> Method:  # fmt: skip
-    """Drop a fixed share of each window at random and output the largest left.
+    """Drop a fixed share of each window at random and output the largest that is left.
 
     Args:
         {input}
@@ -202,7 +202,7 @@ def _stochastic_max_pool(
     Returns:
         {returns}
     Raises:
-        ValueError: if drop is outside [0, 1); a tensor on a GPU isn't checked, which would wait for it.
+        ValueError: if drop is outside [0, 1); tensors on a GPU aren't checked, as that would synchronise.
         {raises}
     Source: Huang et al., Channel-max, channel-drop and stochastic max-pooling, CVPRW 2015.
     Example:
@@ -221,7 +221,7 @@ def _stochastic_max_pool(
 def _rank_pool(
     function: str, *, distribution: RankDistribution | Tables | Learned, training: bool = True, seed: Seed = None,
     generator: Generator | None = None, tied: Tied = None) -> Method:  # fmt: skip
-    """Sample a rank from a distribution and output that activation; on average, ordered weighted averaging.
+    """Sample a rank from a distribution and output that activation; the expectation is an ordered weighted average.
 
     Args:
         {input}
@@ -232,7 +232,7 @@ def _rank_pool(
     Raises:
         TypeError: if `distribution` is not a rank distribution.
         {raises}
-    Source: the common form of the methods above; Yager, IEEE Transactions on SMC 18(1), 1988.
+    Source: Yager, IEEE Transactions on Systems, Man and Cybernetics 18(1), 1988.
     Example:
         >>> ordinal = empool.Ordinal((0.5, 0.25, 0.25))
         >>> rank_pool2d(torch.tensor([[[1.0, 2.0], [3.0, 7.0]]]), 2, distribution=ordinal, training=False)
@@ -278,13 +278,13 @@ def _soft_pool(
 
     Args:
         {input}
-        beta: a finite number, or a tensor of one for each channel, which may require grad: 0 is average pooling, large
-            is max-pooling.
+        beta: a finite number, or a tensor of one for each channel, which may require grad. 0 gives average pooling;
+            the larger, the nearer to max-pooling.
         {draw}
     Returns:
         {returns}
     Raises:
-        ValueError: if beta is not finite; a tensor on a GPU isn't checked, which would wait for it.
+        ValueError: if beta is not finite; tensors on a GPU aren't checked, as that would synchronise.
         {raises}
     Source: Stergiou, Poppe and Kalliatakis, Refining activation downsampling with SoftPool, ICCV 2021.
     Example:

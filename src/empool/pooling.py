@@ -69,12 +69,15 @@ def pooling(text: str) -> Pooling:
 
     Raises:
         ValueError: if the spelling is none of the known ones, or a number is out of range.
+        TypeError: if it is not a string.
 
     Example:
         >>> import empool
         >>> empool.pooling("ensemble:0.1")
         EnsembleMax(p=0.1)
     """
+    if not isinstance(text, str):
+        raise TypeError(f"pooling: expected a spelling, such as 'ensemble:0.1', got {type(text).__name__}")
     name, colon, numbers = text.strip().partition(":")
     spelling = next((known for known in SPELLINGS if known.partition(":")[0] == name), "")
     if not spelling or bool(colon) != (":" in spelling):
@@ -99,9 +102,9 @@ def layer(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> nn.Module:
-    """Make the pooling's layer.
+    """Return a layer of a pooling, such as `EnsembleMaxPool2d` for `EnsembleMax`.
 
-    `Max` and `Average` become PyTorch's own layers; the average counts no padding, as every pooling here.
+    `Max` and `Average` become PyTorch's own layers; the average leaves padding out, like every pooling here.
 
     Args:
         pooling: which one.
@@ -129,7 +132,7 @@ def layer(
 
 
 def adaptive_layer(pooling: Pooling, dims: int, output_size: Any) -> nn.Module:
-    """Make the pooling's layer with windows that adapt to the input's size.
+    """Return a layer of a pooling with windows that adapt to the input's size.
 
     `Max` and `Average` become PyTorch's own layers.
 

@@ -1,4 +1,4 @@
-"""Batch normalisation's statistics in inference mode, for a network that was trained with sampling pools."""
+"""Batch normalisation's statistics in eval mode, for a network that was trained with sampling pools."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from empool._private import BatchNorm
 
 @torch.no_grad()
 def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
-    """Recompute the running statistics of batch normalisation with everything else in inference mode.
+    """Recompute the running statistics of batch normalisation with everything else in eval mode.
 
-    In training, batch normalisation sees samples; in inference mode the pooling layers give expectations, which have a
-    smaller variance. One pass over training images removes that shift. Weights, labels and gradients aren't involved.
+    In training, batch normalisation sees samples; in eval mode the pooling layers give expectations, which have a
+    smaller variance. One pass over training images removes that shift. It needs no labels and changes no weights.
 
     The new statistics are the averages of the batches' means and unbiased variances, each batch counted by its size.
 

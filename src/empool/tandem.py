@@ -52,11 +52,11 @@ def halves(module: nn.Module) -> bool:
 
 
 def to_tandem(convolution: Convolution, pooling: Pooling) -> Convolution:
-    """Make the tandem of a convolution with stride 2, for the same number of multiplications.
+    """Return the tandem of a convolution with stride 2: pooling with stride 2, then the convolution with stride 1.
 
-    Windows are as large as the stride and have no padding, so every activation is pooled exactly once. The output has
-    the sizes of the strided convolution's, also for odd input sizes, where the last window is smaller. The weights are
-    shared, not copied, and have the same names, so a `state_dict` of one fits the other.
+    It multiplies as often. Windows are as large as the stride and have no padding, so every activation is pooled
+    once. The output has the strided convolution's sizes, also for odd input sizes, where the last window is smaller.
+    The weights are shared, not copied, and have the same names, so a `state_dict` of one fits the other.
 
     Args:
         convolution: one of `torch.nn`'s, with a stride of 2 in at least one dimension and padding of half its kernel.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # There is no room.
-_REFUSED = (*FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # There is no room.
+_REFUSED = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 class LabError(Exception):
@@ -20,6 +20,13 @@ def refusal(error: BaseException) -> OSError | None:
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def unwritable(refused: OSError, path: object) -> LabError:
+    """Say what the system refused to write, and what to do about it."""
+    if refused.errno in _FULL:
+        return LabError(f"no space left to write {path}: make room and give the command again; what is done stays")
+    return LabError(f"cannot write to {path} ({refused.strerror}): make it writable, or use another folder")
 
 
 def first_line(error: BaseException) -> str:

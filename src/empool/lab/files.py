@@ -6,19 +6,20 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from empool.lab.errors import LabError, refusal
+from empool.lab.errors import LabError, refusal, unwritable
 
 _UNFINISHED = re.compile(r"\..+\.(json|csv|ckpt|html|md|tex|svg)\.\d+\.tmp")  # names that `replacing` makes
+REWRITE = "delete it, and the study's command writes it again"
 
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` once it is on the disk; an error has the name of `path`.
+    """Give a path to write to, which takes the place of `path` once it is on the disk; LabError says what is refused.
 
     What it replaces becomes `previous`, in the same folder, if that is given; a process killed between the two steps
     leaves `previous` and no `path`.
@@ -37,7 +38,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
             refused = error
         if refused is None:
             raise
-        raise OSError(refused.errno, refused.strerror, str(path)) from error
+        raise unwritable(refused, path) from error
     finally:
         if unfinished.exists():  # Else a read-only file system refuses, and with this name.
             unfinished.unlink()
@@ -76,18 +77,30 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "delete it to start over") -> Any:
     """Read a JSON file, or say that it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LabError(f"{path} is not valid JSON ({error}); delete it to start over") from None
+        raise LabError(f"{path} is not valid JSON ({error}); {remedy}") from None
 
 
-def read_object(path: Path, *fields: str) -> dict[str, Any]:
-    """Read a JSON object that has these fields."""
-    content = read_json(path)
-    if isinstance(content, dict) and content.keys() >= {*fields}:
-        return content
-    wanted = f" with {', '.join(fields)}" if fields else ""
-    raise LabError(f"{path} is not what empool writes: expected an object{wanted}; delete it to start over")
+def read_object(path: Path, **kinds: Any) -> dict[str, Any]:
+    """Read a JSON object that has these fields, each of its kind, in the folder of a study."""
+    content: dict[str, Any] = read_json(path, REWRITE)
+    checked(content, str(path), kinds, REWRITE)
+    return content
+
+
+def checked(content: Any, where: str, kinds: Mapping[str, Any], remedy: str = "") -> None:
+    """Refuse what is no object with these fields, each of its kind; one that may be None may be missing, too."""
+    then = f"; {remedy}" if remedy else ""
+    if not isinstance(content, Mapping):
+        raise LabError(f"{where}: expected an object, got {content!r:.60}{then}")
+    for name, kind in kinds.items():
+        of, items = get_origin(kind), get_args(kind)
+        value: Any = content.get(name)
+        whole = isinstance(value, of if of in (list, tuple) else kind)
+        if not whole or (of is list and not all(isinstance(item, items) for item in value)):
+            wanted = kind.__name__ if isinstance(kind, type) and not items else str(kind).replace("numbers.", "")
+            raise LabError(f"{where}: expected {name}: {wanted}, got {value!r:.60}{then}")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from empool.distributions import Pooling
 from empool.lab import report
 from empool.lab.execute.options import Options
@@ -41,8 +43,6 @@ class Study:
 
     def frame(self) -> Any:
         """Return a `pandas.DataFrame` with a row a run."""
-        import pandas
-
         return pandas.DataFrame(self.records)
 
     def table(self) -> Any:
@@ -51,7 +51,7 @@ class Study:
 
     def plot(self) -> Any:
         """Return the figure of test errors, which a notebook shows."""
-        return _Figure(report.figure(self.directory, baseline=self.baseline))
+        return report.figure(self.directory, baseline=self.baseline)
 
     def report(self) -> Path:
         """Write report.html and what goes with it; return its path."""
@@ -59,20 +59,6 @@ class Study:
 
     def _repr_html_(self) -> str:
         return str(self.table().to_html())
-
-
-class _Figure:
-    """A figure as SVG, which notebooks show."""
-
-    def __init__(self, svg: str) -> None:
-        self.svg = svg
-
-    def _repr_svg_(self) -> str:
-        return self.svg
-
-    def save(self, path: str | Path) -> None:
-        """Write it to a file."""
-        Path(path).write_text(self.svg, encoding="utf-8")
 
 
 def compare(
@@ -109,7 +95,7 @@ def compare(
         ]
     chosen = Options(data=str(data), model=model, out=None if out is None else Path(out), **options)
     seeds = range(seeds) if isinstance(seeds, int) else seeds
-    directory, _ = study(chosen, poolings, seeds, command="empool.lab.compare(...)")
+    directory, _ = study(chosen, poolings, seeds, command="empool.lab.compare(...)", baseline=baseline)
     return Study(directory, baseline)
 
 

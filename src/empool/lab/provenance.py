@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from empool.lab.study.run import derived_seed
-
 _PACKAGES = ("empool", "torch", "lightning", "torchmetrics", "numpy", "pillow", "timm", "torchvision")
 _VARIABLES = (  # that change how fast, or with which algorithm, PyTorch computes; none holds a path or a name
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY"),
@@ -91,12 +89,3 @@ def processor() -> str:
 def environment() -> dict[str, str]:
     """Give the variables that matter to a result or its time, of those that are set."""
     return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-
-
-def seeds(seed: int) -> dict[str, int]:
-    """Give the seeds that a run's seed stands for; those of later epochs follow as `derived_seed` says."""
-    return {
-        "weights": derived_seed(seed, "weights"),
-        "order of epoch 1": derived_seed(seed, "order", 0),
-        "draws of epoch 1": derived_seed(seed, "draws", 0),
-    }

@@ -81,14 +81,14 @@ class LearnedRankPool2d(_LearnedRankPool, dims=2):
         channels: number of channels, for weights of their own; by default all channels share one set.
         start: distribution to start from, by default max-pooling.
         sample: sample in training.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.LearnedRankPool2d(3, stride=2, padding=1)

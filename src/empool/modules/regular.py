@@ -34,14 +34,14 @@ class EnsembleMaxPool2d(_EnsembleMaxPool, dims=2):
         return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
         ceil_mode: round the output size up instead of down.
         p: probability of dropping the largest activation, in [0, 1]; several are one for each channel.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.EnsembleMaxPool2d(3, stride=2, padding=1, p=0.4)
@@ -84,14 +84,14 @@ class MaxPoolDropout2d(_MaxPoolDropout, dims=2):
         return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
         ceil_mode: round the output size up instead of down.
         p: probability of dropping an activation, in [0, 1]; several are one for each channel.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.MaxPoolDropout2d(3, stride=2, padding=1, p=0.4)
@@ -133,14 +133,14 @@ class StochasticMaxPool2d(_StochasticMaxPool, dims=2):
         return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
         ceil_mode: round the output size up instead of down.
         drop: share of the activations to drop, in [0, 1); several are one for each channel.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.StochasticMaxPool2d(3, stride=2, padding=1, drop=0.5)
@@ -181,14 +181,14 @@ class StochasticPool2d(_StochasticPool, dims=2):
         dilation: distance between the activations of a window.
         return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
         ceil_mode: round the output size up instead of down.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.StochasticPool2d(3, stride=2, padding=1)
@@ -220,7 +220,7 @@ class _SoftPool(Softened, WindowPool):
 class SoftPool2d(_SoftPool, dims=2):
     """Soft pooling: samples an activation by the softmax of beta times the activations in training.
 
-    In eval mode the output is the exact expectation, which is SoftPool. Activations of any sign will do.
+    In eval mode the output is the exact expectation, which is SoftPool. Activations may have any sign.
 
     Args:
         kernel_size: height and width of the window, or one number for both.
@@ -232,14 +232,14 @@ class SoftPool2d(_SoftPool, dims=2):
         beta: 0 is average pooling, large values are max-pooling; several are one for each channel.
         trainable: make beta a parameter, as a beta that is one always is. A sample sends it the gradient of the
             expectation.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.SoftPool2d(3, stride=2, padding=1, beta=1.0)
@@ -281,14 +281,14 @@ class RankPool2d(_RankPool, dims=2):
         return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
         ceil_mode: round the output size up instead of down.
         distribution: probability of each rank, such as `empool.Ordinal`, `empool.TopMean` or one of your own.
-        seed: repeats the samples; by default each call takes a new one from `generator`.
+        seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
-        tied: outputs that share a sample: "channel" (all channels at a position), "position" (all positions of a
-            map) or "image"; by default none do.
+        tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
+            of a channel) or "image"; by default none do.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
-        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with OH and OW as `torch.nn.MaxPool2d` has them.
+        - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
 
     Example:
         >>> pool = empool.RankPool2d(3, stride=2, padding=1, distribution=empool.Ordinal((0.6, 0.3, 0.1)))

@@ -17,7 +17,7 @@ from empool.lab.data import sources
 from empool.lab.data.load import load_data
 from empool.lab.data.sets import DataSet
 from empool.lab.errors import LabError, first_line
-from empool.lab.files import read_object, write_json
+from empool.lab.files import read_json, write_json
 from empool.lab.study import networks
 from empool.lab.study.folder import opened
 from empool.lab.study.run import RunConfig, derived_seed, results
@@ -94,7 +94,7 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
     finished = {}
     for path in (*directory.glob("config.json"), *sorted(directory.glob("*/*/config.json"))):
         if (path.parent / "result.json").exists():
-            finished[path.parent] = RunConfig.from_json(read_object(path, "model", "recipe"))
+            finished[path.parent] = RunConfig.from_json(read_json(path), str(path))
         else:
             _log.info("%s is not finished: left out", path.parent)
     if not finished:

@@ -57,7 +57,9 @@ def sentence(summary: Summary) -> str:
     """Say in one sentence how the poolings that were tested differ from the baseline, by test error and by NLL."""
     tested = [row for row in summary.rows if row.error.interval]
     if not tested:
-        return f"These runs decide nothing: that needs two seeds or more of {label(summary.baseline)} and of another."
+        better = " that all do better than guessing" if any(row.not_converged for row in summary.rows) else ""
+        needed = f"two seeds or more of {label(summary.baseline)} and of another{better}"
+        return f"These runs decide nothing: that needs {needed}."
     parts: list[str] = []
     for row in tested:
         difference, interval = row.error.difference or 0.0, row.error.interval

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any
 
+from empool.lab import files
 from empool.lab.errors import LabError
-from empool.lab.files import read_json
+from empool.lab.files import REWRITE, read_json
 
 Record = Mapping[str, Any]
 
-# Fields without which a record says nothing, and their types.
-REQUIRED: Mapping[str, type | tuple[type, ...]] = {
-    "data": str,
-    "model": str,
-    "pooling": str,
-    "seed": int,
-    "converged": bool,
-    "test_error": (int, float, type(None)),
-}
-# Fields that a record may lack, and what they are where they are not null.
-_SCORES = ("train_error", "test_nll", "test_loss", "test_ece", "chance_error")
+_SCORES = ("test_error", "train_error", "test_nll", "test_loss", "test_ece", "chance_error")
 _COUNTS = ("threads", "parameters", "classes", "epochs", "train_images", "test_images", "train_limit", "test_limit")
-_OPTIONAL: Mapping[str, Any] = {
+# Types of fields; a record may lack those that may be null.
+_RECORDED: Mapping[str, Any] = {
+    **dict.fromkeys(("data", "model", "pooling"), str),
+    "seed": Integral,
+    "converged": bool,
     **dict.fromkeys(_SCORES + _COUNTS, Real | None),
-    **dict.fromkeys(("device", "commit"), str | None),
+    **dict.fromkeys(("device", "commit", "precision"), str | None),
     **dict.fromkeys(("machine", "versions"), dict | None),
     "image_shape": list | tuple | None,
 }
+_ANEW = "delete it, and empool evaluate writes it again"
+_MACHINE = {"memory": Real | None, "gpus": list | None}
+# Of an evaluation's record, and of what that says of each rule; older ones lack rules.
+_EVALUATED = {"pooling": str, "seed": int, "samples": int | None, "draws": bool, "model": str | None}
+_SCORED = {"error": Real, "nll": Real | None, "ece": Real | None}
 
 SETTINGS = ("data", "model", "epochs", "batch_size", "train_limit", "test_limit", "augment", "p_schedule")
 """What runs must share to be compared."""
@@ -57,29 +57,32 @@ def read_records(directory: Path) -> list[Record]:
     path = Path(directory) / "results.json"
     if not path.is_file():
         raise LabError(f"{path} is missing: expected the folder of a study, as empool compare --out names it")
-    return checked(read_json(path), str(path))
+    return checked(read_json(path, REWRITE), str(path), REWRITE)
 
 
-def checked(records: Any, source: str) -> list[Record]:
+def checked(records: Any, source: str, remedy: str = "") -> list[Record]:
     """Return records that say what every record must say; raise LabError for others, and for none."""
     if not isinstance(records, list) or not records:
-        raise LabError(f"{source} holds no runs: expected a list of records, one a run")
+        said = f"{source} holds no runs: expected a list of records, one a run"
+        raise LabError(f"{said}; {remedy}" if remedy else said)
     for number, record in enumerate(records, start=1):
-        for name, kinds in {**REQUIRED, **_OPTIONAL}.items():
-            lacking = ... if name in REQUIRED else None
-            if not isinstance(record, dict) or not isinstance(record.get(name, lacking), kinds):
-                raise LabError(f"{source}: run {number} has no valid {name}")
+        where = f"{source}: run {number}"
+        files.checked(record, where, _RECORDED, remedy)
+        files.checked(record.get("machine") or {}, f"{where}, machine", _MACHINE, remedy)
     return records
 
 
 def read_evaluation(directory: Path) -> list[dict[str, Any]]:
     """Read evaluation.json if it is there, a rule that it lacks being None; raise LabError for anything else."""
     path = directory / "evaluation.json"
-    records = read_json(path) if path.exists() else []
-    needed = {"pooling", "seed", "samples", "draws", *RULES} - {"recalibrated"}  # Older ones lack that rule.
-    if not isinstance(records, list) or not all(isinstance(one, dict) and needed <= one.keys() for one in records):
-        raise LabError(f"{path} holds no evaluations: expected a list of records, as empool evaluate writes it")
-    return [{"recalibrated": None, **record} for record in records]
+    records = read_json(path, _ANEW) if path.exists() else []
+    if not isinstance(records, list):
+        raise LabError(f"{path} holds no evaluations: expected a list of records; {_ANEW}")
+    for number, record in enumerate(records, start=1):
+        files.checked(record, f"{path}: record {number}", {**_EVALUATED, "expectation": dict}, _ANEW)
+        for rule in (known for known in RULES if record.get(known) is not None):
+            files.checked(record[rule], f"{path}: record {number}, {rule}", _SCORED, _ANEW)
+    return [{**dict.fromkeys(RULES), **record} for record in records]
 
 
 def completed(record: Record) -> Record:
@@ -90,6 +93,7 @@ def completed(record: Record) -> Record:
     older: dict[str, Any] = {
         **dict.fromkeys(_CIFAR10),
         **(_CIFAR10 if canonical(record) == "cifar10" else {}),
+        "test_error": None,
         "augment": "none",
         "train_images": record.get("train_limit"),
         "test_nll": record.get("test_loss"),
@@ -124,11 +128,6 @@ def data_name(record: Record) -> str:
 def canonical(record: Record) -> str:
     """Name the data set of a record as it is called whatever the folder's spelling: CIFAR-10 is cifar10."""
     return data_name(record).lower().replace("-", "").replace("_", "")
-
-
-def distinct(records: Iterable[Record], name: str) -> list[Any]:
-    """List the values of a field that is recorded, each once."""
-    return list(dict.fromkeys(record[name] for record in records if record.get(name) is not None))
 
 
 def differences(records: Sequence[Record]) -> str:

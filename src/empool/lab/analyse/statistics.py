@@ -15,8 +15,8 @@ from scipy import stats
 
 from empool.lab.analyse.images import two_way, which_were_right
 from empool.lab.analyse.records import Record, completed
+from empool.lab.study.run import BASELINE
 
-BASELINE = "max"
 LEVEL = 0.95
 _ROUNDING = 1e-9  # points that two equal errors can seem to differ by
 _LEAST_FOR_SPREAD = 3  # runs of a pooling from which Levene's test can tell how far they spread
@@ -120,9 +120,6 @@ def summarise(records: Iterable[Record], baseline: str = BASELINE) -> Summary:
         records: one mapping a run with at least pooling, seed and test_error; all of the same data, network and recipe,
             which the caller sees to. Older ones have no test_ece, and their test_nll is called test_loss.
         baseline: spelling of the pooling that the others are compared with.
-
-    Raises:
-        ValueError: if a pooling has two runs with the same seed, or a converged run has no test error.
 
     Source: Dunnett, J. American Statistical Association 50(272), 1955.
     """

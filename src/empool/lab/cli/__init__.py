@@ -14,13 +14,9 @@ _EXTRAS = {  # that bring a package, where it is not the lab's own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; an error that a user can put right is one line on standard error.
+    """Run a command, by default what was typed; an error that a user can put right is one line on standard error.
 
-    Args:
-        arguments: what follows ``empool``; by default those of the process.
-
-    Returns:
-        The exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    The exit code is 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:

@@ -71,7 +71,7 @@ def compare(
 
     A study that is started again does what is missing.
     """
-    directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj)
+    directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj, baseline=baseline)
 
     from empool.lab import report
 
@@ -86,7 +86,7 @@ def compare(
 @taking(What, How)
 def train(
     context: typer.Context,
-    pooling: Annotated[str, _study("Such as max, average or ensemble:0.1 (default).")] = "ensemble:0.1",
+    pooling: Annotated[str, _study("Such as max, average or ensemble:0.1.")] = "ensemble:0.1",
     seed: Annotated[int, _study("Seed of weights, order, augmentation and samples.", min=0)] = 0,
     resume: Annotated[bool, _study("Go on with an interrupted run.", "--resume")] = False,
     **options: Any,
@@ -123,7 +123,7 @@ def reproduce(
     """
     from empool.lab.report import terminal, write_report
     from empool.lab.study import reproduce as tables
-    from empool.lab.study.run import folder_name
+    from empool.lab.study.run import BASELINE, check_baseline, folder_name
     from empool.lab.train import processes
     from empool.lab.train.device import device_named
 
@@ -135,13 +135,15 @@ def reproduce(
     if chosen is None:
         raise LabError(f"{table}: expected protocol {', '.join(tables.TABLES[table])}, got {name}")
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
+    check_baseline(baseline, [pooling for part in chosen.parts for pooling in part.poolings])
     print(f"{table}, protocol {name}: {chosen.summary}")
     for part in chosen.parts:
         folder = directory / folder_name(part.model) if len(chosen.parts) > 1 else directory
         own = Options(data=data, model=part.model, out=folder, **options, **chosen.changes)
         study(own, part.poolings, range(seeds), command=context.obj)
-        page = write_report(folder, baseline=baseline)
-        _show(terminal(folder, baseline=baseline))
+        own_baseline = baseline if baseline in part.poolings else BASELINE
+        page = write_report(folder, baseline=own_baseline)
+        _show(terminal(folder, baseline=own_baseline))
         print(f"report of {part.model}: {page}")
 
 
@@ -180,7 +182,7 @@ def power(directory: Folder, baseline: Baseline = "max") -> None:
 
 @app.command()
 def gain(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies.")],
     out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
     baseline: Baseline = "max",
 ) -> None:

@@ -17,9 +17,8 @@ HIGHEST = 16.0  # of its pixels
 def compute(p: float, seed: int) -> tuple[list[float], Tensor, list[Tensor]]:
     """Apply the layers.
 
-    Returns:
-        The window's output when its largest is kept, when it is dropped, and at inference; an image (8, 8); and that
-        pooled by the maximum, sampled twice, at inference, each (4, 4).
+    The window's output when its largest is kept, when it is dropped, and at inference; an image (8, 8); and that pooled
+    by the maximum, sampled twice, at inference, each (4, 4).
     """
     from sklearn.datasets import load_digits
 

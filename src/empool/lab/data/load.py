@@ -34,11 +34,10 @@ def load_data(
 
     The options are `empool.lab.execute.configure.Options`'s. Limits choose as many images of each class as of any
     other; `validation` holds out always the same ones, before `train_limit` chooses among the others.
-
-    Raises:
-        LabError: for a source that is absent, incomplete or damaged, or an option that would have no effect.
     """
     own = networks.is_own(source)
+    if network.streams:
+        streams.check_timm()
     if label_column is not None and (own or network.streams or source in sources.KNOWN):
         raise LabError("--label-column is for a folder of parquet files")
     if own:
@@ -110,19 +109,37 @@ def _own(spelling: str, network: Network) -> DataSet:
     if not classes:
         raise LabError(f"{where}: expected the training Dataset to have `classes`, their names")
     digest = hashlib.blake2b(f"{spelling} {len(made[0])} {len(made[1])} {classes}".encode(), digest_size=16)
-    if floats:
-        channels, *size = image.shape
-        parts = [Streamed(len(p), functools.partial(_as_they_come, p), tuple(size), channels) for p in made]
+    shape = tuple(image.shape) if floats else None
+    parts = [_Items(p, f"{where}: {n}", len(classes), shape) for n, p in zip(sources.SPLITS, made, strict=True)]
+    if shape:
+        train, test = (Streamed(len(p), p.as_they_come, shape[1:], shape[0]) for p in parts)
     else:
-        parts = [Streamed(len(p), functools.partial(streams.View, p, range(len(p)))) for p in made]
-    return DataSet(spelling, parts[0], parts[1], classes, digest.hexdigest())
+        train, test = (Streamed(len(p), functools.partial(streams.View, p, range(len(p)))) for p in parts)
+    return DataSet(spelling, train, test, classes, digest.hexdigest())
+
+
+class _Items(Dataset[Any]):
+    """Images and labels of a user's own, each checked when its turn comes."""
+
+    def __init__(self, items: Any, where: str, classes: int, shape: tuple[int, ...] | None) -> None:
+        self.items, self.where, self.classes, self.shape = items, where, classes, shape
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def as_they_come(self, config: object, training: bool) -> _Items:
+        """View them in training and in testing; as of `Streamed`."""
+        return self
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.items[index]
+        name, size = f"{self.where} image {index}", tuple(getattr(image, "shape", ()))
+        if self.shape and size != self.shape:
+            this, other = ("x".join(map(str, shape)) for shape in (size, self.shape))
+            raise LabError(f"{name} is {this}, but train image 0 is {other}; make them one size")
+        return image, sources.checked_label(name, label, self.classes)
 
 
 def _rows(where: str, images: Any) -> Iterator[sources.Row]:
     for n in range(len(images)):
-        image, label = images[n]
-        yield f"{where} image {n}", image, int(label) if hasattr(label, "__int__") else label
-
-
-def _as_they_come(images: Dataset[Any], config: object, training: bool) -> Dataset[Any]:
-    return images
+        yield f"{where} image {n}", *images[n]

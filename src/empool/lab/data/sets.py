@@ -89,11 +89,7 @@ def place_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def stratified(labels: npt.NDArray[np.int64], limit: int | None, seed: int = 0) -> npt.NDArray[np.int64]:
     """Choose `limit` images, the same number of each class as far as there are, always the same ones; None is all.
 
-    Returns:
-        Their indices, ascending. A smaller limit chooses a subset of a larger one's choice.
-
-    Raises:
-        LabError: if the limit is below 1.
+    Their indices ascend. A smaller limit chooses a subset of a larger one's choice.
     """
     if limit is None:
         return np.arange(len(labels))

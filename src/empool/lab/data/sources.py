@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import operator
 import os
 import re
 from collections import defaultdict
@@ -31,7 +32,7 @@ _NAMED = (*SPLITS, *VALIDATION, "extra", "unsupervised")  # splits that a file m
 _LABELS = ("label", "labels", "fine_label", "target", "class", "y")  # names of columns that can be nothing else
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 
-Row = tuple[str, Any, int | None]  # name for messages; image as bytes, of PIL, array or tensor; label
+Row = tuple[str, Any, Any]  # name for messages; image as bytes, of PIL, array or tensor; label
 
 
 class Known(NamedTuple):
@@ -262,18 +263,13 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
     transparent: list[str] = []
     first = ""
     for name, content, label in rows:
-        if not isinstance(label, int):
-            raise LabError(f"{name}: expected an integer label, got {label!r}")
-        if label < 0 or label >= (classes or math.inf):
-            expected = f"0 to {classes - 1}" if classes else "0 or more"
-            raise LabError(f"{name} has label {label}, expected {expected}")
+        labels.append(checked_label(name, label, classes))
         image = _pixels(name, content, transparent)
         first = first or name
         if images and image.shape[:2] != images[0].shape[:2]:
             this, other = ("x".join(map(str, array.shape[:2])) for array in (image, images[0]))
             raise LabError(f"{name}: the image is {this}, but {first} is {other}; make them one size")
         images.append(image)
-        labels.append(label)
     if not images:
         raise LabError(f"{where}: expected images, got none")
     if transparent:
@@ -281,6 +277,17 @@ def _decoded(where: str, rows: Iterable[Row], classes: int) -> Split:
     channels = max(image.shape[2] for image in images)
     stacked = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
     return Split(torch.from_numpy(stacked), torch.tensor(labels))
+
+
+def checked_label(name: str, label: Any, classes: int) -> int:
+    """Return a label as a number; refuse one that is none, or is not of so many classes if it is known."""
+    try:
+        number = operator.index(label)
+    except TypeError:
+        raise LabError(f"{name}: expected an integer label, got {label!r}") from None
+    if number < 0 or number >= (classes or math.inf):
+        raise LabError(f"{name} has label {number}, expected {f'0 to {classes - 1}' if classes else '0 or more'}")
+    return number
 
 
 def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.uint8]:
@@ -307,11 +314,7 @@ def _pixels(name: str, content: Any, transparent: list[str]) -> npt.NDArray[np.u
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Convert an image to eight bits a channel, grey or RGB.
-
-    Raises:
-        ValueError: for one of 32 bits, of which nobody knows which number is white.
-    """
+    """Convert an image to eight bits a channel, grey or RGB; of 32 bits nobody knows which number is white."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):

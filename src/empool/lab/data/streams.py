@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from empool.lab.data import sources
 from empool.lab.data.sets import DataSet, Streamed, stratified
-from empool.lab.errors import LabError
+from empool.lab.errors import LabError, first_line
 from empool.lab.study.run import RunConfig, derived_seed
 
 
@@ -37,6 +37,16 @@ def load(folder: Path, train_limit: int | None = None, test_limit: int | None = 
         index = stratified(images.labels, limit)
         chosen.append(Streamed(len(index), functools.partial(View, images, index)))
     return DataSet(folder.resolve().name, chosen[0], chosen[1], classes, digest.hexdigest())
+
+
+def check_timm() -> None:
+    """Import timm, or say what keeps it from being imported."""
+    try:
+        import timm.data  # noqa: F401
+    except ModuleNotFoundError:
+        raise
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:  # Of a torchvision of another build.
+        raise LabError(f"timm: {first_line(error)}: install the torchvision for PyTorch {torch.__version__}") from error
 
 
 class _Files(Dataset[tuple[Any, int]]):

@@ -72,7 +72,7 @@ class How:
     logger: list[str] | None = _study(
         None, "Log to tensorboard, mlflow or wandb (empool[NAME]) too. Repeatable.", metavar="NAME"
     )
-    out: Path | None = _study(None, "Folder. Default: runs/DATA-MODEL.", metavar="DIR")
+    out: Path | None = _study(None, "Folder. Default: runs/DATA-MODEL; of a table runs/TABLE-PROTOCOL.", metavar="DIR")
     device: Device = _where("auto", "Default: auto, the GPU if there is one.")
 
 

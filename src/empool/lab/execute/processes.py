@@ -23,7 +23,7 @@ import torch
 import torch.multiprocessing  # Processes then share the images' memory.
 
 from empool.lab.data.sets import DataSet
-from empool.lab.errors import LabError, refusal
+from empool.lab.errors import LabError
 from empool.lab.execute.supervise import POLL, Died, Hear, Here, Record, do_telling
 from empool.lab.study.run import RunConfig
 from empool.lab.train import signals
@@ -150,9 +150,7 @@ def _work() -> Record:
     pipe, *given = _given
     try:
         return do_telling(pipe.send, *given)
-    except (LabError, ModuleNotFoundError):
+    except (LabError, ModuleNotFoundError, OSError):
         raise
     except Exception as error:
-        if refused := refusal(error):  # PyTorch reports it as its own.
-            raise OSError(refused.errno, refused.strerror, refused.filename) from None
         raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -27,20 +27,13 @@ def study(
     *,
     command: str = "",
     resume: bool | None = None,
+    baseline: str = "max",
 ) -> tuple[Path, list[Record]]:
     """Do the runs that are missing, and return the study's folder and the records of all that were asked for.
 
-    Args:
-        options: of the study.
-        poolings: spellings with commas between, or a list of them; None for the default ones.
-        seeds: of the runs.
-        command: what was typed.
-        resume: of `empool train`: its one run is refused if it was begun and this is False, or the other way round.
-
-    Raises:
-        LabError: for what is wrong with any of them.
-        KeyboardInterrupt: by Ctrl-C; by SIGTERM it is `empool.lab.train.signals.Terminated`.
-        SystemExit: of a process that has done its share of a study for which another speaks.
+    The default poolings are done where none are named. The baseline is the report's: a slip in it is said before
+    anything is trained. With `resume`, of `empool train`, a run must have been begun, and else it must not. A process
+    that has done its share of a study for which another speaks raises SystemExit.
     """
     silent = processes.started().rank > 0
     directory, begun = options.out, None
@@ -72,6 +65,7 @@ def study(
                         raise LabError(f"{begun} holds an unfinished run: give --resume to go on, or another --out")
                     if resume and not checkpoint.begun(begun):
                         raise LabError(f"{begun} holds no run to resume: leave --resume out")
+                run.check_baseline(baseline, [*names, *(one["pooling"] for one in run.results(directory))])
                 together.tell(directory)
                 return directory, carry_out(directory, runs, data, place, shown, loggers, command)
         except KeyboardInterrupt as stopped:

@@ -145,11 +145,8 @@ def _supervise(
 ) -> Iterator[Record]:
     """Do runs, beginning them in their order, and yield their records in the order in which they end.
 
-    A run whose process died is taken up again from its checkpoint; if that is in vain, the others go on.
-
-    Raises:
-        LabError: after all others if a run could not be done.
-        Exception: what a run raised, after the others have ended as SIGTERM ends them.
+    A run whose process died is taken up again from its checkpoint; if that is in vain, LabError says so after all
+    others. What else a run raises is raised after the others have ended as SIGTERM ends them.
     """
     left, on = deque(runs), dict[Future[Record], RunConfig]()
     deaths: Counter[RunConfig] = Counter()

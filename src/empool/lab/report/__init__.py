@@ -12,13 +12,14 @@ import rich.console
 from empool.lab import pages
 from empool.lab.analyse.findings import seeds_each, sentence
 from empool.lab.analyse.records import Record, checked, read_records
-from empool.lab.analyse.statistics import BASELINE
 from empool.lab.errors import LabError
 from empool.lab.files import write_text
 from empool.lab.report import gain, sections, sheets, table, webpage
 from empool.lab.report.plots import errors, plots, read_curves
 from empool.lab.report.sections import Origin, Section
+from empool.lab.report.svg import Plot
 from empool.lab.report.table import IMAGES_TOO, NEEDED, POINTS, VERDICT, Sheet
+from empool.lab.study.run import BASELINE
 
 __all__ = ["figure", "frame", "power", "read_records", "rules", "terminal", "verdict", "write_gain", "write_report"]
 
@@ -63,6 +64,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
     points = []
     for directory in directories:
         for study in [path.parent for path in sorted(directory.rglob("results.json"))] or [directory]:
+            if all(record["pooling"] != baseline for record in read_records(study)):
+                continue
             made = sections.read(study, baseline)
             points += gain.points(made.summary, made.records)
     if not points:
@@ -78,7 +81,8 @@ def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE)
 def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
     """Return a study's tables for the terminal, and beneath them what its runs say to the paper's claims."""
     made = sections.read(directory, baseline)
-    without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if made.beside else [])]
+    wide = made.beside or any(len(part) > 17 for row in made.summary.rows for part in row.pooling.split("@"))
+    without = ["Runs", NEEDED, IMAGES_TOO, "Paper: improvement %", *(["Spread"] if wide else [])]
     shown: list[Any] = [*made.warnings, table.terminal(made.errors, made.title, without)]
     if made.nll:
         shown.append(table.terminal(made.nll))
@@ -89,16 +93,15 @@ def terminal(directory: Path, baseline: str = BASELINE) -> rich.console.Group:
 
 
 def frame(study: str | Path | Iterable[Mapping[str, Any]], baseline: str = BASELINE) -> pd.DataFrame:
-    """Return the table of test errors, a row a pooling, of a study's folder or of the records of its runs.
-
-    Raises:
-        LabError: as `write_report` does, or for a record without "pooling", "seed" or "test_error", in percent.
-    """
+    """Return the table of test errors, a row a pooling, of a study's folder or of the records of its runs."""
     if isinstance(study, str | Path):
         made = sections.read(Path(study), baseline)
     else:
         rows = study.to_dict("records") if isinstance(study, pd.DataFrame) else study
-        own = [{"data": "own", "model": "own", "converged": one.get("test_error") is not None, **one} for one in rows]
+        if isinstance(rows, Mapping):
+            raise LabError(f"table: expected a list of records, one a run, got a {type(rows).__name__}")
+        own = [{"data": "own", "model": "own", "converged": one.get("test_error", 0) is not None, **one}
+               if isinstance(one, Mapping) else one for one in rows]  # fmt: skip
         made = Section(checked(own, "table"), "table", baseline, Origin(), [])
     columns = {name: list(values) for name, (values, _) in made.errors.columns.items()}
     return pd.DataFrame(columns, dtype=object).set_index("Pooling")
@@ -109,12 +112,12 @@ def verdict(directory: Path, baseline: str = BASELINE) -> str:
     return sentence(sections.read(directory, baseline).summary)
 
 
-def figure(directory: Path, baseline: str = BASELINE) -> str:
-    """Return the figure of a study's test errors, as SVG; raise LabError if no run converged."""
+def figure(directory: Path, baseline: str = BASELINE) -> Plot:
+    """Return the figure of a study's test errors; raise LabError if no run converged."""
     plot = errors(sections.read(directory, baseline).summary)
     if plot is None:
         raise LabError(f"{directory} holds no run that converged")
-    return plot.svg
+    return plot
 
 
 def power(directory: Path, baseline: str = BASELINE) -> rich.console.Group:

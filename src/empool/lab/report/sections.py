@@ -12,9 +12,8 @@ from empool.lab.analyse import claims as judging
 from empool.lab.analyse import findings, power, records, statistics
 from empool.lab.analyse.records import Record, data_name
 from empool.lab.errors import LabError
-from empool.lab.files import read_object
 from empool.lab.report import sheets
-from empool.lab.study.run import planned
+from empool.lab.study.run import check_baseline, planned, read_study
 
 
 class Origin(NamedTuple):
@@ -26,14 +25,9 @@ class Origin(NamedTuple):
 
 
 class Section:
-    """The runs of one network on one data set with one recipe.
+    """The runs of one network on one data set with one recipe, of records that were checked.
 
-    Args:
-        found: records that were checked.
-        source: what holds them, for messages.
-        baseline: spelling of the pooling that the others are compared with.
-        origin: how they were made.
-        evaluated: what `empool evaluate` found, of these runs and of others.
+    `source` is what holds them, for messages; `evaluated` is what `empool evaluate` found, of these runs and of others.
     """
 
     def __init__(
@@ -45,6 +39,7 @@ class Section:
             summary = self.summary = statistics.summarise(runs, baseline)
         except ValueError as error:
             raise LabError(f"{source}: {error}") from None
+        check_baseline(baseline, [row.pooling for row in summary.rows])
         beside = self.beside = judging.beside(runs)
         self.title = f"{runs[0]['model']} on {data_name(runs[0])}"
         self.answer = findings.answer(summary, runs)  # what was compared and what the seeds support, in sentences
@@ -67,13 +62,13 @@ class Section:
         first = self.records[0]
         limit, trained, tested = first.get("train_limit"), first["train_images"], first["test_images"]
         images = f"all {trained:,}" if trained else "all"
-        parameters = ", ".join(f"{number:,}" for number in records.distinct(self.records, "parameters"))
+        counted = dict.fromkeys(filter(None, (run.get("parameters") for run in self.records)))
         return [
             ("Data", data_name(first)),
             ("Training images", f"{limit:,}, as many of each class" if limit and trained >= limit else images),
             ("Test images", f"{tested:,}" if tested else "all"),
             ("Network", first["model"]),
-            ("Parameters", parameters or "not recorded"),
+            ("Parameters", ", ".join(f"{number:,}" for number in counted) or "not recorded"),
             ("Epochs", str(first.get("epochs", "not recorded"))),
             ("Batch size", str(first.get("batch_size", "not recorded"))),
             ("Augmentation", first["augment"]),
@@ -84,19 +79,14 @@ class Section:
 def read(directory: Path, baseline: str) -> Section:
     """Read a study's folder, and put together what it has to say; LabError names a damaged file."""
     found, evaluated = records.read_records(directory), records.read_evaluation(directory)
-    return Section(found, str(directory / "results.json"), baseline, _origin(directory / "study.json"), evaluated)
+    return Section(found, str(directory / "results.json"), baseline, _origin(directory), evaluated)
 
 
-def _origin(path: Path) -> Origin:
+def _origin(directory: Path) -> Origin:
     """Read study.json, without which nothing is known of how a study was made."""
-    if not path.exists():
+    study = read_study(directory)
+    if study is None:
         return Origin()
-    study = read_object(path, "command", "configuration", "poolings", "seeds")
-    commands = study.get("commands") or [study]
-    try:
-        configuration = pd.json_normalize(dict(study["configuration"])).iloc[0].to_dict()
-        configuration |= {name: study[name] for name in ("poolings", "seeds")}
-        return Origin("\n".join(one["command"] for one in commands), planned(commands), configuration)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        expected = "expected commands with poolings and seeds, and a configuration, as empool compare writes them"
-        raise LabError(f"{path}: {expected}, got {error!r}; delete it to report without them") from None
+    configuration = pd.json_normalize(study["configuration"]).iloc[0].to_dict()
+    configuration |= {name: study[name] for name in ("poolings", "seeds")}
+    return Origin("\n".join(one["command"] for one in study["commands"]), planned(study["commands"]), configuration)

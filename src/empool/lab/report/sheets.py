@@ -139,7 +139,7 @@ def rules(records: Sequence[Record]) -> Sheet | None:
         "NLL": (means.nll, ".4f"),
         "ECE %": (means.ece, ".2f"),
     }
-    members = sorted({one["samples"] for one in records if one["draws"]})
+    members = sorted({one["samples"] for one in records if one.get("samples")})
     many = f"{' or '.join(map(str, members))} member{'' if members == [1] else 's'}"
     notes = {
         "expectation": "inference mode, one deterministic pass.",

@@ -79,16 +79,19 @@ def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     cells = sheet.cells().drop(columns=list(without), errors="ignore")
+    cells = cells.replace({"did not converge|not converged": "failed", "@": "\n@"}, regex=True)
     for name in cells:
+        heading = _BRIEF.get(name, name)
+        words = [*heading.split(), *(line for cell in cells[name] for line in cell.split("\n"))]
         shown.add_column(
-            _BRIEF.get(name, name),
+            heading,
             justify="right" if name in sheet.numbers else "left",
-            no_wrap=name in ("Pooling", INTERVAL),
-            min_width=max(map(len, cells[name])),  # Headings are folded where it is narrow, never numbers.
+            no_wrap=name in ("Pooling", INTERVAL, VERDICT),
+            min_width=max(map(len, words)),  # Headings are folded where it is narrow, never numbers or words.
         )
     first = cells.columns[0]
     cells[first] = cells[first].mask(cells[first] == cells[first].shift(), "")
     for line in cells.to_dict("records"):
-        told = (Text(cell.replace("did not converge", "failed")) for cell in line.values())
+        told = (Text(cell) for cell in line.values())
         shown.add_row(*told, style=_STYLES.get(line.get(VERDICT, ""), ""))
     return shown

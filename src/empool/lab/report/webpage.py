@@ -52,7 +52,7 @@ def render(section: Section, plots: Sequence[Plot]) -> str:
         typeset=lambda cell: re.sub(r"-(?=\d)", "\N{MINUS SIGN}", cell),
         colour=svg.variable,
         inline=lambda plot: Markup(plot.inline()),
-        versions=[(name, ", ".join(map(str, versions[name].dropna().unique()))) for name in versions],
+        versions=[(name, ", ".join(versions[name].dropna().astype(str).unique())) for name in versions],
         time=f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h",
         configuration=[
             (name, ", ".join(map(str, value)) if isinstance(value, list) else NONE if value is None else str(value))

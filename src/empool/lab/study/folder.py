@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from empool.lab.errors import FULL, LabError, refusal
-from empool.lab.files import remove_unfinished, write_json
-from empool.lab.study.run import RunConfig, difference, planned, results
+from empool.lab.errors import LabError, refusal, unwritable
+from empool.lab.files import REWRITE, checked, read_json, remove_unfinished, write_json
+from empool.lab.study.run import RunConfig, difference, planned, read_study, results
 
 
 @contextmanager
@@ -20,9 +19,6 @@ def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterato
     """Make a study's folder if it is not there, and keep others out who would lock the same file in it.
 
     They are waited for so many seconds, or with -1 as long as it takes.
-
-    Raises:
-        LabError: if another process writes there, it cannot be written to, or the disk is full.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -34,11 +30,7 @@ def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterato
         refused = refusal(error)
         if refused is None:
             raise
-        path = refused.filename or directory
-        said = f"cannot write to {path} ({refused.strerror}): make it writable or choose another --out"
-        if refused.errno in FULL:
-            said = f"no space left to write {path}: make room and start again, and the study goes on where it was"
-        raise LabError(said) from error
+        raise unwritable(refused, refused.filename or directory) from error
 
 
 def gather(directory: Path) -> list[dict[str, Any]]:
@@ -49,11 +41,7 @@ def gather(directory: Path) -> list[dict[str, Any]]:
 
 
 def claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
-    """Write study.json, or add to it what was typed for runs of one configuration.
-
-    Raises:
-        LabError: if the folder holds a study of another configuration or of images that have changed since.
-    """
+    """Write study.json, or add to it what was typed for runs of one configuration; another one is refused."""
     path = directory / "study.json"
     settings = runs[0].settings()
     assert all(config.settings() == settings for config in runs)
@@ -62,26 +50,25 @@ def claim(directory: Path, runs: Sequence[RunConfig], command: str) -> None:
         "poolings": list(dict.fromkeys(config.pooling for config in runs)),
         "seeds": sorted({config.seed for config in runs}),
     }
-    commands, done = [typed], set[tuple[str, int]]()
-    if path.exists():
-        try:
-            study = json.loads(path.read_text(encoding="utf-8"))
-            before = study.get("commands") or [{name: study[name] for name in typed}]
-            other, plans = difference(settings, study["configuration"]), [planned([one]) for one in before]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise LabError(f"{path} is damaged ({error!r}): put it back or choose another --out") from None
-        if other is not None:
-            if other.startswith("fingerprint"):
-                other = f"other images than {settings['data']} has now"
-            raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
-        wanted = planned(commands)
-        done = {(record["pooling"], record["seed"]) for record in results(directory)}
-        if wanted <= done and plans[-1] <= done:
-            commands = before  # Nothing is added.
-        else:  # Of a command before this one, the finished runs count.
-            commands = [one for one, plan in zip(before, plans, strict=True) if plan & done - wanted] + commands
-    elif any(directory.glob("*/*/config.json")) or (directory / "results.json").exists():
-        raise LabError(f"{directory} holds runs but no study.json: put it back or choose another --out")
+    commands, study = [typed], read_study(directory)
+    if study is not None:
+        checked(study["configuration"], f"{path}, configuration", {"recipe": dict}, REWRITE)
+        known = [study["configuration"]]
+    else:  # The runs say the same.
+        began = sorted(directory.glob("*/*/config.json"))
+        known = [RunConfig.from_json(read_json(one), str(one)).settings() for one in began]
+        if not known and (directory / "results.json").exists():
+            raise LabError(f"{directory} holds results without their runs: choose another --out")
+    for other in filter(None, (difference(settings, one) for one in known)):
+        if other.startswith("fingerprint"):
+            other = f"other images than {settings['data']} has now"
+        raise LabError(f"{directory} holds a study with {other}: choose another --out, or delete that folder")
+    before, wanted = study["commands"] if study else [], planned(commands)
+    done = {(record["pooling"], record["seed"]) for record in results(directory)}
+    if before and wanted <= done and planned(before) <= done:
+        commands = before  # Nothing is added.
+    else:  # Of a command before this one, the finished runs count.
+        commands = [one for one in before if planned([one]) & done - wanted] + commands
     content = {
         "command": commands[-1]["command"],
         "configuration": settings,

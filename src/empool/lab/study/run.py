@@ -8,15 +8,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from empool import models
 from empool.distributions import Pooling
 from empool.lab.errors import LabError
-from empool.lab.files import read_object
+from empool.lab.files import REWRITE, checked, read_object
 from empool.lab.study import networks
 from empool.models import Recipe
+
+BASELINE = "max"  # what the others are held against unless another is named
+_ANEW = "delete that folder, and train the run again"
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,20 @@ class RunConfig:
         return fields
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> RunConfig:
-        """Read what `to_json` gave."""
-        recipe = type(networks.network(fields["model"]).recipe)
+    def from_json(cls, fields: Mapping[str, Any], where: str = "config.json") -> RunConfig:
+        """Read what `to_json` gave; LabError says `where` something else is."""
+        checked(fields, where, {"model": str, "recipe": dict}, _ANEW)
         choices: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["recipe"].items()}
-        return cls(**{**fields, "recipe": recipe(**choices)})
+        try:
+            known = networks.network(fields["model"]).recipe
+            run = cls(**{**fields, "recipe": type(known)(**choices)})
+            run.layer  # noqa: B018  # A spelling that there is not is refused.
+        except (TypeError, ValueError) as error:
+            raise LabError(f"{where}: {error}; {_ANEW}") from None
+        kinds = {name: Real if type(value) is float else type(value) for name, value in vars(known).items()}
+        checked(vars(run.recipe), where, kinds, _ANEW)
+        checked(vars(run), where, {**get_type_hints(cls), "validation": Real}, _ANEW)
+        return run
 
 
 def folder_name(pooling: str) -> str:
@@ -109,15 +122,35 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
 
 def results(directory: Path) -> list[dict[str, Any]]:
     """Read the records of the finished runs of a study, by seed and then in the order of the study's poolings."""
-    study = directory / "study.json"
-    named = read_object(study, "poolings")["poolings"] if study.exists() else []
-    order = {pooling: place for place, pooling in enumerate(named)}
+    study = read_study(directory)
+    order = {pooling: place for place, pooling in enumerate(study["poolings"] if study else ())}
     records = []
     for path in directory.glob("*/*/result.json"):
-        records.append(one := read_object(path, "pooling", "seed"))
+        records.append(one := read_object(path, pooling=str, seed=int))
         if path.parent != directory / folder_name(str(one["pooling"])) / str(one["seed"]):
             raise LabError(f"{path} is of {one['pooling']}, seed {one['seed']}: put it back or delete it to start over")
     return sorted(records, key=lambda one: (one["seed"], order.get(one["pooling"], len(order)), one["pooling"]))
+
+
+def read_study(directory: Path) -> dict[str, Any] | None:
+    """Read study.json, with its commands and the configuration of all runs; None where there is none."""
+    path = directory / "study.json"
+    if not path.exists():
+        return None
+    typed = {"command": str, "poolings": list[str], "seeds": list[int]}
+    study = read_object(path, configuration=dict, **typed)
+    study["commands"] = study.get("commands") or [{name: study[name] for name in typed}]  # Older ones have one alone.
+    checked(study, str(path), {"commands": list}, REWRITE)
+    for one in study["commands"]:
+        checked(one, f"{path}, commands", typed, REWRITE)
+    return study
+
+
+def check_baseline(baseline: str, poolings: Iterable[str]) -> None:
+    """Refuse a baseline that is none of a study's poolings; the default one, for which nobody asked, may be missing."""
+    named = dict.fromkeys(poolings)
+    if baseline != BASELINE and baseline not in named:
+        raise LabError(f'baseline: expected one of {", ".join(named)}, got "{baseline}"')
 
 
 def planned(commands: Sequence[Mapping[str, Any]]) -> Set[tuple[str, int]]:
@@ -133,11 +166,7 @@ def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
 
 
 def changed(recipe: Recipe, choices: Iterable[str]) -> Recipe:
-    """Change fields of a recipe, each given once as "FIELD=VALUE", the value as the field's type.
-
-    Raises:
-        LabError: for a field that there is not, is given twice or would have no effect, or a value out of range.
-    """
+    """Change fields of a recipe, each given once as "FIELD=VALUE", the value as the field's type."""
     fields = {known.name: getattr(recipe, known.name) for known in dataclasses.fields(recipe)}
     read: dict[str, Any] = {}
     for choice in choices:
@@ -171,9 +200,6 @@ def poolings(spellings: str | Iterable[str], model: str) -> list[str]:
     """Read the poolings for a network, each spelled as `str` does it and named once; "none" may be one.
 
     Spellings stand in a list, or with commas between: "max,ordinal:0.7,0.3" are two.
-
-    Raises:
-        LabError: for an unknown pooling, one whose number is out of range, or "none" for a network that needs one.
     """
     # What follows a comma and is no name, is a number of the pooling before it.
     parts = re.split(r",(?!\s*[-+.\d])", spellings) if isinstance(spellings, str) else map(str, spellings)

@@ -34,11 +34,7 @@ class Augment:
 
 
 def parse(spelling: str) -> Augment:
-    """Read "none", or "crop:P" or "shift:P", "mirror" or "alternating-mirror", or one of each with a comma between.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Read "none", or "crop:P" or "shift:P", "mirror" or "alternating-mirror", or one of each with a comma between."""
     if spelling == "none":
         return Augment()
     match = re.fullmatch(r"(?:(crop|shift):([1-9]\d?))?(,?)((?:alternating-)?mirror)?", spelling, re.ASCII)

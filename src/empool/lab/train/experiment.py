@@ -92,11 +92,7 @@ class Experiment(nn.Module):
 
 
 def make_network(config: RunConfig, data: DataSet) -> nn.Module:
-    """Make a run's network; options of its own come from the fields of its recipe, the image size from the data.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Make a run's network; options of its own come from the fields of its recipe, the image size from the data."""
     own = networks.network(config.model).options()
     options = {name: getattr(config.training, name) for name in own if hasattr(config.training, name)}
     if "image_size" in own and data.train.image_size is not None:

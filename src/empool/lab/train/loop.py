@@ -33,6 +33,7 @@ COLUMNS = (
     *("epoch", "lr", "train_loss", "train_error"),
     *("test_loss", "test_error", "test_ece", "test_top5_error", "validation_error", "seconds"),
 )
+_SEEDED = ("weights", "order of epoch 1", "draws of epoch 1")  # by a run's seed; later epochs as `derived_seed` says
 TESTS = 20  # times that a long run is tested; its last epoch always is
 
 # A row of metrics.csv, and what the record takes from the last one: the seconds that testing took, and the "fitted"
@@ -198,18 +199,13 @@ def fit(
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
-    the same number of threads, interrupted or not.
+    the same number of threads, interrupted or not. KeyboardInterrupt is raised as it came; what is done up to the last
+    whole epoch stays. SIGTERM is `signals.Terminated`, raised after the step, or the tests and the checkpoint of an
+    epoch's end, that it came in.
 
     Returns:
         The record, as in results.json. What did the run (device, threads, processes, versions, commit) is what began
         it; "resumed" lists what went on with it and is not the same, each with the first epoch that it did.
-
-    Raises:
-        LabError: if the run's folder holds another run, one that was begun on another device or by another number of
-            processes, or no checkpoint that is whole, or a process that loads images died.
-        OSError: if a file cannot be written, with its name.
-        KeyboardInterrupt: as it came; what is done up to the last whole epoch stays. SIGTERM is `signals.Terminated`,
-            raised after the step, or the tests and the checkpoint of an epoch's end, that it came in.
     """
     if config.device == "cpu":
         keep_freed()
@@ -294,6 +290,6 @@ def _record(run: _Run, data: DataSet) -> dict[str, Any]:
         "resumed": resumed,
         "machine": provenance.machine(config.device),
         "environment": provenance.environment(),
-        "seeds": provenance.seeds(config.seed),
+        "seeds": {of: derived_seed(config.seed, of.split()[0]) for of in _SEEDED},
         "parameters": sum(parameter.numel() for parameter in run.experiment.network.parameters()),
     }

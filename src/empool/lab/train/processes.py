@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -30,9 +31,7 @@ class Processes:
         """Give to all what the first of them gives; all must call this."""
         told = [what]
         if self.count > 1:
-            from torch import distributed
-
-            distributed.broadcast_object_list(told)
+            _distributed().broadcast_object_list(told)
         return told[0]
 
     def any(self, here: bool) -> bool:
@@ -48,17 +47,12 @@ class Processes:
     def add_up(self, sums: Tensor) -> None:
         """Replace a tensor by its sum over all processes."""
         if self.count > 1:
-            from torch import distributed
-
-            distributed.all_reduce(sums)
+            _distributed().all_reduce(sums)
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give to all the buffers of the first: the running means of batch normalisation differ, each of its share."""
-        if self.count > 1:
-            from torch import distributed
-
-            for buffer in network.buffers():
-                distributed.broadcast(buffer, 0)
+        for buffer in network.buffers() if self.count > 1 else ():
+            _distributed().broadcast(buffer, 0)
 
 
 ALONE = Processes()
@@ -130,13 +124,13 @@ def until_left(main: Callable[[], int]) -> int:
 
 def is_parting(error: RuntimeError) -> bool:
     """Tell whether an error says that another of the processes is gone."""
-    from torch import distributed
-
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+    return isinstance(error, _distributed().DistError) or "gloo" in str(error)
 
 
 def connected() -> Processes:
     """Give the processes that `joined` connected; one, outside of its context."""
-    from torch import distributed
+    return started() if _distributed().is_available() and _distributed().is_initialized() else ALONE
 
-    return started() if distributed.is_available() and distributed.is_initialized() else ALONE
+
+def _distributed() -> Any:
+    return importlib.import_module("torch.distributed")

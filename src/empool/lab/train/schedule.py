@@ -39,9 +39,6 @@ class Schedule:
 def parse(spelling: str) -> Schedule:
     """Read "constant", "warmup:EPOCHS", "anneal:FINAL" or "cosine:FINAL".
 
-    Raises:
-        ValueError: for anything else, a warm-up that takes no time, or a final value outside [0, 1].
-
     Example:
         >>> parse("warmup:5").value(p=0.4, epoch=2.5, epochs=60)
         0.2
