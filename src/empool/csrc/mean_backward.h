@@ -329,7 +329,8 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
         if constexpr (sizeof(C) == 4) {
             V total{}, sum{};
             for (int k = 0; k < w.n; ++k) {
-                const V a = tap(k), weight = soft ? exp_near<L>(factor * a) : larger(V{}, a);  // A NaN stays.
+                // A NaN stays.
+                const V a = tap(k), weight = soft ? exp2_near<T, L>(a, factor * log2e) : larger(V{}, a);
                 held[k] = weight;
                 total += weight;
                 sum += weight * (soft ? a : weight);
@@ -346,7 +347,7 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
             }
         }
         if constexpr (soft) {
-            const auto [mean, total] = soft_mean<C, L, 0>(w.n, tap, factor, held);
+            const auto [mean, total] = soft_mean<T, L, 0, true>(w.n, tap, factor, held);
             for (int k = 0; k < w.n; ++k) w.give(k, soft_slope<C, L>(held[k], tap(k), factor, mean, total), grad);
         } else {
             const auto mean = positive_mean<C, L, 0>(w.n, tap);

@@ -247,28 +247,5 @@ EMPOOL_NOINLINE void find_ranks(Vec<C, L>* v, int n, Vec<Int<C>, L>* rank) {
     }
 }
 
-// The weighted sum of the M largest of n activations, in rank order; N is n if it is known, or 0. A later activation
-// passes an earlier one only if it is greater, so that equal zeros keep their signs.
-template <class C, int L, int N, int M, class Tap, class Weight>
-EMPOOL_INLINE Vec<C, L> mean_of_ranks(int n, const Tap& tap, const Weight& weight, Vec<C, L> mean, Vec<C, L>& sum) {
-    using V = Vec<C, L>;
-    const int count = N ? N : n;
-    V held[M];
-    held[0] = sum = tap(0);
-    repeat<M, 1>(M, [&](int m) EMPOOL_LAMBDA { held[m] = fill<V>(-static_cast<C>(__builtin_inf())); });
-    repeat<N, 1>(count, [&](int k) EMPOOL_LAMBDA {
-        V v = tap(k);
-        sum += v;
-        repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA {
-            if (N > 0 && m > k) return;
-            const V value = held[m];
-            held[m] = larger(v, value);
-            if (m + 1 < M) v = smaller(v, value);
-        });
-    });
-    repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA { mean = weight(m, mean, held[m]); });
-    return mean;
-}
-
 }  // namespace EMPOOL_CAPABILITY
 }  // namespace empool
