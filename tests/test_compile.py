@@ -101,6 +101,20 @@ def test_a_changed_p_is_noticed() -> None:
         assert compiled(input).item() == expected
 
 
+def test_numbers_that_change() -> None:
+    """Dynamo makes symbols of them; what is refused otherwise is refused then too."""
+
+    def call(input: Tensor, seed: int, t: int, beta: float) -> tuple[Tensor, Tensor]:
+        drawn = empool.functional.rank_pool2d(input, 3, distribution=empool.TopMean(t), seed=seed)
+        return drawn, empool.functional.soft_pool2d(input, 3, beta=beta, training=False)
+
+    compiled, input = torch.compile(call, fullgraph=True, backend="eager"), torch.randn(2, 3, 9, 9)
+    for numbers in ((3, 1, 0.5), (4, 2, 0.75), (-5, 4, 1.5), (2**64 - 1, 3, 2.0)):
+        assert_same_bits(compiled(input, *numbers), call(input, *numbers))
+    with pytest.raises(Exception, match="expected beta to be finite"):
+        compiled(input, 3, 3, float("inf"))
+
+
 def test_one_and_three_dimensions_and_no_batch() -> None:
     def call(line: Tensor, solid: Tensor) -> tuple[Tensor, Tensor]:
         return (

@@ -397,7 +397,7 @@ def check_draw(function: str, input: Tensor, method: Method) -> None:
                 f"got {tuple(seed.shape)} of {seed.dtype} on {seed.device}"
             )
         return
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
         raise TypeError(f"{function}: expected seed to be an int, a tensor or None, got {type(seed).__name__}")
     if not -(2**63) <= operator.index(seed) < 2**64:
         raise ValueError(f"{function}: expected a seed of 64 bits, got {seed}")

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import math
 import numbers
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ def share(owner: str, name: str, value: Any) -> float:
 def finite(owner: str, name: str, value: Any) -> float:
     """Return the value as a float, or say that it is no finite number."""
     number = _number(owner, name, value, "(-inf, inf)")
-    if not -math.inf < number < math.inf:
+    if not -sys.float_info.max <= number <= sys.float_info.max:  # Of a symbol, a tracer takes "< inf" for granted.
         raise ValueError(f"{owner}: expected {name} to be finite, got {value}")
     return number
 
@@ -381,7 +382,7 @@ class TopMean(RankDistribution):
 
     def __post_init__(self) -> None:
         number = _number("TopMean", "t", self.t, "1, 2, 3, ...")
-        if not (math.isfinite(number) and number == int(number) and number >= 1):
+        if not (1 <= number < math.inf and number == int(number)):
             raise ValueError(f"TopMean: expected t to be a whole number of at least 1, got {self.t}")
         object.__setattr__(self, "t", int(number))
 
