@@ -222,6 +222,7 @@ def test_what_cannot_be_evaluated_is_refused(folder, monkeypatch):
         ({"fingerprint": "f0"}, r"tiny is not what .*max/0 was trained on, or has changed since \(fingerprint f1"),
         ({"data": "photos"}, "trained on a folder called photos: say where it is with --data"),
         ({"seed": "0"}, r"max/0/config\.json: expected seed: int, got '0'; delete that folder, and train the run"),
+        ({"pooling": 3}, r"max/0/config\.json: expected pooling: str, got 3; delete that folder, and train the run"),
         ({"pooling": "maxx"}, r"max/0/config\.json: pooling: expected one of max, .*; delete that folder, and train"),
         ({"recipe": {**config["recipe"], "width": "9"}}, r"max/0/config\.json: expected width: int, got '9'; delete"),
         ({"recipe": {**config["recipe"], "width": 9}}, r"last\.ckpt holds another network than cnn"),

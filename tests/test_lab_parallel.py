@@ -161,9 +161,7 @@ def test_what_is_wrong_with_a_run_reaches_the_study_in_one_line(whole, tmp_path)
 
 
 class Strange(Exception):
-    """Cannot be unpickled."""
-
-    def __init__(self, one, other):
+    def __init__(self, one, other):  # Cannot be unpickled.
         super().__init__(f"{one} {other}")
 
 

@@ -84,7 +84,7 @@ class RunConfig:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], where: str = "config.json") -> RunConfig:
         """Read what `to_json` gave; LabError says `where` something else is."""
-        checked(fields, where, {"model": str, "recipe": dict}, _ANEW)
+        checked(fields, where, {"model": str, "pooling": str, "recipe": dict}, _ANEW)
         choices: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["recipe"].items()}
         try:
             known = networks.network(fields["model"]).recipe
