@@ -3,6 +3,9 @@
 One thread, processor time (so that a busy machine matters little), the contestants by turns, medians:
 
     python benchmarks/cpu_targets.py --windows "2,2,0;3,2,1" --dtypes float32,bfloat16
+
+With --learned: the steps that train weights by rank or soft pooling's beta, one set of them a channel, relative to
+max-pooling's step; and averages by rank, relative to average-pooling.
 """
 
 from __future__ import annotations
@@ -75,7 +78,36 @@ def calls_of(
     }
 
 
-def compare(shape: tuple[int, ...], window: tuple[int, int, int], layout: str, dtype: str, rounds: int) -> str:
+def learned_calls(input: torch.Tensor, gradient: torch.Tensor, where: Geometry) -> dict[str, Callable[[], object]]:
+    """Return the training steps of layers with parameters, and the average by rank."""
+    channels, counts = input.shape[1], list(where.possible_counts())
+    weights = torch.rand(channels, len(counts), max(counts), dtype=torch.float64)
+    for row, count in enumerate(counts):
+        weights[:, row, count:] = 0
+    beta = torch.rand(channels) + 0.5
+    average = calls_of(empool.Average(), input, gradient, where)
+
+    def ranks() -> None:
+        ops.rank_mean(input, weights, counts, *where)
+        ops.rank_mean_backward(gradient, input, weights, counts, *where)
+        ops.rank_mean_weight_grad(gradient, input, weights, counts, *where)
+
+    def soft() -> None:
+        ops.value_mean(input, beta, *where)
+        ops.value_mean_backward(gradient, input, beta, *where)
+        ops.value_mean_beta_grad(gradient, input, beta, *where)
+
+    return {
+        "ranks step": ranks,
+        "soft step": soft,
+        "average inference": average["inference"],
+        "average backward": average["backward"],
+    }
+
+
+def compare(
+    shape: tuple[int, ...], window: tuple[int, int, int], layout: str, dtype: str, rounds: int, learned: bool
+) -> str:
     """Measure one case; a line of Markdown for each method."""
     kernel, stride, padding = ([side] * 2 for side in window)
     input = torch.randn(shape).to(getattr(torch, dtype))
@@ -97,10 +129,21 @@ def compare(shape: tuple[int, ...], window: tuple[int, int, int], layout: str, d
         "max backward": backward,
     }
     where = Geometry(kernel, stride, padding, [1, 1])
+    what = f"{'x'.join(map(str, shape))}, {window[0]}x{window[0]}/{window[1]}, {layout}, {dtype}"
+    if learned:
+        average = (kernel, stride, padding, False, False)  # ceil_mode, count_include_pad
+        calls |= {
+            "avg inference": lambda: aten.avg_pool2d(input, *average),
+            "avg backward": lambda: aten.avg_pool2d_backward(gradient, input, *average, None),
+            **learned_calls(input, gradient, where),
+        }
+        found = medians(calls, rounds)
+        ratios = [found[f"{name} step"] / found["max step"] for name in ("ranks", "soft")]
+        ratios += [found[f"average {phase}"] / found[f"avg {phase}"] for phase in ("inference", "backward")]
+        return f"| {what} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"
     for name, method in METHODS.items():
         calls |= {f"{name} {phase}": call for phase, call in calls_of(method, input, gradient, where).items()}
     found = medians(calls, rounds)
-    what = f"{'x'.join(map(str, shape))}, {window[0]}x{window[0]}/{window[1]}, {layout}, {dtype}"
     shown = [
         f"{found[f'{name} {phase}'] / found[f'max {phase}']:.2f}"
         for phase in ("step", "inference", "backward")
@@ -118,18 +161,27 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--shapes", default="64x64x56x56,128x64x32x32,32x256x14x14")
     parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--learned", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(
-        "| case | max step / copy | " + " | ".join(f"{p} {m}" for p in ("step", "inf.", "bwd") for m in METHODS) + " |"
-    )
-    print("| :--- |" + " ---: |" * (1 + 3 * len(METHODS)))
+    names = [f"{phase} {method}" for phase in ("step", "inf.", "bwd") for method in METHODS]
+    names = ["max step / copy", *names]
+    if options.learned:
+        names = [
+            "weights by rank, step",
+            "soft with beta, step",
+            "average inf. / avg-pooling",
+            "average bwd / avg-pooling",
+        ]
+    print("| case | " + " | ".join(names) + " |")
+    print("| :--- |" + " ---: |" * len(names))
     for dtype in options.dtypes.split(","):
         for window in options.windows.split(";"):
             for shape in options.shapes.split(","):
                 for layout in ("contiguous", "channels last"):
                     sizes, sides = tuple(map(int, shape.split("x"))), tuple(map(int, window.split(",")))
-                    print(compare(sizes, sides, layout, dtype, options.rounds), flush=True)  # type: ignore[arg-type]
+                    line = compare(sizes, sides, layout, dtype, options.rounds, options.learned)  # type: ignore[arg-type]
+                    print(line, flush=True)
 
 
 if __name__ == "__main__":
