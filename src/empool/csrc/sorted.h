@@ -28,7 +28,7 @@ struct Network {
         for (int p = 1; p < N; p *= 2) {
             for (int k = p; k > 0; k /= 2) {
                 for (int j = k % p; j + k < N; j += 2 * k) {
-                    for (int i = j; i < j + k; ++i) {
+                    for (int i = j; i < j + k && i + k < N; ++i) {
                         if (i / (2 * p) != (i + k) / (2 * p)) continue;
                         first[count] = i;
                         second[count++] = i + k;
