@@ -226,7 +226,7 @@ def value_mean_beta_grad(grad_output: Tensor, input: Tensor, beta: Tensor, *geom
     """Return the gradient of beta: the sum of gradient times slope over the windows it serves, in float64."""
     slope = value_mean_beta_slope(input, beta, *geometry)
     channels = (grad_output.double() * slope).transpose(0, 1).flatten(1).sum(1)
-    return (channels if beta.numel() > 1 else channels.sum()).reshape(beta.shape).to(beta.dtype)
+    return (channels.sum() if beta.numel() == 1 else channels).reshape(beta.shape).to(beta.dtype)
 
 
 def value_slopes(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:

@@ -258,13 +258,13 @@ Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, 
     return grad_input;
 }
 
-// Writes the gradient of a table that has `sets` sets of numbers, one for all channels or one for each, of the planes'
-// sums. Planes are added in their order, whatever the number of threads.
-void write_sum(const std::vector<double>& sums, const Geometry& g, int64_t sets, Tensor& gradient) {
-    const int64_t size = gradient.numel() / sets;
-    std::vector<double> total(static_cast<size_t>(sets * size), 0.0);
+// Writes the gradient of a table, which has `size` numbers for all channels or for each, of the planes' sums. Planes are
+// added in their order, whatever the number of threads.
+void write_sum(const std::vector<double>& sums, const Geometry& g, int64_t size, Tensor& gradient) {
+    const bool by_channel = gradient.numel() > size;
+    std::vector<double> total(static_cast<size_t>(gradient.numel()), 0.0);
     for (int64_t plane = 0; plane < g.planes(); ++plane) {
-        const int64_t to = (sets > 1 ? plane % g.C : 0) * size, from = plane * size;
+        const int64_t to = (by_channel ? plane % g.C : 0) * size, from = plane * size;
         for (int64_t i = 0; i < size; ++i) total[static_cast<size_t>(to + i)] += sums[static_cast<size_t>(from + i)];
     }
     for (size_t i = 0; i < total.size(); ++i) {
@@ -281,8 +281,8 @@ Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weight
                                  const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
-    const int64_t sets = check_table(weights, counts, g.C), rows = static_cast<int64_t>(counts.size()),
-                  R = weights.size(2);
+    check_table(weights, counts, g.C);
+    const int64_t rows = static_cast<int64_t>(counts.size()), R = weights.size(2);
     STD_TORCH_CHECK(weights.scalar_type() == ScalarType::Double || weights.scalar_type() == ScalarType::Float,
                     "empool: expected weights of dtype float64 or float32");
     Tensor grad_weights = empty(sizes_of(weights), weights.scalar_type(), false);
@@ -292,7 +292,7 @@ Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weight
         run(kernels().rank_mean_weight_grad, dtype_of(input),
             {g, input.const_data_ptr(), grad_output.const_data_ptr(), R, rows, row.data(), sums.data()});
     }
-    write_sum(sums, g, sets, grad_weights);
+    write_sum(sums, g, rows * R, grad_weights);
     return grad_weights;
 }
 
@@ -337,7 +337,7 @@ Tensor value_mean_beta_grad_cpu(Tensor grad_output, Tensor input, Tensor beta, c
         run(kernels().value_mean_beta_grad, dtype_of(input),
             {g, input.const_data_ptr(), grad_output.const_data_ptr(), factors.table(), sums.data()});
     }
-    write_sum(sums, g, grad_beta.numel(), grad_beta);
+    write_sum(sums, g, 1, grad_beta);
     return grad_beta;
 }
 
