@@ -1,6 +1,6 @@
 """Predict, without a GPU, how near to a copy's speed each Triton kernel comes on an H100: a model, no measurement.
 
-    python benchmarks/gpu_static.py [--json FILE] [--markdown FILE] [--only WORDS]
+    python benchmarks/gpu_static.py [--json FILE] [--markdown FILE [--before JSON]] [--only WORDS]
 
 Kernels are compiled for sm_90 by Triton's own `ptxas` and disassembled. A warp scheduler starts one instruction a
 cycle; comparisons, selections, logic and integer sums take two cycles of it (the ALU has 16 lanes for 32 threads), and
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the table to this file, with versions")
     parser.add_argument("--markdown", type=Path, help="write the table to this page")
+    parser.add_argument("--before", type=Path, help="an earlier --json file, which the page sets beside")
     parser.add_argument("--only", default="", help="kernels whose line has all of these words")
     arguments = parser.parse_args()
     found = []
@@ -94,7 +95,8 @@ def main() -> None:
         content = {"versions": versions(), "kernels": [asdict(kernel) for kernel in found]}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     if arguments.markdown:
-        arguments.markdown.write_text(_page(found))
+        earlier = json.loads(arguments.before.read_text())["kernels"] if arguments.before else []
+        arguments.markdown.write_text(_page(found, earlier))
 
 
 def versions() -> dict[str, str]:
@@ -249,6 +251,8 @@ def _executed(assembly: str) -> list[str]:
         if (match := _INSTRUCTION.match(line)) is not None:
             found.append(match.group(1))
             if match.group(1) == "EXIT" and "@" in line and any(name.startswith("BAR") for name in found):
+                if "LDG" not in assembly[assembly.index(line) :]:
+                    continue
                 return found
         if jump is not None and f"\n{jump.group(1)}:" in assembly[assembly.index(line) :]:
             until = jump.group(1)
@@ -279,8 +283,10 @@ def _line(kernel: Kernel) -> str:
     return f"{kernel.kernel:16} {where} {kernel.instructions:5} us: {times}  share {kernel.share:4.0%}{spills}"
 
 
-def _page(found: list[Kernel]) -> str:
+def _page(found: list[Kernel], earlier: list[dict[str, Any]]) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    fields = ("kernel", "shape", "window", "dtype", "layout")
+    before = {tuple(map(str, (kernel[field] for field in fields))): kernel for kernel in earlier}
     lines = [
         "# A static model of the Triton kernels",
         "",
@@ -291,12 +297,16 @@ def _page(found: list[Kernel]) -> str:
         "| kernel | shape | window | type | layout | instructions | ALU cycles | registers | spills | share |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for k in found:
-        shape = "x".join(map(str, k.shape))
-        lines.append(
-            f"| {k.kernel} | {shape} | {k.window} | {k.dtype} | {k.layout} | {k.instructions} | {k.alu} "
-            f"| {k.registers} | {k.spills} | {k.share:.0%} |"
-        )
+    for kernel in found:
+        row = asdict(kernel)
+        was = before.get((kernel.kernel, str(list(kernel.shape)), kernel.window, kernel.dtype, kernel.layout))
+        after = [row["instructions"], row["alu"], row["registers"], row["spills"], f"{row['share']:.0%}"]
+        if was is not None:
+            old = [was["instructions"], was["alu"], was["registers"], was["spills"], f"{was['share']:.0%}"]
+            after = [f"{one} -> {other}" for one, other in zip(old, after, strict=True)]
+        shape = "x".join(map(str, kernel.shape))
+        cells = [kernel.kernel, shape, kernel.window, kernel.dtype, kernel.layout, *after]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 

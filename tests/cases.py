@@ -308,6 +308,8 @@ ROW_ENDS = (
         for c in (*range(1, 20), 31, 32, 33, 64, 65)
     ),
     *(Case(f"1d 3/2 padded, {w} wide", (1, 3, w), 3, 2, 1) for w in (*range(1, 20), 63, 64, 65)),
+    # The last window has one column, in rows of whole vectors and not.
+    *(Case(f"ceil 3x3/2 padded, {w} wide", (1, 2, 5, w), 3, 2, 1, ceil_mode=True) for w in (30, 32, 34)),
     # Several blocks of everything; rows shorter than a vector in a plane too large for the kernels of small planes.
     Case("2x2/2 tall and narrow", (1, 2, 400, 14), 2, 2),
     Case("3x3/2 padded, tall and narrow, special", (1, 2, 400, 14), 3, 2, 1, values="special"),

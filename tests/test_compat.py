@@ -267,7 +267,7 @@ def test_pytorch_samples_of_adaptive_pooling(dims: int) -> None:
             torch.testing.assert_close(g, e)
 
 
-@pytest.mark.parametrize("output_size", [(2, 2, 2), -1, "2", 2.0, (2, 2.0)], ids=repr)
+@pytest.mark.parametrize("output_size", [(2, 2, 2), (2,), -1, "2", 2.0, (2, 2.0)], ids=repr)
 def test_the_same_error_for_a_bad_output_size(output_size: Any) -> None:
     call = functools.partial(function("adaptive_ensemble_max_pool", 2), p=0.0)
     outcome = _outcome(F.adaptive_max_pool2d, torch.zeros(1, 2, 5, 5), output_size)

@@ -68,6 +68,8 @@ def make(seed: int) -> Call:
     dims = rng.choice((1, 2, 2, 3))
     images, channels = rng.choice((0, 1, 1, 2, 3)), rng.choice((1, 2, 3, 7, 8, 9, 16, 17, 33, 40))
     spatial = [rng.randint(1, (60, 18, 7)[dims - 1]) for _ in range(dims)]
+    if dims == 2 and rng.random() < 0.3:
+        spatial[1] = rng.randint(19, 60)  # Rows of more than a vector's outputs.
     geometry = _adaptive(rng, spatial) if rng.random() < 0.35 else _regular(rng, spatial)
     counts = geometry.possible_counts(spatial)
     sets, most = rng.choice((1, channels)), max(counts)

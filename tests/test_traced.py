@@ -43,6 +43,7 @@ WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_value_draw_kernel": {"output", "drawn"},
     "_drawn_scatter_kernel": {"grad_input"},
+    "_drawn_scatter_flat_kernel": {"grad_input"},
     "_drawn_scatter_any_kernel": {"grad_input"},
     "_drawn_gather_kernel": {"output"},
 }
@@ -223,7 +224,7 @@ def _tensors() -> tuple[Tensor, Tensor]:
 def test_the_backward_is_seen_too(memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without a GPU, PyTorch's engine has no stream for tensors that claim to be on one.
     monkeypatch.setattr(_traced, "DEVICE", "cpu")
-    input = torch.randn(2, 3, 8, 8).to(memory_format=memory_format).requires_grad_()
+    input = torch.randn(2, 3, 16, 16).to(memory_format=memory_format).requires_grad_()
 
     def step(input: Tensor) -> Tensor:
         first = empool.functional.ensemble_max_pool2d(input.relu(), 3, 2, 1)
@@ -269,7 +270,8 @@ def test_compiles_as_inductor_does(layout: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(_operators, "launch", compile)
     for case in (
-        Case("ones", (1, 1, 4, 4), 2, 2, layout=layout),
+        Case("ones", (1, 1, 2, 4), 2, 2, layout=layout),
+        Case("ones, padded", (1, 1, 4, 4), 2, 2, 1, layout=layout),
         Case("ones, large", (1, 1, 6, 6), 6, 6, layout=layout),
     ):
         for name, arguments in _calls(case, torch.float32):

@@ -60,7 +60,9 @@ INTERPRETED_CASES = [
         ),
     ),
     Case("2x2/2, mixed", (2, 3, 6, 12), 2, 2, values="special"),
+    Case("3x3/2 padded, halved, mixed", (2, 2, 8, 6), 3, 2, 1, values="special"),
     Case("3x3/2 padded, mixed, channels last", (1, 3, 5, 7), 3, 2, 1, layout="channels last", values="special"),
+    Case("3x3/2 padded, 30 channels last, mixed", (2, 30, 5, 9), 3, 2, 1, layout="channels last", values="special"),
     Case("overlapping, stride 2, aligned", (1, 2, 6, 16), 3, 2, 1, values="special"),
     Case("stride too large to unroll", (1, 2, 11, 12), 5, 5, 1, values="special"),
     Case("window too large to unroll", (1, 2, 9, 10), (6, 6), (3, 2), 1, values="special"),
@@ -69,10 +71,16 @@ INTERPRETED_CASES = [
     Case("adaptive, channels last", (1, 3, 5, 4), 0, 0, output_size=(2, 3), layout="channels last"),
 ]
 """Every branch of the kernels: about 0.1 seconds a call."""
-COMPILED_CASES = [*cases.GEOMETRIES, *INTERPRETED_CASES[-8:], *(case for case in cases.CASES if "large" in case.name)]
+COMPILED_CASES = [*cases.GEOMETRIES, *INTERPRETED_CASES[-10:], *(case for case in cases.CASES if "large" in case.name)]
 QUICK = os.environ.get("EMPOOL_QUICK") == "1"
 if QUICK:
-    few = ("3x3/2 padded", "2x2/2, channels last", "adaptive", "3x3/2 padded, mixed, channels last", "asymmetric")
+    few = (
+        "3x3/2 padded, halved, mixed",
+        "2x2/2, mixed",
+        "adaptive",
+        "3x3/2 padded, 30 channels last, mixed",
+        "asymmetric",
+    )
     COMPILED_CASES = [case for case in INTERPRETED_CASES if case.name in few]
 """What a GPU is tested on; a kernel compiles for one or two seconds, and every case needs several of its own."""
 

@@ -324,8 +324,9 @@ def _numbers(size: Any, dims: int, none: bool = False) -> tuple[Any, ...] | None
     """Return one whole number for each dimension, or nothing where they cannot be made out."""
     if type(size) is int or (none and size is None):
         return (size,) * dims
-    numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    if len(numbers) not in (1, dims):
+    listed = isinstance(size, (tuple, list))
+    numbers = tuple(size) if listed else (size,)
+    if len(numbers) != dims and (len(numbers) != 1 or (listed and none)):  # Adaptive pooling takes no list of one.
         return None
     found: list[int | None] = []
     for number in numbers:

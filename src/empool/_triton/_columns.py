@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._load import inside
+from empool._triton._rank import larger, smaller
 from empool._triton._tile import LANES
 
 _BFLOAT16_KEYS = tl.constexpr(
@@ -148,10 +149,10 @@ def _read(
     if CHUNK > 1:
         columns = tl.arange(0, CHUNK)[None, :]
         start = tl.multiple_of(line + first, [CHUNK, CHUNK])
-        tile = tl.load(input + (start + (columns + shift)), mask=within, other=OTHER)
+        tile = tl.load((input + start) + (columns + shift), mask=within, other=OTHER)
         tag = above - shift - columns
     else:
-        tile = tl.load(input + (line + (first + shift) * step), mask=within, other=OTHER)
+        tile = tl.load((input + (line + first * step)) + shift * step, mask=within, other=OTHER)
         tag = tl.full([1, 1], above - shift, tl.int32)
     changed = tag
     if KEYS:
@@ -207,11 +208,11 @@ def sorted_columns(columns, ROWS: tl.constexpr):
     if ROWS == 3:
         found = ()
         for c in tl.static_range(len(columns) // 3):
-            high = tl.maximum(columns[3 * c], columns[3 * c + 1])
-            low = tl.minimum(columns[3 * c], columns[3 * c + 1])
-            middle = tl.maximum(low, columns[3 * c + 2])
-            low = tl.minimum(low, columns[3 * c + 2])
-            found = found + (tl.maximum(high, middle), tl.minimum(high, middle), low)
+            high = larger(columns[3 * c], columns[3 * c + 1])
+            low = smaller(columns[3 * c], columns[3 * c + 1])
+            middle = larger(low, columns[3 * c + 2])
+            low = smaller(low, columns[3 * c + 2])
+            found = found + (larger(high, middle), smaller(high, middle), low)
     return found
 
 
@@ -235,11 +236,11 @@ def tops_of_columns(columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LOW: tl.
         first = columns[c * ROWS]
         second = tl.full(first.shape, LOW, first.dtype)
         if ROWS > 1:
-            second = tl.minimum(first, columns[c * ROWS + 1])
-            first = tl.maximum(first, columns[c * ROWS + 1])
+            second = smaller(first, columns[c * ROWS + 1])
+            first = larger(first, columns[c * ROWS + 1])
         for row in tl.static_range(2, ROWS):
-            second = tl.maximum(second, tl.minimum(first, columns[c * ROWS + row]))
-            first = tl.maximum(first, columns[c * ROWS + row])
+            second = larger(second, smaller(first, columns[c * ROWS + row]))
+            first = larger(first, columns[c * ROWS + row])
         firsts = firsts + (first,)
         seconds = seconds + (second,)
     return firsts, seconds
@@ -253,9 +254,9 @@ def tops_of_window(firsts, seconds, lane: tl.constexpr, WINDOW: tl.constexpr):
     KW: tl.constexpr = WINDOW[2]
     for kw in tl.static_range(1, KW):
         other = firsts[lane * WINDOW[5] + kw]
-        second = tl.maximum(second, seconds[lane * WINDOW[5] + kw])
-        second = tl.maximum(second, tl.minimum(first, other))
-        first = tl.maximum(first, other)
+        second = larger(second, seconds[lane * WINDOW[5] + kw])
+        second = larger(second, smaller(first, other))
+        first = larger(first, other)
     return first, second
 
 

@@ -20,14 +20,19 @@ from empool._triton._columns import (
 from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
     descending,
-    first_or_second,
+    in_type,
+    larger,
     largest,
     last_nan,
+    not_finite,
     of_rank,
+    one_of_two,
     places,
     ranked_after,
     ranks,
+    smaller,
     two_largest,
+    two_numbers,
 )
 from empool._triton._table import FEW, is_reached, rank_of, set_of, thresholds_of
 from empool._triton._tile import (
@@ -36,9 +41,11 @@ from empool._triton._tile import (
     beside,
     bounds,
     index_sizes,
+    moved,
     number_of_lane,
     outputs_of_lane,
     rows_and_channels,
+    side_by_side,
     uniform32,
 )
 
@@ -168,6 +175,7 @@ def _rank_draw_kernel(
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    FLAT: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -187,7 +195,7 @@ def _rank_draw_kernel(
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
-        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS, WINDOW[1] > WINDOW[4],
     )  # fmt: skip
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
@@ -201,12 +209,17 @@ def _rank_draw_kernel(
         numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
         table = set_of(thresholds, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
     # What a block's windows cover is read together, but channels last, where registers hold few columns at a time, for
-    # keys alone. Else every window is read for itself; contiguous, those of a block lie side by side in a tile.
-    # Of a half type, keys are compared; of both, what is no number is seldom, and then all of the tile is done again.
-    MANY: tl.constexpr = METHOD == "second" and K > 4
-    KEYS: tl.constexpr = (MANY or METHOD == "ranks") and READ > 0 and dtype.primitive_bitwidth == 16
+    # half types alone. Else every window is read for itself; contiguous, those of a block lie side by side in a tile.
+    # Numbers are found by maxima and minima (of a half type two at a time), or all ranks of a half type by keys; what
+    # is no number is seldom, and then all of the tile is done again.
+    HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
+    HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
+    MANY: tl.constexpr = METHOD == "second" and (K > 4 or (K > 1 and HALF and CHANNELS_LAST))
+    KEYS: tl.constexpr = HALF and METHOD == "ranks"
+    TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = KEYS or MANY
-    TOGETHER: tl.constexpr = KEYS or (READ > 0 and METHOD != "any" and not CHANNELS_LAST)
+    TOGETHER: tl.constexpr = KEYS or TOPS or (READ > 0 and METHOD != "any" and not CHANNELS_LAST)
+    kind: tl.constexpr = dtype if HALF and PACKED else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     again = tl.zeros(like.shape, tl.int1)
@@ -216,6 +229,9 @@ def _rank_draw_kernel(
     odd = tl.zeros([1, 1], tl.int32)
     firsts = ()
     seconds = ()
+    if TOPS:
+        void = like.to(kind)
+        least = void + 1.0
     if KEYS:
         top = like.to(tl.int32) - 1
         lowest = top
@@ -233,15 +249,15 @@ def _rank_draw_kernel(
                 LOWEST if QUICK and not KEYS else -float("inf"), KEYS, PACKED, ALIGNED,
             )  # fmt: skip
             if KEYS and METHOD == "ranks":
-                more = sorted_columns(more, WINDOW[0] * WINDOW[1])
-            columns = columns + more
-            odd = odd | changed
-            if KEYS and METHOD == "second":
-                tops, nexts = tops_of_columns(
-                    more, WINDOW[0] * WINDOW[1], len(more) // (WINDOW[0] * WINDOW[1]), -2147483648
-                )
+                more = sorted_columns(more, HEIGHT)
+            if TOPS:
+                more = in_type(more, kind)
+                void = not_finite(more, void, like)
+                tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                 firsts = firsts + tops
                 seconds = seconds + nexts
+            columns = columns + more
+            odd = odd | changed
         if METHOD != "first":
             number = number_of_lane(numbers, lane, SIDE, TIED)
         if METHOD == "any":
@@ -274,40 +290,42 @@ def _rank_draw_kernel(
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
                     )
-                if KEYS and METHOD == "second":
+                if TOPS:
                     reached = is_reached(number, own, wide_w, SIDES, COUNTS, WIDTHS)
                 else:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
             if not KEYS:
                 if TOGETHER:
-                    values = window_of(columns, lane, WINDOW, wide)
+                    values = window_of(columns, lane, WINDOW, kind if TOPS else wide)
                 else:
                     values = load_window(
                         input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
                         LOWEST if QUICK else -float("inf"),
                     )  # fmt: skip
-            if KEYS:
-                if METHOD == "second":
-                    first, key = tops_of_window(firsts, seconds, lane, WINDOW)
-                    key = tl.where(reached, key, first)
-                    value, position = of_key(key, lane, WINDOW, dtype)
-                    again = again | (number == 4294967295)
-                else:
-                    ordered = descending(columns_of_window(columns, lane, WINDOW, tl.int32), K, NETWORK, EXCHANGES)
-                    first = ordered[0]
-                    zero = rank >= count
-                    key = tl.where(zero, first, of_rank(ordered, rank, K))
-                    value, position = of_key(key, lane, WINDOW, dtype)
-                    value = tl.where(zero, 0.0, value.to(wide)).to(dtype)
-                    position = tl.where(zero, -1, position)
+            if TOPS:
+                first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                value, chosen, position = one_of_two(values, first, second, reached, K, like)
+                again = again | (number == 4294967295)
+                if ALIGNED != LANES:
+                    chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
+                least = smaller(least, chosen)
+            elif KEYS:
+                ordered = descending(columns_of_window(columns, lane, WINDOW, tl.int32), K, NETWORK, EXCHANGES)
+                first = ordered[0]
+                zero = rank >= count
+                key = tl.where(zero, first, of_rank(ordered, rank, K))
+                value, position = of_key(key, lane, WINDOW, dtype)
+                value = tl.where(zero, 0.0, value.to(wide)).to(dtype)
+                position = tl.where(zero, -1, position)
                 if ALIGNED != LANES:
                     key = tl.where(live, key, -1)
                 top = tl.maximum(top, first)
                 lowest = tl.minimum(lowest, key)
                 smallest = tl.minimum(smallest, key.to(tl.uint32, bitcast=True))
             elif QUICK:
-                value, position, void = first_or_second(values, rank > 0, K, LOWEST, like)
-                again = again | (live & void)
+                first, second, nan = two_numbers(values, K, like)
+                value, chosen, position = one_of_two(values, first, second, rank > 0, K, like)
+                again = again | (live & ((nan != nan) | (chosen <= LOWEST)))
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
             elif METHOD == "first":
@@ -326,6 +344,14 @@ def _rank_draw_kernel(
         value, position = drawn_values[0], positions[0]
         if not SIDE:
             value, position = beside(drawn_values), beside(positions)
+        if FLAT:
+            at, source, live = side_by_side(rows, BLOCK, FLAT)
+            if dtype.primitive_bitwidth == 16 and drawn.dtype.element_ty == tl.uint8:  # Both in one word.
+                word = (value.to(tl.int16, bitcast=True).to(tl.int32) << 8) | position.to(tl.int32)
+                word = moved(word, source)
+                value, position = (word >> 8).to(tl.int16).to(dtype, bitcast=True), word & 255
+            else:
+                value, position = moved(value, source), moved(position, source)
         store_draw(output, drawn, at, value, position, live)
     elif TOGETHER:  # At the end, so that what is read can be read before.
         for lane in tl.static_range(4):
@@ -333,6 +359,9 @@ def _rank_draw_kernel(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
             store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
+    if TOPS:
+        void, least = void.to(wide), least.to(wide)
+        again = again | (void != void) | (least <= LOWEST)
     if KEYS:
         again = again | is_void(top, lowest, smallest, odd, dtype)
     if QUICK:

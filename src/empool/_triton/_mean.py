@@ -18,6 +18,7 @@ from empool._triton._columns import (
 from empool._triton._load import activation, corner_of, load_window
 from empool._triton._rank import (
     descending,
+    in_type,
     largest,
     not_finite,
     places,
@@ -33,9 +34,11 @@ from empool._triton._tile import (
     bounds,
     first_window,
     index_sizes,
+    moved,
     offset_in,
     outputs_of_lane,
     rows_and_channels,
+    side_by_side,
 )
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
@@ -154,10 +157,12 @@ def _rank_mean_kernel(
     CHECKED: tl.constexpr,
     READ: tl.constexpr,
     CHUNK: tl.constexpr,
+    PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    FLAT: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -172,7 +177,7 @@ def _rank_mean_kernel(
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
-        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS, WINDOW[1] > WINDOW[4],
     )  # fmt: skip
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
@@ -189,10 +194,12 @@ def _rank_mean_kernel(
     HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     # Of numbers, maxima and minima do; what is none is seldom, and then all of the tile is done again.
+    HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and TOGETHER
     QUICK: tl.constexpr = METHOD == "sorted" or (METHOD == "second" and K > 4)
     OTHER: tl.constexpr = LOWEST if QUICK else -float("inf")
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
-    odd = like
+    kind: tl.constexpr = dtype if PACKED and QUICK and HALF else wide
+    odd = like.to(kind)
     least = like + 1.0
     smallest = least
     signs = like.to(tl.int32)
@@ -211,9 +218,7 @@ def _rank_mean_kernel(
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, False, False, ALIGNED,
             )  # fmt: skip
-            more = ()
-            for i in tl.static_range(len(loaded)):
-                more = more + (loaded[i].to(wide),)
+            more = in_type(loaded, kind)
             if QUICK:
                 odd = not_finite(more, odd, like)
                 if METHOD == "second":
@@ -251,7 +256,7 @@ def _rank_mean_kernel(
             if QUICK:
                 if METHOD == "sorted":
                     if TOGETHER:
-                        values = columns_of_window(columns, lane, WINDOW, wide)
+                        values = columns_of_window(columns, lane, WINDOW, kind)
                     else:
                         values = sorted_columns(values, HEIGHT)
                     ranked = descending(values, K, NETWORK, EXCHANGES)
@@ -259,6 +264,7 @@ def _rank_mean_kernel(
                     ranked = tops_of_window(firsts, seconds, lane, WINDOW)
                 else:
                     ranked = (firsts[0], seconds[0])
+                ranked = in_type(ranked, wide)
                 mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
                 top = ranked[0]
                 if CHANNELS_LAST or ALIGNED != LANES:
@@ -276,7 +282,11 @@ def _rank_mean_kernel(
         means = means + (mean.to(dtype),)
     if SIDE or not CHANNELS_LAST:
         none, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
-        tl.store(output + at, means[0] if SIDE else beside(means), mask=live)
+        value = means[0] if SIDE else beside(means)
+        if FLAT:
+            at, source, live = side_by_side(rows, BLOCK, FLAT)
+            value = moved(value, source)
+        tl.store(output + at, value, mask=live)
     else:  # At the end, so that what is read can be read before.
         for lane in tl.static_range(4):
             none, live, at = outputs_of_lane(
@@ -284,6 +294,7 @@ def _rank_mean_kernel(
             )
             tl.store(output + at, means[lane], mask=live)
     if QUICK:
+        odd = odd.to(wide)
         again = (odd != odd) | (least <= LOWEST) | ((smallest == 0) & (signs != 0))
         if tl.max((row_live & again).to(tl.int32)) > 0:  # Infinities, NaN and the sign of a largest zero.
             for lane in tl.static_range(1 if SIDE else 4):

@@ -18,7 +18,12 @@ from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._mean import _rank_mean_backward_kernel, _rank_mean_kernel
 from empool._triton._plan import Plan, Windows, launch
-from empool._triton._scatter import _drawn_gather_kernel, _drawn_scatter_any_kernel, _drawn_scatter_kernel
+from empool._triton._scatter import (
+    _drawn_gather_kernel,
+    _drawn_scatter_any_kernel,
+    _drawn_scatter_kernel,
+)
+from empool._triton._scatter_flat import _drawn_scatter_flat_kernel
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_backward_kernel, _value_mean_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
@@ -30,6 +35,7 @@ KERNELS = (
     _rank_draw_kernel,
     _value_draw_kernel,
     _drawn_scatter_kernel,
+    _drawn_scatter_flat_kernel,
     _drawn_scatter_any_kernel,
     _drawn_gather_kernel,
     _rank_mean_kernel,
@@ -81,10 +87,12 @@ def _rank_draw(
     sets, _, columns = table
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
-    # Keys of all columns are kept at once, in 154 registers; a few spill, and it takes 68 us where it took 74.
-    few = channels_last and method == "second" and dtype.itemsize == 2 and 4 < windows.volume <= _plan.SORTED_WINDOW
+    large = method == "second" and 4 < windows.volume <= _plan.SORTED_WINDOW
+    options: dict[str, int] = {}
+    if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
+        options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
     plan = _plan.output_plan(_rank_draw_kernel, windows).of(
-        **(_plan.FOUR_PROGRAMS if few else {}),
+        **options,
         **_draws(windows, seeds, *rest[6:]),
         METHOD=method,
         NETWORK=network or (0, 0),
@@ -129,7 +137,10 @@ def _drawn_scatter(
     size = (*output[:2], *input_size)
     windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
     kernel, cells = scatter_kernel(windows)
-    plan = _plan.input_plan(kernel, windows, cells)
+    if kernel is _drawn_scatter_flat_kernel:
+        plan = _plan.flat_plan(windows)
+    else:
+        plan = _plan.input_plan(kernel, windows, cells)
     return kernel, Start((plan,), size, _strides(size, channels_last), dtype)
 
 
@@ -176,7 +187,11 @@ def _rank_mean(
     elif columns <= windows.volume <= _plan.SORTED_WINDOW:
         method = "sorted"
     network = _plan.merging_network(*windows.columns) if method == "sorted" else ()
-    plan = _plan.output_plan(_rank_mean_kernel, windows).of(
+    large = method != "any" and 4 < windows.volume <= _plan.SORTED_WINDOW
+    together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
+    narrow = large and method == "second" and dtype.itemsize == 4
+    plan = _plan.output_plan(_rank_mean_kernel, windows, narrow=narrow).of(
+        num_warps=2 if together else 4,
         METHOD=method,
         NETWORK=network or (0, 0),
         EXCHANGES=len(network) // 2,
@@ -301,6 +316,8 @@ def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
     stride = windows.window[3] * windows.window[4] * windows.window[5]
     if windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive:
+        if _plan.is_halved(windows):
+            return _drawn_scatter_flat_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
 

@@ -175,10 +175,11 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
+def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool = False) -> Plan:
     """Plan a kernel whose programs cover the output.
 
     Args:
+        narrow: whether, channels last, a thread has half as many channels, and so needs fewer registers.
         lanes: whether, channels last, a row serves `LANES` neighbouring outputs one after another. (Contiguous, it
             holds them side by side.)
     """
@@ -189,11 +190,13 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True) -> Plan:
         kernel,
         windows,
         (depths, heights, blocks),
+        narrow,
         CHECKED=any(windows.high) or any(windows.window[6:9]),
         READ=_columns(windows),
         CHUNK=_chunk(windows),
-        PACKED=os.environ.get("TRITON_INTERPRET") != "1",
+        PACKED=os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip,
         ALIGNED=_aligned(windows, width),
+        FLAT=_flat(windows),
         ROWS=rows or (0, 0),
         COUNTS=max(len(rows) // 2, 1),
         LEAST=tuple(min(side, default=0) for side in windows.sides),
@@ -236,9 +239,54 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def flat_plan(windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover windows as their draws lie in memory, in whole lines."""
+    _, height, width = windows.output
+    windows_of_all = windows.images * windows.channels * height * width
+    block = 512
+    arguments = {
+        "rows": windows_of_all,
+        "height": height,
+        "height_magic": _magic(height)[0],
+        "height_shift": _magic(height)[1],
+        "WINDOW": windows.window,
+        "FLAT": width,
+        "BLOCK": block,
+    }
+    programs = -(-windows_of_all // (block // (8 * width) * (8 * width)))
+    return Plan(programs, arguments | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
+
+
+def is_halved(windows: Windows) -> bool:
+    """Tell whether the stride halves contiguous maps whose rows end amid what memory writes as one."""
+    outputs = windows.images * windows.channels * math.prod(windows.output)
+    return (
+        not windows.channels_last
+        and windows.itemsize < 8
+        and windows.window[:12:3] == (1, 1, 0, 1)
+        and windows.window[4:6] == (2, 2)
+        and windows.window[10:12] == (1, 1)
+        and windows.size == (1, 2 * windows.output[1], 2 * windows.output[2])
+        and windows.output[2] % LANES.value != 0
+        and windows.output[2] <= 64
+        and outputs % 2 == 0
+        and 4 * outputs < INDEX_LIMIT
+    )
+
+
 def _aligned(windows: Windows, width: int) -> int:
     """Return which power of two, up to a block, divides a width; channels last, no kernel asks."""
     return 1 if windows.channels_last else math.gcd(width, LANES.value)
+
+
+def _flat(windows: Windows) -> int:
+    """Return the output's width if its blocks leave gaps, in whole lines of a program; 0 where `LANES` divide it."""
+    lanes = LANES.value
+    outputs = windows.images * windows.channels * math.prod(windows.output)
+    blocks = -(-windows.output[2] // lanes)
+    whole = 0 < blocks <= 8 and blocks & (blocks - 1) == 0 and outputs % lanes == 0 and 4 * outputs < INDEX_LIMIT
+    return windows.output[2] if whole and not windows.channels_last and windows.output[2] % lanes else 0
 
 
 def _columns(windows: Windows) -> int:
@@ -263,13 +311,15 @@ def _pairs(windows: Windows) -> int:
     return 0 if windows.channels_last or aligned == 1 else aligned
 
 
-def _plan(kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], **arguments: Any) -> Plan:
+def _plan(
+    kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], narrow: bool = False, **arguments: Any
+) -> Plan:
     depths, heights, blocks = rows_of_plane
     planes = windows.images * (1 if windows.channels_last else windows.channels)
     rows = planes * depths * heights * blocks
     elements = windows.images * windows.channels * max(math.prod(windows.size), math.prod(windows.output))
     wide = max(elements, rows * LANES.value) >= INDEX_LIMIT
-    block, channels, warps = _tile(windows, "READ" in kernel.arg_names)
+    block, channels = _tile(windows, "READ" in kernel.arg_names, narrow)
     programs = -(-rows // block) * (-(-windows.channels // channels) if windows.channels_last else 1)
     arguments.update(
         zip(("D", "H", "W", "OD", "OH", "OW"), (*windows.size, *windows.output), strict=True),
@@ -290,25 +340,25 @@ def _plan(kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], **
         arguments[f"{name}_magic"], arguments[f"{name}_shift"] = (0, 0) if wide else _magic(divisor)
     taken = {name: value for name, value in arguments.items() if name in kernel.arg_names}
     # Without fusion, a product and a sum round twice, as on every other device.
-    return Plan(programs, taken | {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": False})
+    return Plan(programs, taken | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
 
 
-def _tile(windows: Windows, keeps: bool) -> tuple[int, int, int]:
-    """Choose rows and channels of a tile, and warps.
+def _tile(windows: Windows, keeps: bool, narrow: bool = False) -> tuple[int, int]:
+    """Choose rows and channels of a tile, for four warps.
 
-    Channels last a thread has 16 bytes of channels; of a half type 8 bytes where it keeps windows in registers.
-    Contiguous it has a row; of a half type two where it keeps windows that are small.
+    Contiguous a thread has a row. Channels last it has 16 bytes of channels; of a half type 8 bytes where it keeps
+    windows in registers.
     """
-    half = windows.itemsize == 2
     if not windows.channels_last:
-        return 128, 1, 2 if keeps and half and windows.volume <= 4 else 4
+        return 128, 1
     # The widest that wastes a quarter at most.
     channels = next(
         width
         for width in (256, 128, 64, 32, 16, 8, 4, 2, 1)
         if -(-windows.channels // width) * width * 4 <= windows.channels * 5
     )
-    return max(128 * (8 if half and not keeps else 4) // channels, 1), channels, 4
+    elements = 8 if windows.itemsize == 2 and not keeps else 2 if narrow else 4
+    return max(128 * elements // channels, 1), channels
 
 
 @functools.lru_cache

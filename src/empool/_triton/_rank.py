@@ -125,10 +125,51 @@ def _with_sign(value, sign):
 
 
 @triton.jit
+def in_type(values, dtype: tl.constexpr):
+    """Return values, a tuple of tiles, in a type."""
+    found = ()
+    for k in tl.static_range(len(values)):
+        found = found + (values[k].to(dtype),)
+    return found
+
+
+@triton.jit
+def larger(one, other):
+    """Return the maxima of numbers; of a half type two by two, in the GPU's own instructions."""
+    if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
+        number: tl.constexpr = "max.bf16x2 $0, $1, $2;" if one.dtype == tl.bfloat16 else "max.f16x2 $0, $1, $2;"
+        result = tl.inline_asm_elementwise(number, "=r,r,r", [one, other], dtype=one.dtype, is_pure=True, pack=2)
+    else:
+        result = tl.maximum(one, other)
+    return result
+
+
+@triton.jit
+def smaller(one, other):
+    """Return the minima of numbers, as `larger` does."""
+    if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
+        number: tl.constexpr = "min.bf16x2 $0, $1, $2;" if one.dtype == tl.bfloat16 else "min.f16x2 $0, $1, $2;"
+        result = tl.inline_asm_elementwise(number, "=r,r,r", [one, other], dtype=one.dtype, is_pure=True, pack=2)
+    else:
+        result = tl.minimum(one, other)
+    return result
+
+
+@triton.jit
+def _plus_product(one, other, number):
+    """Return a half type's product plus a number, rounded once."""
+    fma: tl.constexpr = "fma.rn.bf16x2 $0, $1, $2, $3;" if one.dtype == tl.bfloat16 else "fma.rn.f16x2 $0, $1, $2, $3;"
+    return tl.inline_asm_elementwise(fma, "=r,r,r,r", [one, other, number], dtype=one.dtype, is_pure=True, pack=2)
+
+
+@triton.jit
 def not_finite(values, odd, like):
     """Return NaN where one of the values is an infinity or a NaN, or `odd` is NaN."""
     for k in tl.static_range(len(values)):
-        odd = tl.fma(values[k], like, odd)
+        if odd.dtype == tl.bfloat16 or odd.dtype == tl.float16:
+            odd = _plus_product(values[k], like.to(odd.dtype), odd)
+        else:
+            odd = tl.fma(values[k], like, odd)
     return odd
 
 
@@ -144,29 +185,70 @@ def two_numbers(values, K: tl.constexpr, like):
 
 
 @triton.jit
-def first_or_second(values, reached, K: tl.constexpr, LOWEST: tl.constexpr, like):
-    """Find the largest of every window, or where `reached` the second largest, of numbers alone: quickly.
+def one_of_two(values, first, second, reached, K: tl.constexpr, like):
+    """Find where the largest of every window lies, or where `reached` the second largest, of numbers alone: quickly.
 
-    The value by maxima and minima, then the position by comparing all with it; of equal ones the first, or for the
-    second largest of two equal ones the second. With the position goes the sign, by which equal zeros may differ.
+    All are compared with it; of equal ones the first is meant, or for the second largest of two equal ones the second.
+    With the position goes the sign, by which equal zeros may differ.
 
     Args:
-        values: as `load_window` gives, with LOWEST for padding, the type's lowest number.
+        values: in window order.
+        first, second: the two largest, as `two_numbers` gives.
     Returns:
-        The value, its position, and whether both are void: there is an infinity or a NaN, or padding was chosen, or
-        what is as low.
+        The value with its sign, the value as a maximum gives it, the position.
     """
-    first, second, odd = two_numbers(values, K, like)
-    chosen = tl.where(reached, second, first)
-    top = like.to(tl.int32)
-    next = top
+    if values[0].dtype.primitive_bitwidth == 16:
+        value, chosen, place = _one_of_two_halves(values, first, second, reached, K)
+    else:
+        chosen = tl.where(reached, second, first)
+        top = like.to(tl.int32)
+        next = top
+        for k in tl.static_range(K - 1, -1, -1):
+            equal = values[k] == chosen
+            next = tl.where(equal, top, next)
+            top = tl.where(equal, sign_of(values[k]) | k, top)
+        place = tl.where(reached & (first == second), next, top)
+        value = _with_sign(chosen, place & -2147483648)
+        place = place & 2147483647
+    return value, chosen, place
+
+
+# Instructions for two windows at a time; `same` has all bits of a half set, or none.
+_EQUAL = "{{ .reg .b32 same; set.eq.u32.{0} same, $2, $3; lop3.b32 $0, $4, $3, $2, 0xca; and.b32 $1, same, $4; }}"
+_NEXT = (
+    "{{ .reg .b32 same, place; set.eq.u32.{0} same, $2, $3; lop3.b32 place, $2, 0x80008000, $6, 0xea;"
+    " lop3.b32 $1, same, $4, $5, 0xca; lop3.b32 $0, same, place, $4, 0xca; }}"
+)
+_EQUAL_BFLOAT16 = tl.constexpr(_EQUAL.format("bf16x2"))
+_EQUAL_FLOAT16 = tl.constexpr(_EQUAL.format("f16x2"))
+_NEXT_BFLOAT16 = tl.constexpr(_NEXT.format("bf16x2"))
+_NEXT_FLOAT16 = tl.constexpr(_NEXT.format("f16x2"))
+_CHOICE = tl.constexpr(
+    "{ .reg .b32 place; lop3.b32 place, $2, $3, $4, 0xca; lop3.b32 $0, $5, place, 0x7fff7fff, 0xe4;"
+    " and.b32 $1, place, 0x00ff00ff; }"
+)
+
+
+@triton.jit
+def _one_of_two_halves(values, first, second, reached, K: tl.constexpr):
+    """Do as `one_of_two` for a half type, two windows at a time."""
+    equal: tl.constexpr = _EQUAL_BFLOAT16 if first.dtype == tl.bfloat16 else _EQUAL_FLOAT16
+    next: tl.constexpr = _NEXT_BFLOAT16 if first.dtype == tl.bfloat16 else _NEXT_FLOAT16
+    mask = tl.where(reached, -1, 0).to(tl.int16)
+    chosen, tie = tl.inline_asm_elementwise(
+        equal, "=r,=r,r,r,r", [first, second, mask], dtype=(first.dtype, tl.int16), is_pure=True, pack=2
+    )
+    here = tl.zeros(first.shape, tl.int16)
+    there = here
     for k in tl.static_range(K - 1, -1, -1):
-        equal = values[k] == chosen
-        next = tl.where(equal, top, next)
-        top = tl.where(equal, sign_of(values[k]) | k, top)
-    place = tl.where(reached & (first == second), next, top)
-    value = _with_sign(chosen, place & -2147483648)
-    return value, place & 2147483647, (odd != odd) | (chosen <= LOWEST)
+        here, there = tl.inline_asm_elementwise(
+            next, "=r,=r,r,r,r,r,r", [values[k], chosen, here, there, tl.full(first.shape, k, tl.int16)],
+            dtype=(tl.int16, tl.int16), is_pure=True, pack=2,
+        )  # fmt: skip
+    value, place = tl.inline_asm_elementwise(
+        _CHOICE, "=r,=r,r,r,r,r", [tie, there, here, chosen], dtype=(first.dtype, tl.int16), is_pure=True, pack=2
+    )
+    return value, chosen, place
 
 
 @triton.jit
@@ -204,9 +286,9 @@ def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.con
         exchanged = ()
         for k in tl.static_range(K):
             if k == NETWORK[2 * e]:
-                exchanged = exchanged + (tl.maximum(values[k], values[NETWORK[2 * e + 1]]),)
+                exchanged = exchanged + (larger(values[k], values[NETWORK[2 * e + 1]]),)
             elif k == NETWORK[2 * e + 1]:
-                exchanged = exchanged + (tl.minimum(values[NETWORK[2 * e]], values[k]),)
+                exchanged = exchanged + (smaller(values[NETWORK[2 * e]], values[k]),)
             else:
                 exchanged = exchanged + (values[k],)
         values = exchanged

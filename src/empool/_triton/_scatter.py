@@ -24,7 +24,7 @@ SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
 
 
 @triton.jit
-def _rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
+def rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
     """Round to the tensor's type, as a sum kept in it would be."""
     return value if dtype == wide else value.to(dtype).to(wide)
 
@@ -126,7 +126,7 @@ def _cell_gradient(
                             (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], OUT_ALIGNED,
                         )  # fmt: skip
                     hit = where == (kd * KH + kh) * KW + kw
-                    total = _rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
+                    total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
     return total
 
 
@@ -287,7 +287,7 @@ def _drawn_scatter_any_kernel(
                 at = source + ((od * OH + oh) * OW + ow) * step
                 hit = over & (tl.load(drawn + at, mask=over, other=0).to(tl.int32) == k)
                 gradient = tl.load(grad_output + at, mask=hit, other=0.0).to(wide)
-                total = _rounded(total + gradient, dtype, wide)
+                total = rounded(total + gradient, dtype, wide)
     at = (((plane * D + id) * H + ih) * W + iw) * step + inner
     tl.store(grad_input + at, total.to(dtype), mask=live)
 

@@ -70,8 +70,12 @@ def rows_and_channels(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
+    OVERLAPPING: tl.constexpr = False,
 ):
     """Tell what the program's tile covers.
+
+    OVERLAPPING: whether rows of windows share rows of the input. Channels last, rows of the tile are then numbered from
+    above downwards, so that what they share is in the program's cache.
 
     Returns:
         image, channel, place (depth * height + height), depth, height, block of every row, as ``(BLOCK, 1)`` or
@@ -87,8 +91,12 @@ def rows_and_channels(
     row = program * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
     live = row < rows
     row = tl.minimum(row, rows - 1)  # Beyond the last, no image has a seed.
-    line, block = divide(row, blocks, blocks_magic, blocks_shift, WIDE)
-    plane, place = divide(line, depth * height, plane_magic, plane_shift, WIDE)
+    if OVERLAPPING and CHANNELS_LAST and CHANNELS >= 32:
+        column, place = divide(row, depth * height, plane_magic, plane_shift, WIDE)
+        plane, block = divide(column, blocks, blocks_magic, blocks_shift, WIDE)
+    else:
+        line, block = divide(row, blocks, blocks_magic, blocks_shift, WIDE)
+        plane, place = divide(line, depth * height, plane_magic, plane_shift, WIDE)
     if DEEP:
         d, h = divide(place, height, height_magic, height_shift, WIDE)
     else:
@@ -135,6 +143,30 @@ def outputs_of_lane(
         live = row_live & lane_exists(block, OW, ALIGNED)
         at = tl.multiple_of(line_start + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
     return ow, live, at
+
+
+@triton.jit
+def side_by_side(rows, BLOCK: tl.constexpr, FLAT: tl.constexpr):
+    """Number a program's outputs as they lie in memory, where lines of FLAT outputs have blocks that are not full.
+
+    So they are stored without gaps: what fills a part of 32 bytes of memory alone costs as much as all of it.
+
+    Returns:
+        Where each is in memory, from which place of the tile it comes, and which exist, as `(BLOCK * LANES,)`.
+    """
+    BLOCKS: tl.constexpr = (FLAT + LANES - 1) // LANES
+    NUMBER: tl.constexpr = BLOCK // BLOCKS * FLAT
+    index = tl.arange(0, BLOCK * LANES)
+    start = tl.multiple_of(tl.program_id(0) * NUMBER, [16])
+    source = index + index // FLAT * (BLOCKS * LANES - FLAT)
+    live = (index < NUMBER) & (start + index // LANES * LANES < rows // BLOCKS * FLAT)
+    return start + index, tl.minimum(source, BLOCK * LANES - 1), live
+
+
+@triton.jit
+def moved(tile, source):
+    """Take the elements of a tile from where `side_by_side` says."""
+    return tl.gather(tl.reshape(tile, [tile.shape[0] * tile.shape[1]]), source, 0)
 
 
 @triton.jit

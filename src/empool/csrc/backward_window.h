@@ -147,7 +147,7 @@ class ValueShares {
             repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
                 const auto valid = greater(v[k], low);
                 a[k] = padded ? select(valid, v[k], V{}) : v[k];
-                weight[k] = soft ? exp_near<L>(beta * a[k]) : larger(V{}, a[k]);  // A NaN stays.
+                weight[k] = soft ? exp2_near<T, L>(a[k], beta * log2e) : larger(V{}, a[k]);  // A NaN stays.
                 if (padded && soft) weight[k] = select(valid, weight[k], V{});
                 total += weight[k];
                 sum += weight[k] * (soft ? a[k] : weight[k]);

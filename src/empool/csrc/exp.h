@@ -55,28 +55,43 @@ EMPOOL_INLINE Vec<C, L> exp2_of(Vec<C, L> x) {
     return select(greater(least, x), V{}, horner(bounded - floor) * scale);
 }
 
-// e^x, right to 1e-7 where that is between 2^-60 and 2^60. Far below it is next to 0; far above, of an infinity and of
-// a NaN it is more than 2^60, or not a number.
-template <int L>
-EMPOOL_INLINE Vec<float, L> exp_near(Vec<float, L> x) {
-    using V = Vec<float, L>;
-    constexpr float log2e = 0x1.715476p0f, high = 0x1.63p-1f, low = -0x1.bd0106p-13f;  // high + low = ln(2)
-    constexpr float c[] = {1.0f, 0x1.fffff6p-1f, 0x1.fffdc4p-2f, 0x1.555a6ep-3f, 0x1.573adp-5f, 0x1.0fa7d8p-7f};
+// a * b + sum, rounded once where the processor can: for means, whose last bits are nobody's promise.
+template <class V>
+EMPOOL_INLINE V multiply_add(V a, V b, V sum) {
 #if defined(__x86_64__) && EMPOOL_LANES >= 16
-    if constexpr (L == 16) {
-        const __m512 v = bits<__m512>(x);
-        const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(v, _mm512_set1_ps(log2e)), _MM_FROUND_TO_NEAREST_INT);
-        __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(high), v);
-        f = _mm512_fnmadd_ps(n, _mm512_set1_ps(low), f);
-        __m512 p = _mm512_set1_ps(c[5]);
-        for (int i = 4; i >= 0; --i) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c[i]));
-        return bits<V>(_mm512_scalef_ps(p, n));
+    if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 4) {
+        return bits<V>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(sum)));
     }
 #endif
-    const V bounded = larger(fill<V>(-87.0f), smaller(x, fill<V>(88.0f)));
-    const V shifted = bounded * log2e + 0x1.8p23f, n = shifted - 0x1.8p23f, f = bounded - n * high - n * low;
-    V p = fill<V>(c[5]);
-    for (int i = 4; i >= 0; --i) p = p * f + c[i];
+    return a * b + sum;
+}
+
+constexpr float log2e = 0x1.715476p0f;
+
+// 2^(a * b), right to 2e-7 where that is between 2^-60 and 2^60, and for means that are rounded to a half type T to
+// 1e-4 (bfloat16) or 3e-6. Far below it is next to 0; far above, of an infinity and of a NaN it is more than 2^60, or
+// not a number.
+template <class T, int L>
+EMPOOL_INLINE Vec<float, L> exp2_near(Vec<float, L> a, Vec<float, L> b) {
+    using V = Vec<float, L>;
+    constexpr int degree = std::is_same_v<T, BFloat16> ? 3 : std::is_same_v<T, Float16> ? 4 : 5;
+    constexpr float coefficient[3][6] = {
+        {0x1.fff692p-1f, 0x1.62f31ap-1f, 0x1.f0de1ap-3f, 0x1.c3f76p-5f},
+        {0x1.ffffe8p-1f, 0x1.62e0dcp-1f, 0x1.ec06dap-3f, 0x1.ca1442p-5f, 0x1.3997d6p-7f},
+        {0x1.000002p0f, 0x1.62e428p-1f, 0x1.ebf918p-3f, 0x1.c6b6e4p-5f, 0x1.3d0c52p-7f, 0x1.5c08e6p-10f}};
+    const auto& c = coefficient[degree - 3];
+    V p = fill<V>(c[degree]);
+#if defined(__x86_64__) && EMPOOL_LANES >= 16
+    if constexpr (L == 16) {
+        const __m512 n = _mm512_roundscale_ps(bits<__m512>(a * b), _MM_FROUND_TO_NEAREST_INT);
+        const V f = bits<V>(_mm512_fmsub_ps(bits<__m512>(a), bits<__m512>(b), n));
+        repeat<degree, 0>(0, [&](int i) EMPOOL_LAMBDA { p = multiply_add(p, f, fill<V>(c[degree - 1 - i])); });
+        return bits<V>(_mm512_scalef_ps(bits<__m512>(p), n));
+    }
+#endif
+    const V bounded = larger(fill<V>(-125.0f), smaller(a * b, fill<V>(126.9f)));
+    const V shifted = bounded + 0x1.8p23f, f = bounded - (shifted - 0x1.8p23f);
+    for (int i = degree - 1; i >= 0; --i) p = p * f + c[i];
     return p * bits<V>((bits<Vec<int32_t, L>>(shifted) + 127) << 23);
 }
 

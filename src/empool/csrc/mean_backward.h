@@ -217,7 +217,7 @@ EMPOOL_INLINE void rank_backward_of_first(const BackwardWindow<T>& w, const Shar
     V sum{}, ranked[M], weight[M];
     Vec<Int<C>, L> before[M];  // how many activations of a rank's value come before its own
     for (int k = 0; k < w.n; ++k) sum += held[k] = load<L>(w.in + w.in_offset[k]);
-    insert_ranks<M>(held, w.n, ranked);
+    insert_ranks<M>([&](int k) EMPOOL_LAMBDA { return held[k]; }, w.n, ranked);
     repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA {
         weight[m] = m < shares.columns ? shares.at(m, w.channel) : V{};
         before[m] = fill<Vec<Int<C>, L>>(0);
@@ -329,7 +329,8 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
         if constexpr (sizeof(C) == 4) {
             V total{}, sum{};
             for (int k = 0; k < w.n; ++k) {
-                const V a = tap(k), weight = soft ? exp_near<L>(factor * a) : larger(V{}, a);  // A NaN stays.
+                // A NaN stays.
+                const V a = tap(k), weight = soft ? exp2_near<T, L>(a, factor * log2e) : larger(V{}, a);
                 held[k] = weight;
                 total += weight;
                 sum += weight * (soft ? a : weight);
@@ -346,7 +347,7 @@ EMPOOL_NOINLINE void value_backward_window(const BackwardWindow<T>& window, cons
             }
         }
         if constexpr (soft) {
-            const auto [mean, total] = soft_mean<C, L, 0>(w.n, tap, factor, held);
+            const auto [mean, total] = soft_mean<T, L, 0, true>(w.n, tap, factor, held);
             for (int k = 0; k < w.n; ++k) w.give(k, soft_slope<C, L>(held[k], tap(k), factor, mean, total), grad);
         } else {
             const auto mean = positive_mean<C, L, 0>(w.n, tap);

@@ -34,10 +34,26 @@ struct PhiloxKeys {
     Vec<uint64_t, H> k0[philox_rounds] = {}, k1[philox_rounds] = {};
 
     void set(int lane, int64_t seed) {
-        uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
-        for (int round = 0; round < philox_rounds; ++round) {
+        each(seed, [&](int round, uint32_t low, uint32_t high) {
             k0[round][lane] = low;
             k1[round][lane] = high;
+        });
+    }
+
+    void set_all(int64_t seed) {
+        each(seed, [&](int round, uint32_t low, uint32_t high) {
+            k0[round] = fill<Vec<uint64_t, H>>(low);
+            k1[round] = fill<Vec<uint64_t, H>>(high);
+        });
+    }
+
+  private:
+    // The keys of every round.
+    template <class Set>
+    static EMPOOL_INLINE void each(int64_t seed, const Set& set) {
+        uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
+        for (int round = 0; round < philox_rounds; ++round) {
+            set(round, low, high);
             low += 0x9E3779B9u;
             high += 0xBB67AE85u;
         }

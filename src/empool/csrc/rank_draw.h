@@ -2,9 +2,8 @@
 //
 // The rank of an output is the number of thresholds that its Philox word reaches, counted from 0; n, the number of
 // valid activations, stands for "zero". Where ranks are 0 and 1 only, the two largest are tracked (ranks.h). Else a
-// window of 4 or 9 compares every pair, and of another the M largest are found, M - 1 being the largest rank drawn in
-// the vector at hand; a NaN is found by summing the window (inf - inf is a false alarm). A window with a NaN is put
-// right one lane at a time.
+// window of 4 compares every pair, and of another the largest values are found first, then where they are; a NaN is
+// found by summing the window (inf - inf is a false alarm). A window with a NaN is put right one lane at a time.
 //
 // A unit is a row of outputs of one image, or a tile of a block of planes (tile.h).
 #pragma once
@@ -152,11 +151,11 @@ EMPOOL_INLINE Vec<Int<Compute<T>>, lanes<T>> window_ranks(const Window<T, I>& w,
     return __builtin_convertvector(bits<Vec<int32_t, L>>(rank), Vec<Int<Compute<T>>, L>);
 }
 
-// Any limits, windows of N activations.
-template <int N, bool by_lane, class T, class I>
+// Any limits, windows of 4: every pair is compared.
+template <bool by_lane, class T, class I>
 void draw_of_few(const Window<T, I>& w, const WindowLimits& limits) {
     using C = Compute<T>;
-    constexpr int L = lanes<T>;
+    constexpr int L = lanes<T>, N = 4;
     using V = Vec<C, L>;
     const TapPointers<N, T> tap(w.in, w.taps);
     Mask<C, L> nan{};
@@ -164,8 +163,7 @@ void draw_of_few(const Window<T, I>& w, const WindowLimits& limits) {
         const auto rank = window_ranks<by_lane>(w, limits, c);
         const auto in = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); };
         const auto code = [&](int k) EMPOOL_LAMBDA { return tap.code(k); };
-        const auto drawn = any(rank > 1) ? draw_rank<C, L, I, N>(in, code, rank)
-                                         : draw_lanes<C, L, I, N, true, true>(N, in, code, equal<C>(rank, 1));
+        const auto drawn = draw_rank<C, L, I, N>(in, code, rank);
         nan = nan | drawn.nan;
         store_exact<L>(w.out + c, drawn.value);
         store_codes<I, L>(w.drawn + c, drawn.code);
@@ -173,50 +171,21 @@ void draw_of_few(const Window<T, I>& w, const WindowLimits& limits) {
     if (any(nan)) draw_nan(w);
 }
 
-// Any limits. The value of the drawn rank is found first, by the values alone; then the activation that has it. `held`
-// has room for the window, twice.
-template <bool by_lane, class T, class I>
+// Any limits, windows of N activations, or of any number if N is 0.
+template <int N, bool by_lane, class T, class I>
 void draw_of_many(const Window<T, I>& w, const WindowLimits& limits, Vec<Compute<T>, lanes<T>>* held) {
     using C = Compute<T>;
     constexpr int L = lanes<T>;
-    using V = Vec<C, L>;
-    using O = Vec<Int<C>, L>;
-    const int n = w.taps.n;
-    V* ranked = held + sorted_room(n);
+    const int n = w.taps.n, most = limits.based ? n : static_cast<int>(limits.columns);
+    const TapPointers<N, T> tap(w.in, w.taps);
     Mask<C, L> nan{};
-    for_lanes<L>(w.count, [&](int64_t c) {
-        const O rank = window_ranks<by_lane>(w, limits, c);
-        const O zero = rank >= n;
-        int M = 1;
-        while (any(~zero & (rank >= M))) ++M;
-        V sum{};
-        for (int k = 0; k < n; ++k) sum += held[k] = load<L>(w.in + w.taps.offset[k] + c);
-        if (M == 1) {
-            insert_ranks<1>(held, n, ranked);
-        } else if (M == 2) {
-            insert_ranks<2>(held, n, ranked);
-        } else if (M == 3) {
-            insert_ranks<3>(held, n, ranked);
-        } else {
-            for (int k = 0; k < n; ++k) ranked[k] = held[k];
-            sort_ranks(ranked, n, M);
-        }
-        V drawn = ranked[0];
-        for (int m = 1; m < M; ++m) drawn = select(equal<C>(rank, m), ranked[m], drawn);
-        // How many activations of this value come before the drawn one; of "zero" there are none.
-        O before = zero ? fill<O>(n) : rank;
-        for (int m = 0; m + 1 < M; ++m) before = add_where(greater(ranked[m], drawn), before, fill<O>(-1));
-        V value{};
-        O code = fill<O>(zero_drawn<I>);
-        for (int k = 0; k < n; ++k) {
-            const auto equals = same(held[k], drawn), here = zero_where(equals, before);
-            value = select(here, held[k], value);
-            code = select(here, fill<O>(w.taps.code[k]), code);
-            before = add_where(equals, before, fill<O>(-1));
-        }
-        nan = nan | unordered(sum, sum);
-        store_exact<L>(w.out + c, value);
-        store_raw(w.drawn + c, convert<I, Int<C>, L>(code));
+    for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+        const auto drawn = draw_sorted<C, L, I, N>(
+            n, [&](int k) EMPOOL_LAMBDA { return load<L>(tap.in(k) + c); },
+            [&](int k) EMPOOL_LAMBDA { return tap.code(k); }, window_ranks<by_lane>(w, limits, c), most, held);
+        nan = nan | drawn.nan;
+        store_exact<L>(w.out + c, drawn.value);
+        store_codes<I, L>(w.drawn + c, drawn.code);
     });
     if (any(nan)) draw_nan(w);
 }
@@ -232,9 +201,9 @@ EMPOOL_NOINLINE void draw_window(const Window<T, I>& w, const WindowLimits& limi
         if (common && n == 9) return draw_of_two<9, by_lane>(w, limits.limit);
         return draw_of_two<0, by_lane>(w, limits.limit);
     }
-    if (common && n == 4) return draw_of_few<4, by_lane>(w, limits);
-    if (common && n == 9) return draw_of_few<9, by_lane>(w, limits);
-    draw_of_many<by_lane>(w, limits, held);
+    if (common && n == 4) return draw_of_few<by_lane>(w, limits);
+    if (common && n == 9) return draw_of_many<9, by_lane>(w, limits, held);
+    draw_of_many<0, by_lane>(w, limits, held);
 }
 
 template <class T, class I>

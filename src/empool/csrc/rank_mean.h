@@ -27,12 +27,13 @@ EMPOOL_NOINLINE void mean_nan(const Window<T, I>& w) {
 }
 
 // The weights of the windows with n activations: one for all lanes, or one for each.
-template <class T, bool by_lane>
+template <class T, bool lane>
 class WindowWeights {
     using C = Compute<T>;
     using V = Vec<C, lanes<T>>;
 
   public:
+    static constexpr bool by_lane = lane;
     template <class Weights, class Start>
     WindowWeights(const Weights& weights, const Start& start, int n)
         : start_(start.row(n)), step_(weights.step()), columns(static_cast<int>(weights.columns())) {
@@ -49,6 +50,7 @@ class WindowWeights {
             for (enough = columns; enough > 1 && larger_size(rest, value[enough - 1]) <= limit; --enough) {
                 rest = larger_size(rest, value[enough - 1]);
             }
+            for (int r = 0; r < columns && r < 64; ++r) present_ |= uint64_t(value[r] != 0) << r;
             return;
         }
         enough = columns;
@@ -57,14 +59,24 @@ class WindowWeights {
     EMPOOL_INLINE V start(int64_t c) const {
         return by_lane ? load_wide(start_ + c) : fill<V>(static_cast<C>(*start_));
     }
+    // Whether the first `count` <= 64 ranks have weights, one for all lanes.
+    EMPOOL_INLINE bool has_first(int count) const { return !by_lane && (~present_ << (64 - count)) == 0; }
+    EMPOOL_INLINE V at(int r, int64_t c) const {
+        if constexpr (by_lane) {
+            return load_wide(weight_ + r * step_ + c);
+        } else {
+            return fill<V>(weight_[r]);
+        }
+    }
     // sum + weight * value, for the weight of rank r; a weight of 0 takes no part.
     EMPOOL_INLINE V add(int r, int64_t c, V sum, V value) const {
-        if (r >= columns) return sum;
         if constexpr (by_lane) {
-            const V weight = load_wide(weight_ + r * step_ + c);
+            if (r >= columns) return sum;
+            const V weight = at(r, c);
             return select(unequal(weight, V{}), sum + weight * value, sum);
         } else {
-            return weight_[r] != 0 ? sum + weight_[r] * value : sum;
+            const bool present = r < 64 ? present_ >> r & 1 : r < columns && weight_[r] != 0;
+            return present ? sum + weight_[r] * value : sum;
         }
     }
 
@@ -76,108 +88,161 @@ class WindowWeights {
     const double* start_;
     int64_t step_;
     std::conditional_t<by_lane, const double, const C>* weight_;
+    uint64_t present_ = 0;  // a bit for each weight that is not 0
 
   public:
     int columns, enough;  // the ranks that have weights; those beyond `enough` have weights of at most `rest`
     C rest{};
 };
 
-// The M largest of N activations; N is n if it is known, or 0.
-template <int N, int M, class T, class I, class Weights>
-EMPOOL_INLINE void mean_of_few(const Window<T, I>& w, const Weights& weights) {
-    constexpr int L = lanes<T>;
-    using V = Vec<Compute<T>, L>;
+// The M largest of N activations; N is n if it is known, or 0. Values are Plain or Keys (sorted.h).
+template <class Values, int N, int M, class T, class I, class Weights>
+EMPOOL_INLINE void mean_of_few(const Window<T, I>& w, const Weights& given) {
+    constexpr int L = Values::lanes, P = Values::parts;
+    using K = typename Values::K;
+    using V = typename Values::V;
     const TapPointers<N, T> tap(w.in, w.taps);
-    Mask<Compute<T>, L> nan{};
+    const Weights weights = given;
+    const bool all = weights.has_first(M);
+    typename Values::Nan nan;
+    const auto mean_of = [&](int64_t c, const auto& ranked, V(&mean)[P]) EMPOOL_LAMBDA {
+        repeat<P, 0>(P, [&](int p) EMPOOL_LAMBDA {
+            V sum = weights.start(w.channel + c);
+            if (all) {
+                repeat<M, 0>(
+                    M, [&](int m) EMPOOL_LAMBDA { sum += weights.at(m, w.channel + c) * Values::part(ranked[m], p); });
+            } else {
+                repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA {
+                    sum = weights.add(m, w.channel + c, sum, Values::part(ranked[m], p));
+                });
+            }
+            mean[p] = sum;
+        });
+        Values::store(w.out + c, mean);
+    };
     int64_t done = 0;
     if constexpr (N == 0) {
         // Several vectors at once: a tap is then a stream that the processor can foresee.
-        constexpr int U = 4;
-        for (; done + U * L <= w.count; done += U * L) {
-            V held[U][M], sum[U];
-            repeat<U, 0>(U, [&](int u) EMPOOL_LAMBDA {
-                held[u][0] = sum[u] = load<L>(tap.in(0) + done + u * L);
-                repeat<M, 1>(
-                    M, [&](int m) EMPOOL_LAMBDA { held[u][m] = fill<V>(-static_cast<Compute<T>>(__builtin_inf())); });
+        constexpr int U = 4 / P;
+        const auto some = [&]<int count>(int64_t c, std::integral_constant<int, count>) EMPOOL_LAMBDA {
+            K held[count][M];
+            typename Values::Seen seen[count];
+            repeat<count, 0>(count, [&](int u) EMPOOL_LAMBDA {
+                repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA { held[u][m] = fill<K>(Values::least); });
             });
-            for (int k = 1; k < w.taps.n; ++k) {
-                const T* in = tap.in(k) + done;
-                repeat<U, 0>(U, [&](int u) EMPOOL_LAMBDA {
-                    V v = load<L>(in + u * L);
-                    sum[u] += v;
-                    repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA {
-                        const V value = held[u][m];
-                        held[u][m] = larger(v, value);
-                        if (m + 1 < M) v = smaller(v, value);
-                    });
+            for (int k = 0; k < w.taps.n; ++k) {
+                const T* in = tap.in(k) + c;
+                repeat<count, 0>(count, [&](int u) EMPOOL_LAMBDA {
+                    prefetch(in, (count + u) * L);
+                    const K v = Values::load(in + u * L);
+                    seen[u].see(v);
+                    insert(v, held[u]);
                 });
             }
-            repeat<U, 0>(U, [&](int u) EMPOOL_LAMBDA {
-                V mean = weights.start(w.channel + done + u * L);
-                repeat<M, 0>(
-                    M, [&](int m) EMPOOL_LAMBDA { mean = weights.add(m, w.channel + done + u * L, mean, held[u][m]); });
-                nan = nan | unordered(sum[u], sum[u]);
-                store<L>(w.out + done + u * L, mean);
+            repeat<count, 0>(count, [&](int u) EMPOOL_LAMBDA {
+                V mean[P];
+                nan.add(seen[u], held[u][0]);
+                mean_of(c + u * L, held[u], mean);
             });
+        };
+        for (; done + U * L <= w.count; done += U * L) some(done, std::integral_constant<int, U>{});
+        if (done < w.count) {
+            for_lanes_from<L>(done, w.count,
+                              [&](int64_t c) EMPOOL_LAMBDA { some(c, std::integral_constant<int, 1>{}); });
         }
-        if (done == w.count) {
-            if (any(nan)) mean_nan(w);
-            return;
-        }
+    } else {
+        for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
+            K v[N];
+            V mean[P];
+            typename Values::Seen seen;
+            const bool stays = M == N && Values::nan_stays && all;
+            repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { v[k] = Values::load(tap.in(k) + c); });
+            if (!stays) repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { seen.see(v[k]); });
+            sort_first<M, Weights::by_lane>(v);
+            mean_of(c, v, mean);
+            if (stays) seen.see(mean);
+            nan.add(seen, v[0]);
+        });
     }
-    for_lanes_from<L>(done, w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        V sum;
-        const V mean = mean_of_ranks<Compute<T>, L, N, M>(
-            w.taps.n, [&](int k) EMPOOL_LAMBDA -> V { return load<L>(tap.in(k) + c); },
-            [&](int m, V total, V value) EMPOOL_LAMBDA { return weights.add(m, w.channel + c, total, value); },
-            weights.start(w.channel + c), sum);
-        nan = nan | unordered(sum, sum);
-        store<L>(w.out + c, mean);
-    });
-    if (any(nan)) mean_nan(w);
+    if (nan.found()) mean_nan(w);
 }
 
 // Any weights. `held` has room for the window.
 //
 // Weights that decline fast end in ranks whose products are too small to change the sum. They are left out where the
 // largest of them could not: a product of less than a quarter of a unit in the last place is rounded away.
-template <class T, class I, class Weights>
-void mean_of_many(const Window<T, I>& w, const Weights& weights, Vec<Compute<T>, lanes<T>>* held) {
+template <class Values, class T, class I, class Weights>
+void mean_of_many(const Window<T, I>& w, const Weights& weights, typename Values::K* held) {
+    constexpr int P = Values::parts;
     using C = Compute<T>;
-    using V = Vec<C, lanes<T>>;
+    using K = typename Values::K;
+    using V = typename Values::V;
     constexpr C too_small = sizeof(C) == 4 ? C(0x1p-26) : C(0x1p-55);
     const int n = w.taps.n, M = weights.columns < n ? weights.columns : n;
     const int enough = weights.enough < M ? weights.enough : M;
-    Vec<Int<C>, lanes<T>> nan{};
-    for_lanes<lanes<T>>(w.count, [&](int64_t c) {
-        V sum{}, largest = fill<V>(-static_cast<C>(__builtin_inf())), least = -largest;
+    typename Values::Nan nan;
+    for_lanes<Values::lanes>(w.count, [&](int64_t c) {
+        K largest, least;
+        typename Values::Seen seen;
+        V mean[P];
         const auto load_all = [&] EMPOOL_LAMBDA {
+            largest = fill<K>(Values::least);
+            least = fill<K>(Values::most);
             for (int k = 0; k < n; ++k) {
-                const V v = held[k] = load<lanes<T>>(w.in + w.taps.offset[k] + c);
-                sum += v;
+                const T* in = w.in + w.taps.offset[k] + c;
+                prefetch(in, Values::lanes);
+                const K v = held[k] = Values::load(in);
+                seen.see(v);
                 largest = larger(v, largest);
                 least = smaller(v, least);
             }
         };
         const auto mean_of = [&](int ranks) EMPOOL_LAMBDA {
             sort_ranks(held, n, ranks);
-            V mean = weights.add(0, w.channel + c, weights.start(w.channel + c), largest);  // with its sign, if 0
-            for (int m = 1; m < ranks; ++m) mean = weights.add(m, w.channel + c, mean, held[m]);
-            return mean;
+            for (int p = 0; p < P; ++p) {
+                // The largest with its sign, if it is 0.
+                mean[p] = weights.add(0, w.channel + c, weights.start(w.channel + c), Values::part(largest, p));
+                for (int m = 1; m < ranks; ++m) {
+                    mean[p] = weights.add(m, w.channel + c, mean[p], Values::part(held[m], p));
+                }
+            }
         };
         load_all();
-        V mean = mean_of(enough);
-        if (enough < M) {
-            const V most = larger(largest, -least), size = larger(mean, -mean);
-            if (any(~((weights.rest * most <= size * too_small) & (most - most == 0)))) {
-                load_all();
-                mean = mean_of(M);
-            }
+        mean_of(enough);
+        bool changes = false;
+        for (int p = 0; enough < M && p < P; ++p) {
+            const V most = larger(Values::part(largest, p), -Values::part(least, p)), size = larger(mean[p], -mean[p]);
+            changes = changes || any(~((weights.rest * most <= size * too_small) & (most - most == 0)));
         }
-        nan |= sum != sum;
-        store<lanes<T>>(w.out + c, mean);
+        if (changes) {
+            load_all();
+            mean_of(M);
+        }
+        nan.add(seen, largest);
+        Values::store(w.out + c, mean);
     });
-    if (any(nan)) mean_nan(w);
+    if (nan.found()) mean_nan(w);
+}
+
+// The windows of N activations that are the commonest.
+template <class Values, int N, class T, class I, class Weights>
+EMPOOL_INLINE void mean_of_common(const Window<T, I>& w, const Weights& weights) {
+    const int M = weights.columns;
+    if (M <= 2) return mean_of_few<Values, N, 2>(w, weights);
+    if (M == 3 && N > 4) return mean_of_few<Values, N, 3>(w, weights);
+    if (M <= 5 && N > 6) return mean_of_few<Values, N, 5>(w, weights);
+    mean_of_few<Values, N, N>(w, weights);
+}
+
+template <class Values, class T, class I, class Weights>
+EMPOOL_INLINE void mean_of_several(const Window<T, I>& w, const Weights& weights, typename Values::K* held) {
+    const int n = w.taps.n, M = weights.columns;
+    if (n == 4) return mean_of_common<Values, 4>(w, weights);
+    if (n == 6) return mean_of_common<Values, 6>(w, weights);
+    if (n == 9) return mean_of_common<Values, 9>(w, weights);
+    if (M == 2 && n > 1) return mean_of_few<Values, 0, 2>(w, weights);
+    if (M == 3 && n > 4) return mean_of_few<Values, 0, 3>(w, weights);
+    mean_of_many<Values>(w, weights, held);
 }
 
 template <class T, class I, class Weights>
@@ -187,23 +252,19 @@ EMPOOL_NOINLINE void mean_window(const Window<T, I>& w, const Weights& weights, 
         for (int64_t c = 0; c < w.count; ++c) w.out[c] = round_one<T>(-__builtin_inf());
         return;
     }
+    using Values = Plain<Compute<T>, T>;
     if (M == 1) {
-        if (n == 4) return mean_of_few<4, 1>(w, weights);
-        if (n == 9) return mean_of_few<9, 1>(w, weights);
-        return mean_of_few<0, 1>(w, weights);
+        if (n == 4) return mean_of_few<Values, 4, 1>(w, weights);
+        if (n == 9) return mean_of_few<Values, 9, 1>(w, weights);
+        return mean_of_few<Values, 0, 1>(w, weights);
     }
-    if (M == 2 && n > 1) {
-        if (n == 4) return mean_of_few<4, 2>(w, weights);
-        if (n == 6) return mean_of_few<6, 2>(w, weights);
-        if (n == 9) return mean_of_few<9, 2>(w, weights);
-        return mean_of_few<0, 2>(w, weights);
+    if constexpr (sizeof(T) == 2 && !Weights::by_lane) {
+        using Halves = Keys<T, lanes<T>>;
+        if (w.count >= Halves::lanes) {
+            return mean_of_several<Halves>(w, weights, reinterpret_cast<typename Halves::K*>(held));
+        }
     }
-    if (M == 3 && n > 4 && n != 9) return mean_of_few<0, 3>(w, weights);
-    if (n == 4) return mean_of_few<4, 4>(w, weights);
-    if (n == 9 && M == 3) return mean_of_few<9, 3>(w, weights);
-    if (n == 9 && M <= 5) return mean_of_few<9, 5>(w, weights);
-    if (n == 9) return mean_of_few<9, 9>(w, weights);
-    mean_of_many(w, weights, held);
+    mean_of_several<Values>(w, weights, held);
 }
 
 template <class T, bool by_lane>

@@ -4,7 +4,7 @@
 // maximum `b > a ? b : a` of an earlier a and a later b keeps the earlier of two zeros that differ in sign.
 #pragma once
 
-#include "vec.h"
+#include "sorted.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
@@ -29,6 +29,9 @@ EMPOOL_INLINE K fill_code(int32_t code) {
     return fill<K>(static_cast<std::remove_cvref_t<decltype(K{}[0])>>(code));
 }
 
+template <class I>
+constexpr I zero_drawn = sizeof(I) == 1 ? static_cast<I>(255) : static_cast<I>(-1);
+
 template <class C, int L, class I>
 struct Drawn {
     Vec<C, L> value;
@@ -43,27 +46,26 @@ EMPOOL_INLINE Drawn<C, L, I> draw_of_four(const Tap& tap, const Code& code, Mask
     using M = Mask<C, L>;
     using K = Codes<C, L, I>;
     const V v0 = tap(0), v1 = tap(1), v2 = tap(2), v3 = tap(3);
+    const K c0 = fill_code<K>(code(0)), c1 = fill_code<K>(code(1)), c2 = fill_code<K>(code(2)),
+            c3 = fill_code<K>(code(3));
     const M m01 = greater(v1, v0), m23 = greater(v3, v2);
-    const V high0 = select(m01, v1, v0), high1 = select(m23, v3, v2);
+    const V high0 = larger(v1, v0), high1 = larger(v3, v2);
+    const K high0_code = select(m01, c1, c0), high1_code = select(m23, c3, c2);
     const M late = greater(high1, high0);  // the pair that the largest comes from
-    const M odd = (late & m23) | (m01 & ~late);
-    V value = select(late, high1, high0);
-    M from_late = late, from_odd = odd;
+    V value = larger(high1, high0);
+    K found = select(late, high1_code, high0_code);
     if constexpr (draws) {
-        const V low0 = select(m01, v0, v1), low1 = select(m23, v2, v3);
-        const V other = select(late, high0, high1), rest = select(late, low1, low0);
+        const V other = smaller(high1, high0), rest = select(late, smaller(v3, v2), smaller(v1, v0));
+        const K other_code = select(late, high0_code, high1_code);
+        const K rest_code = select(late, select(m23, c2, c3), select(m01, c0, c1));
         // If the first pair won, `rest` is the earlier of the two, else `other` is.
-        const M rest_wins = (late & greater(rest, other)) | ~(late | greater(other, rest));
+        const M rest_wins = greater(rest, other) | (same(rest, other) & ~late);
         value = select(drop, select(rest_wins, rest, other), value);
-        const M swaps = drop & ~rest_wins, other_odd = (late & m01) | (m23 & ~late);
-        from_late = late ^ swaps;
-        from_odd = (odd & ~drop) | (drop & rest_wins & ~odd) | (swaps & other_odd);
+        found = select(drop, select(rest_wins, rest_code, other_code), found);
     }
-    const K even_code = select(from_late, fill_code<K>(code(2)), fill_code<K>(code(0)));
-    const K odd_code = select(from_late, fill_code<K>(code(3)), fill_code<K>(code(1)));
     M nan = drop;
     if constexpr (finds_nan) nan = unordered(v0, v1) | unordered(v2, v3);
-    return {value, select(from_odd, odd_code, even_code), nan};
+    return {value, found, nan};
 }
 
 // Any number n >= 2 of activations, one after the other; N is n if it is known, or 0.
@@ -108,8 +110,8 @@ EMPOOL_INLINE Vec<uint32_t, L> ranks_of(Vec<uint32_t, L> u, const uint32_t* base
     U rank = by_lane ? load_raw<U>(base) : fill<U>(*base);
     for (int64_t t = 0; t < columns; ++t) {
         const auto passes = u > (by_lane ? load_raw<U>(limit + t * step) : fill<U>(limit[t * step]));
-        if (!any(passes)) break;
         rank -= bits<U>(passes);
+        if (t % 4 == 3 && !any(passes)) break;
     }
     return rank;
 }
@@ -135,14 +137,84 @@ EMPOOL_INLINE Drawn<C, L, I> draw_rank(const Tap& tap, const Code& code, Vec<Int
         place[j] = add_where(later, place[j], fill<O>(-1));
     });
     V value{};
-    K drawn = fill_code<K>(255);
-    if constexpr (sizeof(K{}[0]) > 1 && sizeof(I) > 1) drawn = fill_code<K>(-1);
+    K drawn = fill_code<K>(zero_drawn<I>);
     repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA {
         const auto here = equal<C>(place[k], 0);
         value = select(here, v[k], value);
         drawn = select(here, fill_code<K>(code(k)), drawn);
     });
     return {value, drawn, unordered(sum, sum)};
+}
+
+// The activation of a rank among n, 0 where there is none. Its value is found first, among values alone, then the
+// activation that has it. No rank that there is exceeds `most`. N is n if it is known, or 0: `held` then has room for
+// the window, twice. Which way a vector goes must be foreseeable: a wrong guess costs as much as 30 instructions.
+template <class C, int L, class I, int N, class Tap, class Code>
+EMPOOL_INLINE Drawn<C, L, I> draw_sorted(int n, const Tap& tap, const Code& code, Vec<Int<C>, L> rank, int most,
+                                         Vec<C, L>* held) {
+    using V = Vec<C, L>;
+    using O = Vec<Int<C>, L>;
+    using K = Codes<C, L, I>;
+    V known[N ? N : 1], known_ranked[N ? N : 1];
+    V* const v = N ? known : held;
+    V* const ranked = N ? known_ranked : held + sorted_room(n);
+    const auto is_zero = rank >= n;
+    rank = is_zero ? fill<O>(-1) : rank;
+    V sum{}, drawn;
+    const auto read = [&](int k) EMPOOL_LAMBDA {
+        v[k] = tap(k);
+        sum += v[k];
+        return v[k];
+    };
+    Mask<C, L> ties{};  // Equal activations come before the drawn one.
+    const auto take = [&](int m) EMPOOL_LAMBDA {
+        if (m == 0) {
+            drawn = ranked[0];
+        } else if (m <= most) {
+            const auto here = equal<C>(rank, m);
+            drawn = select(here, ranked[m], drawn);
+            ties = ties | (here & same(ranked[m - 1], ranked[m]));
+        }
+    };
+    int M = 3;
+    if (!any(rank > 2)) {
+        insert_ranks<3, N>(read, n, ranked);
+        repeat<3, 0>(3, take);
+    } else if constexpr (N > 0) {
+        M = N;
+        repeat<N, 0>(N, [&](int k) EMPOOL_LAMBDA { known_ranked[k] = read(k); });
+        sort_block(known_ranked);
+        repeat<N, 0>(N, take);
+    } else {
+        while (any(rank >= M)) ++M;
+        for (int k = 0; k < n; ++k) ranked[k] = read(k);
+        sort_ranks(ranked, n, M);
+        for (int m = 0; m < M; ++m) take(m);
+    }
+    V value = drawn;
+    K found = fill_code<K>(code(0));
+    // A zero may have the sign of another.
+    if (!any(ties | same(drawn, V{}))) {
+        repeat<N, 0>(n, [&](int i) EMPOOL_LAMBDA {
+            const int k = n - 1 - i;
+            found = select(same(v[k], drawn), fill_code<K>(code(k)), found);
+        });
+    } else {
+        O before = rank;
+        for (int m = 0; m + 1 < M; ++m) before = add_where(greater(ranked[m], drawn), before, fill<O>(-1));
+        repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
+            const auto equals = same(v[k], drawn), here = zero_where(equals, before);
+            value = select(here, v[k], value);
+            found = select(here, fill_code<K>(code(k)), found);
+            before = add_where(equals, before, fill<O>(-1));
+        });
+    }
+    if (any(is_zero)) {
+        const auto none = equal<C>(rank, -1);
+        value = select(none, V{}, value);
+        found = select(none, fill_code<K>(zero_drawn<I>), found);
+    }
+    return {value, found, unordered(sum, sum)};
 }
 
 // The ranks of n activations. Those of a block stay in registers while all later ones pass by. There is room for n
@@ -173,29 +245,6 @@ EMPOOL_NOINLINE void find_ranks(Vec<C, L>* v, int n, Vec<Int<C>, L>* rank) {
         }
         repeat<N, 0>(0, [&](int i) EMPOOL_LAMBDA { rank[first + i] = r[i]; });
     }
-}
-
-// The weighted sum of the M largest of n activations, in rank order; N is n if it is known, or 0. A later activation
-// passes an earlier one only if it is greater, so that equal zeros keep their signs.
-template <class C, int L, int N, int M, class Tap, class Weight>
-EMPOOL_INLINE Vec<C, L> mean_of_ranks(int n, const Tap& tap, const Weight& weight, Vec<C, L> mean, Vec<C, L>& sum) {
-    using V = Vec<C, L>;
-    const int count = N ? N : n;
-    V held[M];
-    held[0] = sum = tap(0);
-    repeat<M, 1>(M, [&](int m) EMPOOL_LAMBDA { held[m] = fill<V>(-static_cast<C>(__builtin_inf())); });
-    repeat<N, 1>(count, [&](int k) EMPOOL_LAMBDA {
-        V v = tap(k);
-        sum += v;
-        repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA {
-            if (N > 0 && m > k) return;
-            const V value = held[m];
-            held[m] = larger(v, value);
-            if (m + 1 < M) v = smaller(v, value);
-        });
-    });
-    repeat<M, 0>(M, [&](int m) EMPOOL_LAMBDA { mean = weight(m, mean, held[m]); });
-    return mean;
 }
 
 }  // namespace EMPOOL_CAPABILITY

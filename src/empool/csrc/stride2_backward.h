@@ -200,6 +200,7 @@ class PlaneGradients {
           planes_(a),
           shift_(side == 3 ? 1 - W_.padding : 0),
           right_cut_(W_.start(W_.out - 1) + side > W_.in),
+          middle_cut_(side == 3 && W_.start(W_.out - 1) + 1 >= W_.in),
           length_((W_.out + L - 1) / L * L + L) {
         below_ = scratch<C, Buffer::sums>(2 * length_);
         // A row of padding, and room for rows that end where the input does.
@@ -294,7 +295,9 @@ class PlaneGradients {
                 load_pairs<L>(rows.in[kh] + shift_ + 2 * ow, one, two);
                 if (rows.inside[kh]) sum += one + two;
                 if (right_cut_ && ow + L >= W_.out) {
-                    two = iota<O>() < static_cast<Int<C>>(W_.out - 1 - ow) ? two : low;
+                    const O whole = iota<O>() < static_cast<Int<C>>(W_.out - 1 - ow);
+                    two = whole ? two : low;
+                    if (middle_cut_) one = whole ? one : low;
                 }
                 if constexpr (side == 2) {
                     v[2 * kh] = one;
@@ -404,7 +407,7 @@ class PlaneGradients {
     const Axis &H_, &W_;
     Planes planes_;
     int64_t shift_;  // from a row's start to the first pair of a middle (or first) tap and the tap after it
-    bool right_cut_;
+    bool right_cut_, middle_cut_;  // whether the last window has no last tap, and no middle one
     int64_t length_, pitch_;
     C* below_;
     T* edge_;

@@ -25,9 +25,10 @@ class RowNumbers {
         const int64_t padded = rows * quads_ + 2 * H;
         quad_ = scratch<uint64_t, Buffer::counters>(2 * padded);
         row_ = quad_ + padded;
-        for (int64_t i = 0; i < padded; ++i) {
-            quad_[i] = static_cast<uint64_t>(i % quads_);
-            row_[i] = static_cast<uint64_t>(i / quads_);
+        for (int64_t i = 0, quad = 0, row = 0; i < padded; ++i) {
+            quad_[i] = static_cast<uint64_t>(quad);
+            row_[i] = static_cast<uint64_t>(row);
+            if (++quad == quads_) quad = 0, ++row;
         }
         u_ = scratch<uint32_t, Buffer::numbers>(4 * padded + 2 * EMPOOL_LANES);
     }
@@ -38,7 +39,7 @@ class RowNumbers {
         const int64_t n = plane / C_;
         if (n / group_ != keyed_) {
             keyed_ = n / group_;
-            for (int l = 0; l < H; ++l) keys_.set(l, seeds_.seed[keyed_]);
+            keys_.set_all(seeds_.seed[keyed_]);
         }
         const V c1 = fill<V>(static_cast<uint64_t>(first_row));
         const V c2 = fill<V>(static_cast<uint64_t>(seeds_.ties_channels() ? 0 : plane % C_));
@@ -111,6 +112,9 @@ class OutputLimits {
         counts.set_row(row, valid, 1, [](int64_t, int64_t n) { return static_cast<uint32_t>(n); });
     }
 
+    // The last rank that may be drawn.
+    EMPOOL_INLINE int most() const { return a_.based ? 9 : static_cast<int>(a_.limits.columns); }
+
   private:
     const RankDraw& a_;
     Ranks ranks_;
@@ -180,18 +184,12 @@ EMPOOL_INLINE Drawn<C, L, uint8_t> stride2_draw_lanes(const Tap& tap, const uint
         const U number = u ? load_raw<U>(u) : U{};
         U rank = ranks_of<L, true>(number, tables.bases.row(row) + f, tables.limits.row(row) + f,
                                    tables.limits.columns(), tables.limits.step());
-        if (!any(rank > 1)) {
-            const auto valid = load_raw<U>(tables.counts.row(row) + f);
-            if (!any(valid < 2)) {
-                return draw_lanes<C, L, uint8_t, side * side, true, false>(side * side, in, code,
-                                                                           passes<C, L>(rank, U{}));
-            }
-        }
         // No activation has the rank that stands for "zero".
         const auto zero = rank >= load_raw<U>(tables.counts.row(row) + f);
         rank = zero ? fill<U>(side * side) : rank;
-        return draw_rank<C, L, uint8_t, side * side>(
-            in, code, __builtin_convertvector(bits<Vec<int32_t, L>>(rank), Vec<Int<C>, L>));
+        const auto wanted = __builtin_convertvector(bits<Vec<int32_t, L>>(rank), Vec<Int<C>, L>);
+        if constexpr (side == 2) return draw_rank<C, L, uint8_t, 4>(in, code, wanted);
+        return draw_sorted<C, L, uint8_t, 9>(9, in, code, wanted, tables.most(), nullptr);
     }
 }
 
@@ -228,6 +226,8 @@ void stride2_draw(const RankDraw& a, int64_t begin, int64_t end) {
             const int64_t row = valid_rows(H, oh) - 1;
             const int64_t at = (plane * H.out + oh) * OW;
             O special{};
+            // What the next strip's row reads and writes.
+            prefetch_row(in, (2 * (oh + strips.strip)) * W.in, 2 * W.in);
             for (int64_t ow = 0; ow < OW; ow += L) {
                 const auto tap = [&](int kh, int kw) EMPOOL_LAMBDA {
                     return load_raw<V>(kw == 1 ? phase1[kh] + ow : phase0[kh] + ow + kw / 2);

@@ -4,7 +4,7 @@
 // that are -inf themselves. A row with a NaN is gone through again, output by output.
 #pragma once
 
-#include "ranks.h"
+#include "sorted.h"
 #include "stride2.h"
 
 namespace empool {
@@ -72,18 +72,16 @@ void stride2_mean(const RankMean& a, int64_t begin, int64_t end) {
             const C *w = weights.row(row), *s = start.row(row);
             T* to = out + (plane * H.out + oh) * OW;
             for (int64_t ow = 0; ow < OW; ow += L) {
-                V unused;
-                const V mean = mean_of_ranks<C, L, side * side, M>(
-                    side * side,
-                    [&](int k) EMPOOL_LAMBDA {
-                        const int kh = k / side, kw = k % side;
-                        return load_raw<V>(kw == 1 ? phase1[kh] + ow : phase0[kh] + ow + kw / 2);
-                    },
-                    [&](int m, V sum, V value) EMPOOL_LAMBDA {
-                        const V weight = load_raw<V>(w + m * weights.step() + ow);
-                        return select(unequal(weight, V{}), sum + weight * value, sum);
-                    },
-                    load_raw<V>(s + ow), unused);
+                V v[side * side], mean = load_raw<V>(s + ow);
+                repeat<side * side, 0>(0, [&](int k) EMPOOL_LAMBDA {
+                    const int kh = k / side, kw = k % side;
+                    v[k] = load_raw<V>(kw == 1 ? phase1[kh] + ow : phase0[kh] + ow + kw / 2);
+                });
+                sort_first<M, true>(v);
+                repeat<M, 0>(0, [&](int m) EMPOOL_LAMBDA {
+                    const V weight = load_raw<V>(w + m * weights.step() + ow);
+                    mean = select(unequal(weight, V{}), mean + weight * v[m], mean);
+                });
                 store_until<L>(to + ow, round_to<T, L>(mean), out_end);
             }
             for (int64_t ow = 0; nan && ow < OW; ++ow) mean_nan_one(g, in, oh, ow, to + ow);

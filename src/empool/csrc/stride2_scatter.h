@@ -131,7 +131,7 @@ EMPOOL_INLINE void stride2_scatter_row(const DrawnRow<T> (&row)[2], int64_t W, T
 template <class T, int side, int padding>
 void stride2_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
-    const Axis &H = g.axis[1], &W = g.axis[2];
+    const Axis H = g.axis[1], W = g.axis[2];
     const Strips strips = stride2_scatter_strips(g);
     T* grad_input = static_cast<T*>(a.grad_input);
     T* const to_end = grad_input + strips.before(end) * W.in;
@@ -144,12 +144,18 @@ void stride2_scatter(const DrawnScatter& a, int64_t begin, int64_t end) {
         for (int64_t ih = strips.first(unit); ih < strips.last(unit); ++ih) {
             DrawnRow<T> row[2] = {};
             int count = 0;
-            int64_t oh, last;
-            for (H.outputs(ih, oh, last); oh < last; ++oh) {
-                const int64_t kh = H.tap(oh, ih);
-                if (kh < 0) continue;
+            const int64_t y = ih + H.padding;
+            const auto add = [&](int kh) EMPOOL_LAMBDA {
+                const int64_t oh = (y - kh) >> 1;
+                if (oh < 0 || oh >= H.out) return;
                 rows.at(oh, row[count].grad, row[count].code);
-                row[count++].first_code = static_cast<int>(kh) * side;
+                row[count++].first_code = kh * side;
+            };
+            if (y & 1) {
+                add(1);
+            } else {
+                if (side == 3) add(2);
+                add(0);
             }
             T* to = grad_input + (plane * H.in + ih) * W.in;
             if (count == 0) stride2_scatter_row<T, side, padding, 0>(row, W.in, to, to_end);

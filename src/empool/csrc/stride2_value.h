@@ -167,7 +167,7 @@ class ValueRows {
         C *weight = weights_.at(ih + first_slot_), *product = products_.at(ih + first_slot_);
         const auto step = [&](int64_t i, V a, int64_t position) EMPOOL_LAMBDA {
             if constexpr (soft) {
-                const V e = exp_near<L>(beta(position) * a);
+                const V e = exp2_near<T, L>(a, beta(position) * log2e);
                 store_raw(weight + i, e);
                 store_raw(product + i, e * a);
             } else {

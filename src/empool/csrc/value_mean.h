@@ -83,17 +83,22 @@ EMPOOL_INLINE ValueMeanOf<C, L> soft_mean_of_scores(int n, const Tap& tap, Vec<C
     return {mean, total};
 }
 
-// held[0..n) become the weights, up to a common factor.
-template <class C, int L, int N, class Tap>
-EMPOOL_INLINE ValueMeanOf<C, L> soft_mean(int n, const Tap& tap, Vec<C, L> beta, Vec<C, L>* held) {
+// held[0..n) become the weights, up to a common factor, if `keeps`; else it is memory. Where the sums stay in range,
+// the first activation takes the place of the largest.
+template <class T, int L, int N, bool keeps, class Tap>
+EMPOOL_INLINE ValueMeanOf<Compute<T>, L> soft_mean(int n, const Tap& tap, Vec<Compute<T>, L> beta,
+                                                   Vec<Compute<T>, L>* held) {
+    using C = Compute<T>;
     using V = Vec<C, L>;
     if constexpr (sizeof(C) == 4) {
-        V total{}, sum{};
-        repeat<N, 0>(n, [&](int k) EMPOOL_LAMBDA {
-            const V a = tap(k), e = exp_near<L>(beta * a);
-            held[k] = e;
+        const V first = tap(0), scale = beta * log2e;
+        V total = fill<V>(C(1)), sum = first;
+        if (keeps) held[0] = total;
+        repeat<N, 1>(n, [&](int k) EMPOOL_LAMBDA {
+            const V a = tap(k), e = exp2_near<T, L>(a - first, scale);
+            if (keeps) held[k] = e;
             total += e;
-            sum += e * a;
+            sum = multiply_add(e, a, sum);
         });
         if (!any(~is_near<true>(total, sum))) return {sum / total, total};
     }
@@ -117,12 +122,16 @@ EMPOOL_INLINE void value_mean_lanes(const Window<T, I>& w, const Beta<T>& beta, 
     using V = Vec<C, L>;
     const TapPointers<N, T> taps(w.in, w.taps);
     for_lanes<L>(w.count, [&](int64_t c) EMPOOL_LAMBDA {
-        const auto tap = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(taps.in(k) + c); };
+        const auto tap = [&](int k) EMPOOL_LAMBDA -> V {
+            if (N == 0) prefetch(taps.in(k) + c, L);
+            return load<L>(taps.in(k) + c);
+        };
         if (beta.none()) {
             store<L>(w.out + c, positive_mean<C, L, N>(w.taps.n, tap).mean);
         } else {
             V registers[N ? N : 1];
-            store<L>(w.out + c, soft_mean<C, L, N>(w.taps.n, tap, beta.at(c), N ? registers : memory).mean);
+            const auto mean = soft_mean<T, L, N, false>(w.taps.n, tap, beta.at(c), N ? registers : memory);
+            store<L>(w.out + c, mean.mean);
         }
     });
 }

@@ -169,13 +169,18 @@ EMPOOL_INLINE V larger(V a, V b) {
 #if defined(__x86_64__)
     if constexpr (sizeof(C) == 4 && sizeof(V) == 16) return bits<V>(_mm_max_ps(bits<__m128>(a), bits<__m128>(b)));
     if constexpr (sizeof(C) == 8 && sizeof(V) == 16) return bits<V>(_mm_max_pd(bits<__m128d>(a), bits<__m128d>(b)));
+    if constexpr (sizeof(C) == 2 && sizeof(V) == 16) return bits<V>(_mm_max_epi16(bits<__m128i>(a), bits<__m128i>(b)));
 #if EMPOOL_LANES >= 8
     if constexpr (sizeof(C) == 4 && sizeof(V) == 32) return bits<V>(_mm256_max_ps(bits<__m256>(a), bits<__m256>(b)));
     if constexpr (sizeof(C) == 8 && sizeof(V) == 32) return bits<V>(_mm256_max_pd(bits<__m256d>(a), bits<__m256d>(b)));
+    if constexpr (sizeof(C) == 2 && sizeof(V) == 32)
+        return bits<V>(_mm256_max_epi16(bits<__m256i>(a), bits<__m256i>(b)));
 #endif
 #if EMPOOL_LANES >= 16
     if constexpr (sizeof(C) == 4 && sizeof(V) == 64) return bits<V>(_mm512_max_ps(bits<__m512>(a), bits<__m512>(b)));
     if constexpr (sizeof(C) == 8 && sizeof(V) == 64) return bits<V>(_mm512_max_pd(bits<__m512d>(a), bits<__m512d>(b)));
+    if constexpr (sizeof(C) == 2 && sizeof(V) == 64)
+        return bits<V>(_mm512_max_epi16(bits<__m512i>(a), bits<__m512i>(b)));
 #endif
 #endif
     return a > b ? a : b;
@@ -187,13 +192,18 @@ EMPOOL_INLINE V smaller(V a, V b) {
 #if defined(__x86_64__)
     if constexpr (sizeof(C) == 4 && sizeof(V) == 16) return bits<V>(_mm_min_ps(bits<__m128>(b), bits<__m128>(a)));
     if constexpr (sizeof(C) == 8 && sizeof(V) == 16) return bits<V>(_mm_min_pd(bits<__m128d>(b), bits<__m128d>(a)));
+    if constexpr (sizeof(C) == 2 && sizeof(V) == 16) return bits<V>(_mm_min_epi16(bits<__m128i>(b), bits<__m128i>(a)));
 #if EMPOOL_LANES >= 8
     if constexpr (sizeof(C) == 4 && sizeof(V) == 32) return bits<V>(_mm256_min_ps(bits<__m256>(b), bits<__m256>(a)));
     if constexpr (sizeof(C) == 8 && sizeof(V) == 32) return bits<V>(_mm256_min_pd(bits<__m256d>(b), bits<__m256d>(a)));
+    if constexpr (sizeof(C) == 2 && sizeof(V) == 32)
+        return bits<V>(_mm256_min_epi16(bits<__m256i>(b), bits<__m256i>(a)));
 #endif
 #if EMPOOL_LANES >= 16
     if constexpr (sizeof(C) == 4 && sizeof(V) == 64) return bits<V>(_mm512_min_ps(bits<__m512>(b), bits<__m512>(a)));
     if constexpr (sizeof(C) == 8 && sizeof(V) == 64) return bits<V>(_mm512_min_pd(bits<__m512d>(b), bits<__m512d>(a)));
+    if constexpr (sizeof(C) == 2 && sizeof(V) == 64)
+        return bits<V>(_mm512_min_epi16(bits<__m512i>(b), bits<__m512i>(a)));
 #endif
 #endif
     return b < a ? b : a;
@@ -534,6 +544,13 @@ EMPOOL_INLINE void for_pairs(const Body& body) {
 template <bool writes = false, class T>
 EMPOOL_INLINE void prefetch(const T* p, int64_t offset = 0) {
     __builtin_prefetch(reinterpret_cast<const char*>(p) + offset * static_cast<int64_t>(sizeof(T)), writes);
+}
+
+// The lines of `count` elements.
+template <bool writes = false, class T>
+EMPOOL_INLINE void prefetch_row(const T* p, int64_t offset, int64_t count) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < count; i += line) prefetch<writes>(p, offset + i);
 }
 
 }  // namespace EMPOOL_CAPABILITY

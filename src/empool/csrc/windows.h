@@ -5,13 +5,11 @@
 
 #include "arguments.h"
 #include "philox.h"
+#include "ranks.h"
 #include "tile.h"
 
 namespace empool {
 namespace EMPOOL_CAPABILITY {
-
-template <class I>
-constexpr I zero_drawn = sizeof(I) == 1 ? static_cast<I>(255) : static_cast<I>(-1);
 
 // The taps' pointers and offsets, in registers if their number is known to be N > 0: stores through other pointers
 // would have them read again and again.
