@@ -20,7 +20,7 @@ EMPOOL_NOINLINE void beta_grad_window(const SummedWindow<T>& w, const Beta<T>& b
         const auto tap = [&](int k) EMPOOL_LAMBDA -> V { return load<L>(taps.in(k) + c); };
         V registers[N ? N : 1], variance{};
         V* held = N ? registers : memory;
-        const auto [mean, total] = soft_mean<C, L, N>(w.taps.n, tap, beta.at(c), held);
+        const auto [mean, total] = soft_mean<C, L, N, true>(w.taps.n, tap, beta.at(c), held);
         const V middle = mean;
         repeat<N, 0>(w.taps.n, [&](int k) EMPOOL_LAMBDA {
             w.prefetch_below(taps.in(k) + c);

@@ -258,8 +258,8 @@ Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, 
     return grad_input;
 }
 
-// Writes the gradient of a table, which has `size` numbers for all channels or for each, of the planes' sums. Planes are
-// added in their order, whatever the number of threads.
+// Writes the gradient of a table, which has `size` numbers for all channels or for each, of the planes' sums. Planes
+// are added in their order, whatever the number of threads.
 void write_sum(const std::vector<double>& sums, const Geometry& g, int64_t size, Tensor& gradient) {
     const bool by_channel = gradient.numel() > size;
     std::vector<double> total(static_cast<size_t>(gradient.numel()), 0.0);
