@@ -12,7 +12,7 @@ namespace EMPOOL_CAPABILITY {
 template <class T>
 bool small_planes(const Geometry& g, int64_t sets) {
     const int64_t bytes = g.in_size() * lanes<T> * static_cast<int64_t>(sizeof(T));
-    return stride2_side(g) != 0 && !g.channels_last && sets == 1 && bytes <= 64 * 1024 &&
+    return stride2_side(g) != 0 && !g.channels_last && sets <= 1 && bytes <= 64 * 1024 &&
            for_counts(g, [](int64_t n) { return n > 0; });
 }
 
@@ -45,7 +45,7 @@ void backward_of_small_planes_as(const Mean& a, int64_t begin, int64_t end) {
     image.geometry.channels_last = true;
     image.input = image.output = tile;
     image.grad_output = grad;
-    ChannelGradients<T, side, Channels, Mean> gradients(image);
+    ChannelGradients<T, side, Channels, Mean, L> gradients(image);
     for (int64_t unit = begin; unit < end; ++unit) {
         const PlaneBlock block(g, unit, L);
         const T *in = static_cast<const T*>(a.input), *grad_output = static_cast<const T*>(a.grad_output);

@@ -46,7 +46,8 @@ class ValueChannels {
     LaneTable<double, Buffer::table> betas_;
 };
 
-template <class T, int side, class Channels, class Mean>
+// `known` is the number of channels if the compiler is to know it: planes side by side in the cache; or 0.
+template <class T, int side, class Channels, class Mean, int known = 0>
 class ChannelGradients {
     using C = Compute<T>;
     static constexpr int L = lanes<T>, taps = side * side;
@@ -60,35 +61,35 @@ class ChannelGradients {
           W_(g_.axis[2]),
           channels_(a),
           shares_(channels_.of(0)),
-          below_(scratch<C, Buffer::sums>((2 * W_.out + 1) * g_.C)),
-          next_(scratch<C, Buffer::ranked>(side * g_.C)),
-          sink_(scratch<T, Buffer::output>(g_.C)) {}
+          below_(scratch<C, Buffer::sums>((2 * W_.out + 1) * count())),
+          next_(scratch<C, Buffer::ranked>(side * count())),
+          sink_(scratch<T, Buffer::output>(count())) {}
 
     void set_image(int64_t n) {
-        in_ = static_cast<const T*>(a_.input) + n * g_.in_size() * g_.C;
-        grad_ = static_cast<const T*>(a_.grad_output) + n * g_.out_size() * g_.C;
-        out_ = static_cast<T*>(a_.output) + n * g_.in_size() * g_.C;
-        clear(below_, (2 * W_.out + 1) * g_.C);
+        in_ = static_cast<const T*>(a_.input) + n * g_.in_size() * count();
+        grad_ = static_cast<const T*>(a_.grad_output) + n * g_.out_size() * count();
+        out_ = static_cast<T*>(a_.output) + n * g_.in_size() * count();
+        clear(below_, (2 * W_.out + 1) * count());
     }
 
     // One row of outputs; the input's rows that it completes are stored if asked for.
     void pass(int64_t oh, bool store) {
-        clear(next_, side * g_.C);
+        clear(next_, side * count());
         T* row[2] = {row_of(H_.start(oh), store), row_of(H_.start(oh) + 1, store)};
         for (int64_t ow = 0; ow < W_.out; ++ow) {
             const int64_t x = W_.start(ow);
             const Target to = {at(row[0], x), at(row[0], x + 1), at(row[1], x), at(row[1], x + 1),
-                               below_ + 2 * ow * g_.C};
+                               below_ + 2 * ow * count()};
             visit(oh, ow, to);
         }
         const int64_t x = W_.start(W_.out);
         if (side == 3) {
-            C* below = below_ + 2 * W_.out * g_.C;
+            C* below = below_ + 2 * W_.out * count();
             T *to0 = at(row[0], x), *to1 = at(row[1], x);
-            for (int64_t c = 0; c < g_.C; c += L) {
+            for (int64_t c = 0; c < count(); c += L) {
                 store_rounded(to0 + c, load_raw<V>(below + c) + load_raw<V>(next_ + c));
-                store_rounded(to1 + c, load_raw<V>(next_ + g_.C + c));
-                store_raw(below + c, load_raw<V>(next_ + 2 * g_.C + c));
+                store_rounded(to1 + c, load_raw<V>(next_ + count() + c));
+                store_raw(below + c, load_raw<V>(next_ + 2 * count() + c));
             }
         }
         for (T* to : row) clear_from(to, x + (side == 3));
@@ -101,7 +102,8 @@ class ChannelGradients {
             T* row = row_of(ih, true);
             for (int64_t column = 0; column <= 2 * W_.out; ++column) {
                 T* to = at(row, column - W_.padding);
-                for (int64_t c = 0; c < g_.C; c += L) store_rounded(to + c, load_raw<V>(below_ + column * g_.C + c));
+                for (int64_t c = 0; c < count(); c += L)
+                    store_rounded(to + c, load_raw<V>(below_ + column * count() + c));
             }
             clear_from(row, W_.start(W_.out) + 1);
             ++ih;
@@ -110,6 +112,8 @@ class ChannelGradients {
     }
 
   private:
+    EMPOOL_INLINE int64_t count() const { return known ? known : g_.C; }
+
     // The two columns of rows 2i and 2i + 1, and of row 2i + 2.
     struct Target {
         T *even0, *odd0, *even1, *odd1;
@@ -123,26 +127,26 @@ class ChannelGradients {
     static EMPOOL_INLINE void store_rounded(T* p, V v) { store<L>(p, v); }
 
     T* row_of(int64_t ih, bool store) const {
-        return store && ih >= 0 && ih < H_.in ? out_ + ih * W_.in * g_.C : nullptr;
+        return store && ih >= 0 && ih < H_.in ? out_ + ih * W_.in * count() : nullptr;
     }
-    EMPOOL_INLINE T* at(T* row, int64_t iw) const { return row && iw >= 0 && iw < W_.in ? row + iw * g_.C : sink_; }
+    EMPOOL_INLINE T* at(T* row, int64_t iw) const { return row && iw >= 0 && iw < W_.in ? row + iw * count() : sink_; }
     void clear_from(T* row, int64_t iw) const {
-        if (row && iw < W_.in) clear(row + iw * g_.C, (W_.in - iw) * g_.C);
+        if (row && iw < W_.in) clear(row + iw * count(), (W_.in - iw) * count());
     }
 
     EMPOOL_INLINE void visit(int64_t oh, int64_t ow, const Target& to) {
         const int64_t ih0 = H_.start(oh), iw0 = W_.start(ow);
-        const T* grad = grad_ + (oh * W_.out + ow) * g_.C;
+        const T* grad = grad_ + (oh * W_.out + ow) * count();
         if (ih0 >= 0 && ih0 + side <= H_.in && iw0 >= 0 && iw0 + side <= W_.in) {
             if (n_ != taps) set_count(taps);
-            return give_all<taps>(in_ + (ih0 * W_.in + iw0) * g_.C, nullptr, nullptr, grad, to);
+            return give_all<taps>(in_ + (ih0 * W_.in + iw0) * count(), nullptr, nullptr, grad, to);
         }
         const T* in[taps];
         int place[taps], n = 0;
         for (int k = 0; k < taps; ++k) {
             const int64_t ih = ih0 + k / side, iw = iw0 + k % side;
             if (ih < 0 || ih >= H_.in || iw < 0 || iw >= W_.in) continue;
-            in[n] = in_ + (ih * W_.in + iw) * g_.C;
+            in[n] = in_ + (ih * W_.in + iw) * count();
             place[n++] = k;
         }
         if (n != n_) set_count(n);
@@ -166,16 +170,16 @@ class ChannelGradients {
                                   const Target& target) {
         const Target to = target;
         const T* in[N];
-        const int64_t row = W_.in * g_.C;
+        const int64_t row = W_.in * count();
         repeat<N, 0>(
-            N, [&](int k) EMPOOL_LAMBDA { in[k] = N == taps ? first + k / side * row + k % side * g_.C : tap[k]; });
+            N, [&](int k) EMPOOL_LAMBDA { in[k] = N == taps ? first + k / side * row + k % side * count() : tap[k]; });
         const typename Channels::Shares shares = shares_;
-        C *const next = next_, *const next1 = next_ + g_.C, *const next2 = next_ + 2 * g_.C;
-        C* const below1 = to.below + g_.C;
-        const int64_t ahead = 2 * W_.in * g_.C;
-        for (int64_t c = 0; c < g_.C; c += L) {
+        C *const next = next_, *const next1 = next_ + count(), *const next2 = next_ + 2 * count();
+        C* const below1 = to.below + count();
+        const int64_t ahead = 2 * W_.in * count();
+        for (int64_t c = 0; c < count(); c += L) {
             V v[N], part[N], given[taps];
-            if constexpr (N == taps) {
+            if constexpr (N == taps && known == 0) {
                 // What the window below reads and writes for the first time.
                 repeat<taps, taps - 2 * side>(taps, [&](int k) EMPOOL_LAMBDA {
                     if (k % side < 2) prefetch(in[k] + c, ahead);
