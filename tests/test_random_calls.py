@@ -18,7 +18,6 @@ from empool._window import Geometry
 from tolerances import MEANS, assert_same_numbers
 
 ops = torch.ops.empool
-pytestmark = pytest.mark.usefixtures("filled_memory")
 BLOCKS = 200 if os.environ.get("EMPOOL_HYPOTHESIS") == "search" else 10
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 EXACT = ("rank_draw", "value_draw", "drawn_scatter", "drawn_gather", "rank_mean")
