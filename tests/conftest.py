@@ -17,8 +17,8 @@ import hypothesis
 import pytest
 import torch
 
-M_PERTURB = -6
-"""Of glibc's `mallopt`: new memory holds the complement of this byte."""
+M_PERTURB, BYTE = -6, 0x100
+"""Of glibc's `mallopt`: every byte of new memory becomes the complement of BYTE's lowest, 255, unless BYTE is 0."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # As in what a shell starts in the background, or nohup.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,19 +48,14 @@ def _global_flags_can_be_set() -> None:
     torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 
-@pytest.fixture
-def filled_memory() -> Iterator[bool]:
-    """Fill what the CPU's allocator hands out, where it can: what a kernel leaves unwritten is not right by chance.
+@pytest.fixture(scope="session", autouse=True)
+def filled_memory() -> bool:
+    """Fill new memory with NaN, and integers with -1, where the C library can: an output that no kernel wrote shows.
 
     PyTorch's own filling is not for tensors that are made by way of its stable C interface.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    fills = hasattr(library, "mallopt")
-    if fills:
-        library.mallopt(M_PERTURB, 1)
-    yield fills
-    if fills:
-        library.mallopt(M_PERTURB, 0)
+    return hasattr(library, "mallopt") and bool(library.mallopt(M_PERTURB, BYTE))
 
 
 @pytest.fixture(scope="session")
