@@ -347,7 +347,10 @@ def _table(before: str, after: str) -> str:
         "| inference | of copy | of max |",
         "| --- " * 13 + "|",
     ]
-    for first, second in zip(earlier["results"], later["results"], strict=True):
+    named = ("shape", "window", "dtype", "layout")
+    known = {str([result[name] for name in named]): result for result in earlier["results"]}
+    for second in later["results"]:
+        first = known[str([second[name] for name in named])]
         us = {n: [f"{result['seconds'][n] * 1e6:.0f}" for result in (first, second)] for n in names}
         times = {name: " -> ".join(pair) for name, pair in us.items()}
         # Of the faster of the two copies: an earlier one was timed while the clocks were still low.

@@ -390,6 +390,8 @@ def calls(case: Case, dtype: torch.dtype, distributions: Sequence[str] = tuple(D
             ("value_mean", name, (input, beta, *geometry)),
             ("value_mean_backward", name, (grad_output, input, beta, *geometry)),
         ]
+        if beta is not None:
+            found.append(("value_mean_beta_grad", name, (grad_output, input, beta, *geometry)))
     tables = {
         name: (thresholds(d, counts), weights(d, counts)) for name in distributions for d in [DISTRIBUTIONS[name]]
     }

@@ -29,12 +29,18 @@ KERNELS = (
     "value_mean",
     "value_mean_backward",
 )
-"""The operators that have kernels of their own; the rest are the reference everywhere."""
+"""The operators that have kernels of their own everywhere."""
+CPU_ALONE = ("value_mean_beta_grad",)
+"""Those that have one on a CPU; the rest are the reference everywhere."""
 NEAR = ("rank_mean_weight_grad", "value_mean", "value_mean_backward")
 """Those whose sums may be taken in another order, on every device."""
 DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
 REQUIRED = [{"triton": "cuda"}.get(name, name) for name in os.environ.get("EMPOOL_REQUIRE", "").split(",") if name]
 ops = torch.ops.empool
+
+
+def _kernels(device: str) -> tuple[str, ...]:
+    return (*KERNELS, *CPU_ALONE) if device == "cpu" else KERNELS
 
 
 def _has_kernel(name: str, device: str) -> bool:
@@ -52,7 +58,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 def test_kernels_tells_what_the_dispatcher_runs() -> None:
     table = empool.kernels()
-    assert set(table) == set(ops) | set(KERNELS) | {"rank_mean_jvp", "rank_mean_weight_grad_jvp"}
+    assert set(table) == set(ops) | set(_kernels("cpu")) | {"rank_mean_jvp", "rank_mean_weight_grad_jvp"}
     for name, devices in table.items():
         assert set(devices) == {"cpu", "cuda"}
         for device, kernel in devices.items():
@@ -68,7 +74,7 @@ def test_new_memory_is_filled(filled_memory: bool) -> None:
 
 @pytest.mark.parametrize("device", REQUIRED)
 def test_required_kernels_are_there(device: str) -> None:
-    missing = {name: empool.kernels()[name][device] for name in KERNELS if not _has_kernel(name, device)}
+    missing = {name: empool.kernels()[name][device] for name in _kernels(device) if not _has_kernel(name, device)}
     assert not missing
 
 
@@ -82,7 +88,13 @@ def _check(call: Call, device: str, dtype: torch.dtype) -> None:
     result = getattr(ops, name)(*_moved(args, device))
     expected = getattr(reference, name)(*args)
     what = f"{name} {what} {dtype}"
-    if name in NEAR:
+    if name == "value_mean_beta_grad":  # One sum of all windows, in the type of what is summed.
+        sizes = reference.value_mean_beta_grad(args[0].abs(), *args[1:]).nan_to_num(1).clamp(min=1e-6)
+        near = max(torch.finfo(t).eps for t in (expected.dtype, torch.promote_types(dtype, torch.float32)))
+        torch.testing.assert_close(
+            result / sizes, expected / sizes, rtol=0, atol=16 * near, equal_nan=True, msg=lambda text: f"{what}\n{text}"
+        )
+    elif name in NEAR:
         # A slope is a difference of what may be nearly equal.
         near = {key: value * (10 if name.endswith("backward") else 1) for key, value in MEANS[expected.dtype].items()}
         torch.testing.assert_close(result.cpu(), expected, equal_nan=True, **near, msg=lambda text: f"{what}\n{text}")
@@ -122,7 +134,7 @@ def _distributions(case: Case, dtype: torch.dtype) -> tuple[str, ...]:
 )
 def test_kernel(case: Case, dtype: torch.dtype, device: str) -> None:
     for call in calls(case, dtype, _distributions(case, dtype)):
-        if call[0] in KERNELS:
+        if call[0] in _kernels(device):
             _check(call, device, dtype)
 
 
@@ -132,7 +144,7 @@ def check_every_second_case(capability: str) -> None:
     for index, case in enumerate(CASES[::2]):
         dtype = DTYPES[index % 4]
         for call in calls(case, dtype, _distributions(case, dtype)):
-            if call[0] in KERNELS:
+            if call[0] in _kernels("cpu"):
                 _check(call, "cpu", dtype)
 
 
@@ -327,6 +339,24 @@ def test_sums_that_leave_the_range(window: tuple[int, ...], layout: str, device:
             input[4] = input[4].clamp(-1, 1) * (0.9 * torch.finfo(dtype).max)
         _check(("value_mean", f"{beta}", (input, beta, *case.geometry)), device, dtype)
         _check(("value_mean_backward", f"{beta}", (gradient, input, beta, *case.geometry)), device, dtype)
+        if beta is not None and device == "cpu":
+            for wide in (beta, beta.double()):
+                _check(("value_mean_beta_grad", f"{wide}", (gradient, input, wide, *case.geometry)), device, dtype)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 1, 0)], ids=str)
+def test_the_gradient_of_beta_far_from_zero(window: tuple[int, ...], layout: str) -> None:
+    """A variance is no difference of squares: it is right where activations are alike but for their last bits."""
+    case = Case("far", (2, 33, 9, 8), *window, layout=layout)
+    exact = (case.input(torch.float64) * 16).round() / 16
+    for beta in (torch.tensor(-1.5), torch.linspace(-2, 2, 33)):
+        whole = (case.grad_output(torch.float64).abs(), exact, beta.double(), *case.geometry)
+        expected = reference.value_mean_beta_grad(*whole)
+        for far in (0.0, 4096.0, -65536.0):
+            input, gradient = (exact + far).float(), case.grad_output(torch.float64).abs().float()
+            found = ops.value_mean_beta_grad(gradient, input, beta, *case.geometry)
+            torch.testing.assert_close(found, expected.float(), rtol=2e-2 if far else 1e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("tied", [0, 1, 2, 3])

@@ -57,6 +57,7 @@ class Call:
             "rank_mean_weight_grad": (self.grad_output, *mean),
             "value_mean": value,
             "value_mean_backward": (self.grad_output, *value),
+            **({} if self.beta is None else {"value_mean_beta_grad": (self.grad_output, *value)}),
         }
 
 
@@ -162,6 +163,9 @@ def test_a_random_call_gives_what_the_reference_gives(block: int) -> None:
             near = {**MEANS[expected.dtype], "atol": 20 * MEANS[call.input.dtype]["atol"]}  # Sums of several windows.
             if name == "rank_mean_weight_grad":  # One sum of all windows, of float32 products at least.
                 near = {"rtol": 1e-4, "atol": 1e-5 * max(call.grad_output.abs().sum().item(), 1)}
+            if name == "value_mean_beta_grad":
+                sizes = reference.value_mean_beta_grad(call.grad_output.abs(), *arguments[1:])
+                near = {"rtol": 1e-4, "atol": 1e-5 * max(*sizes.nan_to_num(1, 1, 1).flatten().tolist(), 1)}
             torch.testing.assert_close(
                 actual, expected, **near, equal_nan=True, msg=lambda text, what=what: f"{what}\n{text}"
             )

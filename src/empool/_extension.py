@@ -18,9 +18,12 @@ OPERATORS = (
     "rank_mean_weight_grad",
     "value_mean",
     "value_mean_backward",
+    "value_mean_beta_grad",
 )
 """The operators that the compiled part implements."""
-RECALLED = tuple(name for name in OPERATORS if name not in ("drawn_gather", "rank_mean_weight_grad"))
+RECALLED = tuple(
+    name for name in OPERATORS if name != "drawn_gather" and not name.endswith(("weight_grad", "beta_grad"))
+)
 """Those that it also implements with the whole numbers of a call as one, which it remembers."""
 
 _NOT_BUILT = (

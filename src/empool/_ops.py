@@ -29,6 +29,7 @@ SCHEMAS = {
     "rank_mean_weight_grad_jvp": f"(Tensor grad_output, Tensor tangent, Tensor input, {_RANKS}",
     "value_mean": f"(Tensor input, {_VALUES}",
     "value_mean_backward": f"(Tensor grad_output, Tensor input, {_VALUES}",
+    "value_mean_beta_grad": f"(Tensor grad_output, Tensor input, {_VALUES.replace('?', '')}",
 }
 """Every operator; `empool.reference` says what its arguments mean."""
 
@@ -90,6 +91,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "rank_mean_weight_grad_jvp": lambda grad_output, tangent, input, weights, *rest: _fake_table(weights),
     "value_mean": lambda input, beta, *geometry: _fake_output(input, *geometry),
     "value_mean_backward": _fake_backward,
+    "value_mean_beta_grad": lambda grad_output, input, beta, *geometry: _fake_table(beta),
 }
 
 
@@ -396,7 +398,7 @@ class _RankMeanWeightGradJvp(_RankForm):
 
 
 class _ValueMean(_Derivative):
-    """Its backward is an operator; every further derivative is PyTorch's, of the plain formulas."""
+    """Its gradients are operators; every further derivative is PyTorch's, of the plain formulas."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -412,9 +414,7 @@ class _ValueMean(_Derivative):
         if ctx.needs_input_grad[2]:
             grad_input = call("value_mean_backward", grad, input, beta, *ctx.geometry)
         if ctx.needs_input_grad[3]:
-            slope = reference.value_mean_beta_slope(input, beta, *ctx.geometry)
-            channels = (grad * slope).transpose(0, 1).flatten(1).sum(1)
-            grad_beta = (channels if beta.numel() > 1 else channels.sum()).reshape(beta.shape).to(beta.dtype)
+            grad_beta = call("value_mean_beta_grad", grad, input, beta, *ctx.geometry)
         return None, None, grad_input, grad_beta, *[None] * len(ctx.geometry)
 
     @staticmethod
@@ -485,6 +485,10 @@ def call(name: str, *args: Any) -> Any:
 # a gradient is theirs, into the channels, which may each have a table.
 
 
+_OF_TABLES = ("rank_mean_weight_grad", "rank_mean_weight_grad_jvp", "value_mean_beta_grad")
+"""The operators whose result is a table's gradient."""
+
+
 def _table_index(name: str) -> int:
     """Return which argument is the table; -1, which is no tensor, if there is none."""
     names = [argument.name for argument in OPERATORS[name]._schema.arguments]
@@ -500,7 +504,7 @@ def _vmap(name: str, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any
         in_dims, by_table = [*in_dims[:at], None, *in_dims[at + 1 :]], False
     if draws and by_table:
         return _one_by_one(name, batch, in_dims, args)
-    if by_table or name.startswith("rank_mean_weight_grad"):
+    if by_table or name in _OF_TABLES:
         return _by_channels(name, batch, in_dims, args, at)
     examples = [_batched(arg, dim, batch) for arg, dim in zip(args, in_dims, strict=True)]
     images = examples[0].size(1)
@@ -548,9 +552,9 @@ def _by_channels(name: str, batch: int, in_dims: Sequence[Any], args: Sequence[A
         else:
             folded.append(example.movedim(0, 1).flatten(1, 2) if isinstance(example, Tensor) else example)
     result = OPERATORS[name](*folded)
-    if name.startswith("rank_mean_weight_grad"):
-        result = result.unflatten(0, (batch, channels))
-        return result if examples[at].size(1) == channels else result.sum(1, keepdim=True), 0
+    if name in _OF_TABLES:
+        result, shape = result.unflatten(0, (batch, channels)), examples[at].shape
+        return (result if shape[1:2] == (channels,) else result.sum(1, keepdim=True)).reshape(shape), 0
     return result.unflatten(1, (batch, channels)), 1
 
 

@@ -222,6 +222,13 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
     return _window.dense(grad_input.to(input.dtype), _window.is_channels_last(input))
 
 
+def value_mean_beta_grad(grad_output: Tensor, input: Tensor, beta: Tensor, *geometry: Any) -> Tensor:
+    """Return the gradient of beta: the sum of gradient times slope over the windows it serves, in float64."""
+    slope = value_mean_beta_slope(input, beta, *geometry)
+    channels = (grad_output.double() * slope).transpose(0, 1).flatten(1).sum(1)
+    return (channels.sum() if beta.numel() == 1 else channels).reshape(beta.shape).to(beta.dtype)
+
+
 def value_slopes(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Return how much each activation changes `value_mean`: ``(N, C, *output, K)``, float32 at least."""
     values, share, mean = _value_terms(input, beta, Geometry(*geometry))

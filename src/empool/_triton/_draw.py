@@ -195,7 +195,8 @@ def _rank_draw_kernel(
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
-        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS, WINDOW[1] > WINDOW[4],
+        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+        WINDOW[1] > WINDOW[4] and (METHOD == "second" or input.dtype.element_ty.primitive_bitwidth == 16),
     )  # fmt: skip
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32

@@ -102,6 +102,14 @@ struct ValueMean {
     Table<double> beta;
 };
 
+struct ValueMeanBetaGrad {
+    Geometry geometry;
+    const void* input;
+    const void* grad_output;
+    Table<double> beta;
+    double* sums;  // (planes)
+};
+
 // A kernel works on the units [begin, end) of `units`, which are independent of each other; `work` is the cost of a
 // unit in input elements.
 struct Units {
@@ -133,6 +141,7 @@ struct Kernels {
     Strategies<RankMeanWeightGrad> rank_mean_weight_grad[dtypes];
     Strategies<ValueMean> value_mean[dtypes];
     Strategies<ValueMean> value_mean_backward[dtypes];
+    Strategies<ValueMeanBetaGrad> value_mean_beta_grad[dtypes];
 };
 
 }  // namespace empool

@@ -1,6 +1,7 @@
 // The table of one instruction set's kernels: included, after everything else, by generic.cpp, avx2.cpp and avx512.cpp.
 #pragma once
 
+#include "beta_grad.h"
 #include "drawn_gather.h"
 #include "drawn_scatter.h"
 #include "mean_backward.h"
@@ -8,7 +9,6 @@
 #include "rank_mean.h"
 #include "stride2_value.h"
 #include "value_draw.h"
-#include "weight_grad.h"
 
 // In the order of DType.
 #define EMPOOL_DTYPES(stem) {stem<float>, stem<double>, stem<BFloat16>, stem<Float16>}
@@ -28,6 +28,7 @@ const Kernels kernels = {
     EMPOOL_DTYPES(rank_mean_weight_grad),
     EMPOOL_DTYPES(value_mean),
     EMPOOL_DTYPES(value_mean_backward),
+    EMPOOL_DTYPES(value_mean_beta_grad),
 };
 
 }  // namespace EMPOOL_CAPABILITY

@@ -258,13 +258,31 @@ Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, 
     return grad_input;
 }
 
+// Writes the gradient of a table, which has `size` numbers for all channels or for each, of the planes' sums. Planes
+// are added in their order, whatever the number of threads.
+void write_sum(const std::vector<double>& sums, const Geometry& g, int64_t size, Tensor& gradient) {
+    const bool by_channel = gradient.numel() > size;
+    std::vector<double> total(static_cast<size_t>(gradient.numel()), 0.0);
+    for (int64_t plane = 0; plane < g.planes(); ++plane) {
+        const int64_t to = (by_channel ? plane % g.C : 0) * size, from = plane * size;
+        for (int64_t i = 0; i < size; ++i) total[static_cast<size_t>(to + i)] += sums[static_cast<size_t>(from + i)];
+    }
+    for (size_t i = 0; i < total.size(); ++i) {
+        if (gradient.scalar_type() == ScalarType::Double) {
+            static_cast<double*>(gradient.mutable_data_ptr())[i] = total[i];
+        } else {
+            static_cast<float*>(gradient.mutable_data_ptr())[i] = static_cast<float>(total[i]);
+        }
+    }
+}
+
 Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts,
                                  const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
                                  const Ints& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
-    const int64_t sets = check_table(weights, counts, g.C), rows = static_cast<int64_t>(counts.size()),
-                  R = weights.size(2);
+    check_table(weights, counts, g.C);
+    const int64_t rows = static_cast<int64_t>(counts.size()), R = weights.size(2);
     STD_TORCH_CHECK(weights.scalar_type() == ScalarType::Double || weights.scalar_type() == ScalarType::Float,
                     "empool: expected weights of dtype float64 or float32");
     Tensor grad_weights = empty(sizes_of(weights), weights.scalar_type(), false);
@@ -274,20 +292,7 @@ Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weight
         run(kernels().rank_mean_weight_grad, dtype_of(input),
             {g, input.const_data_ptr(), grad_output.const_data_ptr(), R, rows, row.data(), sums.data()});
     }
-    // Planes are added in their order, whatever the number of threads.
-    std::vector<double> total(static_cast<size_t>(sets * rows * R), 0.0);
-    for (int64_t plane = 0; plane < g.planes(); ++plane) {
-        const int64_t to = (sets > 1 ? plane % g.C : 0) * rows * R, from = plane * rows * R;
-        for (int64_t i = 0; i < rows * R; ++i)
-            total[static_cast<size_t>(to + i)] += sums[static_cast<size_t>(from + i)];
-    }
-    for (size_t i = 0; i < total.size(); ++i) {
-        if (weights.scalar_type() == ScalarType::Double) {
-            static_cast<double*>(grad_weights.mutable_data_ptr())[i] = total[i];
-        } else {
-            static_cast<float*>(grad_weights.mutable_data_ptr())[i] = static_cast<float>(total[i]);
-        }
-    }
+    write_sum(sums, g, rows * R, grad_weights);
     return grad_weights;
 }
 
@@ -318,6 +323,22 @@ Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<T
             {g, input.const_data_ptr(), grad_output.const_data_ptr(), grad_input.mutable_data_ptr(), factors.table()});
     }
     return grad_input;
+}
+
+Tensor value_mean_beta_grad_cpu(Tensor grad_output, Tensor input, Tensor beta, const Ints& kernel_size,
+                                const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size,
+                                bool ceil_mode) {
+    const Geometry g =
+        geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
+    const Factors factors(beta, g);
+    Tensor grad_beta = empty(sizes_of(beta), beta.scalar_type(), false);
+    std::vector<double> sums(static_cast<size_t>(g.planes()), 0.0);
+    if (grad_output.numel() > 0) {
+        run(kernels().value_mean_beta_grad, dtype_of(input),
+            {g, input.const_data_ptr(), grad_output.const_data_ptr(), factors.table(), sums.data()});
+    }
+    write_sum(sums, g, 1, grad_beta);
+    return grad_beta;
 }
 
 // The numbers of a call, which Python has remembered here under one: PyTorch takes longer to hand six lists over than a
@@ -407,6 +428,7 @@ STABLE_TORCH_LIBRARY_IMPL(empool, CPU, m) {
     m.impl("rank_mean_weight_grad", TORCH_BOX(&empool::rank_mean_weight_grad_cpu));
     m.impl("value_mean", TORCH_BOX(&empool::value_mean_cpu));
     m.impl("value_mean_backward", TORCH_BOX(&empool::value_mean_backward_cpu));
+    m.impl("value_mean_beta_grad", TORCH_BOX(&empool::value_mean_beta_grad_cpu));
 }
 
 STABLE_TORCH_LIBRARY(empool_recalled, m) {
