@@ -132,7 +132,8 @@ def _draw(function: str, input: Tensor, plan: Plan, method: Method) -> tuple[Ten
         output, drawn = _ops.call("rank_draw", input, key, entries, plan.counts, *plan.geometry, *how)
     if method.learns:  # A draw has no derivative in its probabilities, so it has the expectation's.
         expected = _mean(function, input.detach(), plan, method)
-        output = output + torch.where(expected.isfinite(), expected - expected.detach(), 0)
+        nothing = expected - expected.detach()  # But a NaN for an infinity.
+        output = output + torch.where(nothing == 0, nothing, 0)
     return output, drawn, zeros or plan.may_hold_nothing
 
 
