@@ -20,7 +20,7 @@ OPERATORS = (
     "value_mean_backward",
     "value_mean_beta_grad",
 )
-"""The operators that the compiled part implements."""
+"""The operators that have kernels: in C++ here, in Triton for CUDA."""
 RECALLED = tuple(
     name for name in OPERATORS if name != "drawn_gather" and not name.endswith(("weight_grad", "beta_grad"))
 )

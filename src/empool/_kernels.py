@@ -9,19 +9,6 @@ from typing import Any
 
 from empool import _extension, _ops, _traced
 
-TRITON = (
-    "rank_draw",
-    "value_draw",
-    "drawn_scatter",
-    "drawn_gather",
-    "rank_mean",
-    "rank_mean_backward",
-    "rank_mean_weight_grad",
-    "value_mean",
-    "value_mean_backward",
-)
-"""The operators that have a Triton kernel."""
-
 
 @functools.cache
 def _triton_kernel(name: str) -> Callable[..., Any]:
@@ -38,7 +25,7 @@ def _run_triton(name: str, *args: Any) -> Any:
 
 _has_triton = importlib.util.find_spec("triton") is not None
 if _has_triton:
-    for _name in TRITON:
+    for _name in _extension.OPERATORS:
         _ops.register(_name, functools.partial(_run_triton, _name), "CUDA")
         _ops.call_at_once(_name, functools.partial(_triton_kernel, _name))
     for _name in _traced.VISIBLE:
@@ -69,6 +56,6 @@ def _cpu(name: str) -> str:
 
 
 def _cuda(name: str) -> str:
-    if name not in TRITON:
+    if name not in _extension.OPERATORS:
         return "reference: not written in Triton"
     return "Triton" if _has_triton else "reference: Triton is not installed"

@@ -11,6 +11,7 @@ from empool._triton._operators import (
     value_draw,
     value_mean,
     value_mean_backward,
+    value_mean_beta_grad,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "value_draw",
     "value_mean",
     "value_mean_backward",
+    "value_mean_beta_grad",
 ]

@@ -275,7 +275,7 @@ def _rank_mean_weight_grad(
 def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean`."""
     input, channels_last = _dense(input)
-    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), False, *geometry)
+    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), "mean", *geometry)
     output = _empty(start, input)
     launch(_value_mean_kernel, start.plans[0], input, input if beta is None else beta.contiguous(), *[output] * 3)
     return output
@@ -284,7 +284,7 @@ def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
 def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean_backward`."""
     input, channels_last = _dense(input)
-    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), True, *geometry)
+    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), "parts", *geometry)
     kept = [_empty(start, input, start.dtype) for _ in range(3)]
     known = input if beta is None else beta.contiguous()
     launch(_value_mean_kernel, start.plans[0], input, known, *kept)
@@ -294,12 +294,22 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
     return grad_input
 
 
+def value_mean_beta_grad(grad_output: Tensor, input: Tensor, beta: Tensor, *geometry: Any) -> Tensor:
+    """Do as `empool.reference.value_mean_beta_grad`; the host adds up what the windows have."""
+    input, channels_last = _dense(input)
+    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), "variance", *geometry)
+    slope = _empty(start, input, start.dtype)
+    launch(_value_mean_kernel, start.plans[0], input, beta.contiguous(), *[slope] * 3)
+    channels = (grad_output * slope).sum((0, *range(2, slope.dim())), dtype=torch.float64)
+    return (channels.sum() if beta.numel() == 1 else channels).reshape(beta.shape).to(beta.dtype)
+
+
 def _value_mean(
-    size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, keep: bool, *geometry: Any
+    size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, writes: str, *geometry: Any
 ) -> Start:
     windows, shape = _described(size, dtype, channels_last, (), geometry)
     plans = (
-        _plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, KEEP=keep),
+        _plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, WRITES=writes),
         _plan.input_plan(_value_mean_backward_kernel, windows, cells=False).of(BETA=beta),
     )
     return Start(plans, shape, _strides(shape, channels_last), torch.promote_types(dtype, torch.float32))

@@ -72,7 +72,7 @@ def _value_mean_kernel(
     channels_magic,
     channels_shift,
     BETA: tl.constexpr,
-    KEEP: tl.constexpr,
+    WRITES: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -84,8 +84,9 @@ def _value_mean_kernel(
 ):
     """Average the activations of every window: of positive parts weighted by themselves, or by their softmax.
 
-    One pass over the window for the largest (from memory), one for both sums (from the cache). To KEEP what the
-    backward needs, it writes the mean unrounded, the largest, and one over the sum of the weights.
+    One pass over the window for the largest (from memory), one for both sums (from the cache). For the backward it
+    WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights; for the gradient of beta the
+    "variance" under the softmax, of one pass more, in place of the mean.
     """
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
@@ -126,8 +127,19 @@ def _value_mean_kernel(
                     weighted += tl.where(weight == 0, 0.0, weight * other)
         share = 1.0 / tl.where(total == 0, 1.0, total)
         mean = weighted * share * (_scale_of(largest, BETA) if BETA == "none" else 512.0)
+        if WRITES == "variance":
+            variance = like
+            for kd in range(WINDOW[0]):
+                for kh in range(WINDOW[1]):
+                    for kw in range(WINDOW[2]):
+                        value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
+                        value, weight = _weight(value.to(wide), factor, largest, BETA)
+                        part = tl.where(valid, weight * share, 0.0)
+                        apart = value - mean
+                        variance += tl.where(part == 0, 0.0, part * apart * apart)
+            mean = tl.where((mean == float("inf")) | (mean == -float("inf")), 0.0, variance)
         tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
-        if KEEP:
+        if WRITES == "parts":
             tl.store(largests + at, largest, mask=live)
             tl.store(shares + at, share, mask=live)
 
