@@ -1,6 +1,6 @@
 """Predict, without a GPU, how near to a copy's speed each Triton kernel comes on an H100: a model, no measurement.
 
-    python benchmarks/gpu_static.py [--json FILE] [--markdown FILE [--before JSON]] [--only WORDS]
+    python benchmarks/gpu_static.py [--json FILE] [--markdown FILE [--before REV]] [--only WORDS]
 
 Kernels are compiled for sm_90 by Triton's own `ptxas` and disassembled. A warp scheduler starts one instruction a
 cycle; comparisons, selections, logic and integer sums take two cycles of it (the ALU has 16 lanes for 32 threads), and
@@ -79,6 +79,7 @@ class Kernel:
     share: float
 
 
+_TABLE = "results/gpu-static/kernels.json"
 _WHY = {
     "draw ensemble": "an output of 3x3/2 in a half type takes some 11 instructions of Philox (a quarter of its seven "
     "rounds), 10 for the two largest of nine (two windows at a time, columns shared with others) and 18 to find the "
@@ -100,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the table to this file, with versions")
     parser.add_argument("--markdown", type=Path, help="write the table to this page")
-    parser.add_argument("--before", type=Path, help="an earlier --json file, which the page sets beside")
+    parser.add_argument("--before", metavar="REV", help="a git revision, whose table the page sets beside")
     parser.add_argument("--only", default="", help="kernels whose line has all of these words")
     arguments = parser.parse_args()
     found = []
@@ -111,8 +112,7 @@ def main() -> None:
         content = {"versions": versions(), "kernels": [asdict(kernel) for kernel in found]}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     if arguments.markdown:
-        earlier = json.loads(arguments.before.read_text())["kernels"] if arguments.before else []
-        arguments.markdown.write_text(_page(found, earlier))
+        arguments.markdown.write_text(_page(found, arguments.before))
 
 
 def versions() -> dict[str, str]:
@@ -299,24 +299,27 @@ def _line(kernel: Kernel) -> str:
     return f"{kernel.kernel:16} {where} {kernel.instructions:5} us: {times}  share {kernel.share:4.0%}{spills}"
 
 
-def _page(found: list[Kernel], earlier: list[dict[str, Any]]) -> str:
+def _page(found: list[Kernel], revision: str | None) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     fields = ("kernel", "shape", "window", "dtype", "layout")
     arrows = [
-        "*before -> after*, where `--before FILE` is an earlier table: here that of `8bdc82e`. Only shares compare: a "
-        "thread may compute another number of outputs than before.",
+        f"*before -> after*: before is the table of `{revision}`. Only shares compare: a thread may compute another "
+        "number of outputs than before.",
         "",
     ]
-    before = {tuple(map(str, (kernel[field] for field in fields))): kernel for kernel in earlier}
+    command = ["git", "show", f"{revision}:{_TABLE}"]
+    earlier = json.loads(subprocess.check_output(command))["kernels"] if revision else []
+    before = {tuple(str(kernel[field]) for field in fields): kernel for kernel in earlier}
     lines = [
         "# A static model of the Triton kernels",
         "",
-        "**A model, not a measurement.** `python benchmarks/gpu_static.py --json results/gpu-static/kernels.json "
-        "--markdown results/gpu-static/README.md` compiled the kernels for an H100 (sm_90), counted their instructions "
+        f"**A model, not a measurement.** `python benchmarks/gpu_static.py --json {_TABLE} "
+        f"--markdown results/gpu-static/README.md{f' --before {revision}' if revision else ''}` compiled the kernels "
+        "for an H100 (sm_90), counted their instructions "
         f"and wrote this page ({said}). The share is what the kernel reaches of a copy's speed if the model is right. "
         "`tests/test_gpu_static.py` holds the counts of bfloat16 3x3/2 at 256x64x56x56, six rows, within a tenth.",
         "",
-        *(arrows if earlier else []),
+        *(arrows if revision else []),
         "| kernel | shape | window | type | layout | instructions | ALU cycles | registers | spills | share |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

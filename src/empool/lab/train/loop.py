@@ -199,7 +199,7 @@ def fit(
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
-    the same number of threads, interrupted or not. KeyboardInterrupt is raised as it came; what is done up to the last
+    the same number of threads, interrupted or not. After a KeyboardInterrupt, what is done up to the last
     whole epoch stays. SIGTERM is `signals.Terminated`, raised after the step, or the tests and the checkpoint of an
     epoch's end, that it came in.
 
