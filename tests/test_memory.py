@@ -42,6 +42,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str, Any]] = {
     "stochastic max": (lambda: empool.StochasticMaxPool2d(3, 2, 1), "drop", PS[:-1]),
     "by channel": (lambda: empool.EnsembleMaxPool2d(2, p=[0.1, 0.2, 0.3]), "p", [(p, 1 - p, p / 2) for p in PS]),
     "adaptive": (lambda: empool.AdaptiveEnsembleMaxPool2d((4, 3)), "p", PS),
+    "soft": (lambda: empool.SoftPool2d(3, 2, 1), "beta", PS),
+    "adaptive soft by channel": (lambda: empool.AdaptiveSoftPool2d(4, beta=[1, 2, 3]), "beta", [(p, 1, 2) for p in PS]),
 }
 
 
