@@ -138,7 +138,7 @@ class Softened(Pool):
     def __setattr__(self, name: str, value: Any) -> None:
         number = None
         if name == "beta" and not isinstance(value, Tensor):
-            device = None if self._number is None else self._number.device
+            device = "cpu" if self._number is None else self._number.device  # Whatever the default is.
             checked = self._checked(value)
             with torch.inference_mode(False):
                 numbers = torch.tensor(checked, dtype=torch.float64, device=device)
