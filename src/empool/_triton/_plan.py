@@ -194,7 +194,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
         CHECKED=any(windows.high) or any(windows.window[6:9]),
         READ=_columns(windows),
         CHUNK=_chunk(windows),
-        PACKED=os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip,
+        PACKED=is_packed(),
         ALIGNED=_aligned(windows, width),
         FLAT=_flat(windows),
         ROWS=rows or (0, 0),
@@ -256,6 +256,31 @@ def flat_plan(windows: Windows) -> Plan:
     }
     programs = -(-windows_of_all // (block // (8 * width) * (8 * width)))
     return Plan(programs, arguments | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
+
+
+@functools.lru_cache(maxsize=4096)
+def line_plan(windows: Windows) -> Plan:
+    """Plan a kernel whose threads have a row of windows each."""
+    _, height, width = windows.output
+    rows = windows.images * windows.channels * height
+    block = 128
+    arguments = {
+        "rows": rows,
+        "height": height,
+        "height_magic": _magic(height)[0],
+        "height_shift": _magic(height)[1],
+        "WINDOW": windows.window,
+        "FLAT": width,
+        "PLACES": triton.next_power_of_2(width * windows.itemsize // 2),
+        "PACKED": is_packed(),
+        "BLOCK": block,
+    }
+    return Plan(-(-rows // block), arguments | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
+
+
+def is_packed() -> bool:
+    """Tell whether kernels may use the GPU's own instructions."""
+    return os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip
 
 
 def is_halved(windows: Windows) -> bool:
