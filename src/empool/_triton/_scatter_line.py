@@ -125,7 +125,7 @@ def _sum_of_inputs(
     draws, values, dtype: tl.constexpr, ABOVE: tl.constexpr, BELOW: tl.constexpr, rh: tl.constexpr, aw: tl.constexpr,
     rw: tl.constexpr, WINDOW: tl.constexpr, FLAT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Add up what the windows send to an input of 32 bits, or to two of a half type side by side; first window first."""
+    """Add up what windows send to an input of 32 bits, or to two neighbours of a half type; first window first."""
     sums = (tl.zeros_like(draws[0]),)
     for down in tl.static_range(-ABOVE, BELOW + 1):
         for right in tl.static_range(-((WINDOW[2] - 1 - WINDOW[8]) // 2), (WINDOW[8] + 1) // 2 + 1):
