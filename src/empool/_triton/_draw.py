@@ -17,6 +17,7 @@ from empool._triton._columns import (
 )
 from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
+    as_pairs,
     descending,
     in_type,
     larger,
@@ -271,7 +272,8 @@ def _rank_draw_kernel(
             )  # fmt: skip
             if QUICK:
                 more = in_type(more, kind)
-                void = not_finite(more, void, like)
+                if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
+                    more = as_pairs(more)
             if RANKED:
                 ordered = ordered + sorted_columns(more, HEIGHT)
             if TOPS:
@@ -335,6 +337,7 @@ def _rank_draw_kernel(
                 )  # fmt: skip
             if TOPS:
                 first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                void = not_finite(first, void, like)
                 value, chosen, position = one_of_two(values, first, second, second_drawn, K, like)
                 again = again | (number == 4294967295)
                 if ALIGNED != LANES:
@@ -342,11 +345,12 @@ def _rank_draw_kernel(
                 least = smaller(least, chosen)
             elif RANKED:
                 if TOGETHER:
-                    sorted = columns_of_window(ordered, lane, WINDOW, kind)
+                    window = columns_of_window(ordered, lane, WINDOW, kind)
                 else:
-                    void = not_finite(values, void, like)
-                    sorted = sorted_columns(values, HEIGHT)
-                chosen = value_of_rank(descending(sorted, K, NETWORK, EXCHANGES), rank, K)
+                    window = sorted_columns(values, HEIGHT)
+                window = descending(window, K, NETWORK, EXCHANGES)
+                void = not_finite(window[0], void, like)
+                chosen = value_of_rank(window, rank, K)
                 position = place_of_rank(values, chosen, rank, K, PACKED)
                 if HIGH[2] or LEAST[0] * LEAST[1] * LEAST[2] == 0:
                     again = again | (live & (count <= 0))
