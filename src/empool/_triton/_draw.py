@@ -22,8 +22,8 @@ from empool._triton._rank import (
     in_type,
     larger,
     largest,
-    magnitude,
     last_nan,
+    magnitude,
     not_finite,
     one_of_two,
     places,
@@ -242,7 +242,9 @@ def _rank_draw_kernel(
     RANKED: tl.constexpr = METHOD == "ranks"
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = RANKED or MANY
-    TOGETHER: tl.constexpr = TOPS or (READ > 0 and METHOD != "any" and (HALF or not CHANNELS_LAST) and (RANKED or not CHANNELS_LAST))
+    TOGETHER: tl.constexpr = TOPS or (
+        READ > 0 and METHOD != "any" and (HALF or not CHANNELS_LAST) and (RANKED or not CHANNELS_LAST)
+    )
     kind: tl.constexpr = dtype if HALF and PACKED else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
@@ -345,12 +347,12 @@ def _rank_draw_kernel(
                 least = smaller(least, chosen)
             elif RANKED:
                 if TOGETHER:
-                    window = columns_of_window(ordered, lane, WINDOW, kind)
+                    values_by_rank = columns_of_window(ordered, lane, WINDOW, kind)
                 else:
-                    window = sorted_columns(values, HEIGHT)
-                window = descending(window, K, NETWORK, EXCHANGES)
-                void = not_finite(window[0], void, like)
-                chosen = value_of_rank(window, rank, K)
+                    values_by_rank = sorted_columns(values, HEIGHT)
+                values_by_rank = descending(values_by_rank, K, NETWORK, EXCHANGES)
+                void = not_finite(values_by_rank[0], void, like)
+                chosen = value_of_rank(values_by_rank, rank, K)
                 position = place_of_rank(values, chosen, rank, K, PACKED)
                 if HIGH[2] or LEAST[0] * LEAST[1] * LEAST[2] == 0:
                     again = again | (live & (count <= 0))

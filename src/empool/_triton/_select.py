@@ -7,7 +7,7 @@ difference times infinity, held between 0 and 1. Of half types, two windows shar
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
-# ruff: noqa: RUF005, RUF059
+# ruff: noqa: RUF005
 
 import triton
 import triton.language as tl
