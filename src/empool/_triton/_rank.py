@@ -171,6 +171,18 @@ def smaller(one, other):
 
 
 @triton.jit
+def magnitude(number):
+    """Return a number without its sign; of a half type two by two."""
+    if number.dtype.primitive_bitwidth == 16:
+        result = tl.inline_asm_elementwise(
+            "and.b32 $0, $1, 0x7fff7fff;", "=r,r", [number], dtype=number.dtype, is_pure=True, pack=2
+        )
+    else:
+        result = tl.abs(number)
+    return result
+
+
+@triton.jit
 def _plus_product(one, other, number):
     """Return a half type's product plus a number, rounded once."""
     fma: tl.constexpr = "fma.rn.bf16x2 $0, $1, $2, $3;" if one.dtype == tl.bfloat16 else "fma.rn.f16x2 $0, $1, $2, $3;"
