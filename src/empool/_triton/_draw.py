@@ -24,17 +24,20 @@ from empool._triton._rank import (
     larger,
     largest,
     last_nan,
+    lowest_bits,
     not_finite,
     of_rank,
     one_of_two,
     places,
     ranked_after,
     ranks,
+    signed,
     smaller,
+    smaller_size,
     two_largest,
     two_numbers,
 )
-from empool._triton._table import FEW, is_reached, rank_of, set_of, thresholds_of
+from empool._triton._table import FEW, rank_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -57,6 +60,34 @@ def store_draw(output, drawn, at, value, position, live):
     """Write a draw. Position -1, "zero", is 255 as a byte."""
     tl.store(output + at, value.to(output.dtype.element_ty), mask=live)
     tl.store(drawn + at, position.to(drawn.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _store_draws(
+    output, drawn, values, positions, rows, block, line_start, channel, row_live, OW, C, CHANNELS_LAST: tl.constexpr,
+    SIDE: tl.constexpr, ALIGNED: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the draws of all lanes."""
+    if CHANNELS_LAST:
+        for lane in tl.static_range(4):
+            ow, live, at = outputs_of_lane(
+                lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
+            )
+            store_draw(output, drawn, at, values[lane], positions[lane], live)
+    else:
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+        value, position = values[0], positions[0]
+        if not SIDE:
+            value, position = beside(values), beside(positions)
+        if FLAT:
+            at, source, live = side_by_side(rows, BLOCK, FLAT)
+            if value.dtype.primitive_bitwidth == 16 and position.dtype == tl.uint8:  # Both in one word.
+                word = (value.to(tl.int16, bitcast=True).to(tl.int32) << 8) | position.to(tl.int32)
+                word = moved(word, source)
+                value, position = (word >> 8).to(tl.int16).to(value.dtype, bitcast=True), word & 255
+            else:
+                value, position = moved(value, source), moved(position, source)
+        store_draw(output, drawn, at, value, position, live)
 
 
 @triton.jit
@@ -215,24 +246,28 @@ def _rank_draw_kernel(
     # is no number is seldom, and then all of the tile is done again.
     HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
-    MANY: tl.constexpr = METHOD == "second" and (K > 4 or (K > 1 and HALF and CHANNELS_LAST))
+    MANY: tl.constexpr = METHOD == "second" and K > 1
     KEYS: tl.constexpr = HALF and METHOD == "ranks"
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = KEYS or MANY
     TOGETHER: tl.constexpr = KEYS or TOPS or (READ > 0 and METHOD != "any" and not CHANNELS_LAST)
-    kind: tl.constexpr = dtype if HALF and PACKED else wide
+    kind: tl.constexpr = dtype if HALF and PACKED and K <= 9 else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
-    again = tl.zeros(like.shape, tl.int1)
     drawn_values = ()
     positions = ()
     columns = ()
     odd = tl.zeros([1, 1], tl.int32)
     firsts = ()
     seconds = ()
-    if TOPS:
-        void = like.to(kind)
+    if MANY:
+        void = like.to(kind if TOPS else wide)
         least = void + 1.0
+        smallest = least
+        negative = void.to(
+            tl.int16 if void.dtype.primitive_bitwidth == 16 else tl.int32 if wide == tl.float32 else tl.int64
+        )
+        most = tl.zeros([1, 1], tl.uint32)
     if KEYS:
         top = like.to(tl.int32) - 1
         lowest = top
@@ -253,7 +288,7 @@ def _rank_draw_kernel(
                 more = sorted_columns(more, HEIGHT)
             if TOPS:
                 more = in_type(more, kind)
-                void = not_finite(more, void, like)
+                negative = lowest_bits(more, negative)
                 tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                 firsts = firsts + tops
                 seconds = seconds + nexts
@@ -291,8 +326,8 @@ def _rank_draw_kernel(
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
                     )
-                if TOPS:
-                    reached = is_reached(number, own, wide_w, SIDES, COUNTS, WIDTHS)
+                if MANY:
+                    threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
                 else:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
             if not KEYS:
@@ -303,13 +338,26 @@ def _rank_draw_kernel(
                         input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
                         LOWEST if QUICK else -float("inf"),
                     )  # fmt: skip
-            if TOPS:
-                first, second = tops_of_window(firsts, seconds, lane, WINDOW)
-                value, chosen, position = one_of_two(values, first, second, reached, K, like)
-                again = again | (number == 4294967295)
+            if MANY:
+                if TOPS:
+                    first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                else:
+                    first, second = two_numbers(values, K)
+                threshold = tl.broadcast_to(threshold, like.shape)
+                value, position = one_of_two(
+                    values, first, second, tl.broadcast_to(number, like.shape), threshold, K, like
+                )
+                if not TOPS:
+                    value = signed(value, values, position, K)
+                void = not_finite((first,), void, like)
+                seen = value
                 if ALIGNED != LANES:
-                    chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
-                least = smaller(least, chosen)
+                    seen = larger(
+                        seen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(void.dtype), like.shape)
+                    )
+                least = smaller(least, seen)
+                smallest = smaller_size(smallest, seen)
+                most = tl.maximum(most, number)
             elif KEYS:
                 ordered = descending(columns_of_window(columns, lane, WINDOW, tl.int32), K, NETWORK, EXCHANGES)
                 first = ordered[0]
@@ -323,10 +371,6 @@ def _rank_draw_kernel(
                 top = tl.maximum(top, first)
                 lowest = tl.minimum(lowest, key)
                 smallest = tl.minimum(smallest, key.to(tl.uint32, bitcast=True))
-            elif QUICK:
-                first, second, nan = two_numbers(values, K, like)
-                value, chosen, position = one_of_two(values, first, second, rank > 0, K, like)
-                again = again | (live & ((nan != nan) | (chosen <= LOWEST)))
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
             elif METHOD == "first":
@@ -340,33 +384,33 @@ def _rank_draw_kernel(
         else:
             drawn_values = drawn_values + (value.to(dtype),)
             positions = positions + (position.to(drawn.dtype.element_ty),)
-    if not CHANNELS_LAST:
-        none, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
-        value, position = drawn_values[0], positions[0]
-        if not SIDE:
-            value, position = beside(drawn_values), beside(positions)
-        if FLAT:
-            at, source, live = side_by_side(rows, BLOCK, FLAT)
-            if dtype.primitive_bitwidth == 16 and drawn.dtype.element_ty == tl.uint8:  # Both in one word.
-                word = (value.to(tl.int16, bitcast=True).to(tl.int32) << 8) | position.to(tl.int32)
-                word = moved(word, source)
-                value, position = (word >> 8).to(tl.int16).to(dtype, bitcast=True), word & 255
-            else:
-                value, position = moved(value, source), moved(position, source)
-        store_draw(output, drawn, at, value, position, live)
-    elif TOGETHER:  # At the end, so that what is read can be read before.
-        for lane in tl.static_range(4):
-            none, live, at = outputs_of_lane(
-                lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
-            )
-            store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
-    if TOPS:
-        void, least = void.to(wide), least.to(wide)
-        again = again | (void != void) | (least <= LOWEST)
+    if TOGETHER or not CHANNELS_LAST:
+        _store_draws(
+            output, drawn, drawn_values, positions, rows, block, line_start, channel, row_live, OW, C, CHANNELS_LAST,
+            SIDE, ALIGNED, FLAT, BLOCK,
+        )  # fmt: skip
+    if MANY:
+        again = (void.to(wide) != 0) | (least.to(wide) <= LOWEST) | (most == 4294967295)
     if KEYS:
-        again = again | is_void(top, lowest, smallest, odd, dtype)
+        again = is_void(top, lowest, smallest, odd, dtype)
     if QUICK:
-        if tl.max((row_live & again).to(tl.int32)) > 0:
+        state = (row_live & again).to(tl.int32) * 2
+        if TOPS:
+            negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
+            state = state | (row_live & (smallest.to(wide) == 0) & (negative == negative_zero)).to(tl.int32)
+        state = tl.max(state)
+        if TOPS:
+            if state == 1:  # Of zeros of both signs, the sign of the one that was drawn.
+                resolved = ()
+                for lane in tl.static_range(4):
+                    values = window_of(columns, lane, WINDOW, kind)
+                    value = signed(drawn_values[lane].to(kind), values, positions[lane], K)
+                    resolved = resolved + (value.to(dtype),)
+                _store_draws(
+                    output, drawn, resolved, positions, rows, block, line_start, channel, row_live, OW, C,
+                    CHANNELS_LAST, SIDE, ALIGNED, FLAT, BLOCK,
+                )  # fmt: skip
+        if state > 1:
             for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
                 _draw_any(
                     input, output, drawn, plane_start, line_start, table, numbers, other, block, channel, d, d_end, h,

@@ -194,7 +194,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
         CHECKED=any(windows.high) or any(windows.window[6:9]),
         READ=_columns(windows),
         CHUNK=_chunk(windows),
-        PACKED=os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip,
+        PACKED=_is_packed(),
         ALIGNED=_aligned(windows, width),
         FLAT=_flat(windows),
         ROWS=rows or (0, 0),
@@ -273,6 +273,13 @@ def is_halved(windows: Windows) -> bool:
         and outputs % 2 == 0
         and 4 * outputs < INDEX_LIMIT
     )
+
+
+def _is_packed() -> bool:
+    """Tell whether the GPU has instructions for two numbers of a half type: NVIDIA's do since Hopper."""
+    if os.environ.get("TRITON_INTERPRET") == "1" or torch.version.hip:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)
 
 
 def _aligned(windows: Windows, width: int) -> int:
