@@ -19,6 +19,7 @@ from empool._triton._columns import (
 )
 from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
+    as_pairs,
     descending,
     in_type,
     larger,
@@ -288,6 +289,8 @@ def _rank_draw_kernel(
                 more = sorted_columns(more, HEIGHT)
             if TOPS:
                 more = in_type(more, kind)
+                if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
+                    more = as_pairs(more)
                 negative = lowest_bits(more, negative)
                 tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                 firsts = firsts + tops
@@ -349,7 +352,7 @@ def _rank_draw_kernel(
                 )
                 if not TOPS:
                     value = signed(value, values, position, K)
-                void = not_finite((first,), void, like)
+                void = not_finite(first, void, like)
                 seen = value
                 if ALIGNED != LANES:
                     seen = larger(
