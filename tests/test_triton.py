@@ -450,10 +450,8 @@ def test_vectors(window: tuple[int, int, int], layout: str, dtype: torch.dtype, 
         assert "ld.v4.b32" in draw
     assert any(access.startswith("st.v") for access in draw)
     assert "st.v4.b32" in scatter
-    assert not any(access in ("ld.b8", "st.b8") for access in (*draw, *scatter)) or (window[0], layout) == (
-        3,
-        "contiguous",
-    )
+    if layout == "channels last":  # Contiguous, infinities and NaN are drawn from again, element by element.
+        assert not any(access in ("ld.b8", "st.b8") for access in (*draw, *scatter))
 
 
 @needs_compiler

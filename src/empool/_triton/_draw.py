@@ -92,6 +92,17 @@ def _store_draws(
 
 
 @triton.jit
+def _signed(drawn_values, positions, columns, kind: tl.constexpr, WINDOW: tl.constexpr):
+    """Give zeros the signs that they have where they were drawn."""
+    found = ()
+    for lane in tl.static_range(4):
+        values = window_of(columns, lane, WINDOW, kind)
+        value = signed(drawn_values[lane].to(kind), values, positions[lane], WINDOW[0] * WINDOW[1] * WINDOW[2])
+        found = found + (value.to(drawn_values[lane].dtype),)
+    return found
+
+
+@triton.jit
 def _any_first_or_second(
     values, reached, first_at, second_at, K: tl.constexpr, LEAST: tl.constexpr, CHECKED: tl.constexpr, like
 ):
@@ -404,11 +415,7 @@ def _rank_draw_kernel(
         state = tl.max(state)
         if TOPS:
             if state == 1:  # Of zeros of both signs, the sign of the one that was drawn.
-                resolved = ()
-                for lane in tl.static_range(4):
-                    values = window_of(columns, lane, WINDOW, kind)
-                    value = signed(drawn_values[lane].to(kind), values, positions[lane], K)
-                    resolved = resolved + (value.to(dtype),)
+                resolved = _signed(drawn_values, positions, columns, kind, WINDOW)
                 _store_draws(
                     output, drawn, resolved, positions, rows, block, line_start, channel, row_live, OW, C,
                     CHANNELS_LAST, SIDE, ALIGNED, FLAT, BLOCK,
