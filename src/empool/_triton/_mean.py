@@ -267,6 +267,8 @@ def _rank_mean_kernel(
                 else:
                     ranked = (firsts[0], seconds[0])
                 odd = not_finite(ranked[0], odd, like)
+                if METHOD == "sorted":
+                    odd = not_finite(ranked[K - 1], odd, like)
                 ranked = in_type(ranked, wide)
                 mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
                 top = ranked[0]

@@ -115,35 +115,6 @@ def sign_of(value):
 
 
 @triton.jit
-def signed(value, values, position, K: tl.constexpr):
-    """Give a zero the sign that the activation at its position has."""
-    if value.dtype.primitive_bitwidth == 16:
-        signs = tl.zeros(value.shape, tl.int16)
-        for k in tl.static_range(K):
-            bits = values[K - 1 - k].to(tl.int16, bitcast=True)
-            signs = tl.inline_asm_elementwise(_SIGNS, "=r,r,r", [signs, bits], dtype=tl.int16, is_pure=True, pack=2)
-        sign = (signs.to(tl.uint16) << position.to(tl.uint16)).to(tl.int16, bitcast=True) & -32768
-        result = tl.where(value == 0, sign.to(value.dtype, bitcast=True), value)
-    else:
-        signs = tl.zeros(value.shape, tl.uint32)
-        for k in tl.static_range(K):
-            signs = (signs << 1) | (sign_of(values[k]).to(tl.uint32, bitcast=True) >> 31)
-        sign = (signs << (32 - K + position).to(tl.uint32)).to(tl.int32, bitcast=True) & -2147483648
-        result = _with_sign(value, sign)  # A number other than zero has it already.
-    return result
-
-
-@triton.jit
-def _with_sign(value, sign):
-    if value.dtype == tl.float64:
-        bits = (value.to(tl.int64, bitcast=True) & 9223372036854775807) | (sign.to(tl.int64) << 32)
-        signed = bits.to(tl.float64, bitcast=True)
-    else:
-        signed = ((value.to(tl.int32, bitcast=True) & 2147483647) | sign).to(tl.float32, bitcast=True)
-    return signed
-
-
-@triton.jit
 def in_type(values, dtype: tl.constexpr):
     """Return values, a tuple of tiles, in a type."""
     found = ()
@@ -190,13 +161,14 @@ def smaller(one, other):
 
 
 @triton.jit
-def smaller_size(one, other):
-    """Return `one`, or the absolute value of another number if it is smaller."""
-    if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
-        number: tl.constexpr = _SIZE_BFLOAT16 if one.dtype == tl.bfloat16 else _SIZE_FLOAT16
-        result = tl.inline_asm_elementwise(number, "=r,r,r", [one, other], dtype=one.dtype, is_pure=True, pack=2)
+def magnitude(number):
+    """Return a number without its sign; of a half type two by two."""
+    if number.dtype.primitive_bitwidth == 16:
+        result = tl.inline_asm_elementwise(
+            "and.b32 $0, $1, 0x7fff7fff;", "=r,r", [number], dtype=number.dtype, is_pure=True, pack=2
+        )
     else:
-        result = tl.minimum(one, tl.abs(other))
+        result = tl.abs(number)
     return result
 
 
@@ -290,7 +262,6 @@ def one_of_two(values, first, second, number, threshold, K: tl.constexpr, like):
 
 
 # Instructions for two windows at a time; of a half, `reached` and `same` have all bits set or none.
-_SIZE = "{{ .reg .b32 size; abs.{0} size, $2; min.{0} $0, $1, size; }}"
 _CHOICE = (
     "{{ .reg .pred one, other; .reg .b32 reached, same; setp.ge.u32 one, $4, $6; setp.ge.u32 other, $5, $7;"
     " selp.b32 reached, 0x0000ffff, 0, one; @other or.b32 reached, reached, 0xffff0000;"
@@ -302,14 +273,13 @@ _PLACE = (
     " fma.rn.{0} top, top, minus, $1; max.{0} top, top, half; shr.b32 top, top, {4}; and.b32 top, top, {5};"
     " sub.u32 $0, $3, top; }}"
 )
-_SIGNS = tl.constexpr("{ .reg .b32 others; shr.u32 others, $1, 1; lop3.b32 $0, 0x7fff7fff, others, $2, 0xca; }")
 _OF_BFLOAT16 = ("bf16x2", "0x7f807f80", "0xbf80bf80", "0x3f003f00", "7", "0x00ff00ff")
 _OF_FLOAT16 = ("f16x2", "0x7c007c00", "0xbc00bc00", "0x38003800", "10", "0x001f001f")
-_SIZE_BFLOAT16, _CHOICE_BFLOAT16, _ADD_BFLOAT16, _PLACE_BFLOAT16 = (
-    tl.constexpr(text.format(*_OF_BFLOAT16)) for text in (_SIZE, _CHOICE, _ADD, _PLACE)
+_CHOICE_BFLOAT16, _ADD_BFLOAT16, _PLACE_BFLOAT16 = (
+    tl.constexpr(text.format(*_OF_BFLOAT16)) for text in (_CHOICE, _ADD, _PLACE)
 )
-_SIZE_FLOAT16, _CHOICE_FLOAT16, _ADD_FLOAT16, _PLACE_FLOAT16 = (
-    tl.constexpr(text.format(*_OF_FLOAT16)) for text in (_SIZE, _CHOICE, _ADD, _PLACE)
+_CHOICE_FLOAT16, _ADD_FLOAT16, _PLACE_FLOAT16 = (
+    tl.constexpr(text.format(*_OF_FLOAT16)) for text in (_CHOICE, _ADD, _PLACE)
 )
 
 

@@ -121,6 +121,16 @@ def _of_one(row, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def thresholds_of_row(row, COLUMNS: tl.constexpr):
+    """Load a row's thresholds in 32 bits: 2^32 as the largest of them, which the largest number seems to reach."""
+    found = ()
+    for column in tl.static_range(COLUMNS):
+        threshold = tl.load(row + column)
+        found = found + ((threshold - (threshold >> 32)).to(tl.uint32),)
+    return found
+
+
+@triton.jit
 def rank_of(
     number, thresholds, wide, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr
 ):
