@@ -407,8 +407,9 @@ def _rank_draw_kernel(
     if QUICK:
         void, least, smallest = void.to(wide), least.to(wide), smallest.to(wide)
         again = again | (void != void) | (least <= LOWEST) | (most == 4294967295)
-        zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
-        unsure = tl.where(again, 2, ((smallest == 0) & (negative == zero)).to(tl.int32))  # A zero, and some -0.
+        negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
+        zeros = (smallest == 0) & (negative == negative_zero)
+        unsure = tl.where(again, 2, zeros.to(tl.int32))
         unsure = tl.max(tl.where(row_live, unsure, 0))
         if unsure == 1:
             tl.debug_barrier()  # What other threads have written is read.
