@@ -43,7 +43,7 @@ WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_value_draw_kernel": {"output", "drawn"},
     "_drawn_scatter_kernel": {"grad_input"},
-    "_drawn_scatter_flat_kernel": {"grad_input"},
+    "_drawn_scatter_line_kernel": {"grad_input"},
     "_drawn_scatter_any_kernel": {"grad_input"},
     "_drawn_gather_kernel": {"output"},
 }

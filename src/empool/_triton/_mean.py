@@ -210,6 +210,7 @@ def _rank_mean_kernel(
     columns = ()
     firsts = ()
     seconds = ()
+    shared = ()
     for lane in tl.static_range(1 if SIDE else 4):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
@@ -249,8 +250,14 @@ def _rank_mean_kernel(
             mean = tl.where(nan_at >= 0, float("nan"), mean)
         else:
             first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
-            own = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
-            begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
+            # Rows that a block's windows have in common are read once, the others for each lane.
+            if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
+                own = (row_of(table, tall * wide_w, ROWS, COUNTS, COLUMNS),)
+            else:
+                if len(shared) == 0:
+                    shared = (row_of(table, tall * wide_w, ROWS, COUNTS, COLUMNS),)
+                own = shared
+            begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, 1, 1)
             if not TOGETHER:
                 values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
                 if QUICK and METHOD == "second":
@@ -270,7 +277,7 @@ def _rank_mean_kernel(
                 if METHOD == "sorted":
                     odd = not_finite(ranked[K - 1], odd, like)
                 ranked = in_type(ranked, wide)
-                mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
+                mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, 1, 1)
                 top = ranked[0]
                 low = top
                 if METHOD == "second":  # Padding counts as more than -inf.
@@ -285,7 +292,7 @@ def _rank_mean_kernel(
                 if TOGETHER:
                     values = window_of(columns, lane, WINDOW, wide)
                 mean = _any_mean(
-                    values, begin, own, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS,
+                    values, begin, own, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, 1, 1,
                     LEAST, WINDOW, like,
                 )  # fmt: skip
         means = means + (mean.to(dtype),)

@@ -129,10 +129,16 @@ def as_pairs(values):
 
     A product with 1 is no copy that it could leave out.
     """
+    bfloat16: tl.constexpr = "{ .reg .b32 t; mov.b32 t, 0x80008000; fma.rn.bf16x2 $0, $1, $2, t; }"
+    float16: tl.constexpr = "{ .reg .b32 t; mov.b32 t, 0x80008000; fma.rn.f16x2 $0, $1, $2, t; }"
+    assembly: tl.constexpr = bfloat16 if values[0].dtype == tl.bfloat16 else float16
     found = ()
     for k in tl.static_range(len(values)):
         one = tl.full(values[k].shape, 1.0, values[k].dtype)
-        found = found + (_plus_product(values[k], one, tl.full(values[k].shape, -0.0, values[k].dtype)),)
+        pair = tl.inline_asm_elementwise(
+            assembly, "=r,r,r", [values[k], one], dtype=values[k].dtype, is_pure=True, pack=2
+        )
+        found = found + (pair,)
     return found
 
 
@@ -158,6 +164,30 @@ def smaller(one, other):
     else:
         result = tl.minimum(one, other)
     return result
+
+
+_THREE = (
+    "{{ .reg .b32 t; max.NaN.{0} t, $3, $4; max.NaN.{0} $0, t, $5; min.{0} t, $3, $4; min.{0} $2, t, $5;"
+    " lop3.b32 t, $3, $4, $5, 0x96; lop3.b32 $1, t, $0, $2, 0x96; }}"
+)
+_THREE_BFLOAT16 = tl.constexpr(_THREE.format("bf16x2"))
+_THREE_FLOAT16 = tl.constexpr(_THREE.format("f16x2"))
+
+
+@triton.jit
+def three(one, other, third):
+    """Sort three, largest first: of a half type, the middle is what is left of all bits without the others'."""
+    if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
+        assembly: tl.constexpr = _THREE_BFLOAT16 if one.dtype == tl.bfloat16 else _THREE_FLOAT16
+        high, middle, low = tl.inline_asm_elementwise(
+            assembly, "=&r,=&r,=&r,r,r,r", [one, other, third], dtype=(one.dtype, one.dtype, one.dtype), is_pure=True,
+            pack=2,
+        )  # fmt: skip
+    else:
+        high, low = larger(one, other), smaller(one, other)
+        middle, low = larger(low, third), smaller(low, third)
+        high, middle = larger(high, middle), smaller(high, middle)
+    return high, middle, low
 
 
 @triton.jit
@@ -336,8 +366,11 @@ def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.con
     """Sort the values of every window, as a tuple, largest first; of equal ones, any is first. NaN is not sorted.
 
     Args:
-        NETWORK: a sorting network, pairs of places, one pair after another; as `_plan.sorting_network` gives.
+        NETWORK: a sorting network, pairs of places, one pair after another; as `_plan.sorting_network` gives. Of no
+            EXCHANGES, nine values are three columns, sorted each.
     """
+    if K == 9 and EXCHANGES == 0:
+        values = _nine(values)
     for e in tl.static_range(EXCHANGES):
         exchanged = ()
         for k in tl.static_range(K):
@@ -349,6 +382,18 @@ def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.con
                 exchanged = exchanged + (values[k],)
         values = exchanged
     return values
+
+
+@triton.jit
+def _nine(columns):
+    """Sort three columns of three, which are sorted each: each row, what lies across, and neighbours."""
+    first, a, b = three(columns[0], columns[3], columns[6])
+    c, d, e = three(columns[1], columns[4], columns[7])
+    f, g, last = three(columns[2], columns[5], columns[8])
+    b, middle, f = three(b, d, f)
+    second, a = larger(a, c), smaller(a, c)
+    g, eighth = larger(e, g), smaller(e, g)
+    return first, second, larger(a, b), smaller(a, b), middle, larger(g, f), smaller(g, f), eighth, last
 
 
 @triton.jit

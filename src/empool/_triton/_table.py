@@ -192,9 +192,11 @@ def start_of_mean(
 @triton.jit
 def _start(row, to, COLUMNS: tl.constexpr):
     alone = tl.load(row).to(to) == 1
-    if COLUMNS <= 16:
-        for column in tl.static_range(1, COLUMNS):
-            alone = alone & (tl.load(row + column).to(to) == 0)
+    if COLUMNS <= MOST and COLUMNS > 1:
+        others = tl.abs(tl.load(row + 1).to(to))
+        for column in tl.static_range(2, COLUMNS):
+            others += tl.abs(tl.load(row + column).to(to))
+        alone = alone & (others == 0)
     else:
         column = 1
         while column < COLUMNS:
