@@ -123,21 +123,19 @@ def in_type(values, dtype: tl.constexpr):
     return found
 
 
+_SAME = "{{ .reg .b32 one, zero; mov.b32 one, {0}; mov.b32 zero, 0x80008000; fma.rn.{1} $0, $1, one, zero; }}"
+_SAME_BFLOAT16 = tl.constexpr(_SAME.format("0x3f803f80", "bf16x2"))
+_SAME_FLOAT16 = tl.constexpr(_SAME.format("0x3c003c00", "f16x2"))
+"""A number times 1 plus -0, which is the number with its sign, and which is no copy that could be left out."""
+
+
 @triton.jit
 def as_pairs(values):
-    """Return a half type's values, put together two by two once: the compiler would do it again for every use.
-
-    A product with 1 is no copy that it could leave out.
-    """
-    bfloat16: tl.constexpr = "{ .reg .b32 t; mov.b32 t, 0x80008000; fma.rn.bf16x2 $0, $1, $2, t; }"
-    float16: tl.constexpr = "{ .reg .b32 t; mov.b32 t, 0x80008000; fma.rn.f16x2 $0, $1, $2, t; }"
-    assembly: tl.constexpr = bfloat16 if values[0].dtype == tl.bfloat16 else float16
+    """Return a half type's values, put together two by two once: the compiler would do it again for every use."""
+    same: tl.constexpr = _SAME_BFLOAT16 if values[0].dtype == tl.bfloat16 else _SAME_FLOAT16
     found = ()
     for k in tl.static_range(len(values)):
-        one = tl.full(values[k].shape, 1.0, values[k].dtype)
-        pair = tl.inline_asm_elementwise(
-            assembly, "=r,r,r", [values[k], one], dtype=values[k].dtype, is_pure=True, pack=2
-        )
+        pair = tl.inline_asm_elementwise(same, "=r,r", [values[k]], dtype=values[k].dtype, is_pure=True, pack=2)
         found = found + (pair,)
     return found
 
