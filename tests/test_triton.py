@@ -64,7 +64,7 @@ INTERPRETED_CASES = [
     Case("3x3/2 padded, halved, mixed", (2, 2, 8, 6), 3, 2, 1, values="special"),
     Case("3x3/2 padded, mixed, channels last", (1, 3, 5, 7), 3, 2, 1, layout="channels last", values="special"),
     Case("3x3/2 padded, 30 channels last, mixed", (2, 30, 5, 9), 3, 2, 1, layout="channels last", values="special"),
-    Case("overlapping, stride 2, aligned", (1, 2, 6, 16), 3, 2, 1, values="special"),
+    Case("overlapping, stride 2, aligned", (1, 2, 6, 16), 3, 2, 1, values="ties"),
     Case("stride too large to unroll", (1, 2, 11, 12), 5, 5, 1, values="special"),
     Case("window too large to unroll", (1, 2, 9, 10), (6, 6), (3, 2), 1, values="special"),
     Case("window too large to unroll, channels last", (1, 3, 9, 10), (6, 6), 3, layout="channels last"),
@@ -481,16 +481,11 @@ def test_vectors(window: tuple[int, int, int], layout: str, dtype: torch.dtype, 
     output, drawn = _triton.rank_draw(case.input(dtype), torch.tensor(0), table, case.counts, *case.geometry, 0)
     _triton.drawn_scatter(output, drawn, list(case.shape[2:]), *case.geometry[:5])
     draw, scatter = (_accesses(kernel.asm["ptx"]) for kernel in compiled)
-    if layout == "channels last" and dtype is torch.bfloat16:  # 8 bytes for a thread: its keys take many registers.
-        assert not any(access in ("ld.b8", "ld.b16", "ld.b32") for access in draw)
-    else:
-        assert "ld.v4.b32" in draw
+    half = layout == "channels last" and dtype is torch.bfloat16  # 8 bytes a thread, which keeps many windows.
+    assert ("ld.v2.b32" if half else "ld.v4.b32") in draw
     assert any(access.startswith("st.v") for access in draw)
     assert "st.v4.b32" in scatter
-    assert not any(access in ("ld.b8", "st.b8") for access in (*draw, *scatter)) or (window[0], layout) == (
-        3,
-        "contiguous",
-    )
+    assert not any(access in ("ld.b8", "st.b8") for access in scatter) or (window[0], layout) == (3, "contiguous")
 
 
 @needs_compiler

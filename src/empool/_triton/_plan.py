@@ -262,8 +262,10 @@ def line_plan(windows: Windows) -> Plan:
 
 
 def is_packed() -> bool:
-    """Tell whether kernels may use the GPU's own instructions."""
-    return os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip
+    """Tell whether kernels may use the GPU's own instructions: NVIDIA's, for two bfloat16 numbers since Hopper."""
+    if os.environ.get("TRITON_INTERPRET") == "1" or torch.version.hip:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)
 
 
 def is_halved(windows: Windows) -> bool:
