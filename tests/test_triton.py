@@ -275,7 +275,8 @@ def test_short_rows(kernel: list[int], padding: list[int], width: int, dtype: to
     drawn = torch.where(drawn < volume, drawn, 255).to(torch.uint8)
     geometry = kernel, (2, 2), padding, (1, 1), ()
     size = (10, 2 * width)
-    assert _operators._drawn_scatter(shape, dtype, False, size, *geometry)[0] is _operators._drawn_scatter_line_kernel
+    kernel, _ = _operators._drawn_scatter(shape, torch.uint8, dtype, False, size, *geometry)
+    assert kernel is _operators._drawn_scatter_line_kernel
     _assert_right("drawn_scatter", (*(t[offset:].view(shape) for t in (gradient, drawn)), size, *geometry))
 
 

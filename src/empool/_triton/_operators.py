@@ -125,18 +125,25 @@ def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int],
     """Do as `empool.reference.drawn_scatter`."""
     drawn, channels_last = _dense(drawn)
     grad_output = _window.dense(grad_output, channels_last)
-    kernel, start = _known(_drawn_scatter, drawn.shape, grad_output.dtype, channels_last, input_size, *geometry)
+    kernel, start = _known(
+        _drawn_scatter, drawn.shape, drawn.dtype, grad_output.dtype, channels_last, input_size, *geometry
+    )
     grad_input = _empty(start, grad_output)
     launch(kernel, start.plans[0], grad_output, drawn, grad_input)
     return grad_input
 
 
 def _drawn_scatter(
-    output: Sequence[int], dtype: torch.dtype, channels_last: bool, input_size: Sequence[int], *geometry: Any
+    output: Sequence[int],
+    draws: torch.dtype,
+    dtype: torch.dtype,
+    channels_last: bool,
+    input_size: Sequence[int],
+    *geometry: Any,
 ) -> tuple[Any, Start]:
     size = (*output[:2], *input_size)
     windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
-    kernel, cells = scatter_kernel(windows)
+    kernel, cells = scatter_kernel(windows, draws)
     if kernel is _drawn_scatter_line_kernel:
         plan = _plan.line_plan(windows)
     else:
@@ -322,11 +329,11 @@ def draw_method(columns: int, volume: int) -> str:
     return "ranks" if columns and volume <= _plan.SORTED_WINDOW else "any"
 
 
-def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
+def scatter_kernel(windows: Windows, draws: torch.dtype) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
     stride = windows.window[3] * windows.window[4] * windows.window[5]
     if windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive:
-        if _plan.is_halved(windows):
+        if _plan.is_halved(windows) and draws == torch.uint8:
             return _drawn_scatter_line_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False

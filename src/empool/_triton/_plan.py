@@ -232,6 +232,7 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
         depths=depths,
         heights=heights,
         COVERED=tuple(n <= o for n, o in zip((depths, heights, width), windows.output, strict=True)),
+        PACKED=is_packed(),
         PAIRS=_pairs(windows) if cells and stride[2] == 2 else 0,
         ALIGNED=_aligned(windows, windows.size[2]),
         OUT_ALIGNED=_aligned(windows, windows.output[2]),

@@ -29,6 +29,42 @@ def rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
     return value if dtype == wide else value.to(dtype).to(wide)
 
 
+# Instructions for two windows at a time. `same` has all bits of a half set, or none; a position is a number from 128 or
+# 1024 on, where the next is 1 more.
+_ADD = (
+    "{{ .reg .b32 same, one; set.eq.u32.{0} same, $2, $4; and.b32 same, same, $3; mov.b32 one, {1};"
+    " fma.rn.{0} $0, same, one, $1; }}"
+)
+_ADD_BFLOAT16 = tl.constexpr(_ADD.format("bf16x2", "0x3f803f80"))
+_ADD_FLOAT16 = tl.constexpr(_ADD.format("f16x2", "0x3c003c00"))
+_WIDEN = "{{ .reg .b32 high; mov.b32 high, {0}; prmt.b32 $0, $2, high, 0x4140; prmt.b32 $1, $2, high, 0x4342; }}"
+_WIDEN_BFLOAT16 = tl.constexpr(_WIDEN.format("0x43"))
+_WIDEN_FLOAT16 = tl.constexpr(_WIDEN.format("0x64"))
+
+
+@triton.jit
+def _places(draws, like):
+    """Return the positions drawn as `_plus_drawn` compares them: for a half type as its bits."""
+    if like.dtype.primitive_bitwidth != 16:
+        places = draws.to(tl.int32)
+    elif draws.dtype == tl.uint8 and draws.shape[1] % 4 == 0:
+        widen: tl.constexpr = _WIDEN_BFLOAT16 if like.dtype == tl.bfloat16 else _WIDEN_FLOAT16
+        places = tl.inline_asm_elementwise(widen, "=r,=r,r", [draws], dtype=tl.int16, is_pure=True, pack=4)
+    else:
+        places = (draws.to(tl.int16) & 255) | (0x4300 if like.dtype == tl.bfloat16 else 0x6400)
+    return places
+
+
+@triton.jit
+def _plus_drawn(total, places, gradient, k: tl.constexpr):
+    """Add the gradients of a half type that were drawn at position k."""
+    add: tl.constexpr = _ADD_BFLOAT16 if total.dtype == tl.bfloat16 else _ADD_FLOAT16
+    place = tl.full(total.shape, (0x4300 if total.dtype == tl.bfloat16 else 0x6400) + k, tl.int16)
+    return tl.inline_asm_elementwise(
+        add, "=r,r,r,r,r", [total, places, gradient, place], dtype=total.dtype, is_pure=True, pack=2
+    )
+
+
 @triton.jit
 def _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: tl.constexpr, OUT_ALIGNED: tl.constexpr):
     """Load the draws and gradients of the windows `back` places before every lane's; 255, and 0, where there is none.
@@ -39,7 +75,7 @@ def _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: t
         where, gradient = _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, 0, OUT_ALIGNED)
         ow = block * LANES - 1 if back == 1 else (block + 1) * LANES
         there = exists & (ow >= 0) & (ow < OW)
-        other_where = tl.load(drawn + (line + ow), mask=there, other=255).to(tl.int32)
+        other_where = _places(tl.load(drawn + (line + ow), mask=there, other=255), like)
         other_gradient = tl.load(grad_output + (line + ow), mask=there, other=0.0).to(like.dtype)
         if back == 1:
             where, gradient = before(where, other_where), before(gradient, other_gradient)
@@ -54,7 +90,7 @@ def _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: t
             ow = block * LANES + lanes - back
             there = exists & (ow >= 0) & (ow < OW)
             at = line + ow
-        where = tl.load(drawn + at, mask=there, other=255).to(tl.int32)
+        where = _places(tl.load(drawn + at, mask=there, other=255), like)
         gradient = tl.load(grad_output + at, mask=there, other=0.0).to(like.dtype)
     return where, gradient
 
@@ -118,15 +154,18 @@ def _cell_gradient(
                             exists = exists & (ow < OW)
                         if kw * WINDOW[11] - WINDOW[8] - rw > 0:
                             exists = exists & (ow >= 0)
-                        where = tl.load(drawn + at, mask=exists, other=255).to(tl.int32)
+                        where = _places(tl.load(drawn + at, mask=exists, other=255), like)
                         gradient = tl.load(grad_output + at, mask=exists, other=0.0).to(like.dtype)
                     else:
                         where, gradient = _windows_of_lanes(
                             grad_output, drawn, line, block, OW, exists, like,
                             (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], OUT_ALIGNED,
                         )  # fmt: skip
-                    hit = where == (kd * KH + kh) * KW + kw
-                    total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
+                    if like.dtype.primitive_bitwidth == 16:
+                        total = _plus_drawn(total, where, gradient, (kd * KH + kh) * KW + kw)
+                    else:
+                        hit = where == (kd * KH + kh) * KW + kw
+                        total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
     return total
 
 
@@ -164,6 +203,7 @@ def _drawn_scatter_kernel(
     OUT_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
+    PACKED: tl.constexpr,
 ):
     """Send gradients to where the draws were; each program collects them for the inputs that it writes.
 
@@ -183,7 +223,8 @@ def _drawn_scatter_kernel(
     SD: tl.constexpr = WINDOW[3]
     SH: tl.constexpr = WINDOW[4]
     SW: tl.constexpr = WINDOW[5]
-    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
+    pairs: tl.constexpr = PACKED and dtype.primitive_bitwidth == 16 and (CHANNELS > 1 or not CHANNELS_LAST)
+    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], dtype if pairs else wide)
     totals = ()
     for rd in tl.static_range(SD):
         for rh in tl.static_range(SH):
