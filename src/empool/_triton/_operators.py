@@ -87,10 +87,10 @@ def _rank_draw(
     sets, _, columns = table
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
-    large = method in ("second", "ranks") and 4 < windows.volume <= _plan.SORTED_WINDOW
+    large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
     options: dict[str, int] = {}
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
+        options = {"num_warps": 2} if not channels_last else _plan.FOUR_PROGRAMS if method == "ranks" else {}
     plan = _plan.output_plan(_rank_draw_kernel, windows).of(
         **options,
         **_draws(windows, seeds, *rest[6:]),
