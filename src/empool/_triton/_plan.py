@@ -195,7 +195,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
         READ=_columns(windows),
         CHUNK=_chunk(windows),
         PACKED=os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip,
-        ALIGNED=_aligned(windows, width),
+        ALIGNED=LANES.value if windows.channels_last and width % LANES.value == 0 else _aligned(windows, width),
         FLAT=_flat(windows),
         ROWS=rows or (0, 0),
         COUNTS=max(len(rows) // 2, 1),
