@@ -2,7 +2,7 @@
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
-# ruff: noqa: RUF005, RUF059, SIM102
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
@@ -23,6 +23,7 @@ from empool._triton._rank import (
     larger,
     largest,
     last_nan,
+    lowest_bits,
     magnitude,
     not_finite,
     one_of_two,
@@ -34,7 +35,7 @@ from empool._triton._rank import (
     two_numbers,
 )
 from empool._triton._select import place_of_rank, reached, value_of_rank, within
-from empool._triton._table import FEW, MOST, is_reached, rank_of, row_of, set_of, thresholds_of
+from empool._triton._table import FEW, MOST, rank_of, row_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -238,16 +239,18 @@ def _rank_draw_kernel(
     # is no number is seldom, and then all of the tile is done again.
     HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
-    MANY: tl.constexpr = METHOD == "second" and (K > 4 or (K > 1 and HALF and CHANNELS_LAST))
+    MANY: tl.constexpr = METHOD == "second" and K > 1
     RANKED: tl.constexpr = METHOD == "ranks"
     FULL: tl.constexpr = RANKED and ALIGNED == LANES
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = RANKED or MANY
     TOGETHER: tl.constexpr = TOPS or (READ > 0 and METHOD != "any" and (RANKED or not CHANNELS_LAST))
-    kind: tl.constexpr = dtype if HALF and PACKED else wide
+    OTHER: tl.constexpr = LOWEST if QUICK and not FULL else -float("inf")
+    kind: tl.constexpr = dtype if HALF and PACKED and K <= 9 else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     again = tl.zeros(like.shape, tl.int1)
+    most = tl.zeros([1, 1], tl.uint32)
     drawn_values = ()
     positions = ()
     columns = ()
@@ -259,6 +262,9 @@ def _rank_draw_kernel(
     void = like.to(kind)
     least = void + 1.0
     smallest = least
+    negative = void.to(
+        tl.int16 if kind.primitive_bitwidth == 16 else tl.int32 if kind.primitive_bitwidth == 32 else tl.int64
+    )
     for lane in tl.static_range(1 if SIDE else 4):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
@@ -269,12 +275,13 @@ def _rank_draw_kernel(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK,
-                LOWEST if QUICK and not FULL else -float("inf"), False, False, ALIGNED,
+                OTHER, False, False, ALIGNED,
             )  # fmt: skip
             if QUICK:
                 more = in_type(more, kind)
                 if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
                     more = as_pairs(more)
+                negative = lowest_bits(more, negative)
             if RANKED:
                 ordered = ordered + sorted_columns(more, HEIGHT)
             if TOPS:
@@ -313,44 +320,42 @@ def _rank_draw_kernel(
             if METHOD != "first":
                 if RANKED and COLUMNS <= MOST:
                     # A row that a block's windows have in common is read once, the others for each lane.
+                    row = row_of(table, count, ROWS, COUNTS, COLUMNS)
                     if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
-                        rank, highest = reached((number,), row_of(table, count, ROWS, COUNTS, COLUMNS), tl.minimum(rows, 0), COLUMNS, PACKED)
-                        again = again | (highest == 4294967295)
-                        rank = rank[0]
+                        found = reached((number,), row, tl.minimum(rows, 0), COLUMNS, PACKED)
+                        rank = like.to(tl.int32) + found[0]
                     else:
                         if len(shared) == 0:
                             others = ()
                             for next in tl.static_range(lane, 1 if SIDE else 4):
                                 others = others + (number_of_lane(numbers, next, SIDE, TIED),)
-                            shared, highest = reached(
-                                others, row_of(table, count, ROWS, COUNTS, COLUMNS), tl.minimum(rows, 0), COLUMNS, PACKED
-                            )
-                            again = again | (highest == 4294967295)
-                        rank = shared[lane + len(shared) - (1 if SIDE else 4)]
-                    rank = like.to(tl.int32) + rank
+                            shared = reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
+                        rank = like.to(tl.int32) + shared[lane + len(shared) - (1 if SIDE else 4)]
                 elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
                     )
-                if TOPS:
-                    second_drawn = is_reached(number, own, wide_w, SIDES, COUNTS, WIDTHS)
+                if QUICK:
+                    most = tl.maximum(most, number)
+                if MANY:
+                    threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
                 elif not RANKED or COLUMNS > MOST:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
             if TOGETHER:
                 values = window_of(columns, lane, WINDOW, kind if QUICK else wide)
             else:
-                values = load_window(
-                    input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
-                    LOWEST if QUICK and not FULL else -float("inf"),
-                )  # fmt: skip
-            if TOPS:
-                first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
+                if QUICK:
+                    negative = lowest_bits(values, negative)
+            if MANY:
+                if TOPS:
+                    first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                else:
+                    first, second = two_numbers(values, K)
                 void = not_finite(first, void, like)
-                value, chosen, position = one_of_two(values, first, second, second_drawn, K, like)
-                again = again | (number == 4294967295)
-                if ALIGNED != LANES:
-                    chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
-                least = smaller(least, chosen)
+                number, threshold = tl.broadcast_to(number, like.shape), tl.broadcast_to(threshold, like.shape)
+                value, position = one_of_two(values, first, second, number, threshold, K, like)
+                chosen = value
             elif RANKED:
                 if TOGETHER:
                     values_by_rank = columns_of_window(ordered, lane, WINDOW, kind)
@@ -364,21 +369,20 @@ def _rank_draw_kernel(
                     again = again | (live & (count <= 0))
                     count = tl.maximum(count, 0)
                 value, position, chosen = within(chosen, position, rank, count, like)
-                if FULL:
-                    void = not_finite(chosen, void, like)
-                else:
-                    outside = tl.where(live if SIDE else ow < OW, -float("inf"), 1.0).to(kind)
-                    chosen = larger(chosen, tl.broadcast_to(outside, like.shape))
-                    least = smaller(least, chosen)
-                smallest = smaller(smallest, magnitude(chosen))
-            elif QUICK:
-                first, second, nan = two_numbers(values, K, like)
-                value, chosen, position = one_of_two(values, first, second, rank > 0, K, like)
-                again = again | (live & ((nan != nan) | (chosen <= LOWEST)))
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
             else:
                 value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
+        if QUICK:
+            if FULL:
+                void = not_finite(chosen, void, like)
+            elif SIDE:
+                chosen = tl.where(live, chosen, 1.0)
+            elif ALIGNED != LANES:
+                chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
+            if not FULL:
+                least = smaller(least, chosen)
+            smallest = smaller(smallest, magnitude(chosen))
         if CHANNELS_LAST and not TOGETHER:  # A lane after another, so that registers hold one's windows alone.
             store_draw(output, drawn, at, value, position, live)
         else:
@@ -404,22 +408,20 @@ def _rank_draw_kernel(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
             store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
-    if TOPS or RANKED:
-        void, least = void.to(wide), least.to(wide)
-        again = again | (void != void) | (least <= LOWEST)
     if QUICK:
-        unsure = tl.where(again, 2, 0)
-        if RANKED:
-            unsure = tl.where(again, 2, (smallest.to(wide) == 0).to(tl.int32))
+        void, least, smallest = void.to(wide), least.to(wide), smallest.to(wide)
+        again = again | (void != void) | (least <= LOWEST) | (most == 4294967295)
+        negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
+        zeros = (smallest == 0) & (negative == negative_zero)
+        unsure = tl.where(again, 2, zeros.to(tl.int32))
         unsure = tl.max(tl.where(row_live, unsure, 0))
-        if RANKED:
-            if unsure == 1:
-                tl.debug_barrier()  # What other threads have written is read.
-                for other in range(1 if SIDE else 4):
-                    _sign_zeros(
-                        input, output, drawn, plane_start, line_start, other, block, channel, d, h, size, step,
-                        row_live, OW, C, WINDOW, CHANNELS_LAST, SIDE, ALIGNED,
-                    )  # fmt: skip
+        if unsure == 1:
+            tl.debug_barrier()  # What other threads have written is read.
+            for other in range(1 if SIDE else 4):
+                _sign_zeros(
+                    input, output, drawn, plane_start, line_start, other, block, channel, d, h, size, step,
+                    row_live, OW, C, WINDOW, CHANNELS_LAST, SIDE, ALIGNED,
+                )  # fmt: skip
         if unsure > 1:
             for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
                 _draw_any(

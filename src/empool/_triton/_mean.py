@@ -198,6 +198,7 @@ def _rank_mean_kernel(
     # Of numbers, maxima and minima do; what is none is seldom, and then all of the tile is done again.
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and TOGETHER
     QUICK: tl.constexpr = METHOD == "sorted" or (METHOD == "second" and K > 4)
+    TWO: tl.constexpr = LEAST[0] * LEAST[1] * LEAST[2] > 1
     OTHER: tl.constexpr = LOWEST if QUICK else -float("inf")
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     kind: tl.constexpr = dtype if PACKED and QUICK and HALF else wide
@@ -278,9 +279,13 @@ def _rank_mean_kernel(
                 ranked = in_type(ranked, wide)
                 mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, 1, 1)
                 top = ranked[0]
+                low = top
+                if METHOD == "second":  # Padding counts as more than -inf.
+                    low = ranked[1] if TWO else tl.where(tall * wide_w > 1, ranked[1], top)
                 if CHANNELS_LAST or ALIGNED != LANES:
                     top = tl.where(live, top, 1.0)
-                least = tl.minimum(least, top)
+                    low = tl.where(live, low, 1.0)
+                least = tl.minimum(least, low)
                 smallest = tl.minimum(smallest, tl.abs(top))
                 signs = signs | sign_of(begin)
             else:

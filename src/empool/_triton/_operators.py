@@ -23,7 +23,7 @@ from empool._triton._scatter import (
     _drawn_scatter_any_kernel,
     _drawn_scatter_kernel,
 )
-from empool._triton._scatter_flat import _drawn_scatter_flat_kernel
+from empool._triton._scatter_line import _drawn_scatter_line_kernel
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_backward_kernel, _value_mean_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
@@ -35,7 +35,7 @@ KERNELS = (
     _rank_draw_kernel,
     _value_draw_kernel,
     _drawn_scatter_kernel,
-    _drawn_scatter_flat_kernel,
+    _drawn_scatter_line_kernel,
     _drawn_scatter_any_kernel,
     _drawn_gather_kernel,
     _rank_mean_kernel,
@@ -138,8 +138,8 @@ def _drawn_scatter(
     size = (*output[:2], *input_size)
     windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
     kernel, cells = scatter_kernel(windows)
-    if kernel is _drawn_scatter_flat_kernel:
-        plan = _plan.flat_plan(windows)
+    if kernel is _drawn_scatter_line_kernel:
+        plan = _plan.line_plan(windows)
     else:
         plan = _plan.input_plan(kernel, windows, cells)
     return kernel, Start((plan,), size, _strides(size, channels_last), dtype)
@@ -328,7 +328,7 @@ def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
     stride = windows.window[3] * windows.window[4] * windows.window[5]
     if windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive:
         if _plan.is_halved(windows):
-            return _drawn_scatter_flat_kernel, False
+            return _drawn_scatter_line_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
 

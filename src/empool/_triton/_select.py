@@ -63,10 +63,9 @@ _WITHIN = tl.constexpr(
 
 @triton.jit
 def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
-    """Count for each random number how many of a row's thresholds it reaches; return the largest number, too.
+    """Count for each random number how many of a row's thresholds it reaches; the largest seems to reach 2^32.
 
-    Few numbers reach five: the others are compared in a branch that few warps take. The largest of all numbers seems
-    to reach 2^32.
+    Few numbers reach five: the others are compared in a branch that few warps take.
     """
     BRANCH: tl.constexpr = PACKED and COLUMNS > 5
     thresholds = thresholds_of_row(row, 5 if BRANCH else COLUMNS)
@@ -83,7 +82,8 @@ def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
                 )  # fmt: skip
             if BRANCH and len(numbers) != 3:
                 count = tl.inline_asm_elementwise(
-                    _MORE, "=&f,f,r,r,l,r", [count, numbers[i], thresholds[4], (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
+                    _MORE, "=&f,f,r,r,l,r",
+                    [count, numbers[i], thresholds[4], (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
                     dtype=tl.float32, is_pure=True, pack=1,
                 )  # fmt: skip
         else:
@@ -101,7 +101,7 @@ def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
     ranks = ()
     for i in tl.static_range(len(counts)):
         ranks = ranks + ((counts[i].to(tl.int32, bitcast=True) - 0x4B000000 if PACKED else counts[i]),)
-    return ranks, highest
+    return ranks
 
 
 @triton.jit

@@ -173,9 +173,9 @@ def _reached(number, row, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def is_reached(number, thresholds, wide, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
-    """Tell whether a number reaches the only threshold; of the largest number, that may be wrong."""
-    return number >= _of_row(thresholds, 0, wide, 1, SIDES, COUNTS, WIDTHS)
+def threshold_of(thresholds, wide, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
+    """Return the only threshold of every window; the largest number seems to reach 2^32, too."""
+    return _of_row(thresholds, 0, wide, 1, SIDES, COUNTS, WIDTHS)
 
 
 @triton.jit
