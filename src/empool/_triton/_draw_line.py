@@ -236,15 +236,16 @@ def _rank_draw_line_kernel(
             tl.debug_barrier()  # What other threads have written is read.
         for each in range(OW):
             its_block = none + each // LANES
+            its_lane = each - each // LANES * LANES
             if unsure == 1:
                 _sign_zeros(
-                    input, output, drawn, plane_start, line_start, each - each // LANES * LANES, its_block, channel, none, h, size, 1,
+                    input, output, drawn, plane_start, line_start, its_lane, its_block, channel, none, h, size, 1,
                     row_live, OW, C, WINDOW, False, False, 1,
                 )  # fmt: skip
             else:
                 its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
                 _draw_any(
-                    input, output, drawn, plane_start, line_start, table, its_numbers, each - each // LANES * LANES, its_block, channel, none,
-                    none + 1, h, h_end, size, 1, row_live, OW, C, TIED, "second", 1, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
-                    WINDOW, HIGH, CHECKED, False, False, 1, like,
+                    input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel,
+                    none, none + 1, h, h_end, size, 1, row_live, OW, C, TIED, "second", 1, SIDES, ROWS, COUNTS, WIDTHS,
+                    LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
                 )  # fmt: skip
