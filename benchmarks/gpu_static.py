@@ -3,11 +3,14 @@
     python benchmarks/gpu_static.py [--json FILE] [--markdown FILE [--before REV]] [--only WORDS]
 
 Kernels are compiled for sm_90 by Triton's own `ptxas` and disassembled. A warp scheduler starts one instruction a
-cycle; comparisons, selections, logic and integer sums take two cycles of it (the ALU has 16 lanes for 32 threads), and
-so do integer products, of which the wide ones take four. The time by instructions, on 132 x 4 schedulers at 1.7 GHz,
-is set against that of the bytes, every tensor moved once at 3.0 TB/s. "share" is the bytes' time over the larger of
-the two. Every instruction is counted once, but for those that a condition jumps over: so this is good for kernels
-without loops, and for comparing two versions of a kernel. `gpu_timing.py` measures.
+cycle, and an instruction occupies what executes it: the ALU for two cycles (comparisons, selections, logic, sums of
+three), the multipliers' heavy half for two (integer products, of which the wide ones take four, sums of two integers,
+most moves, products of half types), either half for one (products and sums of float32), the converter for eight, and
+the load-store unit, which four schedulers share, for four. (Nsight Compute on an H200 counts the same for 16 of the
+kernels, within 3 %.) The time of the busiest, on 132 x 4 schedulers at 1.7 GHz, is set against that of the bytes, every
+tensor moved once at 3.0 TB/s. "share" is the bytes' time over the larger of the two. Every instruction is counted once,
+but for those that a condition jumps over: so this is good for kernels without loops, and for comparing two versions of
+a kernel. `gpu_timing.py` measures.
 """
 
 from __future__ import annotations
@@ -40,13 +43,13 @@ SHAPES = ((256, 64, 56, 56), (256, 256, 14, 14))
 WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2": (3, 2, 1)}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 LAYOUTS = {"NCHW": False, "NHWC": True}
+UNITS = ("alu", "multiply", "convert", "memory")
 SCHEDULERS, HERTZ, BYTES_A_SECOND = 132 * 4, 1.7e9, 3.0e12
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
-_ELSEWHERE = re.compile(
-    "LDG|STG|LDS|STS|LDC|ULDC|LDL|STL|LD|ST|S2R|S2UR|LDCU|R2UR|CS2R|BAR|SHFL|REDUX|MUFU|"
-    "BRA|EXIT|NOP|BSSY|BSYNC|WARPSYNC|CALL|RET|DEPBAR|BREAK|YIELD"
-)
-"""What neither the ALU nor the multipliers do."""
+_MEMORY = re.compile("LDG|STG|LDS|STS|LDL|STL|LD|ST|SHFL|REDUX")
+_CONVERTER = re.compile("F2F|F2I|I2F|FRND|MUFU|POPC|FLO|BREV")
+_ELSEWHERE = re.compile("LDC|S2R|LDCU|R2UR|CS2R|BAR|BRA|EXIT|NOP|BSSY|BSYNC|WARPSYNC|CALL|RET|DEPBAR|BREAK|YIELD|U.*")
+"""What none of the units counted does."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,12 @@ class Kernel:
 
     Attributes:
         kernel, shape, window, dtype, layout: which it is.
-        instructions, alu, multiply: how many a thread has, of all kinds; cycles a warp needs of the ALU, and of the
-            multipliers.
+        instructions: how many a thread has.
+        alu, multiply, convert, memory: the cycles that a warp needs of the ALU, of the multipliers (of their heavy
+            half, or of both if that is more), of the converter and of the load-store unit.
         registers, spills, shared: of a thread, bytes of a thread's stack, bytes of a program.
         accesses: loads and stores by their width.
-        microseconds: by bytes, by instructions started, by the ALU and by the multipliers.
+        microseconds: by bytes, by instructions started, and by each unit.
         share: of a copy's speed.
     """
 
@@ -71,6 +75,8 @@ class Kernel:
     instructions: int
     alu: int
     multiply: int
+    convert: int
+    memory: int
     registers: int
     spills: int
     shared: int
@@ -206,14 +212,12 @@ def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout
     inputs, outputs, draws = _READS_AND_WRITES[name.split()[0]]
     moved = size * (inputs * input.numel() + outputs * output) + draws * output
     units, accesses = _counted(compiled.asm["cubin"])
-    alu, multiply = 2 * units["alu"], units["multiply"]
     warps = plan.programs * plan.arguments["num_warps"]
     cycle = warps / SCHEDULERS / HERTZ * 1e6
     times = {
         "bytes": moved / BYTES_A_SECOND * 1e6,
         "instructions": units["all"] * cycle,
-        "alu": alu * cycle,
-        "multiply": multiply * cycle,
+        **{unit: units[unit] * cycle for unit in UNITS},
     }
     registers, spills = _resources(compiled.asm["cubin"])
     return Kernel(
@@ -223,8 +227,7 @@ def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout
         dtype,
         layout,
         units["all"],
-        alu,
-        multiply,
+        *(units[unit] for unit in UNITS),
         registers,
         spills,
         compiled.metadata.shared,
@@ -235,20 +238,27 @@ def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout
 
 
 def _counted(cubin: bytes) -> tuple[collections.Counter[str], collections.Counter[str]]:
-    """Count a kernel's instructions by what does them, and its accesses by width."""
+    """Count a kernel's instructions, the cycles of what executes them, and accesses by width."""
     found = _executed(_tool("nvdisasm", "-c", binary=cubin))
     units: collections.Counter[str] = collections.Counter(all=len(found))
     accesses: collections.Counter[str] = collections.Counter()
+    either = 0
     for name in found:
         base, *parts = name.split(".")
         if base in ("LDG", "STG", "LDS", "STS", "LDL", "STL"):
             accesses[f"{base}.{next((p for p in parts if p in ('64', '128', 'U8', 'S8', 'U16', 'S16')), '32')}"] += 1
-        if base == "IMAD":
-            units["multiply"] += 4 if "WIDE" in parts or "HI" in parts else 2
-        elif base in ("FADD", "FMUL", "FFMA", "HADD2", "HMUL2", "HFMA2"):
-            units["multiply"] += 1
-        elif not _ELSEWHERE.fullmatch(base) and not base.startswith("U"):
-            units["alu"] += 1
+        if base in ("FADD", "FMUL", "FFMA"):
+            either += 1
+        elif base in ("IMAD", "VIADD", "HADD2", "HMUL2", "HFMA2"):
+            if "MMA" not in parts:  # Else the tensor unit executes it.
+                units["multiply"] += 4 if "WIDE" in parts or "HI" in parts else 2
+        elif _CONVERTER.fullmatch(base):
+            units["convert"] += 8
+        elif _MEMORY.fullmatch(base):
+            units["memory"] += 4
+        elif not _ELSEWHERE.fullmatch(base):
+            units["alu"] += 2
+    units["multiply"] = max(units["multiply"], units["multiply"] // 2 + either)
     return units, accesses
 
 

@@ -170,7 +170,6 @@ def test_what_does_not_exist_is_named(images, arguments, message, capsys, monkey
         (["compare", "--seeds", "0"], "--seeds"),
         (["compare", "--train-limit", "0"], "--train-limit"),
         (["compare", "--device", "tpu"], "'tpu' is not one of"),
-        (["compare", "--sedes", "3"], "No such option"),
         (["contrast"], "No such command 'contrast'"),
         (["report"], "Missing argument 'DIR'"),
         (["show", "--p", "nan"], "Invalid value for '--p'"),

@@ -225,6 +225,9 @@ def test_what_cannot_be_evaluated_is_refused(folder, monkeypatch):
         ({"pooling": 3}, r"max/0/config\.json: expected pooling: str, got 3; delete that folder, and train the run"),
         ({"pooling": "maxx"}, r"max/0/config\.json: pooling: expected one of max, .*; delete that folder, and train"),
         ({"recipe": {**config["recipe"], "width": "9"}}, r"max/0/config\.json: expected width: int, got '9'; delete"),
+        ({"recipe": {**config["recipe"], "width": True}}, r"max/0/config\.json: expected width: int, got True; delete"),
+        ({"recipe": {**config["recipe"], "augment": "blur"}}, r'config\.json: augment: .*, got "blur"; delete that'),
+        ({"p_schedule": "warmpu:3"}, r'max/0/config\.json: p_schedule: .*, got "warmpu:3"; delete that folder, and'),
         ({"recipe": {**config["recipe"], "width": 9}}, r"last\.ckpt holds another network than cnn"),
     ):
         path.write_text(json.dumps({**config, **changes}))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import doctest
+import functools
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -30,7 +32,7 @@ class Images(torch.utils.data.Dataset):
     def __init__(self, count, seed, floats=False):
         pixels, self.labels = tiny_data.images(count, seed=seed)
         images = torch.from_numpy(pixels).movedim(-1, 1)
-        self.images = images.float() / 255 if floats else images
+        self.images = images.double() / 255 if floats else images
 
     def __len__(self):
         return len(self.labels)
@@ -43,33 +45,32 @@ def in_bytes():
     return Images(60, 0), Images(18, 1)
 
 
-def in_floats():
-    return Images(60, 0, floats=True), Images(18, 1, floats=True)
-
-
-def two_sizes():
-    train, test = in_floats()
-    train.images = [*train.images[:7], torch.zeros(1, 8, 9), *train.images[8:]]
+def in_floats(image=None, label=None):
+    train, test = Images(60, 0, floats=True), Images(18, 1, floats=True)
+    if image is not None:
+        train.images = [*train.images[:7], image, *train.images[8:]]
+    test.labels[4] = test.labels[4] if label is None else label
     return train, test
 
 
-def more_classes():
-    train, test = in_floats()
-    test.labels[4] = 3
-    return train, test
+two_sizes, a_word = functools.partial(in_floats, torch.zeros(1, 8, 9)), functools.partial(in_floats, "word")
+more_classes = functools.partial(in_floats, label=3)
 
 
-def net(pooling, num_classes, in_channels):
-    convolution = nn.Conv2d(in_channels, 8, 3, padding=1)
+def net(pooling, num_classes):
+    convolution, norm = nn.LazyConv2d(8, 3, padding=1), nn.LazyBatchNorm2d(affine=False)
     pool = empool.layer(pooling, 2, kernel_size=2)
-    return nn.Sequential(convolution, pool, nn.ReLU(), nn.Flatten(), nn.Linear(128, num_classes))
+    return nn.Sequential(convolution, norm, pool, nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
 net.recipe = Recipe(epochs=6, batch_size=20, learning_rate=0.05, augment="none")
 
 
-def too_few(pooling):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+def too_few(pooling, inputs=64):
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 2))
+
+
+misfit = functools.partial(too_few, inputs=63)
 
 
 def nothing(pooling=None):
@@ -108,12 +109,10 @@ def test_a_network_and_data_of_ones_own(data):
         ("digits", "test_lab_interface:ERRORS", "expected a callable, got dict"),
         ("digits", "test_lab_interface:nothing", "expected a torch.nn.Module, got NoneType"),
         ("digits", "test_lab_interface:too_few", r"expected logits \(2, 10\) of 2 images, got \(2, 2\)"),
+        ("digits", "test_lab_interface:misfit", r"misfit: mat1 .*2x64 and 63x2.*, given images \(2, 1, 8, 8\)$"),
         ("test_lab_interface:nothing", "cnn", "expected a training and a test Dataset, got NoneType"),
-        (
-            "test_lab_interface:two_sizes",
-            "test_lab_interface:net",
-            "train image 7 is 1x8x9, but train image 0 is",
-        ),
+        ("test_lab_interface:two_sizes", "test_lab_interface:net", "train image 7 is 1x8x9, but train image 0 is"),
+        ("test_lab_interface:a_word", "test_lab_interface:net", "train image 7 is str, but train image 0 is 1x8x8"),
         ("test_lab_interface:more_classes", "test_lab_interface:net", "test image 4 has label 3, expected 0 to 2"),
     ],
 )
@@ -144,11 +143,12 @@ def test_records_of_ones_own_go_into_the_same_table():
     rows = [{"pooling": p, "seed": s, "test_error": e} for p, errors in ERRORS.items() for s, e in enumerate(errors)]
     made = table(rows)
     assert made.index.tolist() == ["max", "ensemble:0.1"]
+    assert table([{**row, "seed": torch.tensor(row["seed"]), "converged": numpy.True_} for row in rows]).equals(made)
     assert made["Test error %"].tolist() == pytest.approx([10.2, 9.1333], abs=1e-3)
     assert table(pandas.DataFrame(rows), baseline="ensemble:0.1").index.tolist() == ["max", "ensemble:0.1"]
     for wrong, said in (
         ({"records": [{"pooling": "max", "seed": 0}]}, "table: .* expected a test error, got None for max with seed 0"),
-        ({"records": ERRORS}, "table: expected a list of records, one a run, got a dict"),
+        *(({"records": bad}, "table: expected a list of records, one a run, got a ") for bad in (ERRORS, None)),
         ({"records": [*rows, "max"]}, "table: run 7: expected an object, got 'max'"),
         ({"records": rows, "baseline": "mx"}, 'baseline: expected one of max, ensemble:0.1, got "mx"'),
     ):
@@ -165,9 +165,11 @@ def test_unknown_options_and_fields_of_the_recipe_are_refused():
     with pytest.raises(TypeError, match="epoch"):
         compare(epoch=3)
     for options, message in (
-        ({"precision": "float16"}, 'precision: expected float32 or bfloat16, got "float16"'),
+        ({"precision": "float16"}, "compare: expected precision: float32 or bfloat16, got 'float16'"),
+        *(({"seeds": bad}, r"compare: expected seeds: list\[int\], got ") for bad in ("3", 2.0)),
+        ({"epochs": "3"}, r"compare: expected epochs: int \| None, got '3'"),
+        ({"model": nn.Linear(2, 2)}, "compare: expected model: str, got Linear"),
         *(({none: []}, "a study needs at least one pooling and one seed") for none in ("poolings", "seeds")),
-        ({"device": "tpu"}, 'device: expected auto or cpu or cuda, got "tpu"'),
         ({"poolings": {"max": {"speed": 3}}}, "recipe: expected FIELD=VALUE with one of epochs, "),
         ({"poolings": ["max@milestones=0.5"]}, "recipe: milestones is of schedule=step"),
         ({"poolings": ["max", "average"], "baseline": "avg"}, 'baseline: expected one of max, average, got "avg"'),

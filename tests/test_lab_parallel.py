@@ -127,8 +127,7 @@ def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("number", "end"),
-    [(signal.SIGKILL, "killed, often for want of memory"), (signal.SIGTERM, "ended by SIGTERM")],
+    ("number", "end"), [(signal.SIGKILL, "killed, often for want of memory"), (signal.SIGTERM, "ended by SIGTERM")]
 )
 def test_a_run_whose_process_dies_goes_on_in_another_from_its_checkpoint(whole, tmp_path, held, number, end):
     place = Processes(2, "cpu")

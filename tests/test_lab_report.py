@@ -312,6 +312,9 @@ def test_an_old_page_survives_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(LabError, match=r"^no space left to write .*/error\.svg: make room"):
         write_report(tmp_path)
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(LabError, match=r"^cannot read .*/results\.json \(Permission denied\): make it readable$"):
+        write_report(tmp_path)
     assert page.read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 

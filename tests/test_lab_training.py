@@ -81,10 +81,7 @@ def test_a_run_is_not_resumed_on_another_device_or_by_other_processes_but_may_be
     with pytest.raises(KeyboardInterrupt):
         fit(config, tiny_data.data_set(), tmp_path, interrupt_after(1))
     assert json.loads((folder / "config.json").read_text())["device"] == "cpu"
-    for device, count, how in (
-        ("cuda", 1, "device = cpu, not cuda"),
-        ("cpu", 2, "processes = 1, not 2"),
-    ):
+    for device, count, how in (("cuda", 1, "device = cpu, not cuda"), ("cpu", 2, "processes = 1, not 2")):
         with pytest.raises(LabError) as caught:
             loop._checkpoint(dataclasses.replace(config, device=device), folder, Processes(count=count))
         assert str(caught.value) == f"{folder} holds another run ({how}): go on with that, or choose another --out"

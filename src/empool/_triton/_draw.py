@@ -19,6 +19,7 @@ from empool._triton._columns import (
 )
 from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
+    as_pairs,
     descending,
     in_type,
     larger,
@@ -253,7 +254,8 @@ def _rank_draw_kernel(
                 more = sorted_columns(more, HEIGHT)
             if TOPS:
                 more = in_type(more, kind)
-                void = not_finite(more, void, like)
+                if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
+                    more = as_pairs(more)
                 tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                 firsts = firsts + tops
                 seconds = seconds + nexts
@@ -305,6 +307,7 @@ def _rank_draw_kernel(
                     )  # fmt: skip
             if TOPS:
                 first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                void = not_finite(first, void, like)
                 value, chosen, position = one_of_two(values, first, second, reached, K, like)
                 again = again | (number == 4294967295)
                 if ALIGNED != LANES:

@@ -17,6 +17,7 @@ from empool._triton._columns import (
 )
 from empool._triton._load import activation, corner_of, load_window
 from empool._triton._rank import (
+    as_pairs,
     descending,
     in_type,
     largest,
@@ -220,8 +221,9 @@ def _rank_mean_kernel(
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, False, False, ALIGNED,
             )  # fmt: skip
             more = in_type(loaded, kind)
+            if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
+                more = as_pairs(more)
             if QUICK:
-                odd = not_finite(more, odd, like)
                 if METHOD == "second":
                     tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                     firsts = firsts + tops
@@ -250,10 +252,8 @@ def _rank_mean_kernel(
             begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
             if not TOGETHER:
                 values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
-                if QUICK:
-                    odd = not_finite(values, odd, like)
-                    if METHOD == "second":
-                        firsts, seconds = tops_of_columns(values, K, 1, LOWEST)
+                if QUICK and METHOD == "second":
+                    firsts, seconds = tops_of_columns(values, K, 1, LOWEST)
             if QUICK:
                 if METHOD == "sorted":
                     if TOGETHER:
@@ -265,6 +265,7 @@ def _rank_mean_kernel(
                     ranked = tops_of_window(firsts, seconds, lane, WINDOW)
                 else:
                     ranked = (firsts[0], seconds[0])
+                odd = not_finite(ranked[0], odd, like)
                 ranked = in_type(ranked, wide)
                 mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
                 top = ranked[0]

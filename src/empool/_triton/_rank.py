@@ -134,11 +134,26 @@ def in_type(values, dtype: tl.constexpr):
 
 
 @triton.jit
+def as_pairs(values):
+    """Return a half type's values, put together two by two once: the compiler would do it again for every use.
+
+    A product with 1 is no copy that it could leave out.
+    """
+    found = ()
+    for k in tl.static_range(len(values)):
+        one = tl.full(values[k].shape, 1.0, values[k].dtype)
+        found = found + (_plus_product(values[k], one, tl.full(values[k].shape, -0.0, values[k].dtype)),)
+    return found
+
+
+@triton.jit
 def larger(one, other):
-    """Return the maxima of numbers; of a half type two by two, in the GPU's own instructions."""
+    """Return the maxima, NaN where there is one; of a half type two by two, in the GPU's own instructions."""
     if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
-        number: tl.constexpr = "max.bf16x2 $0, $1, $2;" if one.dtype == tl.bfloat16 else "max.f16x2 $0, $1, $2;"
-        result = tl.inline_asm_elementwise(number, "=r,r,r", [one, other], dtype=one.dtype, is_pure=True, pack=2)
+        which: tl.constexpr = "max.NaN.bf16x2 $0, $1, $2;" if one.dtype == tl.bfloat16 else "max.NaN.f16x2 $0, $1, $2;"
+        result = tl.inline_asm_elementwise(which, "=r,r,r", [one, other], dtype=one.dtype, is_pure=True, pack=2)
+    elif one.dtype.is_floating():
+        result = tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)
     else:
         result = tl.maximum(one, other)
     return result
@@ -146,7 +161,7 @@ def larger(one, other):
 
 @triton.jit
 def smaller(one, other):
-    """Return the minima of numbers, as `larger` does."""
+    """Return the minima, of a number and NaN the number, as `larger` does."""
     if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
         number: tl.constexpr = "min.bf16x2 $0, $1, $2;" if one.dtype == tl.bfloat16 else "min.f16x2 $0, $1, $2;"
         result = tl.inline_asm_elementwise(number, "=r,r,r", [one, other], dtype=one.dtype, is_pure=True, pack=2)
@@ -163,25 +178,24 @@ def _plus_product(one, other, number):
 
 
 @triton.jit
-def not_finite(values, odd, like):
-    """Return NaN where one of the values is an infinity or a NaN, or `odd` is NaN."""
-    for k in tl.static_range(len(values)):
-        if odd.dtype == tl.bfloat16 or odd.dtype == tl.float16:
-            odd = _plus_product(values[k], like.to(odd.dtype), odd)
-        else:
-            odd = tl.fma(values[k], like, odd)
+def not_finite(largest, odd, like):
+    """Return NaN where the largest of all is an infinity or a NaN, or `odd` is NaN."""
+    if odd.dtype == tl.bfloat16 or odd.dtype == tl.float16:
+        odd = _plus_product(largest, like.to(odd.dtype), odd)
+    else:
+        odd = tl.fma(largest, like, odd)
     return odd
 
 
 @triton.jit
 def two_numbers(values, K: tl.constexpr, like):
     """Return the two largest of numbers, but for zeros' signs, and NaN where there is an infinity or a NaN."""
-    first = tl.maximum(values[0], values[1])
-    second = tl.minimum(values[0], values[1])
+    first = larger(values[0], values[1])
+    second = smaller(values[0], values[1])
     for k in tl.static_range(2, K):
-        second = tl.maximum(second, tl.minimum(first, values[k]))
-        first = tl.maximum(first, values[k])
-    return first, second, not_finite(values, like, like)
+        second = larger(second, smaller(first, values[k]))
+        first = larger(first, values[k])
+    return first, second, not_finite(first, like, like)
 
 
 @triton.jit

@@ -8,8 +8,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from empool.lab.errors import LabError, refusal, unwritable
 
@@ -81,6 +83,8 @@ def read_json(path: Path, remedy: str = "delete it to start over") -> Any:
     """Read a JSON file, or say that it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise LabError(f"cannot read {path} ({error.strerror}): make it readable") from None
     except ValueError as error:
         raise LabError(f"{path} is not valid JSON ({error}); {remedy}") from None
 
@@ -98,9 +102,19 @@ def checked(content: Any, where: str, kinds: Mapping[str, Any], remedy: str = ""
     if not isinstance(content, Mapping):
         raise LabError(f"{where}: expected an object, got {content!r:.60}{then}")
     for name, kind in kinds.items():
-        of, items = get_origin(kind), get_args(kind)
-        value: Any = content.get(name)
-        whole = isinstance(value, of if of in (list, tuple) else kind)
-        if not whole or (of is list and not all(isinstance(item, items) for item in value)):
-            wanted = kind.__name__ if isinstance(kind, type) and not items else str(kind).replace("numbers.", "")
-            raise LabError(f"{where}: expected {name}: {wanted}, got {value!r:.60}{then}")
+        if not _is_a(content.get(name), kind):
+            wanted = " or ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else str(kind)
+            wanted = re.sub(r"\b[a-z]+\.|<class '|'>", "", wanted)
+            raise LabError(f"{where}: expected {name}: {wanted}, got {content.get(name)!r:.60}{then}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Tell whether a value is of a kind; a whole number is a float, too, and True is no number."""
+    of, items = get_origin(kind), get_args(kind)
+    if of in (Union, UnionType):
+        return any(_is_a(value, each) for each in items)
+    if of is Literal:
+        return value in items
+    if of is not None:
+        return isinstance(value, of) and (of is not list or all(_is_a(item, items[0]) for item in value))
+    return isinstance(value, Real if kind is float else kind) and (kind is bool or not isinstance(value, bool))

@@ -12,6 +12,7 @@ from empool.distributions import Pooling
 from empool.lab import report
 from empool.lab.execute.options import Options
 from empool.lab.execute.session import study
+from empool.lab.files import checked
 
 
 class Study:
@@ -95,6 +96,7 @@ def compare(
         ]
     chosen = Options(data=str(data), model=model, out=None if out is None else Path(out), **options)
     seeds = range(seeds) if isinstance(seeds, int) else seeds
+    checked({"seeds": list(seeds) if isinstance(seeds, Iterable) else seeds}, "compare", {"seeds": list[int]})
     directory, _ = study(chosen, poolings, seeds, command="empool.lab.compare(...)", baseline=baseline)
     return Study(directory, baseline)
 

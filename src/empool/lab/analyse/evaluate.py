@@ -113,15 +113,17 @@ def _finished(directory: Path, poolings: str | None) -> list[tuple[Path, RunConf
 def _evaluate(folder: Path, config: RunConfig, loaded: DataSet, samples: int | None) -> dict[str, Any]:
     """Test a run by every rule that it has; `samples` is None where nothing is drawn."""
     checkpoint = read_checkpoint(folder / "last.ckpt", "delete that folder, and train the run again")
-    experiment = Experiment(config, loaded)
     try:
+        experiment, plan = Experiment(config, loaded), schedule.parse(config.p_schedule)
         experiment.load_state_dict(checkpoint["state_dict"])
+    except ValueError as error:
+        raise LabError(f"{folder}/config.json: {error}; delete that folder, and train the run again") from None
     except RuntimeError as error:
         raise LabError(f"{folder}/last.ckpt holds another network than {config.model} ({first_line(error)})") from None
     experiment.to(config.device)
     p, trained = config.p, checkpoint["history"][-1]["epoch"]
     if p is not None:
-        p = schedule.parse(config.p_schedule).value(p, trained, config.training.epochs)
+        p = plan.value(p, trained, config.training.epochs)
         set_p(experiment, p)
     tested = experiment.tally(experiment.test_images)
     rules = {"expectation": tested.scores()}

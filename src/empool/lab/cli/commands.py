@@ -36,6 +36,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option(callback=_version, is_eager=True, help="Show the version and leave.")]
+
+
 def _show(what: Any) -> None:
     from rich.console import Console
 
@@ -43,11 +46,7 @@ def _show(what: Any) -> None:
 
 
 @app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
-    ] = False,
-) -> None:
+def _main(version: Version = False) -> None:
     pass
 
 

@@ -135,7 +135,7 @@ class _Items(Dataset[Any]):
         image, label = self.items[index]
         name, size = f"{self.where} image {index}", tuple(getattr(image, "shape", ()))
         if self.shape and size != self.shape:
-            this, other = ("x".join(map(str, shape)) for shape in (size, self.shape))
+            this, other = ("x".join(map(str, shape)) or type(image).__name__ for shape in (size, self.shape))
             raise LabError(f"{name} is {this}, but train image 0 is {other}; make them one size")
         return image, sources.checked_label(name, label, self.classes)
 

@@ -47,8 +47,17 @@ def configure(
     if p_schedule.kind != "constant" and all(each.p is None for each in runs):
         needed = "a pooling with a p, ensemble:P or max-dropout:P"
         raise LabError(f"p_schedule: {p_schedule} needs {needed}, got {', '.join(poolings)}")
+    # Networks are made without weights, so that what is wrong with one is said before anything is trained.
     for each in runs[: len(poolings)]:
-        _try_out(each, data)
+        if each.layer is None and getattr(each.training, "strided_convs", True) is False:
+            raise LabError(
+                f"{models.NONE} and max are the same {each.model} unless --recipe strided_convs=true is given"
+            )
+        try:
+            with torch.device("cpu" if networks.is_own(each.model) else "meta"):
+                make_network(each, data)
+        except ValueError as error:
+            raise LabError(str(error)) from None
     return runs, data
 
 
@@ -66,21 +75,3 @@ def _recipe(network: Network, options: Options) -> Recipe:
         return dataclasses.replace(recipe, augment=known.augment)
     batches.parse(recipe.augment)  # Other spellings are refused.
     return recipe
-
-
-def _try_out(each: RunConfig, data: DataSet) -> None:
-    """Make a run's network without its weights, so that what is wrong with it is said before anything is trained."""
-    if each.layer is None and getattr(each.training, "strided_convs", True) is False:
-        raise LabError(f"{models.NONE} and max are the same {each.model} unless --recipe strided_convs=true is given")
-    own = networks.is_own(each.model)
-    try:
-        with torch.device("cpu" if own else "meta"):
-            network = make_network(each, data).eval()
-    except ValueError as error:
-        raise LabError(str(error)) from None
-    if own:
-        size = data.train.image_size or (224, 224)
-        with torch.no_grad():
-            shape = tuple(network(torch.zeros(2, data.train.in_channels, *size)).shape)
-        if shape != (2, len(data.classes)):
-            raise LabError(f"--model {each.model}: expected logits (2, {len(data.classes)}) of 2 images, got {shape}")

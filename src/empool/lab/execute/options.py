@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from empool.lab.errors import LabError
+from empool.lab.files import checked
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -92,7 +92,4 @@ class Options(Where, How, What):
     """What the runs of a study have in common, and where they go; `compare` and the commands take these names."""
 
     def __post_init__(self) -> None:
-        for name, kind in typing.get_type_hints(Options).items():
-            known, given = typing.get_args(kind), getattr(self, name)
-            if typing.get_origin(kind) is Literal and given not in known:
-                raise LabError(f'{name}: expected {" or ".join(known)}, got "{given}"')
+        checked(vars(self), "compare", typing.get_type_hints(Options))

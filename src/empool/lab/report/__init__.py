@@ -46,7 +46,7 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
     made, name = sections.read(directory, baseline), directory.resolve().name
     found = {kind: getattr(made, kind) for kind in _MADE_OF}
     texts = {"study": _in_page(made)} | {kind: table.markdown(sheet) for kind, sheet in found.items() if sheet}
-    marked = [kind for kind in ("study", *_MADE_OF) if pages.has(target, f"{kind}:{name}")] or ["study"]
+    marked = [kind for kind in ("study", *_MADE_OF) if pages.marked(target, f"{kind}:{name}")] or ["study"]
     for kind in marked:
         if kind not in texts:
             made_of = f"it takes {_MADE_OF[kind]}; take the mark out"
@@ -98,9 +98,10 @@ def frame(study: str | Path | Iterable[Mapping[str, Any]], baseline: str = BASEL
         made = sections.read(Path(study), baseline)
     else:
         rows = study.to_dict("records") if isinstance(study, pd.DataFrame) else study
-        if isinstance(rows, Mapping):
+        if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
             raise LabError(f"table: expected a list of records, one a run, got a {type(rows).__name__}")
-        own = [{"data": "own", "model": "own", "converged": one.get("test_error", 0) is not None, **one}
+        own = [{"data": "own", "model": "own", "converged": one.get("test_error", 0) is not None,
+                **{name: value.item() if getattr(value, "ndim", 1) == 0 else value for name, value in one.items()}}
                if isinstance(one, Mapping) else one for one in rows]  # fmt: skip
         made = Section(checked(own, "table"), "table", baseline, Origin(), [])
     columns = {name: list(values) for name, (values, _) in made.errors.columns.items()}

@@ -46,10 +46,6 @@ class Plot(NamedTuple):
     def _repr_svg_(self) -> str:
         return self.svg
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file."""
-        Path(path).write_text(self.svg, encoding="utf-8")
-
     def inline(self) -> str:
         """Return the SVG for a page: its ids prefixed by the plot's name, its colours the page's."""
         svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", self.svg)

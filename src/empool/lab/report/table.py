@@ -83,12 +83,9 @@ def terminal(sheet: Sheet, title: str | None = None, without: Sequence[str] = ()
     for name in cells:
         heading = _BRIEF.get(name, name)
         words = [*heading.split(), *(line for cell in cells[name] for line in cell.split("\n"))]
-        shown.add_column(
-            heading,
-            justify="right" if name in sheet.numbers else "left",
-            no_wrap=name in ("Pooling", INTERVAL, VERDICT),
-            min_width=max(map(len, words)),  # Headings are folded where it is narrow, never numbers or words.
-        )
+        # Headings are folded where it is narrow, never numbers or words.
+        whole, side = name in ("Pooling", INTERVAL, VERDICT), "right" if name in sheet.numbers else "left"
+        shown.add_column(heading, justify=side, no_wrap=whole, min_width=max(map(len, words)))  # type: ignore[arg-type]
     first = cells.columns[0]
     cells[first] = cells[first].mask(cells[first] == cells[first].shift(), "")
     for line in cells.to_dict("records"):

@@ -18,12 +18,9 @@ from empool.lab.report.table import NONE, Sheet
 
 def render(section: Section, plots: Sequence[Plot]) -> str:
     """Write the page: page.html.jinja, filled, with page.css and page.js inside."""
+    loader = jinja2.PackageLoader("empool.lab.report", ".")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("empool.lab.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     drawn = {plot.name: plot for plot in plots}
     parts: list[tuple[str, str, list[Sheet | None], list[str]]] = [  # name, title, tables, names of plots

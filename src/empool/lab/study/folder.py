@@ -27,8 +27,7 @@ def opened(directory: Path, lock: str = ".lock", patience: float = 0) -> Iterato
     except Timeout:
         raise LabError(f"another process is writing to {directory}; wait for it, or choose another --out") from None
     except OSError as error:
-        refused = refusal(error)
-        if refused is None:
+        if (refused := refusal(error)) is None:
             raise
         raise unwritable(refused, refused.filename or directory) from error
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -77,8 +76,6 @@ class RunConfig:
         """Give every field, as JSON has it."""
         fields = dataclasses.asdict(self)
         fields["recipe"] = {k: list(v) if isinstance(v, tuple) else v for k, v in fields["recipe"].items()}
-        if not self.validation:  # As it was before there was one.
-            del fields["validation"]
         return fields
 
     @classmethod
@@ -92,9 +89,8 @@ class RunConfig:
             run.layer  # noqa: B018  # A spelling that there is not is refused.
         except (TypeError, ValueError) as error:
             raise LabError(f"{where}: {error}; {_ANEW}") from None
-        kinds = {name: Real if type(value) is float else type(value) for name, value in vars(known).items()}
-        checked(vars(run.recipe), where, kinds, _ANEW)
-        checked(vars(run), where, {**get_type_hints(cls), "validation": Real}, _ANEW)
+        checked(vars(run.recipe), where, {name: type(value) for name, value in vars(known).items()}, _ANEW)
+        checked(vars(run), where, get_type_hints(cls), _ANEW)
         return run
 
 

@@ -190,7 +190,7 @@ class Stream:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         try:
             for images, labels in self.loader:
-                images = images.to(self.config.device, non_blocking=True)
+                images = images.to(self.config.device, torch.float32, non_blocking=True)
                 yield images.contiguous(memory_format=layout), labels.to(self.config.device, non_blocking=True)
         except LabError as error:
             # A worker's error arrives with its traceback in its message.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from empool.lab.data.sets import DataSet, Split, Streamed
-from empool.lab.errors import LabError
+from empool.lab.errors import LabError, first_line
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
 from empool.lab.train import processes
@@ -97,7 +97,24 @@ def make_network(config: RunConfig, data: DataSet) -> nn.Module:
     options = {name: getattr(config.training, name) for name in own if hasattr(config.training, name)}
     if "image_size" in own and data.train.image_size is not None:
         options["image_size"] = data.train.image_size
-    return networks.create(config.model, len(data.classes), config.layer, data.train.in_channels, **options)
+    made = networks.create(config.model, len(data.classes), config.layer, data.train.in_channels, **options)
+    if networks.is_own(config.model):
+        _try_out(made, f"--model {config.model}", data)
+    return made
+
+
+@torch.no_grad()
+def _try_out(network: nn.Module, where: str, data: DataSet) -> None:
+    """Show a user's network two blank images, of which lazy layers take their sizes, and check its logits."""
+    images = torch.zeros(2, data.train.in_channels, *(data.train.image_size or (224, 224)))
+    try:
+        logits = network.eval()(images)
+    except RuntimeError as error:
+        raise LabError(f"{where}: {first_line(error)}, given images {tuple(images.shape)}") from error
+    shape, wanted = tuple(getattr(logits, "shape", ())) or type(logits).__name__, (2, len(data.classes))
+    if shape != wanted:
+        raise LabError(f"{where}: expected logits {wanted} of 2 images, got {shape}")
+    network.train()
 
 
 def finite(value: float | None) -> float | None:

@@ -190,12 +190,7 @@ class _Run:
         return row
 
 
-def fit(
-    config: RunConfig,
-    data: DataSet,
-    directory: Path,
-    watch: Watch = lambda epochs, row: None,
-) -> dict[str, Any]:
+def fit(config: RunConfig, data: DataSet, directory: Path, watch: Watch = lambda epochs, row: None) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
