@@ -16,7 +16,12 @@ from torch import Tensor
 from empool import _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
-from empool._triton._mean import _rank_mean_backward_kernel, _rank_mean_kernel
+from empool._triton._mean import _rank_mean_kernel
+from empool._triton._mean_backward import (
+    _rank_mean_backward_any_kernel,
+    _rank_mean_backward_kernel,
+    _rank_places_kernel,
+)
 from empool._triton._plan import Plan, Windows, launch
 from empool._triton._scatter import (
     _drawn_gather_kernel,
@@ -39,7 +44,9 @@ KERNELS = (
     _drawn_scatter_any_kernel,
     _drawn_gather_kernel,
     _rank_mean_kernel,
+    _rank_mean_backward_any_kernel,
     _rank_mean_backward_kernel,
+    _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
     _value_mean_backward_kernel,
@@ -208,15 +215,14 @@ def rank_mean_backward(
     """Do as `empool.reference.rank_mean_backward`."""
     input, channels_last = _dense(input)
     start = _known(_rank_mean_backward, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
-    grad_input = _empty(start, input)
-    launch(
-        _rank_mean_backward_kernel,
-        start.plans[0],
-        _window.dense(grad_output, channels_last),
-        input,
-        weights.contiguous(),
-        grad_input,
-    )
+    grad_output = _window.dense(grad_output, channels_last)
+    grad_input, weights = input.new_empty_strided(input.shape, input.stride()), weights.contiguous()
+    if len(start.plans) == 1:
+        launch(_rank_mean_backward_any_kernel, start.plans[0], grad_output, input, weights, grad_input)
+    else:
+        codes = _empty(start, input, start.dtype)
+        launch(_rank_places_kernel, start.plans[0], input, codes)
+        launch(_rank_mean_backward_kernel, start.plans[1], grad_output, codes, weights, grad_input)
     return grad_input
 
 
@@ -228,9 +234,17 @@ def _rank_mean_backward(
     counts: tuple[int, ...],
     *geometry: Any,
 ) -> Start:
-    windows, _ = _described(size, dtype, channels_last, counts, geometry)
-    plan = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=False).of(COLUMNS=table[2], SETS=table[0] != 1)
-    return Start((plan,), size, _strides(size, channels_last), dtype)
+    windows, shape = _described(size, dtype, channels_last, counts, geometry)
+    known = {"COLUMNS": table[2], "SETS": table[0] != 1}
+    plans: tuple[Plan, ...]
+    if table[2] > 2 or windows.volume > 15 or not _has_cells(windows):
+        plans = (_plan.input_plan(_rank_mean_backward_any_kernel, windows, cells=False).of(**known),)
+    else:
+        places = _plan.output_plan(_rank_places_kernel, windows).of(SECOND=table[2] > 1)
+        about = _plan.output_plan(_rank_mean_kernel, windows).arguments
+        known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
+        plans = (places, _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known))
+    return Start(plans, shape, _strides(shape, channels_last), torch.uint8)
 
 
 def rank_mean_weight_grad(
@@ -324,12 +338,17 @@ def draw_method(columns: int, volume: int) -> str:
 
 def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
-    stride = windows.window[3] * windows.window[4] * windows.window[5]
-    if windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive:
+    if _has_cells(windows):
         if _plan.is_halved(windows):
             return _drawn_scatter_flat_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
+
+
+def _has_cells(windows: Windows) -> bool:
+    """Tell whether a backward's programs cover cells of stride by stride positions."""
+    stride = windows.window[3] * windows.window[4] * windows.window[5]
+    return windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive
 
 
 def _known(make: Callable[..., Made], *arguments: Any) -> Made:

@@ -30,13 +30,13 @@ def rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
 
 
 @triton.jit
-def _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: tl.constexpr, OUT_ALIGNED: tl.constexpr):
+def windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: tl.constexpr, OUT_ALIGNED: tl.constexpr):
     """Load the draws and gradients of the windows `back` places before every lane's; 255, and 0, where there is none.
 
     The window next to a lane's is taken from the lane beside.
     """
     if back == 1 or back == -1:
-        where, gradient = _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, 0, OUT_ALIGNED)
+        where, gradient = windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, 0, OUT_ALIGNED)
         ow = block * LANES - 1 if back == 1 else (block + 1) * LANES
         there = exists & (ow >= 0) & (ow < OW)
         other_where = tl.load(drawn + (line + ow), mask=there, other=255).to(tl.int32)
@@ -121,13 +121,55 @@ def _cell_gradient(
                         where = tl.load(drawn + at, mask=exists, other=255).to(tl.int32)
                         gradient = tl.load(grad_output + at, mask=exists, other=0.0).to(like.dtype)
                     else:
-                        where, gradient = _windows_of_lanes(
+                        where, gradient = windows_of_lanes(
                             grad_output, drawn, line, block, OW, exists, like,
                             (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], OUT_ALIGNED,
                         )  # fmt: skip
                     hit = where == (kd * KH + kh) * KW + kw
                     total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
     return total
+
+
+@triton.jit
+def store_cells(
+    grad_input, totals, plane, channel, ad, ah, block, D, H, W, C, row_live, WINDOW: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, PAIRS: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Write a tile of cells: a tuple, one tile for every position in a cell."""
+    SD: tl.constexpr = WINDOW[3]
+    SH: tl.constexpr = WINDOW[4]
+    SW: tl.constexpr = WINDOW[5]
+    for rd in tl.static_range(SD):
+        for rh in tl.static_range(SH):
+            id = ad * SD + rd
+            ih = ah * SH + rh
+            row = row_live
+            if SD > 1:
+                row = row & (id < D)
+            if SH > 1:
+                row = row & (ih < H)
+            line = ((plane * D + id) * H + ih) * W  # `plane` counts images, channels last.
+            if PAIRS > 0:
+                start = tl.multiple_of(line + block * (2 * LANES), [PAIRS, PAIRS])
+                both = tl.interleave(totals[(rd * SH + rh) * SW], totals[(rd * SH + rh) * SW + 1])
+                columns = tl.arange(0, 2 * LANES)[None, :]
+                within = row & (block * (2 * LANES) + columns // PAIRS * PAIRS < W)
+                # In two halves of 16 bytes for each thread, as float32 would fit, it took nearly twice as long.
+                tl.store(grad_input + (start + columns), both, mask=within)
+            else:
+                for rw in tl.static_range(SW):
+                    if CHANNELS_LAST:
+                        iw = block * SW + rw
+                        at = (line + iw) * C + channel
+                        within = row & (iw < W)
+                    elif SW == 1:
+                        at = tl.multiple_of(line + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
+                        within = row & lane_exists(block, W, ALIGNED)
+                    else:
+                        iw = (block * LANES + tl.arange(0, LANES)[None, :]) * SW + rw
+                        at = line + iw
+                        within = row & (iw < W)
+                    tl.store(grad_input + at, totals[(rd * SH + rh) * SW + rw], mask=within)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -193,37 +235,9 @@ def _drawn_scatter_kernel(
                     WINDOW, COVERED, CHANNELS_LAST, OUT_ALIGNED,
                 )  # fmt: skip
                 totals = totals + (total.to(dtype),)
-    for rd in tl.static_range(SD):
-        for rh in tl.static_range(SH):
-            id = ad * SD + rd
-            ih = ah * SH + rh
-            row = row_live
-            if SD > 1:
-                row = row & (id < D)
-            if SH > 1:
-                row = row & (ih < H)
-            line = ((plane * D + id) * H + ih) * W  # `plane` counts images, channels last.
-            if PAIRS > 0:
-                start = tl.multiple_of(line + block * (2 * LANES), [PAIRS, PAIRS])
-                both = tl.interleave(totals[(rd * SH + rh) * SW], totals[(rd * SH + rh) * SW + 1])
-                columns = tl.arange(0, 2 * LANES)[None, :]
-                within = row & (block * (2 * LANES) + columns // PAIRS * PAIRS < W)
-                # In two halves of 16 bytes for each thread, as float32 would fit, it took nearly twice as long.
-                tl.store(grad_input + (start + columns), both, mask=within)
-            else:
-                for rw in tl.static_range(SW):
-                    if CHANNELS_LAST:
-                        iw = block * SW + rw
-                        at = (line + iw) * C + channel
-                        within = row & (iw < W)
-                    elif SW == 1:
-                        at = tl.multiple_of(line + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
-                        within = row & lane_exists(block, W, ALIGNED)
-                    else:
-                        iw = (block * LANES + tl.arange(0, LANES)[None, :]) * SW + rw
-                        at = line + iw
-                        within = row & (iw < W)
-                    tl.store(grad_input + at, totals[(rd * SH + rh) * SW + rw], mask=within)
+    store_cells(
+        grad_input, totals, plane, channel, ad, ah, block, D, H, W, C, row_live, WINDOW, CHANNELS_LAST, PAIRS, ALIGNED
+    )
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])

@@ -352,18 +352,20 @@ def _value_draw_kernel(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
             if CHANNELS_LAST or lane == 0:
-                begin: tl.constexpr = 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2]
-                end: tl.constexpr = lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ
                 loaded, none = load_columns(
-                    input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH, begin, end,
-                    CHUNK, 0.0, False, False, ALIGNED,
+                    input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
+                    0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, False, False, ALIGNED,
                 )  # fmt: skip
                 more = in_type(loaded, wide)
                 if BETA == "none":
                     columns = columns + positive_parts(more)
                 else:
                     columns = columns + more
-                    weighed = weighed + scores_of(more, factor, d, h, (d_end, h_end), W, block, begin, WINDOW, HIGH)
+                    weighed = weighed + scores_of(
+                        more, factor, d, h, (d_end, h_end), W, block,
+                        0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
+                    )  # fmt: skip
             window = window_of(columns, lane, WINDOW, wide)
             weights = window
             if BETA != "none":
