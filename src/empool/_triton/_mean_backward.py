@@ -10,7 +10,7 @@ import triton.language as tl
 from empool._triton._columns import load_columns, window_of
 from empool._triton._load import activation, corner_of, load_window
 from empool._triton._rank import places, two_largest
-from empool._triton._scatter import store_cells, windows_of_lanes
+from empool._triton._scatter import load_windows, store_cells, window_of_cell
 from empool._triton._table import entry, row_of, rows_of, set_of
 from empool._triton._tile import (
     DIVISORS,
@@ -145,32 +145,15 @@ def _window_gradients(
     CHECKED: tl.constexpr, COVERED: tl.constexpr, CHANNELS_LAST: tl.constexpr, OUT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Return the code of the window so many places before each cell's own, and what it sends to its two activations."""
-    od = ad - back_d
-    oh = ah - back_h
-    exists = row_live
-    if back_d > 0:
-        exists = exists & (od >= 0)
-    if back_h > 0:
-        exists = exists & (oh >= 0)
-    if back_d < 0 or not COVERED[0]:
-        exists = exists & (od < outputs[0])
-    if back_h < 0 or not COVERED[1]:
-        exists = exists & (oh < outputs[1])
-    line = ((plane * outputs[0] + od) * outputs[1] + oh) * outputs[2]
-    if CHANNELS_LAST:
-        ow = block - back
-        if back < 0 or not COVERED[2]:
-            exists = exists & (ow < outputs[2])
-        if back > 0:
-            exists = exists & (ow >= 0)
-        at = (line + ow) * C + channel
-        code = tl.load(codes + at, mask=exists, other=255).to(tl.int32)
-        gradient = tl.load(grad_output + at, mask=exists, other=0.0).to(like.dtype)
-    else:
-        ow = block * LANES + tl.arange(0, LANES)[None, :] - back
-        code, gradient = windows_of_lanes(
-            grad_output, codes, line, block, outputs[2], exists, like, back, OUT_ALIGNED
-        )  # fmt: skip
+    od, oh, ow, line, exists = window_of_cell(
+        plane, ad, ah, block, outputs, row_live, back_d, back_h, back, COVERED, CHANNELS_LAST
+    )
+    code = load_windows(
+        codes, line, ow, block, channel, outputs[2], C, exists, 255, back, CHANNELS_LAST, OUT_ALIGNED
+    ).to(tl.int32)  # fmt: skip
+    gradient = load_windows(
+        grad_output, line, ow, block, channel, outputs[2], C, exists, 0.0, back, CHANNELS_LAST, OUT_ALIGNED
+    ).to(like.dtype)  # fmt: skip
     d, d_end = bounds(od, size[0], outputs[0], WINDOW, 0)
     h, h_end = bounds(oh, size[1], outputs[1], WINDOW, 1)
     w, w_end = bounds(ow, size[2], outputs[2], WINDOW, 2)

@@ -30,7 +30,8 @@ from empool._triton._scatter import (
 )
 from empool._triton._scatter_flat import _drawn_scatter_flat_kernel
 from empool._triton._value import _value_draw_kernel
-from empool._triton._value_mean import _value_mean_backward_kernel, _value_mean_kernel
+from empool._triton._value_mean import _value_mean_kernel
+from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._window import Geometry
 
@@ -49,6 +50,7 @@ KERNELS = (
     _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
+    _value_mean_backward_any_kernel,
     _value_mean_backward_kernel,
 )
 
@@ -304,7 +306,8 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
     launch(_value_mean_kernel, start.plans[0], input, known, *kept)
     grad_input = input.new_empty_strided(input.shape, input.stride())
     grad_output = _window.dense(grad_output, channels_last)
-    launch(_value_mean_backward_kernel, start.plans[1], grad_output, input, known, *kept, grad_input)
+    kernel = _value_mean_backward_kernel if "COVERED" in start.plans[1].arguments else _value_mean_backward_any_kernel
+    launch(kernel, start.plans[1], grad_output, input, known, *kept, grad_input)
     return grad_input
 
 
@@ -322,9 +325,12 @@ def _value_mean(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, writes: str, *geometry: Any
 ) -> Start:
     windows, shape = _described(size, dtype, channels_last, (), geometry)
+    backward, cells = _value_mean_backward_any_kernel, _has_cells(windows)
+    if cells:
+        backward = _value_mean_backward_kernel
     plans = (
         _plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, WRITES=writes),
-        _plan.input_plan(_value_mean_backward_kernel, windows, cells=False).of(BETA=beta),
+        _plan.input_plan(backward, windows, cells).of(BETA=beta),
     )
     return Start(plans, shape, _strides(shape, channels_last), torch.promote_types(dtype, torch.float32))
 

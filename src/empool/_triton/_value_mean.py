@@ -1,4 +1,4 @@
-"""`value_mean` and its backward for CUDA."""
+"""`value_mean` for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -15,10 +15,8 @@ from empool._triton._tile import (
     LANES,
     beside,
     bounds,
-    first_window,
     index_sizes,
     moved,
-    offset_in,
     outputs_of_lane,
     rows_and_channels,
     side_by_side,
@@ -40,7 +38,7 @@ def _scale_of(largest, BETA: tl.constexpr):
 
 
 @triton.jit
-def _weight(value, factor, largest, BETA: tl.constexpr):
+def weight_of(value, factor, largest, BETA: tl.constexpr):
     """Return the activation, or its positive part, and its weight."""
     if BETA == "none":
         value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))
@@ -81,7 +79,7 @@ def _mean_any(
         for kh in range(WINDOW[1]):
             for kw in range(WINDOW[2]):
                 value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
-                value, weight = _weight(value.to(like.dtype), factor, largest, BETA)
+                value, weight = weight_of(value.to(like.dtype), factor, largest, BETA)
                 weight = tl.where(valid, weight, 0.0)
                 total += weight
                 # By value, the square of what is divided by the scale; else a share small enough to be added up.
@@ -95,7 +93,7 @@ def _mean_any(
             for kh in range(WINDOW[1]):
                 for kw in range(WINDOW[2]):
                     value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
-                    value, weight = _weight(value.to(like.dtype), factor, largest, BETA)
+                    value, weight = weight_of(value.to(like.dtype), factor, largest, BETA)
                     part = tl.where(valid, weight * share, 0.0)
                     apart = value - mean
                     variance += tl.where(part == 0, 0.0, part * apart * apart)
@@ -103,7 +101,7 @@ def _mean_any(
     tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
     if WRITES == "parts":
         tl.store(largests + at, largest, mask=live)
-        tl.store(shares + at, share, mask=live)
+        tl.store(shares + at, -share, mask=live)
 
 
 @triton.jit
@@ -199,8 +197,8 @@ def _value_mean_kernel(
 ):
     """Average the activations of every window: of positive parts weighted by themselves, or by their softmax.
 
-    For the backward it WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights; for the
-    gradient of beta the "variance" under the softmax, in place of the mean.
+    For the backward it WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights, of windows
+    that may hold a NaN, an infinity or extremes with a negative sign; for the gradient of beta the "variance" under the softmax, in place of the mean.
 
     READ: how many columns a block's windows cover, CHUNK: so many are one access. Then windows are in registers, and
     what holds a NaN, an infinity or extremes is done again. If 0, windows are read one by one, and several times.
@@ -286,90 +284,3 @@ def _value_mean_kernel(
                 input, output, largests, shares, plane_start, line_start, factor, turn, block, channel, d, d_end, h,
                 h_end, size, step, row_live, OW, C, BETA, WRITES, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
             )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=[*SIZES, *DIVISORS, "depths", "heights"])
-def _value_mean_backward_kernel(
-    grad_output,
-    input,
-    beta,
-    means,
-    largests,
-    shares,
-    grad_input,
-    rows,
-    C,
-    D,
-    H,
-    W,
-    OD,
-    OH,
-    OW,
-    depths,
-    heights,
-    blocks,
-    blocks_magic,
-    blocks_shift,
-    plane_magic,
-    plane_shift,
-    height_magic,
-    height_shift,
-    channels_magic,
-    channels_shift,
-    BETA: tl.constexpr,
-    COVER: tl.constexpr,
-    WINDOW: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    DEEP: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    """Send gradients to the activations; each program collects them for the inputs that it writes.
-
-    With p the softmax and y the mean, activation a has the share ``p * (1 + beta * (a - y))``; by value it is
-    ``(2 * a - y) / total`` of what is positive. What is the window's own, `_value_mean_kernel` has kept.
-    """
-    D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
-        rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
-        height_magic, height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
-    )  # fmt: skip
-    dtype: tl.constexpr = input.dtype.element_ty
-    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
-    if CHANNELS_LAST:
-        step, iw, inner = C, block, channel
-    else:
-        step, iw, inner = 1, block * LANES + tl.arange(0, LANES)[None, :], 0
-    live = row_live & (iw < W)
-    total = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
-    here = (((plane * D + id) * H + ih) * W + iw) * step + inner
-    source = plane * (OD * OH * OW) * step + inner
-    factor = beta_of(beta, channel, C, BETA, wide)
-    value = tl.load(input + here, mask=live, other=0.0).to(wide)
-    for i in range(COVER[0]):
-        od = first_window(id, D, OD, WINDOW, 0) + i
-        kd, over_d = offset_in(od, id, D, OD, WINDOW, 0)
-        for j in range(COVER[1]):
-            oh = first_window(ih, H, OH, WINDOW, 1) + j
-            kh, over_h = offset_in(oh, ih, H, OH, WINDOW, 1)
-            for m in range(COVER[2]):
-                ow = first_window(iw, W, OW, WINDOW, 2) + m
-                kw, over_w = offset_in(ow, iw, W, OW, WINDOW, 2)
-                over = live & over_d & over_h & over_w
-                at = source + ((od * OH + oh) * OW + ow) * step
-                mean = tl.load(means + at, mask=over, other=0.0)
-                largest = tl.load(largests + at, mask=over, other=0.0)
-                positive, weight = _weight(value, factor, largest, BETA)
-                share = weight * tl.load(shares + at, mask=over, other=0.0)
-                if BETA == "none":
-                    slope = share * 2.0 - tl.where(mean == 0, 0.0, mean * (share / tl.where(value == 0, 1.0, value)))
-                    slope = tl.where(value > 0, slope, tl.where(value != value, value, 0.0))
-                else:
-                    slope = share * (1.0 + factor * (value - mean))
-                none = (share == 0) | (mean == float("inf")) | (mean == -float("inf"))
-                slope = tl.where(none, 0.0, slope)
-                takes = over & (slope != 0)
-                gradient = tl.load(grad_output + at, mask=takes, other=0.0).to(wide)
-                total += tl.where(takes, gradient * slope, 0.0)
-    tl.store(grad_input + here, total.to(dtype), mask=live)
