@@ -1,13 +1,14 @@
 #!/bin/bash
 # Check and time the Triton kernels on a machine with a GPU: benchmarks/gpu_check.sh [FOLDER [PART...]]
-# Parts: versions timing tests compile (the default, 315 s at most in all), bench (100 s), sanitize (60 s).
+# Parts: versions timing tests compile, and sanitize where there is compute-sanitizer (the default, 375 s at most in all);
+# bench (100 s), counters (80 s).
 # Needs Python with PyTorch, Triton and pytest; nothing installed or built from here. Each part has a time limit of its
-# own, and stops no other. FOLDER gets check.log, every part's output, and timing.json, compile.json and bench.json,
-# which are written as their parts go. The last line tells which parts failed.
+# own, and stops no other. FOLDER gets check.log, every part's output, and timing.json, compile.json, bench.json and
+# counters.json, which are written as their parts go. The last line tells which parts failed.
 set -u
 out=${1:-gpu-check}
 shift
-parts=${*:-versions timing tests compile}
+parts=${*:-versions timing tests compile $(command -v compute-sanitizer >/dev/null && echo sanitize)}
 python=${PYTHON:-python3}
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
@@ -46,8 +47,9 @@ part timing 100 45 "$python" benchmarks/gpu_timing.py --quick --json "$out/timin
 part tests 140 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
     --tb short --durations 5 tests/test_gpu.py tests/test_triton.py -k "not test_interpreted"
 part compile 50 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"
-part bench 100 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
 part sanitize 60 20 compute-sanitizer --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
     tests/test_gpu.py -k "test_vmap_with_one_seed or test_every_element_is_written"
+part bench 100 70 "$python" -m empool.bench --device cuda --quick --json "$out/bench.json"
+part counters 80 30 "$python" benchmarks/gpu_counters.py --json "$out/counters.json"
 echo "failed:${failed:- none}"
 [ -z "$failed" ]

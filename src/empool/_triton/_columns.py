@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._load import inside
-from empool._triton._rank import larger, smaller
+from empool._triton._rank import larger, smaller, three
 from empool._triton._tile import LANES
 
 _BFLOAT16_KEYS = tl.constexpr(
@@ -208,11 +208,8 @@ def sorted_columns(columns, ROWS: tl.constexpr):
     if ROWS == 3:
         found = ()
         for c in tl.static_range(len(columns) // 3):
-            high = larger(columns[3 * c], columns[3 * c + 1])
-            low = smaller(columns[3 * c], columns[3 * c + 1])
-            middle = larger(low, columns[3 * c + 2])
-            low = smaller(low, columns[3 * c + 2])
-            found = found + (larger(high, middle), smaller(high, middle), low)
+            high, middle, low = three(columns[3 * c], columns[3 * c + 1], columns[3 * c + 2])
+            found = found + (high, middle, low)
     return found
 
 

@@ -2,16 +2,14 @@
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
 # mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
-# ruff: noqa: RUF005, RUF059, SIM102
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
 
 from empool._triton._columns import (
     columns_of_window,
-    is_void,
     load_columns,
-    of_key,
     sorted_columns,
     tops_of_columns,
     tops_of_window,
@@ -25,8 +23,9 @@ from empool._triton._rank import (
     larger,
     largest,
     last_nan,
+    lowest_bits,
+    magnitude,
     not_finite,
-    of_rank,
     one_of_two,
     places,
     ranked_after,
@@ -35,7 +34,8 @@ from empool._triton._rank import (
     two_largest,
     two_numbers,
 )
-from empool._triton._table import FEW, is_reached, rank_of, set_of, thresholds_of
+from empool._triton._select import place_of_rank, reached, value_of_rank, within
+from empool._triton._table import FEW, MOST, rank_of, row_of, set_of, threshold_of, thresholds_of, thresholds_of_row
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -124,6 +124,29 @@ def _draw_any(
         valids = valid_of_window(start, ends, live, WINDOW, HIGH)
         value, position = _any_of_rank(values, valids, rank, tall * wide, K, LEAST, CHECKED, like)
     store_draw(output, drawn, at, value, position, live)
+
+
+@triton.jit
+def _sign_zeros(
+    input, output, drawn, plane_start, line_start, lane, block, channel, d, h, size, step, row_live, OW, C,
+    WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Copy every zero that a lane's windows have drawn once more, with its sign: sorting takes equal zeros for one."""
+    if SIDE:
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+    else:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
+    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
+    value = tl.load(output + at, mask=live, other=1.0)
+    place = tl.load(drawn + at, mask=live, other=0).to(tl.int32)
+    live = live & (value == 0) & (place < WINDOW[0] * WINDOW[1] * WINDOW[2])
+    id = d + place // (WINDOW[1] * WINDOW[2]) * WINDOW[9]
+    ih = h + place // WINDOW[2] % WINDOW[1] * WINDOW[10]
+    iw = w + place % WINDOW[2] * WINDOW[11]
+    source = plane_start + ((id * size[1] + ih) * size[2] + iw) * step
+    tl.store(output + at, tl.load(input + source, mask=live), mask=live)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -216,28 +239,32 @@ def _rank_draw_kernel(
     # is no number is seldom, and then all of the tile is done again.
     HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
-    MANY: tl.constexpr = METHOD == "second" and (K > 4 or (K > 1 and HALF and CHANNELS_LAST))
-    KEYS: tl.constexpr = HALF and METHOD == "ranks"
+    MANY: tl.constexpr = METHOD == "second" and K > 1
+    RANKED: tl.constexpr = METHOD == "ranks"
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
-    QUICK: tl.constexpr = KEYS or MANY
-    TOGETHER: tl.constexpr = KEYS or TOPS or (READ > 0 and METHOD != "any" and not CHANNELS_LAST)
-    kind: tl.constexpr = dtype if HALF and PACKED else wide
+    QUICK: tl.constexpr = RANKED or MANY
+    TOGETHER: tl.constexpr = TOPS or (
+        READ > 0 and METHOD != "any" and (HALF or not CHANNELS_LAST) and (RANKED or not CHANNELS_LAST)
+    )
+    kind: tl.constexpr = dtype if HALF and PACKED and K <= 9 else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     again = tl.zeros(like.shape, tl.int1)
+    most = tl.zeros([1, 1], tl.uint32)
     drawn_values = ()
     positions = ()
     columns = ()
     odd = tl.zeros([1, 1], tl.int32)
     firsts = ()
     seconds = ()
-    if TOPS:
-        void = like.to(kind)
-        least = void + 1.0
-    if KEYS:
-        top = like.to(tl.int32) - 1
-        lowest = top
-        smallest = top.to(tl.uint32)
+    ordered = ()
+    full = ()
+    void = like.to(kind)
+    least = void + 1.0
+    smallest = least
+    negative = void.to(
+        tl.int16 if kind.primitive_bitwidth == 16 else tl.int32 if kind.primitive_bitwidth == 32 else tl.int64
+    )
     for lane in tl.static_range(1 if SIDE else 4):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
@@ -248,14 +275,16 @@ def _rank_draw_kernel(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK,
-                LOWEST if QUICK and not KEYS else -float("inf"), KEYS, PACKED, ALIGNED,
+                LOWEST if QUICK else -float("inf"), False, False, ALIGNED,
             )  # fmt: skip
-            if KEYS and METHOD == "ranks":
-                more = sorted_columns(more, HEIGHT)
-            if TOPS:
+            if QUICK:
                 more = in_type(more, kind)
                 if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
                     more = as_pairs(more)
+                negative = lowest_bits(more, negative)
+            if RANKED:
+                ordered = ordered + sorted_columns(more, HEIGHT)
+            if TOPS:
                 tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                 firsts = firsts + tops
                 seconds = seconds + nexts
@@ -289,55 +318,67 @@ def _rank_draw_kernel(
             first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
             count = tall * wide_w
             if METHOD != "first":
-                if lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
+                if RANKED and COLUMNS <= MOST:
+                    if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
+                        own = thresholds_of_row(row_of(table, count, ROWS, COUNTS, COLUMNS), COLUMNS)
+                    else:
+                        if len(full) == 0:
+                            full = thresholds_of_row(row_of(table, count, ROWS, COUNTS, COLUMNS), COLUMNS)
+                        own = full
+                elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
                     )
-                if TOPS:
-                    reached = is_reached(number, own, wide_w, SIDES, COUNTS, WIDTHS)
+                if QUICK:
+                    most = tl.maximum(most, number)
+                if MANY:
+                    threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
+                elif RANKED and COLUMNS <= MOST:
+                    rank = like.to(tl.int32) + reached(number, own, COLUMNS, PACKED)
                 else:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
-            if not KEYS:
-                if TOGETHER:
-                    values = window_of(columns, lane, WINDOW, kind if TOPS else wide)
+            if TOGETHER:
+                values = window_of(columns, lane, WINDOW, kind if QUICK else wide)
+            else:
+                values = load_window(
+                    input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
+                    LOWEST if QUICK else -float("inf"),
+                )  # fmt: skip
+                if QUICK:
+                    negative = lowest_bits(values, negative)
+            if MANY:
+                if TOPS:
+                    first, second = tops_of_window(firsts, seconds, lane, WINDOW)
                 else:
-                    values = load_window(
-                        input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
-                        LOWEST if QUICK else -float("inf"),
-                    )  # fmt: skip
-            if TOPS:
-                first, second = tops_of_window(firsts, seconds, lane, WINDOW)
+                    first, second = two_numbers(values, K)
                 void = not_finite(first, void, like)
-                value, chosen, position = one_of_two(values, first, second, reached, K, like)
-                again = again | (number == 4294967295)
-                if ALIGNED != LANES:
-                    chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
-                least = smaller(least, chosen)
-            elif KEYS:
-                ordered = descending(columns_of_window(columns, lane, WINDOW, tl.int32), K, NETWORK, EXCHANGES)
-                first = ordered[0]
-                zero = rank >= count
-                key = tl.where(zero, first, of_rank(ordered, rank, K))
-                value, position = of_key(key, lane, WINDOW, dtype)
-                value = tl.where(zero, 0.0, value.to(wide)).to(dtype)
-                position = tl.where(zero, -1, position)
-                if ALIGNED != LANES:
-                    key = tl.where(live, key, -1)
-                top = tl.maximum(top, first)
-                lowest = tl.minimum(lowest, key)
-                smallest = tl.minimum(smallest, key.to(tl.uint32, bitcast=True))
-            elif QUICK:
-                first, second, nan = two_numbers(values, K, like)
-                value, chosen, position = one_of_two(values, first, second, rank > 0, K, like)
-                again = again | (live & ((nan != nan) | (chosen <= LOWEST)))
+                number, threshold = tl.broadcast_to(number, like.shape), tl.broadcast_to(threshold, like.shape)
+                value, position = one_of_two(values, first, second, number, threshold, K, like)
+                chosen = value
+            elif RANKED:
+                if TOGETHER:
+                    values_by_rank = columns_of_window(ordered, lane, WINDOW, kind)
+                else:
+                    values_by_rank = sorted_columns(values, HEIGHT)
+                values_by_rank = descending(values_by_rank, K, NETWORK, EXCHANGES)
+                void = not_finite(values_by_rank[0], void, like)
+                chosen = value_of_rank(values_by_rank, rank, K)
+                position = place_of_rank(values, chosen, rank, K, PACKED)
+                if HIGH[2] or LEAST[0] * LEAST[1] * LEAST[2] == 0:
+                    again = again | (live & (count <= 0))
+                    count = tl.maximum(count, 0)
+                value, position, chosen = within(chosen, position, rank, count, like)
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
-            elif METHOD == "first":
-                value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
             else:
-                valids = valid_of_window(start, ends, live, WINDOW, HIGH)
-                rank = rank + like.to(tl.int32)
-                value, position = _any_of_rank(values, valids, rank, count, K, LEAST, CHECKED, like)
+                value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
+        if QUICK:
+            if SIDE:
+                chosen = tl.where(live, chosen, 1.0)
+            elif ALIGNED != LANES:
+                chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
+            least = smaller(least, chosen)
+            smallest = smaller(smallest, magnitude(chosen))
         if CHANNELS_LAST and not TOGETHER:  # A lane after another, so that registers hold one's windows alone.
             store_draw(output, drawn, at, value, position, live)
         else:
@@ -363,13 +404,21 @@ def _rank_draw_kernel(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
             store_draw(output, drawn, at, drawn_values[lane], positions[lane], live)
-    if TOPS:
-        void, least = void.to(wide), least.to(wide)
-        again = again | (void != void) | (least <= LOWEST)
-    if KEYS:
-        again = again | is_void(top, lowest, smallest, odd, dtype)
     if QUICK:
-        if tl.max((row_live & again).to(tl.int32)) > 0:
+        void, least, smallest = void.to(wide), least.to(wide), smallest.to(wide)
+        again = again | (void != void) | (least <= LOWEST) | (most == 4294967295)
+        negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
+        zeros = (smallest == 0) & (negative == negative_zero)
+        unsure = tl.where(again, 2, zeros.to(tl.int32))
+        unsure = tl.max(tl.where(row_live, unsure, 0))
+        if unsure == 1:
+            tl.debug_barrier()  # What other threads have written is read.
+            for other in range(1 if SIDE else 4):
+                _sign_zeros(
+                    input, output, drawn, plane_start, line_start, other, block, channel, d, h, size, step,
+                    row_live, OW, C, WINDOW, CHANNELS_LAST, SIDE, ALIGNED,
+                )  # fmt: skip
+        if unsure > 1:
             for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
                 _draw_any(
                     input, output, drawn, plane_start, line_start, table, numbers, other, block, channel, d, d_end, h,

@@ -196,6 +196,7 @@ def _rank_mean_kernel(
     # Of numbers, maxima and minima do; what is none is seldom, and then all of the tile is done again.
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and TOGETHER
     QUICK: tl.constexpr = METHOD == "sorted" or (METHOD == "second" and K > 4)
+    TWO: tl.constexpr = LEAST[0] * LEAST[1] * LEAST[2] > 1
     OTHER: tl.constexpr = LOWEST if QUICK else -float("inf")
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     kind: tl.constexpr = dtype if PACKED and QUICK and HALF else wide
@@ -207,6 +208,7 @@ def _rank_mean_kernel(
     columns = ()
     firsts = ()
     seconds = ()
+    shared = ()
     for lane in tl.static_range(1 if SIDE else 4):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
@@ -246,8 +248,14 @@ def _rank_mean_kernel(
             mean = tl.where(nan_at >= 0, float("nan"), mean)
         else:
             first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
-            own = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
-            begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, COUNTS, WIDTHS)
+            # Rows that a block's windows have in common are read once, the others for each lane.
+            if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
+                own = (row_of(table, tall * wide_w, ROWS, COUNTS, COLUMNS),)
+            else:
+                if len(shared) == 0:
+                    shared = (row_of(table, tall * wide_w, ROWS, COUNTS, COLUMNS),)
+                own = shared
+            begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, 1, 1)
             if not TOGETHER:
                 values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
                 if QUICK and METHOD == "second":
@@ -264,19 +272,25 @@ def _rank_mean_kernel(
                 else:
                     ranked = (firsts[0], seconds[0])
                 odd = not_finite(ranked[0], odd, like)
+                if METHOD == "sorted":
+                    odd = not_finite(ranked[K - 1], odd, like)
                 ranked = in_type(ranked, wide)
-                mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
+                mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, 1, 1)
                 top = ranked[0]
+                low = top
+                if METHOD == "second":  # Padding counts as more than -inf.
+                    low = ranked[1] if TWO else tl.where(tall * wide_w > 1, ranked[1], top)
                 if CHANNELS_LAST or ALIGNED != LANES:
                     top = tl.where(live, top, 1.0)
-                least = tl.minimum(least, top)
+                    low = tl.where(live, low, 1.0)
+                least = tl.minimum(least, low)
                 smallest = tl.minimum(smallest, tl.abs(top))
                 signs = signs | sign_of(begin)
             else:
                 if TOGETHER:
                     values = window_of(columns, lane, WINDOW, wide)
                 mean = _any_mean(
-                    values, begin, own, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS,
+                    values, begin, own, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, 1, 1,
                     LEAST, WINDOW, like,
                 )  # fmt: skip
         means = means + (mean.to(dtype),)

@@ -28,7 +28,7 @@ from empool._triton._scatter import (
     _drawn_scatter_any_kernel,
     _drawn_scatter_kernel,
 )
-from empool._triton._scatter_flat import _drawn_scatter_flat_kernel
+from empool._triton._scatter_line import _drawn_scatter_line_kernel
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
@@ -41,7 +41,7 @@ KERNELS = (
     _rank_draw_kernel,
     _value_draw_kernel,
     _drawn_scatter_kernel,
-    _drawn_scatter_flat_kernel,
+    _drawn_scatter_line_kernel,
     _drawn_scatter_any_kernel,
     _drawn_gather_kernel,
     _rank_mean_kernel,
@@ -96,7 +96,7 @@ def _rank_draw(
     sets, _, columns = table
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
-    large = method == "second" and 4 < windows.volume <= _plan.SORTED_WINDOW
+    large = method in ("second", "ranks") and 4 < windows.volume <= _plan.SORTED_WINDOW
     options: dict[str, int] = {}
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
         options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
@@ -146,8 +146,8 @@ def _drawn_scatter(
     size = (*output[:2], *input_size)
     windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
     kernel, cells = scatter_kernel(windows)
-    if kernel is _drawn_scatter_flat_kernel:
-        plan = _plan.flat_plan(windows)
+    if kernel is _drawn_scatter_line_kernel:
+        plan = _plan.line_plan(windows)
     else:
         plan = _plan.input_plan(kernel, windows, cells)
     return kernel, Start((plan,), size, _strides(size, channels_last), dtype)
@@ -346,7 +346,7 @@ def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
     if _has_cells(windows):
         if _plan.is_halved(windows):
-            return _drawn_scatter_flat_kernel, False
+            return _drawn_scatter_line_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
 

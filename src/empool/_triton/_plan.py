@@ -27,6 +27,8 @@ UNROLLED_WINDOW = 32
 """The most positions of a window that a program keeps in registers."""
 UNROLLED_CELL = 16
 """The most positions of a cell of stride by stride inputs that the backward unrolls."""
+SHORT_ROW = 64
+"""The most bytes of a row of windows, in the gradient, for a thread of the backward."""
 BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
 FOUR_PROGRAMS: dict[str, int] = {} if torch.version.hip else {"maxnreg": 128}
@@ -167,7 +169,7 @@ class Plan:
     programs: int
     arguments: dict[str, Any]
     parts: int = 1
-    started: dict[Any, tuple[Any, tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
+    started: dict[Any, tuple[Any, Any, tuple[Any, ...], tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
 
     def of(self, **arguments: Any) -> Plan:
         """Return the plan with more arguments."""
@@ -194,7 +196,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
         CHECKED=any(windows.high) or any(windows.window[6:9]),
         READ=_columns(windows),
         CHUNK=_chunk(windows),
-        PACKED=os.environ.get("TRITON_INTERPRET") != "1" and not torch.version.hip,
+        PACKED=is_packed(),
         ALIGNED=_aligned(windows, width),
         FLAT=_flat(windows),
         ROWS=rows or (0, 0),
@@ -240,26 +242,34 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def flat_plan(windows: Windows) -> Plan:
-    """Plan a kernel whose programs cover windows as their draws lie in memory, in whole lines."""
+def line_plan(windows: Windows) -> Plan:
+    """Plan a kernel whose threads have a row of windows each."""
     _, height, width = windows.output
-    windows_of_all = windows.images * windows.channels * height * width
-    block = 512
+    rows = windows.images * windows.channels * height
+    block = 128
     arguments = {
-        "rows": windows_of_all,
+        "rows": rows,
         "height": height,
         "height_magic": _magic(height)[0],
         "height_shift": _magic(height)[1],
         "WINDOW": windows.window,
         "FLAT": width,
+        "PLACES": triton.next_power_of_2(width * windows.itemsize // 2),
+        "PACKED": is_packed(),
         "BLOCK": block,
     }
-    programs = -(-windows_of_all // (block // (8 * width) * (8 * width)))
-    return Plan(programs, arguments | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
+    return Plan(-(-rows // block), arguments | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
+
+
+def is_packed() -> bool:
+    """Tell whether kernels may use the GPU's own instructions: NVIDIA's, for two bfloat16 numbers since Hopper."""
+    if os.environ.get("TRITON_INTERPRET") == "1" or torch.version.hip:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)
 
 
 def is_halved(windows: Windows) -> bool:
-    """Tell whether the stride halves contiguous maps whose rows end amid what memory writes as one."""
+    """Tell whether the stride halves contiguous maps whose rows are short, and end amid what memory writes as one."""
     outputs = windows.images * windows.channels * math.prod(windows.output)
     return (
         not windows.channels_last
@@ -269,8 +279,7 @@ def is_halved(windows: Windows) -> bool:
         and windows.window[10:12] == (1, 1)
         and windows.size == (1, 2 * windows.output[1], 2 * windows.output[2])
         and windows.output[2] % LANES.value != 0
-        and windows.output[2] <= 64
-        and outputs % 2 == 0
+        and windows.output[2] * windows.itemsize <= SHORT_ROW
         and 4 * outputs < INDEX_LIMIT
     )
 
@@ -382,8 +391,8 @@ def sorting_network(size: int) -> tuple[int, ...]:
 
 def merging_network(rows: int, columns: int) -> tuple[int, ...]:
     """Return a network that sorts so many columns of so many rows, one after another, which are sorted each."""
-    if (rows, columns) == (3, 3):  # Floyd's 25 exchanges (Knuth, 5.3.4) but for the columns' nine.
-        return (0, 3, 3, 6, 0, 3, 1, 4, 4, 7, 1, 4, 2, 5, 5, 8, 2, 5, 1, 3, 5, 7, 2, 6, 4, 6, 2, 4, 2, 3, 5, 6)
+    if (rows, columns) == (3, 3):
+        return ()  # `_rank.descending` knows a shorter one.
     return sorting_network(rows * columns)
 
 
@@ -427,14 +436,28 @@ def _start(kernel: Any, plan: Plan, tensors: Sequence[Tensor], device: int | Non
         compiled = kernel[(plan.programs,)](*tensors, **plan.arguments)
         if aligned and isinstance(compiled, CompiledKernel):
             rest = tuple(plan.arguments[name] for name in kernel.arg_names[len(tensors) :])
-            plan.started[key] = compiled, rest
+            plan.started[key] = compiled, *_launcher(compiled), rest
         return
-    compiled, rest = started
+    compiled, start, what, rest = started
     if HAS_KNOWN_LAUNCHER and not _has_hooks():
-        what = driver.active.get_current_stream(device), compiled.function, compiled.packed_metadata, None, None, None
-        compiled.run(plan.programs, 1, 1, *what, *pointers, *rest)
+        start(plan.programs, 1, 1, driver.active.get_current_stream(device), *what, *pointers, *rest)
     else:
         compiled[(plan.programs, 1, 1)](*pointers, *rest)
+
+
+def _launcher(compiled: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return what starts a kernel, and what it takes after the grid and the stream.
+
+    In Triton 3.6 `run` only asks whether there is memory to allocate, and calls what C++ made: that is called at once.
+    """
+    if not HAS_KNOWN_LAUNCHER:
+        return None, ()
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    allocates = [getattr(run, f"{which}_scratch_size", None) != 0 for which in ("global", "profile")]
+    if triton.__version__.startswith("3.6.") and not any(allocates):
+        options = run.launch_cooperative_grid, run.launch_pdl
+        return run.launch, (function, *options, None, None, metadata, None, None, None)
+    return run, (function, metadata, None, None, None)
 
 
 def _has_hooks() -> bool:

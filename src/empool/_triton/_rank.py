@@ -115,16 +115,6 @@ def sign_of(value):
 
 
 @triton.jit
-def _with_sign(value, sign):
-    if value.dtype == tl.float64:
-        bits = (value.to(tl.int64, bitcast=True) & 9223372036854775807) | (sign.to(tl.int64) << 32)
-        signed = bits.to(tl.float64, bitcast=True)
-    else:
-        signed = ((value.to(tl.int32, bitcast=True) & 2147483647) | sign).to(tl.float32, bitcast=True)
-    return signed
-
-
-@triton.jit
 def in_type(values, dtype: tl.constexpr):
     """Return values, a tuple of tiles, in a type."""
     found = ()
@@ -133,16 +123,20 @@ def in_type(values, dtype: tl.constexpr):
     return found
 
 
+_SAME = "{{ .reg .b32 one, zero; mov.b32 one, {0}; mov.b32 zero, 0x80008000; fma.rn.{1} $0, $1, one, zero; }}"
+_SAME_BFLOAT16 = tl.constexpr(_SAME.format("0x3f803f80", "bf16x2"))
+_SAME_FLOAT16 = tl.constexpr(_SAME.format("0x3c003c00", "f16x2"))
+"""A number times 1 plus -0, which is the number with its sign, and which is no copy that could be left out."""
+
+
 @triton.jit
 def as_pairs(values):
-    """Return a half type's values, put together two by two once: the compiler would do it again for every use.
-
-    A product with 1 is no copy that it could leave out.
-    """
+    """Return a half type's values, put together two by two once: the compiler would do it again for every use."""
+    same: tl.constexpr = _SAME_BFLOAT16 if values[0].dtype == tl.bfloat16 else _SAME_FLOAT16
     found = ()
     for k in tl.static_range(len(values)):
-        one = tl.full(values[k].shape, 1.0, values[k].dtype)
-        found = found + (_plus_product(values[k], one, tl.full(values[k].shape, -0.0, values[k].dtype)),)
+        pair = tl.inline_asm_elementwise(same, "=r,r", [values[k]], dtype=values[k].dtype, is_pure=True, pack=2)
+        found = found + (pair,)
     return found
 
 
@@ -170,6 +164,56 @@ def smaller(one, other):
     return result
 
 
+_THREE = (
+    "{{ .reg .b32 t; max.NaN.{0} t, $3, $4; max.NaN.{0} $0, t, $5; min.{0} t, $3, $4; min.{0} $2, t, $5;"
+    " lop3.b32 t, $3, $4, $5, 0x96; lop3.b32 $1, t, $0, $2, 0x96; }}"
+)
+_THREE_BFLOAT16 = tl.constexpr(_THREE.format("bf16x2"))
+_THREE_FLOAT16 = tl.constexpr(_THREE.format("f16x2"))
+
+
+@triton.jit
+def three(one, other, third):
+    """Sort three, largest first: of a half type, the middle is what is left of all bits without the others'."""
+    if one.dtype == tl.bfloat16 or one.dtype == tl.float16:
+        assembly: tl.constexpr = _THREE_BFLOAT16 if one.dtype == tl.bfloat16 else _THREE_FLOAT16
+        high, middle, low = tl.inline_asm_elementwise(
+            assembly, "=&r,=&r,=&r,r,r,r", [one, other, third], dtype=(one.dtype, one.dtype, one.dtype), is_pure=True,
+            pack=2,
+        )  # fmt: skip
+    else:
+        high, low = larger(one, other), smaller(one, other)
+        middle, low = larger(low, third), smaller(low, third)
+        high, middle = larger(high, middle), smaller(high, middle)
+    return high, middle, low
+
+
+@triton.jit
+def magnitude(number):
+    """Return a number without its sign; of a half type two by two."""
+    if number.dtype.primitive_bitwidth == 16:
+        result = tl.inline_asm_elementwise(
+            "and.b32 $0, $1, 0x7fff7fff;", "=r,r", [number], dtype=number.dtype, is_pure=True, pack=2
+        )
+    else:
+        result = tl.abs(number)
+    return result
+
+
+@triton.jit
+def lowest_bits(values, lowest):
+    """Return the lowest of the values' bits and `lowest`, as signed numbers: the lowest of all are those of -0."""
+    for k in tl.static_range(len(values)):
+        bits = values[k].to(lowest.dtype, bitcast=True)
+        if lowest.dtype == tl.int16:
+            lowest = tl.inline_asm_elementwise(
+                "min.s16x2 $0, $1, $2;", "=r,r,r", [lowest, bits], dtype=tl.int16, is_pure=True, pack=2
+            )
+        else:
+            lowest = tl.minimum(lowest, bits)
+    return lowest
+
+
 @triton.jit
 def _plus_product(one, other, number):
     """Return a half type's product plus a number, rounded once."""
@@ -188,81 +232,107 @@ def not_finite(largest, odd, like):
 
 
 @triton.jit
-def two_numbers(values, K: tl.constexpr, like):
-    """Return the two largest of numbers, but for zeros' signs, and NaN where there is an infinity or a NaN."""
+def two_numbers(values, K: tl.constexpr):
+    """Return the two largest of numbers, but for zeros' signs; the first is NaN if one of them is."""
     first = larger(values[0], values[1])
     second = smaller(values[0], values[1])
     for k in tl.static_range(2, K):
         second = larger(second, smaller(first, values[k]))
         first = larger(first, values[k])
-    return first, second, not_finite(first, like, like)
+    return first, second
+
+
+_FLOAT_BITS = tl.constexpr(24)
+"""So many powers of two in a row a float32 can hold the sum of."""
 
 
 @triton.jit
-def one_of_two(values, first, second, reached, K: tl.constexpr, like):
-    """Find where the largest of every window lies, or where `reached` the second largest, of numbers alone: quickly.
+def one_of_two(values, first, second, number, threshold, K: tl.constexpr, like):
+    """Find where the largest of every window lies, of numbers alone: quickly. Or, where a random number reaches the
+    threshold, where the second largest does.
 
-    All are compared with it; of equal ones the first is meant, or for the second largest of two equal ones the second.
-    With the position goes the sign, by which equal zeros may differ.
+    Every activation is compared with it; of equal ones the first is meant, or for the second largest of two equal ones
+    the second. Activation k adds 2^(K-2-k) to a sum if it is equal, the last one always: so the sum's exponent is
+    where the first one lies. (A comparison and a product, which take turns in different parts of the GPU.)
 
     Args:
         values: in window order.
         first, second: the two largest, as `two_numbers` gives.
     Returns:
-        The value with its sign, the value as a maximum gives it, the position.
+        The value, but for the sign of zero, and the position.
     """
     if values[0].dtype.primitive_bitwidth == 16:
-        value, chosen, place = _one_of_two_halves(values, first, second, reached, K)
+        value, place = _one_of_two_halves(values, first, second, number, threshold, K)
     else:
-        chosen = tl.where(reached, second, first)
-        top = like.to(tl.int32)
-        next = top
-        for k in tl.static_range(K - 1, -1, -1):
-            equal = values[k] == chosen
-            next = tl.where(equal, top, next)
-            top = tl.where(equal, sign_of(values[k]) | k, top)
-        place = tl.where(reached & (first == second), next, top)
-        value = _with_sign(chosen, place & -2147483648)
-        place = place & 2147483647
-    return value, chosen, place
+        reached = number >= threshold
+        value = tl.where(reached, second, first)
+        EARLY: tl.constexpr = K - 1 if K <= _FLOAT_BITS else _FLOAT_BITS
+        total = tl.full(like.shape, 0.5 if K <= _FLOAT_BITS else 0.0, tl.float32)
+        for k in tl.static_range(EARLY):
+            total = tl.fma(
+                (values[k] == value).to(tl.float32), tl.full(like.shape, 2.0 ** (K - 2 - k), tl.float32), total
+            )
+        later = total
+        if K > _FLOAT_BITS:
+            later = tl.full(like.shape, 0.5, tl.float32)
+            for k in tl.static_range(EARLY, K - 1):
+                later = tl.fma(
+                    (values[k] == value).to(tl.float32), tl.full(like.shape, 2.0 ** (K - 2 - k), tl.float32), later
+                )
+        first_at = tl.where(total > 0, total, later) if K > _FLOAT_BITS else total
+        top = (first_at.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        second_at = first_at - top
+        if K > _FLOAT_BITS:
+            second_at = tl.where(second_at > 0, second_at, later)
+        place = tl.where(reached & (first == second), second_at, first_at)
+        place = (125 + K) - (place.to(tl.int32, bitcast=True) >> 23)
+    return value, place
 
 
-# Instructions for two windows at a time; `same` has all bits of a half set, or none.
-_EQUAL = "{{ .reg .b32 same; set.eq.u32.{0} same, $2, $3; lop3.b32 $0, $4, $3, $2, 0xca; and.b32 $1, same, $4; }}"
-_NEXT = (
-    "{{ .reg .b32 same, place; set.eq.u32.{0} same, $2, $3; lop3.b32 place, $2, 0x80008000, $6, 0xea;"
-    " lop3.b32 $1, same, $4, $5, 0xca; lop3.b32 $0, same, place, $4, 0xca; }}"
+# Instructions for two windows at a time; of a half, `reached` and `same` have all bits set or none.
+_CHOICE = (
+    "{{ .reg .pred one, other; .reg .b32 reached, same; setp.ge.u32 one, $4, $6; setp.ge.u32 other, $5, $7;"
+    " selp.b32 reached, 0x0000ffff, 0, one; @other or.b32 reached, reached, 0xffff0000;"
+    " set.eq.u32.{0} same, $2, $3; and.b32 $1, same, reached; lop3.b32 $0, reached, $3, $2, 0xca; }}"
 )
-_EQUAL_BFLOAT16 = tl.constexpr(_EQUAL.format("bf16x2"))
-_EQUAL_FLOAT16 = tl.constexpr(_EQUAL.format("f16x2"))
-_NEXT_BFLOAT16 = tl.constexpr(_NEXT.format("bf16x2"))
-_NEXT_FLOAT16 = tl.constexpr(_NEXT.format("f16x2"))
-_CHOICE = tl.constexpr(
-    "{ .reg .b32 place; lop3.b32 place, $2, $3, $4, 0xca; lop3.b32 $0, $5, place, 0x7fff7fff, 0xe4;"
-    " and.b32 $1, place, 0x00ff00ff; }"
+_ADD = "{{ .reg .b32 one; set.eq.{0}.{0} one, $1, $2; fma.rn.{0} $0, one, $3, $4; }}"
+_PLACE = (
+    "{{ .reg .b32 top, minus, half; mov.b32 minus, {2}; mov.b32 half, {3}; lop3.b32 top, $1, $2, {1}, 0x80;"
+    " fma.rn.{0} top, top, minus, $1; max.{0} top, top, half; shr.b32 top, top, {4}; and.b32 top, top, {5};"
+    " sub.u32 $0, $3, top; }}"
+)
+_OF_BFLOAT16 = ("bf16x2", "0x7f807f80", "0xbf80bf80", "0x3f003f00", "7", "0x00ff00ff")
+_OF_FLOAT16 = ("f16x2", "0x7c007c00", "0xbc00bc00", "0x38003800", "10", "0x001f001f")
+_CHOICE_BFLOAT16, _ADD_BFLOAT16, _PLACE_BFLOAT16 = (
+    tl.constexpr(text.format(*_OF_BFLOAT16)) for text in (_CHOICE, _ADD, _PLACE)
+)
+_CHOICE_FLOAT16, _ADD_FLOAT16, _PLACE_FLOAT16 = (
+    tl.constexpr(text.format(*_OF_FLOAT16)) for text in (_CHOICE, _ADD, _PLACE)
 )
 
 
 @triton.jit
-def _one_of_two_halves(values, first, second, reached, K: tl.constexpr):
-    """Do as `one_of_two` for a half type, two windows at a time."""
-    equal: tl.constexpr = _EQUAL_BFLOAT16 if first.dtype == tl.bfloat16 else _EQUAL_FLOAT16
-    next: tl.constexpr = _NEXT_BFLOAT16 if first.dtype == tl.bfloat16 else _NEXT_FLOAT16
-    mask = tl.where(reached, -1, 0).to(tl.int16)
-    chosen, tie = tl.inline_asm_elementwise(
-        equal, "=r,=r,r,r,r", [first, second, mask], dtype=(first.dtype, tl.int16), is_pure=True, pack=2
-    )
-    here = tl.zeros(first.shape, tl.int16)
-    there = here
-    for k in tl.static_range(K - 1, -1, -1):
-        here, there = tl.inline_asm_elementwise(
-            next, "=r,=r,r,r,r,r,r", [values[k], chosen, here, there, tl.full(first.shape, k, tl.int16)],
-            dtype=(tl.int16, tl.int16), is_pure=True, pack=2,
+def _one_of_two_halves(values, first, second, number, threshold, K: tl.constexpr):
+    """Do as `one_of_two` for a half type, two windows at a time. Of bfloat16 a sum takes eight activations."""
+    choice: tl.constexpr = _CHOICE_BFLOAT16 if first.dtype == tl.bfloat16 else _CHOICE_FLOAT16
+    add: tl.constexpr = _ADD_BFLOAT16 if first.dtype == tl.bfloat16 else _ADD_FLOAT16
+    where: tl.constexpr = _PLACE_BFLOAT16 if first.dtype == tl.bfloat16 else _PLACE_FLOAT16
+    BIAS: tl.constexpr = 127 if first.dtype == tl.bfloat16 else 15
+    value, tie = tl.inline_asm_elementwise(
+        choice, "=r,=r,r,r,r,r,r,r", [first, second, number, threshold], dtype=(first.dtype, tl.int16), is_pure=True,
+        pack=2,
+    )  # fmt: skip
+    total = tl.zeros(first.shape, first.dtype)
+    for k in tl.static_range(K - 1):
+        total = tl.inline_asm_elementwise(
+            add, "=r,r,r,r,r", [values[k], value, tl.full(first.shape, 2.0 ** (K - 2 - k), first.dtype), total],
+            dtype=first.dtype, is_pure=True, pack=2,
         )  # fmt: skip
-    value, place = tl.inline_asm_elementwise(
-        _CHOICE, "=r,=r,r,r,r,r", [tie, there, here, chosen], dtype=(first.dtype, tl.int16), is_pure=True, pack=2
-    )
-    return value, chosen, place
+    place = tl.inline_asm_elementwise(
+        where, "=r,r,r,r", [total, tie, tl.full(first.shape, BIAS + K - 2, tl.int16)], dtype=tl.int16, is_pure=True,
+        pack=2,
+    )  # fmt: skip
+    return value, place
 
 
 @triton.jit
@@ -294,8 +364,11 @@ def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.con
     """Sort the values of every window, as a tuple, largest first; of equal ones, any is first. NaN is not sorted.
 
     Args:
-        NETWORK: a sorting network, pairs of places, one pair after another; as `_plan.sorting_network` gives.
+        NETWORK: a sorting network, pairs of places, one pair after another; as `_plan.sorting_network` gives. Of no
+            EXCHANGES, nine values are three columns, sorted each.
     """
+    if K == 9 and EXCHANGES == 0:
+        values = _nine(values)
     for e in tl.static_range(EXCHANGES):
         exchanged = ()
         for k in tl.static_range(K):
@@ -307,6 +380,18 @@ def descending(values, K: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.con
                 exchanged = exchanged + (values[k],)
         values = exchanged
     return values
+
+
+@triton.jit
+def _nine(columns):
+    """Sort three columns of three, which are sorted each: each row, what lies across, and neighbours."""
+    first, a, b = three(columns[0], columns[3], columns[6])
+    c, d, e = three(columns[1], columns[4], columns[7])
+    f, g, last = three(columns[2], columns[5], columns[8])
+    b, middle, f = three(b, d, f)
+    second, a = larger(a, c), smaller(a, c)
+    g, eighth = larger(e, g), smaller(e, g)
+    return first, second, larger(a, b), smaller(a, b), middle, larger(g, f), smaller(g, f), eighth, last
 
 
 @triton.jit

@@ -121,6 +121,16 @@ def _of_one(row, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def thresholds_of_row(row, COLUMNS: tl.constexpr):
+    """Load a row's thresholds in 32 bits: 2^32 as the largest of them, which the largest number seems to reach."""
+    found = ()
+    for column in tl.static_range(COLUMNS):
+        threshold = tl.load(row + column)
+        found = found + ((threshold - (threshold >> 32)).to(tl.uint32),)
+    return found
+
+
+@triton.jit
 def rank_of(
     number, thresholds, wide, COLUMNS: tl.constexpr, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr
 ):
@@ -163,9 +173,9 @@ def _reached(number, row, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def is_reached(number, thresholds, wide, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
-    """Tell whether a number reaches the only threshold; of the largest number, that may be wrong."""
-    return number >= _of_row(thresholds, 0, wide, 1, SIDES, COUNTS, WIDTHS)
+def threshold_of(thresholds, wide, SIDES: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr):
+    """Return the only threshold of every window; the largest number seems to reach 2^32, too."""
+    return _of_row(thresholds, 0, wide, 1, SIDES, COUNTS, WIDTHS)
 
 
 @triton.jit
@@ -182,9 +192,11 @@ def start_of_mean(
 @triton.jit
 def _start(row, to, COLUMNS: tl.constexpr):
     alone = tl.load(row).to(to) == 1
-    if COLUMNS <= 16:
-        for column in tl.static_range(1, COLUMNS):
-            alone = alone & (tl.load(row + column).to(to) == 0)
+    if COLUMNS <= MOST and COLUMNS > 1:
+        others = tl.abs(tl.load(row + 1).to(to))
+        for column in tl.static_range(2, COLUMNS):
+            others += tl.abs(tl.load(row + column).to(to))
+        alone = alone & (others == 0)
     else:
         column = 1
         while column < COLUMNS:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from empool import functional
+from empool import _private, functional
 from empool._call import distribution_argument
 from empool._tables import Tables
 from empool.distributions import (
@@ -121,26 +121,46 @@ class Softened(Pool):
 
     _functions, _own = functional._soft_pool, ("beta",)
     beta: Any
+    _number: Tensor | None = None
+    """A number beta in memory, for compiled graphs: they read it there, so that a new one compiles nothing anew."""
 
     def _set_beta(self, beta: Number, trainable: bool) -> None:
-        checked = [finite(type(self).__name__, "beta", value) for value in _values(beta)]
-        if trainable or isinstance(beta, nn.Parameter):
-            self.beta = beta if isinstance(beta, nn.Parameter) else nn.Parameter(torch.tensor(checked))
+        if isinstance(beta, nn.Parameter):
+            self.beta = beta
+        elif trainable:
+            self.beta = nn.Parameter(torch.tensor(self._checked(beta)))
         else:
-            self.beta = torch.tensor(checked, dtype=torch.float64) if _is_several(beta) else checked[0]
+            self.beta = beta.tolist() if isinstance(beta, Tensor) else beta
+
+    def _checked(self, beta: Number) -> list[float]:
+        return [finite(type(self).__name__, "beta", value) for value in _values(beta)]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        number = None
+        if name == "beta" and not isinstance(value, Tensor):
+            device = "cpu" if self._number is None else self._number.device  # Whatever the default is.
+            checked = self._checked(value)
+            with torch.inference_mode(False):
+                numbers = torch.tensor(checked, dtype=torch.float64, device=device)
+            value, number = (numbers, None) if _is_iterable(value) else (checked[0], numbers)
+        super().__setattr__(name, value)
+        if name == "beta":
+            self._number = number
+
+    def _arguments(self, traced: bool) -> dict[str, Any]:
+        if self._number is None or not torch.compiler.is_compiling() or _private.is_exporting():
+            return self._spelled()
+        return {"beta": self._number}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if isinstance(self.beta, Tensor) and not isinstance(self.beta, nn.Parameter):
-            # As a table: no call waits for it to be sent to a GPU, and it isn't rounded.
-            device = fn(torch.empty(0, device=self.beta.device)).device
-            self.beta = self.beta if device.type == "meta" else self.beta.to(device)
+        for name in ("beta", "_number"):
+            number = getattr(self, name)
+            if isinstance(number, Tensor) and not isinstance(number, nn.Parameter):
+                # As a table: no call waits for it to be sent to a GPU, and it isn't rounded.
+                device = fn(torch.empty(0, device=number.device)).device
+                vars(self)[name] = number if device.type == "meta" else number.to(device)
         return self
-
-
-def _is_several(number: Any) -> bool:
-    """Tell whether it is one number for each channel."""
-    return number.dim() > 0 if isinstance(number, Tensor) else _is_iterable(number)
 
 
 def _is_iterable(value: Any) -> bool:
