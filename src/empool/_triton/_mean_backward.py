@@ -203,7 +203,7 @@ def _cell_gradient(
     CHANNELS_LAST: tl.constexpr,
     OUT_ALIGNED: tl.constexpr,
 ):
-    """Add up what the windows over position (rd, rh, rw) of every cell send there, as that of `_drawn_scatter_kernel`."""
+    """Add up what the windows over position (rd, rh, rw) of every cell send there: see `_drawn_scatter_kernel`."""
     KD: tl.constexpr = WINDOW[0]
     KH: tl.constexpr = WINDOW[1]
     KW: tl.constexpr = WINDOW[2]

@@ -1,7 +1,8 @@
 """`value_draw` for CUDA, and what `value_mean` has in common with it."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
@@ -135,8 +136,8 @@ def _running_sums(
 
 @triton.jit
 def _draw_any(
-    input, output, drawn, plane_start, line_start, numbers, factor, lane, block, channel, d, d_end, h, h_end, size, step,
-    row_live, OW, C, TIED: tl.constexpr, BETA: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
+    input, output, drawn, plane_start, line_start, numbers, factor, lane, block, channel, d, d_end, h, h_end, size,
+    step, row_live, OW, C, TIED: tl.constexpr, BETA: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
 ):  # fmt: skip
     """Draw from a lane's windows, whatever they hold.

@@ -1,8 +1,8 @@
 """`value_mean` for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
-# ruff: noqa: RUF059
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
@@ -197,8 +197,9 @@ def _value_mean_kernel(
 ):
     """Average the activations of every window: of positive parts weighted by themselves, or by their softmax.
 
-    For the backward it WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights, of windows
-    that may hold a NaN, an infinity or extremes with a negative sign; for the gradient of beta the "variance" under the softmax, in place of the mean.
+    For the backward it WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights; the last
+    with a negative sign where a window may hold a NaN, an infinity or an extreme. For the gradient of beta it writes
+    the "variance" under the softmax in place of the mean.
 
     READ: how many columns a block's windows cover, CHUNK: so many are one access. Then windows are in registers, and
     what holds a NaN, an infinity or extremes is done again. If 0, windows are read one by one, and several times.

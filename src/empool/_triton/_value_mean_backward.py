@@ -1,7 +1,7 @@
 """`value_mean_backward` for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
 # ruff: noqa: RUF005, RUF059
 
 import triton
