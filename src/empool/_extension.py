@@ -28,7 +28,7 @@ RECALLED = tuple(
 
 _NOT_BUILT = (
     "not built: PyTorch or a C++20 compiler was missing at install, or EMPOOL_BUILD=0 was set; "
-    "with both, reinstall by `pip install --force-reinstall --no-deps --no-cache-dir empool`"
+    "with both, install empool once more, with `pip install --force-reinstall --no-deps --no-cache-dir`"
 )
 
 
