@@ -98,9 +98,10 @@ def _rank_draw(
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
     large = method in ("second", "ranks") and 4 < windows.volume <= _plan.SORTED_WINDOW
     options: dict[str, int] = {}
+    ranked = method == "ranks"
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
         options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
-    plan = _plan.output_plan(_rank_draw_kernel, windows).of(
+    plan = _plan.output_plan(_rank_draw_kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
         **options,
         **_draws(windows, seeds, *rest[6:]),
         METHOD=method,
