@@ -70,9 +70,9 @@ def test_inductor_can_write_the_constants() -> None:
     """It puts a kernel's source, with the constants that it uses, between quotes in another source."""
     import triton.language as tl
 
-    from empool._triton import _columns, _table, _tile
+    from empool._triton import _columns, _table, _tile, _value
 
-    values = [value for module in (_columns, _table, _tile) for value in vars(module).values()]
+    values = [value for module in (_columns, _table, _tile, _value) for value in vars(module).values()]
     constants = [value.value for value in values if isinstance(value, tl.constexpr)]
     assert any(isinstance(constant, str) for constant in constants)
     assert not any("\\" in repr(constant) or "'" in str(constant) for constant in constants)

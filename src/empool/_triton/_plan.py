@@ -197,7 +197,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
         READ=_columns(windows),
         CHUNK=_chunk(windows),
         PACKED=is_packed(),
-        ALIGNED=_aligned(windows, width),
+        ALIGNED=LANES.value if windows.channels_last and width % LANES.value == 0 else _aligned(windows, width),
         FLAT=_flat(windows),
         ROWS=rows or (0, 0),
         COUNTS=max(len(rows) // 2, 1),
