@@ -35,7 +35,7 @@ from empool._triton._rank import (
     two_numbers,
 )
 from empool._triton._select import place_of_rank, reached, value_of_rank, within
-from empool._triton._table import FEW, MOST, rank_of, row_of, set_of, threshold_of, thresholds_of, thresholds_of_row
+from empool._triton._table import FEW, MOST, rank_of, row_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -241,11 +241,11 @@ def _rank_draw_kernel(
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
     MANY: tl.constexpr = METHOD == "second" and K > 1
     RANKED: tl.constexpr = METHOD == "ranks"
+    FULL: tl.constexpr = RANKED and ALIGNED == LANES
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = RANKED or MANY
-    TOGETHER: tl.constexpr = TOPS or (
-        READ > 0 and METHOD != "any" and (HALF or not CHANNELS_LAST) and (RANKED or not CHANNELS_LAST)
-    )
+    TOGETHER: tl.constexpr = TOPS or (READ > 0 and METHOD != "any" and (RANKED or not CHANNELS_LAST))
+    OTHER: tl.constexpr = LOWEST if QUICK and not FULL else -float("inf")
     kind: tl.constexpr = dtype if HALF and PACKED and K <= 9 else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
@@ -258,7 +258,7 @@ def _rank_draw_kernel(
     firsts = ()
     seconds = ()
     ordered = ()
-    full = ()
+    shared = ()
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -275,7 +275,7 @@ def _rank_draw_kernel(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK,
-                LOWEST if QUICK else -float("inf"), False, False, ALIGNED,
+                OTHER, False, False, ALIGNED,
             )  # fmt: skip
             if QUICK:
                 more = in_type(more, kind)
@@ -319,12 +319,18 @@ def _rank_draw_kernel(
             count = tall * wide_w
             if METHOD != "first":
                 if RANKED and COLUMNS <= MOST:
+                    # A row that a block's windows have in common is read once, the others for each lane.
+                    row = row_of(table, count, ROWS, COUNTS, COLUMNS)
                     if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
-                        own = thresholds_of_row(row_of(table, count, ROWS, COUNTS, COLUMNS), COLUMNS)
+                        found = reached((number,), row, tl.minimum(rows, 0), COLUMNS, PACKED)
+                        rank = like.to(tl.int32) + found[0]
                     else:
-                        if len(full) == 0:
-                            full = thresholds_of_row(row_of(table, count, ROWS, COUNTS, COLUMNS), COLUMNS)
-                        own = full
+                        if len(shared) == 0:
+                            others = ()
+                            for next in tl.static_range(lane, 1 if SIDE else 4):
+                                others = others + (number_of_lane(numbers, next, SIDE, TIED),)
+                            shared = reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
+                        rank = like.to(tl.int32) + shared[lane + len(shared) - (1 if SIDE else 4)]
                 elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
@@ -333,17 +339,12 @@ def _rank_draw_kernel(
                     most = tl.maximum(most, number)
                 if MANY:
                     threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
-                elif RANKED and COLUMNS <= MOST:
-                    rank = like.to(tl.int32) + reached(number, own, COLUMNS, PACKED)
-                else:
+                elif not RANKED or COLUMNS > MOST:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
             if TOGETHER:
                 values = window_of(columns, lane, WINDOW, kind if QUICK else wide)
             else:
-                values = load_window(
-                    input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide,
-                    LOWEST if QUICK else -float("inf"),
-                )  # fmt: skip
+                values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
                 if QUICK:
                     negative = lowest_bits(values, negative)
             if MANY:
@@ -373,11 +374,14 @@ def _rank_draw_kernel(
             else:
                 value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
         if QUICK:
-            if SIDE:
+            if FULL:
+                void = not_finite(chosen, void, like)
+            elif SIDE:
                 chosen = tl.where(live, chosen, 1.0)
             elif ALIGNED != LANES:
                 chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
-            least = smaller(least, chosen)
+            if not FULL:
+                least = smaller(least, chosen)
             smallest = smaller(smallest, magnitude(chosen))
         if CHANNELS_LAST and not TOGETHER:  # A lane after another, so that registers hold one's windows alone.
             store_draw(output, drawn, at, value, position, live)

@@ -191,10 +191,9 @@ def three(one, other, third):
 @triton.jit
 def magnitude(number):
     """Return a number without its sign; of a half type two by two."""
-    if number.dtype.primitive_bitwidth == 16:
-        result = tl.inline_asm_elementwise(
-            "and.b32 $0, $1, 0x7fff7fff;", "=r,r", [number], dtype=number.dtype, is_pure=True, pack=2
-        )
+    if number.dtype == tl.bfloat16 or number.dtype == tl.float16:
+        assembly: tl.constexpr = "abs.bf16x2 $0, $1;" if number.dtype == tl.bfloat16 else "abs.f16x2 $0, $1;"
+        result = tl.inline_asm_elementwise(assembly, "=r,r", [number], dtype=number.dtype, is_pure=True, pack=2)
     else:
         result = tl.abs(number)
     return result

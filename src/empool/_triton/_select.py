@@ -13,9 +13,25 @@ import triton
 import triton.language as tl
 
 from empool._triton._rank import of_rank
+from empool._triton._table import thresholds_of_row
 
 # What counts in 32 bits is a float that begins at 2^23, in 16 bits at 1024: the lowest bits are the count.
 _REACHED = tl.constexpr("{ .reg .pred p; setp.ge.u32 p, $2, $3; mov.b32 $0, $1; @p add.f32 $0, $0, 0f3F800000; }")
+# From the fifth threshold on, in a loop: where they are, in memory, and how many.
+_MORE = tl.constexpr(
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; mov.b32 $0, $1; setp.lt.u32 p, $2, $3; @p bra DONE;"
+    " mov.b64 at, $4; mov.b32 left, $5; NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
+    " setp.ge.u32 p, $2, low; @p add.f32 $0, $0, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"
+    " setp.gt.s32 p, left, 0; @p bra NEXT; DONE: }"
+)
+_MORE_OF_THREE = tl.constexpr(
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; mov.b32 $0, $3; mov.b32 $1, $4; mov.b32 $2, $5;"
+    " setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11; mov.b32 left, $12;"
+    " NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
+    " setp.ge.u32 p, $6, low; @p add.f32 $0, $0, 0f3F800000; setp.ge.u32 p, $7, low; @p add.f32 $1, $1, 0f3F800000;"
+    " setp.ge.u32 p, $8, low; @p add.f32 $2, $2, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"
+    " setp.gt.s32 p, left, 0; @p bra NEXT; DONE: }"
+)
 _LARGER = tl.constexpr("{ .reg .f32 d; sub.f32 d, $2, $3; mul.sat.f32 d, d, 0f7F800000; sub.f32 $0, $1, d; }")
 _EQUAL = tl.constexpr(
     "{ .reg .f32 d; sub.f32 d, $4, $5; abs.f32 d, d; mul.sat.f32 d, d, 0f7F800000; add.f32 $0, $2, d;"
@@ -46,20 +62,46 @@ _WITHIN = tl.constexpr(
 
 
 @triton.jit
-def reached(number, thresholds, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
-    """Count how many of the thresholds, one tile each, a random number reaches."""
-    if PACKED:
-        count = tl.full(number.shape, 8388608.0, tl.float32)
-        for column in tl.static_range(COLUMNS):
-            count = tl.inline_asm_elementwise(
-                _REACHED, "=f,f,r,r", [count, number, thresholds[column]], dtype=tl.float32, is_pure=True, pack=1
-            )
-        rank = count.to(tl.int32, bitcast=True) - 0x4B000000
-    else:
-        rank = tl.zeros(number.shape, tl.int32)
-        for column in tl.static_range(COLUMNS):
-            rank += (number >= thresholds[column]).to(tl.int32)
-    return rank
+def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
+    """Count for each random number how many of a row's thresholds it reaches; the largest seems to reach 2^32.
+
+    Few numbers reach five: the others are compared in a branch that few warps take.
+    """
+    BRANCH: tl.constexpr = PACKED and COLUMNS > 5
+    thresholds = thresholds_of_row(row, 5 if BRANCH else COLUMNS)
+    highest = numbers[0]
+    counts = ()
+    for i in tl.static_range(len(numbers)):
+        highest = tl.maximum(highest, numbers[i])
+        if PACKED:
+            count = tl.full(numbers[i].shape, 8388608.0, tl.float32)
+            for column in tl.static_range(4 if BRANCH else COLUMNS):
+                count = tl.inline_asm_elementwise(
+                    _REACHED, "=f,f,r,r", [count, numbers[i], thresholds[column]], dtype=tl.float32, is_pure=True,
+                    pack=1,
+                )  # fmt: skip
+            if BRANCH and len(numbers) != 3:
+                count = tl.inline_asm_elementwise(
+                    _MORE, "=&f,f,r,r,l,r",
+                    [count, numbers[i], thresholds[4], (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
+                    dtype=tl.float32, is_pure=True, pack=1,
+                )  # fmt: skip
+        else:
+            count = tl.zeros(numbers[i].shape, tl.int32)
+            for column in tl.static_range(COLUMNS):
+                count += (numbers[i] >= thresholds[column]).to(tl.int32)
+        counts = counts + (count,)
+    if BRANCH and len(numbers) == 3:
+        counts = tl.inline_asm_elementwise(
+            _MORE_OF_THREE, "=&f,=&f,=&f,f,f,f,r,r,r,r,r,l,r",
+            [counts[0], counts[1], counts[2], numbers[0], numbers[1], numbers[2], highest, thresholds[4],
+            (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
+            dtype=(tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
+        )  # fmt: skip
+    ranks = ()
+    for i in tl.static_range(len(counts)):
+        ranks = ranks + ((counts[i].to(tl.int32, bitcast=True) - 0x4B000000 if PACKED else counts[i]),)
+    return ranks
 
 
 @triton.jit
