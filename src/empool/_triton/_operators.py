@@ -16,6 +16,7 @@ from torch import Tensor
 from empool import _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
+from empool._triton._draw_line import _rank_draw_line_kernel
 from empool._triton._mean import _rank_mean_kernel
 from empool._triton._mean_backward import (
     _rank_mean_backward_any_kernel,
@@ -39,6 +40,7 @@ MOST_SUMS = 64
 """For how many counts and ranks together a program adds up the weights' gradient."""
 KERNELS = (
     _rank_draw_kernel,
+    _rank_draw_line_kernel,
     _value_draw_kernel,
     _drawn_scatter_kernel,
     _drawn_scatter_line_kernel,
@@ -77,9 +79,11 @@ def rank_draw(
 ) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.rank_draw`."""
     input, channels_last = _dense(input)
-    start = _known(_rank_draw, input.shape, input.dtype, channels_last, seed.numel(), thresholds.shape, counts, *rest)
+    kernel, start = _known(
+        _rank_draw, input.shape, input.dtype, channels_last, seed.numel(), thresholds.shape, counts, *rest
+    )
     output, drawn = _empty(start, input), _empty(start, input, start.dtype)
-    launch(_rank_draw_kernel, start.plans[0], input, seed.contiguous(), thresholds.contiguous(), output, drawn)
+    launch(kernel, start.plans[0], input, seed.contiguous(), thresholds.contiguous(), output, drawn)
     return output, drawn
 
 
@@ -91,27 +95,26 @@ def _rank_draw(
     table: Sequence[int],
     counts: tuple[int, ...],
     *rest: Any,
-) -> Start:
+) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, counts, rest[:6])
     sets, _, columns = table
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
-    large = method in ("second", "ranks") and 4 < windows.volume <= _plan.SORTED_WINDOW
+    large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
     options: dict[str, int] = {}
     ranked = method == "ranks"
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
-    plan = _plan.output_plan(_rank_draw_kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
-        **options,
-        **_draws(windows, seeds, *rest[6:]),
-        METHOD=method,
-        NETWORK=network or (0, 0),
-        EXCHANGES=len(network) // 2,
-        COLUMNS=columns,
-        SETS=sets != 1,
-        LOWEST=torch.finfo(dtype).min,
-    )
-    return Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
+        options = {"num_warps": 2} if not channels_last else _plan.FOUR_PROGRAMS if ranked else {}
+    known = {**options, **_draws(windows, seeds, *rest[6:]), "SETS": sets != 1, "LOWEST": torch.finfo(dtype).min}
+    kernel = _rank_draw_kernel
+    if method == "second" and _plan.has_lines(windows):
+        kernel = _rank_draw_line_kernel
+        plan = _plan.output_line_plan(kernel, windows).of(**known)
+    else:
+        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
+            **known, METHOD=method, NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
+        )
+    return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
