@@ -11,11 +11,10 @@ the padding is known when the kernel is compiled, but above the first line and b
 import triton
 import triton.language as tl
 
-from empool._triton._columns import apart, columns_of_window, sorted_columns
+from empool._triton._columns import apart
 from empool._triton._draw import _draw_any, _sign_zeros, store_draw
 from empool._triton._rank import (
     as_pairs,
-    descending,
     larger,
     lowest_bits,
     magnitude,
@@ -24,8 +23,7 @@ from empool._triton._rank import (
     places,
     smaller,
 )
-from empool._triton._select import place_of_rank, reached, value_of_rank, within
-from empool._triton._table import row_of, set_of, thresholds_of_row
+from empool._triton._table import set_of, threshold_of, thresholds_of
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
 
 SIZES = ["rows", "share", "first_image", "C", "H", "OH"]
@@ -124,22 +122,6 @@ def line_of(lanes, NUMBER: tl.constexpr, PLACES: tl.constexpr):
     return line
 
 
-@triton.jit
-def _found(
-    numbers, BEGIN: tl.constexpr, END: tl.constexpr, row, rows, METHOD: tl.constexpr, COLUMNS: tl.constexpr,
-    PACKED: tl.constexpr,
-):  # fmt: skip
-    """Return a row's threshold, or how many of its thresholds each of some numbers reaches."""
-    if METHOD == "second":
-        found = thresholds_of_row(row, 1)
-    else:
-        some = ()
-        for lane in tl.static_range(BEGIN, END):
-            some = some + (numbers[lane],)
-        found = reached(some, row, tl.minimum(rows, 0), COLUMNS, PACKED)
-    return found
-
-
 @triton.jit(do_not_specialize=SIZES)
 def _rank_draw_line_kernel(
     input,
@@ -159,10 +141,6 @@ def _rank_draw_line_kernel(
     channels_shift,
     SEEDS: tl.constexpr,
     TIED: tl.constexpr,
-    METHOD: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    NETWORK: tl.constexpr,
-    EXCHANGES: tl.constexpr,
     TABLE_ROWS: tl.constexpr,
     SETS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -181,7 +159,7 @@ def _rank_draw_line_kernel(
     OW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Draw a rank for every window, as `_rank_draw_kernel` does by METHOD "second" or "ranks".
+    """Draw one of the two largest of every window; as `_rank_draw_kernel` does by METHOD "second".
 
     A row of the tile is a line of OW windows, of which READ columns are covered.
     """
@@ -202,10 +180,7 @@ def _rank_draw_line_kernel(
     columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, LOWEST, kind)
     if kind.primitive_bitwidth == 16:
         columns = as_pairs(columns)
-    if METHOD == "second":
-        firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
-    else:
-        ordered = sorted_columns(columns, WINDOW[1])
+    firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -214,53 +189,30 @@ def _rank_draw_line_kernel(
         columns,
         void.to(tl.int16 if kind.primitive_bitwidth == 16 else tl.int32 if kind.primitive_bitwidth == 32 else tl.int64),
     )
-    again = row_live & False
-    table = set_of(thresholds, channel, COLUMNS, TABLE_ROWS, SETS)
-    shared = ()
+    table = set_of(thresholds, channel, 1, TABLE_ROWS, SETS)
     values = ()
     positions = ()
-    every = ()
     for lane in tl.static_range(OW):
+        block = none + lane // LANES
         if lane - lane // LANES * LANES == 0:
-            block = none + lane // LANES
             numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)
-        every = every + (number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED),)
-        most = tl.maximum(most, every[lane])
-    FIRST: tl.constexpr = (WINDOW[8] + WINDOW[5] - 1) // WINDOW[5] if COUNTS > 1 else 0  # Not over the left border.
-    for lane in tl.static_range(OW):
+        number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
         start = (none, h, none + (lane * WINDOW[5] - WINDOW[8]))
         ends = (none + 1, h_end, none + W)
         first_at, second_at, tall, wide_w = places(start, ends, 0, True, WINDOW, HIGH, LEAST, CHECKED)
-        # A row that windows have in common is read once.
-        table_row = row_of(table, tall * wide_w, ROWS, COUNTS, COLUMNS)
-        if COUNTS > 1 and (lane < FIRST or lane * WINDOW[5] + WINDOW[2] > W + WINDOW[8]):
-            own = _found(every, lane, lane + 1, table_row, rows, METHOD, COLUMNS, PACKED)
-        else:
-            if len(shared) == 0:
-                shared = _found(every, lane, OW, table_row, rows, METHOD, COLUMNS, PACKED)
-            own = shared if METHOD == "second" else (shared[lane - FIRST],)
+        if lane == 0:
+            own = thresholds_of(table, tall, wide_w, ROWS, COUNTS, 1, SIDES, WIDTHS, not SETS)
+        threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
+        most = tl.maximum(most, number)
+        number, threshold = tl.broadcast_to(number, like.shape), tl.broadcast_to(threshold, like.shape)
+        first, second = tops_of_window_of_line(firsts, seconds, lane, W, WINDOW)
         window = ()
         for k in tl.static_range(K):
             window = window + (columns[(lane * WINDOW[5] + k % WINDOW[2]) * WINDOW[1] + k // WINDOW[2]],)
-        if METHOD == "second":
-            number, threshold = tl.broadcast_to(every[lane], like.shape), tl.broadcast_to(own[0], like.shape)
-            first, second = tops_of_window_of_line(firsts, seconds, lane, W, WINDOW)
-            value, position = one_of_two(window, first, second, number, threshold, K, like)
-            chosen = value
-        else:
-            rank = like.to(tl.int32) + own[0]
-            ranked = descending(columns_of_window(ordered, lane, WINDOW, kind), K, NETWORK, EXCHANGES)
-            first = ranked[0]
-            chosen = value_of_rank(ranked, rank, K)
-            position = place_of_rank(window, chosen, rank, K, PACKED)
-            count = tall * wide_w
-            if LEAST[1] == 0:
-                again = again | (count <= 0)
-                count = tl.maximum(count, 0)
-            value, position, chosen = within(chosen, position, rank, count, like)
+        value, position = one_of_two(window, first, second, number, threshold, K, like)
         void = not_finite(first, void, like)
-        least = smaller(least, chosen)
-        smallest = smaller(smallest, magnitude(chosen))
+        least = smaller(least, value)
+        smallest = smaller(smallest, magnitude(value))
         values = values + (value.to(dtype),)
         positions = positions + (position.to(drawn.dtype.element_ty),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
@@ -273,7 +225,7 @@ def _rank_draw_line_kernel(
         value, position = moved(value, source), moved(position, source)
     store_draw(output, drawn, at, value, position, live)
     void, least, smallest = void.to(wide), least.to(wide), smallest.to(wide)
-    again = again | (void != void) | (least <= LOWEST) | (most == 4294967295)
+    again = (void != void) | (least <= LOWEST) | (most == 4294967295)
     negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
     zeros = (smallest == 0) & (negative == negative_zero)
     unsure = tl.max(tl.where(row_live, tl.where(again, 2, zeros.to(tl.int32)), 0))
@@ -294,6 +246,6 @@ def _rank_draw_line_kernel(
                 its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
                 _draw_any(
                     input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel,
-                    none, none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS,
-                    WIDTHS, LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
+                    none, none + 1, h, h_end, size, 1, row_live, OW, C, TIED, "second", 1, SIDES, ROWS, COUNTS, WIDTHS,
+                    LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
                 )  # fmt: skip

@@ -106,23 +106,16 @@ def _rank_draw(
     options: dict[str, int] = {}
     ranked = method == "ranks"
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = {"num_warps": 2} if not channels_last else _plan.FOUR_PROGRAMS if windows.volume > 4 else {}
-    known = {
-        **options,
-        **_draws(windows, seeds, *rest[6:]),
-        "METHOD": method,
-        "NETWORK": network or (0, 0),
-        "EXCHANGES": len(network) // 2,
-        "COLUMNS": columns,
-        "SETS": sets != 1,
-        "LOWEST": torch.finfo(dtype).min,
-    }
+        options = {"num_warps": 2} if not channels_last else _plan.FOUR_PROGRAMS if ranked else {}
+    known = {**options, **_draws(windows, seeds, *rest[6:]), "SETS": sets != 1, "LOWEST": torch.finfo(dtype).min}
     kernel = _rank_draw_kernel
-    if large and _plan.has_lines(windows):
+    if method == "second" and _plan.has_lines(windows):
         kernel = _rank_draw_line_kernel
         plan = _plan.output_line_plan(kernel, windows).of(**known)
     else:
-        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(**known)
+        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
+            **known, METHOD=method, NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
+        )
     return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
