@@ -268,7 +268,7 @@ def test_short_rows(kernel: list[int], padding: list[int], width: int, dtype: to
     """One thread has a whole row of windows, which begins at any address; draws in the padding count for nothing."""
     from empool._triton import _operators
 
-    shape = (2, 3, 5, width)
+    shape = (4, 3, 5, width)
     volume, number = math.prod(kernel), math.prod(shape)
     gradient = torch.randn(number + offset).masked_fill(torch.rand(number + offset) < 0.2, -0.0).to(dtype)
     gradient[offset::7] = torch.inf

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from empool import _window, reference
+from empool import _private, _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
@@ -144,6 +144,8 @@ def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int],
         _drawn_scatter, drawn.shape, drawn.dtype, grad_output.dtype, channels_last, input_size, *geometry
     )
     grad_input = _empty(start, grad_output)
+    if kernel is _drawn_scatter_line_kernel:
+        grad_output, drawn = _in_words(grad_output), _in_words(drawn)
     launch(kernel, start.plans[0], grad_output, drawn, grad_input)
     return grad_input
 
@@ -421,6 +423,11 @@ def _dense(input: Tensor) -> tuple[Tensor, bool]:
     """Return a tensor without gaps, and whether its channels lie side by side."""
     channels_last = _window.is_channels_last(input)
     return _window.dense(input, channels_last), channels_last
+
+
+def _in_words(tensor: Tensor) -> Tensor:
+    """Return a tensor that begins with a word of 32 bits: one in a graph most likely does."""
+    return tensor if _private.is_functional(tensor) or tensor.data_ptr() % 4 == 0 else tensor.clone()
 
 
 def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:

@@ -315,6 +315,7 @@ def is_halved(windows: Windows) -> bool:
         and windows.size == (1, 2 * windows.output[1], 2 * windows.output[2])
         and windows.output[2] % LANES.value != 0
         and windows.output[2] * windows.itemsize <= SHORT_ROW
+        and outputs % 4 == 0  # The last draw ends a word of 32 bits.
         and 4 * outputs < INDEX_LIMIT
     )
 
