@@ -325,12 +325,17 @@ def _line(kernel: Kernel) -> str:
     return f"{kernel.kernel:16} {where} {kernel.instructions:5} us: {times}  share {kernel.share:4.0%}{spills}"
 
 
+def _short(kernel: Kernel) -> str:
+    where = f"{kernel.shape[-1]}x{kernel.shape[-1]} {kernel.window} {kernel.dtype} {kernel.layout}"
+    return f"{where} {kernel.share:.0%}"
+
+
 def _page(found: list[Kernel], revision: str | None) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     fields = ("kernel", "shape", "window", "dtype", "layout")
     arrows = [
-        f"*before -> after*: before is the table of `{revision}`. Only shares compare: a thread may compute another "
-        "number of outputs than before.",
+        f"*before -> after*: before is the table of `{revision}`, counted in the same way. Only shares compare: a "
+        "thread may compute another number of outputs than before.",
         "",
     ]
     command = ["git", "show", f"{revision}:{_TABLE}"]
@@ -343,7 +348,9 @@ def _page(found: list[Kernel], revision: str | None) -> str:
         f"--markdown results/gpu-static/README.md{f' --before {revision}' if revision else ''}` compiled the kernels "
         "for an H100 (sm_90), counted their instructions "
         f"and wrote this page ({said}). The share is what the kernel reaches of a copy's speed if the model is right. "
-        "`tests/test_gpu_static.py` holds the counts of bfloat16 3x3/2 at 256x64x56x56, six rows, within a tenth.",
+        "`tests/test_gpu_static.py` holds ten rows' counts within a tenth, and that they spill nothing. Nsight Compute "
+        "on an H200 counts the cycles of every unit as this model does, within 3 %, for 16 kernels. The model does not "
+        "see waiting, so measured times (`results/gpu`) are longer.",
         "",
         *(arrows if revision else []),
         "| kernel | shape | window | type | layout | instructions | ALU cycles | registers | spills | share |",
@@ -362,8 +369,8 @@ def _page(found: list[Kernel], revision: str | None) -> str:
     below = [kernel for kernel in found if kernel.share < 0.95]
     lines += ["", f"## Below 95 %: {len(below)} of {len(found)}", ""]
     for name, why in _WHY.items():
-        if number := sum(kernel.kernel == name for kernel in below):
-            lines.append(f"- **{name}, {number}**: {why}")
+        if rows := [_short(kernel) for kernel in below if kernel.kernel == name]:
+            lines.append(f"- **{name}** ({'; '.join(rows)}): {why}")
     return "\n".join(lines) + "\n"
 
 
