@@ -92,6 +92,8 @@ def _rank_draw(
     ranked = method == "ranks"
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
         options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
+        if channels_last and ranked and windows.output[2] % _plan.LANES.value:  # Blocks in part need more registers.
+            options = {}
     plan = _plan.output_plan(_rank_draw_kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
         **options,
         **_draws(windows, seeds, *rest[6:]),

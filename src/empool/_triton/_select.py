@@ -16,17 +16,16 @@ from empool._triton._rank import of_rank
 from empool._triton._table import thresholds_of_row
 
 # What counts in 32 bits is a float that begins at 2^23, in 16 bits at 1024: the lowest bits are the count.
-_REACHED = tl.constexpr("{ .reg .pred p; setp.ge.u32 p, $2, $3; mov.b32 $0, $1; @p add.f32 $0, $0, 0f3F800000; }")
+_REACHED = tl.constexpr("{ .reg .pred p; setp.ge.u32 p, $2, $3; @p add.f32 $0, $0, 0f3F800000; }")
 # From the fifth threshold on, in a loop: where they are, in memory, and how many.
 _MORE = tl.constexpr(
-    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; mov.b32 $0, $1; setp.lt.u32 p, $2, $3; @p bra DONE;"
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; setp.lt.u32 p, $2, $3; @p bra DONE;"
     " mov.b64 at, $4; mov.b32 left, $5; NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
     " setp.ge.u32 p, $2, low; @p add.f32 $0, $0, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"
     " setp.gt.s32 p, left, 0; @p bra NEXT; DONE: }"
 )
 _MORE_OF_THREE = tl.constexpr(
-    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; mov.b32 $0, $3; mov.b32 $1, $4; mov.b32 $2, $5;"
-    " setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11; mov.b32 left, $12;"
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11; mov.b32 left, $12;"
     " NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
     " setp.ge.u32 p, $6, low; @p add.f32 $0, $0, 0f3F800000; setp.ge.u32 p, $7, low; @p add.f32 $1, $1, 0f3F800000;"
     " setp.ge.u32 p, $8, low; @p add.f32 $2, $2, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"
@@ -77,12 +76,12 @@ def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
             count = tl.full(numbers[i].shape, 8388608.0, tl.float32)
             for column in tl.static_range(4 if BRANCH else COLUMNS):
                 count = tl.inline_asm_elementwise(
-                    _REACHED, "=f,f,r,r", [count, numbers[i], thresholds[column]], dtype=tl.float32, is_pure=True,
+                    _REACHED, "=f,0,r,r", [count, numbers[i], thresholds[column]], dtype=tl.float32, is_pure=True,
                     pack=1,
                 )  # fmt: skip
             if BRANCH and len(numbers) != 3:
                 count = tl.inline_asm_elementwise(
-                    _MORE, "=&f,f,r,r,l,r",
+                    _MORE, "=&f,0,r,r,l,r",
                     [count, numbers[i], thresholds[4], (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
                     dtype=tl.float32, is_pure=True, pack=1,
                 )  # fmt: skip
@@ -93,7 +92,7 @@ def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
         counts = counts + (count,)
     if BRANCH and len(numbers) == 3:
         counts = tl.inline_asm_elementwise(
-            _MORE_OF_THREE, "=&f,=&f,=&f,f,f,f,r,r,r,r,r,l,r",
+            _MORE_OF_THREE, "=&f,=&f,=&f,0,1,2,r,r,r,r,r,l,r",
             [counts[0], counts[1], counts[2], numbers[0], numbers[1], numbers[2], highest, thresholds[4],
             (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
             dtype=(tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
