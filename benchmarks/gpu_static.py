@@ -174,6 +174,17 @@ def _mean(distribution: empool.RankDistribution, name: str = "rank_mean") -> Cal
     return call
 
 
+def _value_draw(input: Tensor, seed: Tensor, geometry: Any) -> None:
+    _operators.value_draw(input, seed, None, *geometry, 0)
+
+
+def _value_mean(soft: bool) -> Call:
+    def call(input: Tensor, seed: Tensor, geometry: Any) -> None:
+        _operators.value_mean(input, torch.empty(1, device="meta") if soft else None, *geometry)
+
+    return call
+
+
 def _scatter(input: Tensor, seed: Tensor, geometry: Any) -> None:
     gradient = _output(input, geometry)
     drawn = torch.empty_like(gradient, dtype=torch.uint8)
@@ -191,8 +202,12 @@ CALLS: dict[str, Call] = {
     "scatter": _scatter,
     "mean ensemble": _mean(empool.EnsembleMax(0.1)),
     "mean average": _mean(empool.Average()),
+    "draw stochastic": _value_draw,
+    "mean stochastic": _value_mean(soft=False),
+    "mean soft": _value_mean(soft=True),
+    "backward ensemble": _mean(empool.EnsembleMax(0.1), "rank_mean_backward"),
 }
-_READS_AND_WRITES = {"draw": (1, 1, 1), "scatter": (1, 1, 1), "mean": (1, 1, 0)}
+_READS_AND_WRITES = {"draw": (1, 1, 1), "scatter": (1, 1, 1), "mean": (1, 1, 0), "backward": (2, 1, 0)}
 """How often a kernel moves tensors of the input's size, of the output's size, and bytes for draws."""
 
 
@@ -207,19 +222,20 @@ def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout
 
     _operators.launch = launch
     CALLS[name](input, torch.empty((), dtype=torch.int64, device="meta"), geometry)
-    (compiled, plan), size = found[-1], DTYPES[dtype].itemsize
+    size = DTYPES[dtype].itemsize
     output = math.prod(_output(input, geometry).shape)
     inputs, outputs, draws = _READS_AND_WRITES[name.split()[0]]
-    moved = size * (inputs * input.numel() + outputs * output) + draws * output
-    units, accesses = _counted(compiled.asm["cubin"])
-    warps = plan.programs * plan.arguments["num_warps"]
-    cycle = warps / SCHEDULERS / HERTZ * 1e6
-    times = {
-        "bytes": moved / BYTES_A_SECOND * 1e6,
-        "instructions": units["all"] * cycle,
-        **{unit: units[unit] * cycle for unit in UNITS},
-    }
-    registers, spills = _resources(compiled.asm["cubin"])
+    times = {"bytes": (size * (inputs * input.numel() + outputs * output) + draws * output) / BYTES_A_SECOND * 1e6}
+    units: collections.Counter[str] = collections.Counter()
+    accesses: collections.Counter[str] = collections.Counter()
+    for compiled, plan in found:  # Two for what is found first and then used.
+        its_units, its_accesses = _counted(compiled.asm["cubin"])
+        units, accesses = units + its_units, accesses + its_accesses
+        cycle = plan.programs * plan.arguments["num_warps"] / SCHEDULERS / HERTZ * 1e6
+        for unit in ("all", *UNITS):
+            kind = "instructions" if unit == "all" else unit
+            times[kind] = times.get(kind, 0) + its_units[unit] * cycle
+    resources = [_resources(compiled.asm["cubin"]) for compiled, _ in found]
     return Kernel(
         name,
         shape,
@@ -228,9 +244,9 @@ def _compiled(name: str, shape: tuple[int, ...], window: str, dtype: str, layout
         layout,
         units["all"],
         *(units[unit] for unit in UNITS),
-        registers,
-        spills,
-        compiled.metadata.shared,
+        max(registers for registers, _ in resources),
+        sum(spills for _, spills in resources),
+        max(compiled.metadata.shared for compiled, _ in found),
         dict(sorted(accesses.items())),
         {key: round(time, 1) for key, time in times.items()},
         round(times["bytes"] / max(times.values()), 3),

@@ -206,6 +206,10 @@ def test_what_a_layer_keeps_goes_where_the_layer_goes(kind: Any, name: str, p: A
     with torch.device("meta"):
         born = kind(2, **{name: p}).eval()
     assert_same_bits(born(INPUT), expected)
+    with FakeTensorMode(), torch.device("cuda"):  # Else a graph would send it there at every call.
+        there = kind(2, **{name: p})
+        kept = there._tables.number if name == "p" else there.beta if there._number is None else there._number
+    assert kept.is_cuda
 
 
 def test_a_new_p_is_written_where_the_old_one_was() -> None:

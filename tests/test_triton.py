@@ -62,6 +62,7 @@ INTERPRETED_CASES = [
     ),
     Case("2x2/2, mixed", (2, 3, 6, 12), 2, 2, values="special"),
     Case("3x3/2 padded, halved, mixed", (2, 2, 8, 6), 3, 2, 1, values="special"),
+    Case("3x3/2 padded, in lines, ties", (2, 2, 6, 14), 3, 2, 1, values="ties"),
     Case("3x3/2 padded, mixed, channels last", (1, 3, 5, 7), 3, 2, 1, layout="channels last", values="special"),
     Case("3x3/2 padded, 30 channels last, mixed", (2, 30, 5, 9), 3, 2, 1, layout="channels last", values="special"),
     Case("overlapping, stride 2, aligned", (1, 2, 6, 16), 3, 2, 1, values="ties"),

@@ -208,8 +208,8 @@ def _rank_draw_kernel(
     The rank is the number of thresholds reached; the table's values are read here alone, so a new p compiles nothing.
     METHOD "first": no thresholds, the maximum, no random number. "second": one threshold; the two largest are found in
     one pass over registers. "ranks": the window is in registers and sorted, and the position of a rank's value is
-    counted (see `empool._triton._select`). "any": the activations up to the rank are selected one after another, each in a pass
-    over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
+    counted (see `empool._triton._select`). "any": the activations up to the rank are selected one after another, each
+    in a pass over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
 
     LEAST: the fewest valid positions along each dimension. READ: how many columns a block's windows cover, CHUNK: so
     many are one access; 0 where every window is read for itself. NETWORK: as `_plan.merging_network` gives, of

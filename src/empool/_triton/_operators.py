@@ -16,7 +16,13 @@ from torch import Tensor
 from empool import _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
-from empool._triton._mean import _rank_mean_backward_kernel, _rank_mean_kernel
+from empool._triton._draw_line import _rank_draw_line_kernel
+from empool._triton._mean import _rank_mean_kernel
+from empool._triton._mean_backward import (
+    _rank_mean_backward_any_kernel,
+    _rank_mean_backward_kernel,
+    _rank_places_kernel,
+)
 from empool._triton._plan import Plan, Windows, launch
 from empool._triton._scatter import (
     _drawn_gather_kernel,
@@ -25,7 +31,8 @@ from empool._triton._scatter import (
 )
 from empool._triton._scatter_line import _drawn_scatter_line_kernel
 from empool._triton._value import _value_draw_kernel
-from empool._triton._value_mean import _value_mean_backward_kernel, _value_mean_kernel
+from empool._triton._value_mean import _value_mean_kernel
+from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._window import Geometry
 
@@ -33,15 +40,19 @@ MOST_SUMS = 64
 """For how many counts and ranks together a program adds up the weights' gradient."""
 KERNELS = (
     _rank_draw_kernel,
+    _rank_draw_line_kernel,
     _value_draw_kernel,
     _drawn_scatter_kernel,
     _drawn_scatter_line_kernel,
     _drawn_scatter_any_kernel,
     _drawn_gather_kernel,
     _rank_mean_kernel,
+    _rank_mean_backward_any_kernel,
     _rank_mean_backward_kernel,
+    _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
+    _value_mean_backward_any_kernel,
     _value_mean_backward_kernel,
 )
 
@@ -68,9 +79,11 @@ def rank_draw(
 ) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.rank_draw`."""
     input, channels_last = _dense(input)
-    start = _known(_rank_draw, input.shape, input.dtype, channels_last, seed.numel(), thresholds.shape, counts, *rest)
+    kernel, start = _known(
+        _rank_draw, input.shape, input.dtype, channels_last, seed.numel(), thresholds.shape, counts, *rest
+    )
     output, drawn = _empty(start, input), _empty(start, input, start.dtype)
-    launch(_rank_draw_kernel, start.plans[0], input, seed.contiguous(), thresholds.contiguous(), output, drawn)
+    launch(kernel, start.plans[0], input, seed.contiguous(), thresholds.contiguous(), output, drawn)
     return output, drawn
 
 
@@ -82,29 +95,28 @@ def _rank_draw(
     table: Sequence[int],
     counts: tuple[int, ...],
     *rest: Any,
-) -> Start:
+) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, counts, rest[:6])
     sets, _, columns = table
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
-    large = method in ("second", "ranks") and 4 < windows.volume <= _plan.SORTED_WINDOW
+    large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
     options: dict[str, int] = {}
     ranked = method == "ranks"
     if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = _plan.FOUR_PROGRAMS if channels_last else {"num_warps": 2}
-        if channels_last and ranked and windows.output[2] % _plan.LANES.value:  # Blocks in part need more registers.
-            options = {}
-    plan = _plan.output_plan(_rank_draw_kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
-        **options,
-        **_draws(windows, seeds, *rest[6:]),
-        METHOD=method,
-        NETWORK=network or (0, 0),
-        EXCHANGES=len(network) // 2,
-        COLUMNS=columns,
-        SETS=sets != 1,
-        LOWEST=torch.finfo(dtype).min,
-    )
-    return Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
+        options = {"num_warps": 2}
+        if channels_last:  # Blocks in part need more registers.
+            options = _plan.FOUR_PROGRAMS if ranked and windows.output[2] % _plan.LANES.value == 0 else {}
+    known = {**options, **_draws(windows, seeds, *rest[6:]), "SETS": sets != 1, "LOWEST": torch.finfo(dtype).min}
+    kernel = _rank_draw_kernel
+    if method == "second" and _plan.has_lines(windows):
+        kernel = _rank_draw_line_kernel
+        plan = _plan.output_line_plan(kernel, windows).of(**known)
+    else:
+        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
+            **known, METHOD=method, NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
+        )
+    return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -211,15 +223,14 @@ def rank_mean_backward(
     """Do as `empool.reference.rank_mean_backward`."""
     input, channels_last = _dense(input)
     start = _known(_rank_mean_backward, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
-    grad_input = _empty(start, input)
-    launch(
-        _rank_mean_backward_kernel,
-        start.plans[0],
-        _window.dense(grad_output, channels_last),
-        input,
-        weights.contiguous(),
-        grad_input,
-    )
+    grad_output = _window.dense(grad_output, channels_last)
+    grad_input, weights = input.new_empty_strided(input.shape, input.stride()), weights.contiguous()
+    if len(start.plans) == 1:
+        launch(_rank_mean_backward_any_kernel, start.plans[0], grad_output, input, weights, grad_input)
+    else:
+        codes = _empty(start, input, start.dtype)
+        launch(_rank_places_kernel, start.plans[0], input, codes)
+        launch(_rank_mean_backward_kernel, start.plans[1], grad_output, codes, weights, grad_input)
     return grad_input
 
 
@@ -231,9 +242,17 @@ def _rank_mean_backward(
     counts: tuple[int, ...],
     *geometry: Any,
 ) -> Start:
-    windows, _ = _described(size, dtype, channels_last, counts, geometry)
-    plan = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=False).of(COLUMNS=table[2], SETS=table[0] != 1)
-    return Start((plan,), size, _strides(size, channels_last), dtype)
+    windows, shape = _described(size, dtype, channels_last, counts, geometry)
+    known = {"COLUMNS": table[2], "SETS": table[0] != 1}
+    plans: tuple[Plan, ...]
+    if table[2] > 2 or windows.volume > 15 or not _has_cells(windows):
+        plans = (_plan.input_plan(_rank_mean_backward_any_kernel, windows, cells=False).of(**known),)
+    else:
+        places = _plan.output_plan(_rank_places_kernel, windows).of(SECOND=table[2] > 1)
+        about = _plan.output_plan(_rank_mean_kernel, windows).arguments
+        known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
+        plans = (places, _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known))
+    return Start(plans, shape, _strides(shape, channels_last), torch.uint8)
 
 
 def rank_mean_weight_grad(
@@ -293,7 +312,8 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
     launch(_value_mean_kernel, start.plans[0], input, known, *kept)
     grad_input = input.new_empty_strided(input.shape, input.stride())
     grad_output = _window.dense(grad_output, channels_last)
-    launch(_value_mean_backward_kernel, start.plans[1], grad_output, input, known, *kept, grad_input)
+    kernel = _value_mean_backward_kernel if "COVERED" in start.plans[1].arguments else _value_mean_backward_any_kernel
+    launch(kernel, start.plans[1], grad_output, input, known, *kept, grad_input)
     return grad_input
 
 
@@ -311,9 +331,12 @@ def _value_mean(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, writes: str, *geometry: Any
 ) -> Start:
     windows, shape = _described(size, dtype, channels_last, (), geometry)
+    backward, cells = _value_mean_backward_any_kernel, _has_cells(windows)
+    if cells:
+        backward = _value_mean_backward_kernel
     plans = (
         _plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, WRITES=writes),
-        _plan.input_plan(_value_mean_backward_kernel, windows, cells=False).of(BETA=beta),
+        _plan.input_plan(backward, windows, cells).of(BETA=beta),
     )
     return Start(plans, shape, _strides(shape, channels_last), torch.promote_types(dtype, torch.float32))
 
@@ -327,12 +350,17 @@ def draw_method(columns: int, volume: int) -> str:
 
 def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
-    stride = windows.window[3] * windows.window[4] * windows.window[5]
-    if windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive:
+    if _has_cells(windows):
         if _plan.is_halved(windows):
             return _drawn_scatter_line_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
+
+
+def _has_cells(windows: Windows) -> bool:
+    """Tell whether a backward's programs cover cells of stride by stride positions."""
+    stride = windows.window[3] * windows.window[4] * windows.window[5]
+    return windows.volume <= _plan.UNROLLED_WINDOW and stride <= _plan.UNROLLED_CELL and not windows.adaptive
 
 
 def _known(make: Callable[..., Made], *arguments: Any) -> Made:

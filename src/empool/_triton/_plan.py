@@ -208,6 +208,40 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
 
 
 @functools.lru_cache(maxsize=4096)
+def output_line_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover the output in whole lines, each of which is a row of the tile."""
+    plan = output_plan(kernel, windows)
+    lines = windows.images * windows.channels * windows.output[1]
+    between = windows.window[4] * windows.size[2], windows.size[1] * windows.size[2]
+    both = math.gcd(*between)
+    return Plan(
+        -(-lines // plan.arguments["BLOCK"]),
+        plan.arguments
+        | {
+            "rows": lines,
+            "READ": (windows.output[2] - 1) * windows.window[5] + windows.window[2],
+            "CHUNK": min(both & -both, 16 // windows.itemsize),
+        },
+    )
+
+
+def has_lines(windows: Windows) -> bool:
+    """Tell whether a thread can hold what a line of the output covers, as one stretch of contiguous memory."""
+    columns = (windows.output[2] - 1) * windows.window[5] + windows.window[2]
+    return (
+        _flat(windows) > 0
+        and windows.output[2] <= 2 * LANES.value
+        and windows.size[0] == windows.window[0] == windows.output[0] == 1
+        and windows.window[9:] == (1, 1, 1, 0)
+        and windows.window[1] * columns <= BLOCK_OF_WINDOWS
+        and windows.volume <= SORTED_WINDOW
+        and 0 < len(windows.sides[2]) <= 4
+        and windows.sides[2][0] > 0
+        and windows.images * windows.channels * math.prod(windows.size) < INDEX_LIMIT
+    )
+
+
+@functools.lru_cache(maxsize=4096)
 def channel_plan(kernel: Any, windows: Windows) -> Plan:
     """Plan a kernel whose programs cover the output, each for one channel, or channels last for as many as fit."""
     plan = output_plan(kernel, windows, lanes=False)

@@ -16,6 +16,8 @@ from empool._triton._tile import (
     first_window,
     index_sizes,
     lane_exists,
+    lanes_of,
+    of_lanes,
     offset_in,
     rows_and_channels,
 )
@@ -30,33 +32,60 @@ def rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
 
 
 @triton.jit
-def _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, back: tl.constexpr, OUT_ALIGNED: tl.constexpr):
-    """Load the draws and gradients of the windows `back` places before every lane's; 255, and 0, where there is none.
+def window_of_cell(
+    plane, ad, ah, block, outputs, row_live, back_d: tl.constexpr, back_h: tl.constexpr, back: tl.constexpr,
+    COVERED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+):  # fmt: skip
+    """Return the window so many places before each cell's own along every dimension, and which exist.
 
-    The window next to a lane's is taken from the lane beside.
+    Along the width of contiguous tensors, `load_windows` looks itself whether they exist.
     """
-    if back == 1 or back == -1:
-        where, gradient = _windows_of_lanes(grad_output, drawn, line, block, OW, exists, like, 0, OUT_ALIGNED)
-        ow = block * LANES - 1 if back == 1 else (block + 1) * LANES
-        there = exists & (ow >= 0) & (ow < OW)
-        other_where = tl.load(drawn + (line + ow), mask=there, other=255).to(tl.int32)
-        other_gradient = tl.load(grad_output + (line + ow), mask=there, other=0.0).to(like.dtype)
-        if back == 1:
-            where, gradient = before(where, other_where), before(gradient, other_gradient)
-        else:
-            where, gradient = after(where, other_where), after(gradient, other_gradient)
+    od = ad - back_d
+    oh = ah - back_h
+    exists = row_live
+    if back_d > 0:
+        exists = exists & (od >= 0)
+    if back_h > 0:
+        exists = exists & (oh >= 0)
+    if back_d < 0 or not COVERED[0]:
+        exists = exists & (od < outputs[0])
+    if back_h < 0 or not COVERED[1]:
+        exists = exists & (oh < outputs[1])
+    if CHANNELS_LAST:
+        ow = block - back
+        if back < 0 or not COVERED[2]:
+            exists = exists & (ow < outputs[2])
+        if back > 0:
+            exists = exists & (ow >= 0)
     else:
-        lanes = tl.arange(0, LANES)[None, :]
-        if back == 0:
-            there = exists & lane_exists(block, OW, OUT_ALIGNED)
-            at = tl.multiple_of(line + block * LANES, [OUT_ALIGNED, OUT_ALIGNED]) + lanes
-        else:
-            ow = block * LANES + lanes - back
-            there = exists & (ow >= 0) & (ow < OW)
-            at = line + ow
-        where = tl.load(drawn + at, mask=there, other=255).to(tl.int32)
-        gradient = tl.load(grad_output + at, mask=there, other=0.0).to(like.dtype)
-    return where, gradient
+        ow = block * LANES + tl.arange(0, LANES)[None, :] - back
+    return od, oh, ow, ((plane * outputs[0] + od) * outputs[1] + oh) * outputs[2], exists
+
+
+@triton.jit
+def load_windows(
+    tensor, line, ow, block, channel, OW, C, exists, other, back: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    OUT_ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Load what the windows `back` places before every cell's own have in a tensor; `other` where there is none.
+
+    Contiguous, the window next to a lane's is taken from the lane beside.
+    """
+    if CHANNELS_LAST:
+        value = tl.load(tensor + ((line + ow) * C + channel), mask=exists, other=other)
+    elif back == 1 or back == -1:
+        value = load_windows(
+            tensor, line, ow, block, channel, OW, C, exists, other, 0, CHANNELS_LAST, OUT_ALIGNED
+        )  # fmt: skip
+        beyond = block * LANES - 1 if back == 1 else (block + 1) * LANES
+        new = tl.load(tensor + (line + beyond), mask=exists & (beyond >= 0) & (beyond < OW), other=other)
+        value = before(value, new) if back == 1 else after(value, new)
+    elif back == 0:
+        at = tl.multiple_of(line + block * LANES, [OUT_ALIGNED, OUT_ALIGNED]) + tl.arange(0, LANES)[None, :]
+        value = tl.load(tensor + at, mask=exists & lane_exists(block, OW, OUT_ALIGNED), other=other)
+    else:
+        value = tl.load(tensor + (line + ow), mask=exists & (ow >= 0) & (ow < OW), other=other)
+    return value
 
 
 @triton.jit
@@ -99,35 +128,116 @@ def _cell_gradient(
                     and (kh * WINDOW[10] - WINDOW[7] - rh) % WINDOW[4] == 0
                     and (kw * WINDOW[11] - WINDOW[8] - rw) % WINDOW[5] == 0
                 ):
-                    od = ad - (kd * WINDOW[9] - WINDOW[6] - rd) // WINDOW[3]
-                    oh = ah - (kh * WINDOW[10] - WINDOW[7] - rh) // WINDOW[4]
-                    exists = row_live
-                    if kd * WINDOW[9] - WINDOW[6] - rd > 0:
-                        exists = exists & (od >= 0)
-                    if kh * WINDOW[10] - WINDOW[7] - rh > 0:
-                        exists = exists & (oh >= 0)
-                    if kd * WINDOW[9] - WINDOW[6] - rd < 0 or not COVERED[0]:
-                        exists = exists & (od < OD)
-                    if kh * WINDOW[10] - WINDOW[7] - rh < 0 or not COVERED[1]:
-                        exists = exists & (oh < OH)
-                    line = ((plane * OD + od) * OH + oh) * OW
-                    if CHANNELS_LAST:
-                        ow = block - (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5]
-                        at = (line + ow) * C + channel
-                        if kw * WINDOW[11] - WINDOW[8] - rw < 0 or not COVERED[2]:
-                            exists = exists & (ow < OW)
-                        if kw * WINDOW[11] - WINDOW[8] - rw > 0:
-                            exists = exists & (ow >= 0)
-                        where = tl.load(drawn + at, mask=exists, other=255).to(tl.int32)
-                        gradient = tl.load(grad_output + at, mask=exists, other=0.0).to(like.dtype)
-                    else:
-                        where, gradient = _windows_of_lanes(
-                            grad_output, drawn, line, block, OW, exists, like,
-                            (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], OUT_ALIGNED,
-                        )  # fmt: skip
+                    od, oh, ow, line, exists = window_of_cell(
+                        plane, ad, ah, block, (OD, OH, OW), row_live,
+                        (kd * WINDOW[9] - WINDOW[6] - rd) // WINDOW[3],
+                        (kh * WINDOW[10] - WINDOW[7] - rh) // WINDOW[4],
+                        (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], COVERED, CHANNELS_LAST,
+                    )  # fmt: skip
+                    where = load_windows(
+                        drawn, line, ow, block, channel, OW, C, exists, 255,
+                        (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], CHANNELS_LAST, OUT_ALIGNED,
+                    ).to(tl.int32)  # fmt: skip
+                    gradient = load_windows(
+                        grad_output, line, ow, block, channel, OW, C, exists, 0.0,
+                        (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], CHANNELS_LAST, OUT_ALIGNED,
+                    ).to(like.dtype)  # fmt: skip
                     hit = where == (kd * KH + kh) * KW + kw
                     total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
     return total
+
+
+@triton.jit
+def _places_in_cells(
+    plane, channel, ad, ah, block, D, H, W, C, row_live, rd: tl.constexpr, rh: tl.constexpr, rw: tl.constexpr,
+    WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr, PAIRS: tl.constexpr, ALIGNED: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Return where position (rd, rh, rw) of every cell is in memory, and which exist.
+
+    Of PAIRS, where a row's positions are, all of them, or its first or second HALF.
+    """
+    id = ad * WINDOW[3] + rd
+    ih = ah * WINDOW[4] + rh
+    row = row_live
+    if WINDOW[3] > 1:
+        row = row & (id < D)
+    if WINDOW[4] > 1:
+        row = row & (ih < H)
+    line = ((plane * D + id) * H + ih) * W  # `plane` counts images, channels last.
+    if PAIRS > 0:
+        NUMBER: tl.constexpr = 2 * LANES if HALF < 0 else LANES
+        first = block * (2 * LANES) + (0 if HALF < 0 else HALF * LANES)
+        columns = tl.arange(0, NUMBER)[None, :]
+        DIVIDES: tl.constexpr = PAIRS if PAIRS < NUMBER else NUMBER
+        at = tl.multiple_of(line + first, [DIVIDES, DIVIDES]) + columns
+        within = row & (first + columns // DIVIDES * DIVIDES < W)
+    elif CHANNELS_LAST:
+        iw = block * WINDOW[5] + rw
+        at = (line + iw) * C + channel
+        within = row & (iw < W)
+    elif WINDOW[5] == 1:
+        at = tl.multiple_of(line + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
+        within = row & lane_exists(block, W, ALIGNED)
+    else:
+        iw = (block * LANES + tl.arange(0, LANES)[None, :]) * WINDOW[5] + rw
+        at = line + iw
+        within = row & (iw < W)
+    return at, within
+
+
+@triton.jit
+def load_cells(
+    input, plane, channel, ad, ah, block, D, H, W, C, row_live, WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    PAIRS: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Read a tile of cells: a tuple, one tile for every position in a cell; 0 where there is none."""
+    values = ()
+    SD: tl.constexpr = WINDOW[3]
+    SH: tl.constexpr = WINDOW[4]
+    SW: tl.constexpr = 1 if PAIRS > 0 else WINDOW[5]
+    for rd in tl.static_range(SD):
+        for rh in tl.static_range(SH):
+            for rw in tl.static_range(SW):
+                at, within = _places_in_cells(
+                    plane, channel, ad, ah, block, D, H, W, C, row_live, rd, rh, rw, WINDOW, CHANNELS_LAST, PAIRS,
+                    ALIGNED, 0,
+                )  # fmt: skip
+                value = tl.load(input + at, mask=within, other=0.0)
+                if PAIRS > 0:  # In halves, so that a thread has all of a row.
+                    at, within = _places_in_cells(
+                        plane, channel, ad, ah, block, D, H, W, C, row_live, rd, rh, rw, WINDOW, CHANNELS_LAST, PAIRS,
+                        ALIGNED, 1,
+                    )  # fmt: skip
+                    a, b, c, d = lanes_of(value)
+                    e, f, g, h = lanes_of(tl.load(input + at, mask=within, other=0.0))
+                    values = values + (of_lanes(a, c, e, g), of_lanes(b, d, f, h))
+                else:
+                    values = values + (value,)
+    return values
+
+
+@triton.jit
+def store_cells(
+    grad_input, totals, plane, channel, ad, ah, block, D, H, W, C, row_live, WINDOW: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, PAIRS: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Write a tile of cells: a tuple, one tile for every position in a cell."""
+    SD: tl.constexpr = WINDOW[3]
+    SH: tl.constexpr = WINDOW[4]
+    SW: tl.constexpr = 1 if PAIRS > 0 else WINDOW[5]
+    for rd in tl.static_range(SD):
+        for rh in tl.static_range(SH):
+            for rw in tl.static_range(SW):
+                at, within = _places_in_cells(
+                    plane, channel, ad, ah, block, D, H, W, C, row_live, rd, rh, rw, WINDOW, CHANNELS_LAST, PAIRS,
+                    ALIGNED, -1,
+                )  # fmt: skip
+                if PAIRS > 0:
+                    # In two halves of 16 bytes for each thread, as float32 would fit, it took nearly twice as long.
+                    both = tl.interleave(totals[2 * (rd * SH + rh)], totals[2 * (rd * SH + rh) + 1])
+                    tl.store(grad_input + at, both, mask=within)
+                else:
+                    tl.store(grad_input + at, totals[(rd * SH + rh) * SW + rw], mask=within)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -193,37 +303,9 @@ def _drawn_scatter_kernel(
                     WINDOW, COVERED, CHANNELS_LAST, OUT_ALIGNED,
                 )  # fmt: skip
                 totals = totals + (total.to(dtype),)
-    for rd in tl.static_range(SD):
-        for rh in tl.static_range(SH):
-            id = ad * SD + rd
-            ih = ah * SH + rh
-            row = row_live
-            if SD > 1:
-                row = row & (id < D)
-            if SH > 1:
-                row = row & (ih < H)
-            line = ((plane * D + id) * H + ih) * W  # `plane` counts images, channels last.
-            if PAIRS > 0:
-                start = tl.multiple_of(line + block * (2 * LANES), [PAIRS, PAIRS])
-                both = tl.interleave(totals[(rd * SH + rh) * SW], totals[(rd * SH + rh) * SW + 1])
-                columns = tl.arange(0, 2 * LANES)[None, :]
-                within = row & (block * (2 * LANES) + columns // PAIRS * PAIRS < W)
-                # In two halves of 16 bytes for each thread, as float32 would fit, it took nearly twice as long.
-                tl.store(grad_input + (start + columns), both, mask=within)
-            else:
-                for rw in tl.static_range(SW):
-                    if CHANNELS_LAST:
-                        iw = block * SW + rw
-                        at = (line + iw) * C + channel
-                        within = row & (iw < W)
-                    elif SW == 1:
-                        at = tl.multiple_of(line + block * LANES, [ALIGNED, ALIGNED]) + tl.arange(0, LANES)[None, :]
-                        within = row & lane_exists(block, W, ALIGNED)
-                    else:
-                        iw = (block * LANES + tl.arange(0, LANES)[None, :]) * SW + rw
-                        at = line + iw
-                        within = row & (iw < W)
-                    tl.store(grad_input + at, totals[(rd * SH + rh) * SW + rw], mask=within)
+    store_cells(
+        grad_input, totals, plane, channel, ad, ah, block, D, H, W, C, row_live, WINDOW, CHANNELS_LAST, PAIRS, ALIGNED
+    )
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])

@@ -25,7 +25,8 @@ _MORE = tl.constexpr(
     " setp.gt.s32 p, left, 0; @p bra NEXT; DONE: }"
 )
 _MORE_OF_THREE = tl.constexpr(
-    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11; mov.b32 left, $12;"
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11;"
+    " mov.b32 left, $12;"
     " NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
     " setp.ge.u32 p, $6, low; @p add.f32 $0, $0, 0f3F800000; setp.ge.u32 p, $7, low; @p add.f32 $1, $1, 0f3F800000;"
     " setp.ge.u32 p, $8, low; @p add.f32 $2, $2, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"

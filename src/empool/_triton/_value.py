@@ -1,26 +1,37 @@
 """`value_draw` for CUDA, and what `value_mean` has in common with it."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
 
+from empool._triton._columns import load_columns, window_of
 from empool._triton._draw import SIZES, store_draw
 from empool._triton._load import activation, corner_of
+from empool._triton._rank import in_type
 from empool._triton._tile import (
     DIVISORS,
     LANES,
+    beside,
     bounds,
     index_sizes,
+    moved,
     number_of_lane,
     outputs_of_lane,
     rows_and_channels,
+    side_by_side,
     uniform32,
 )
 from empool.reference import EXP2, LEAST, LOG2E
 
 _LOG2E, _LEAST = tl.constexpr(LOG2E), tl.constexpr(LEAST)
+_NEXT_UNLESS_BEYOND = tl.constexpr(
+    "{ .reg .pred below; setp.le.f32 below, $2, $3; mov.b32 $0, $4; mov.b32 $1, $5;"
+    " @below add.rn.f32 $0, $6, 0f80000000; @below add.rn.f32 $1, $5, 0f3f800000; }"
+)
+"""The next value and place where a sum is not beyond the bound: sums, of which a GPU has twice as many as choices."""
 _EXP2, _DEGREE = tl.constexpr(EXP2), tl.constexpr(len(EXP2) - 1)
 
 
@@ -48,20 +59,27 @@ def score_of(value, factor, BETA: tl.constexpr):
 
 
 @triton.jit
-def _power(score, largest):
-    """Return e to the score below the largest one, computed alike on every device, bit for bit."""
-    power = tl.where(score == largest, 0.0, (score - largest) * _number(_LOG2E, score))
+def _power(score, largest, FINITE: tl.constexpr = False):
+    """Return e to the score below the largest one, computed alike on every device, bit for bit; 0 for a NaN.
+
+    The scale is 2^whole as the bits of its exponent: a sum with 1.5 * 2^(bits of the mantissa) leaves the whole number
+    in the lowest ones. Of the smallest power, the exponent is 0, and so the scale.
+    """
+    power = (score - largest) * _number(_LOG2E, score)
+    if not FINITE:
+        power = tl.where(score == largest, 0.0, power)
+    power = tl.maximum(power, _LEAST - 1)
     whole = tl.floor(power)
     fraction = power - whole
     mantissa = _number(_EXP2[_DEGREE], score) + tl.zeros_like(score)
     for i in tl.static_range(_DEGREE - 1, -1, -1):
         mantissa = mantissa * fraction + _number(_EXP2[i], score)
-    whole = tl.minimum(tl.maximum(whole, _LEAST), 0.0)
     if score.dtype == tl.float64:
-        scale = ((whole.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+        exponent = tl.maximum(whole, _LEAST - 1).to(tl.int64) + 1023
+        scale = tl.where(whole < _LEAST, 0, exponent << 52).to(tl.float64, bitcast=True)
     else:
-        scale = ((whole.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-    return tl.where(power >= _LEAST, mantissa * scale, 0.0)
+        scale = ((whole + (12582912.0 + 127)).to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+    return mantissa * scale
 
 
 @triton.jit
@@ -116,6 +134,147 @@ def _running_sums(
     return value if FIND else running, at
 
 
+@triton.jit
+def _draw_any(
+    input, output, drawn, plane_start, line_start, numbers, factor, lane, block, channel, d, d_end, h, h_end, size,
+    step, row_live, OW, C, TIED: tl.constexpr, BETA: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
+):  # fmt: skip
+    """Draw from a lane's windows, whatever they hold.
+
+    One pass over the window for the total and one to find the draw; before them, with beta, one for the largest.
+    """
+    if SIDE:
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+        number = number_of_lane(numbers, 0, True, TIED)
+    else:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
+        number = numbers[0]
+        if TIED < 2:
+            number = tl.where(lane == 1, numbers[1], tl.where(lane == 2, numbers[2], number))
+            number = tl.where(lane == 3, numbers[3], number)
+    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
+    start = (d, h, w)
+    ends = (d_end, h_end, w_end)
+    corner = corner_of(input, plane_start, start, size, step)
+    largest = like
+    if BETA != "none":
+        largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
+    total, nan_at = _running_sums(
+        corner, start, ends, size, step, live, factor, largest, like, like, WINDOW, HIGH, like, BETA, False
+    )
+    target = _target(number, total)
+    value, position = _running_sums(
+        corner, start, ends, size, step, live, factor, largest, target, total, WINDOW, HIGH, like, BETA, True
+    )
+    zero = total == 0
+    value = tl.where(zero, 0.0, value)
+    position = tl.where(zero, -1, position)
+    value = tl.where(nan_at >= 0, float("nan"), value)
+    position = tl.where(nan_at >= 0, nan_at, position)
+    store_draw(output, drawn, at, value, position, live)
+
+
+@triton.jit
+def _target(number, total):
+    """Return a number's share of the total: number / 2^32 of it."""
+    return number.to(total.dtype) * 2.3283064365386963e-10 * total
+
+
+@triton.jit
+def positive_parts(values):
+    """Return the positive part of each of a tuple's values; NaN stays."""
+    found = ()
+    for k in tl.static_range(len(values)):
+        found = found + (tl.maximum(values[k], 0.0, propagate_nan=tl.PropagateNan.ALL),)
+    return found
+
+
+@triton.jit
+def scores_of(
+    columns, factor, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr
+):  # fmt: skip
+    """Return beta times all of a block's columns from BEGIN on, as `load_columns` gives them; -inf for padding."""
+    found = ()
+    KD: tl.constexpr = WINDOW[0]
+    KH: tl.constexpr = WINDOW[1]
+    for c in tl.static_range(len(columns) // (KD * KH)):
+        iw = block * (LANES * WINDOW[5]) + (BEGIN + c - WINDOW[8])
+        for kd in tl.static_range(KD):
+            for kh in tl.static_range(KH):
+                score = factor * columns[(c * KD + kd) * KH + kh]
+                start = (d + kd * WINDOW[9], h + kh * WINDOW[10], iw)
+                reach = (kd * WINDOW[9], kh * WINDOW[10], BEGIN + c)
+                for dim in tl.static_range(3):
+                    if reach[dim] < WINDOW[6 + dim]:
+                        score = tl.where(start[dim] >= 0, score, -float("inf"))
+                    if HIGH[dim]:
+                        score = tl.where(start[dim] < (W if dim == 2 else ends[dim]), score, -float("inf"))
+                found = found + (score,)
+    return found
+
+
+@triton.jit
+def largest_of(values, K: tl.constexpr):
+    """Return the largest of a tuple's values; NaN if one is."""
+    found = values[0]
+    for k in tl.static_range(1, K):
+        found = tl.maximum(found, values[k], propagate_nan=tl.PropagateNan.ALL)
+    return found
+
+
+@triton.jit
+def _powers(scores, largest, K: tl.constexpr):
+    found = ()
+    for k in tl.static_range(K):
+        found = found + (_power(scores[k], largest, True),)
+    return found
+
+
+@triton.jit
+def _below(number):
+    """Return the largest number below a positive one."""
+    if number.dtype == tl.float64:
+        below = (number.to(tl.int64, bitcast=True) - 1).to(tl.float64, bitcast=True)
+    else:
+        below = (number.to(tl.int32, bitcast=True) - 1).to(tl.float32, bitcast=True)
+    return below
+
+
+@triton.jit
+def _drawn_of_window(values, weights, number, K: tl.constexpr, PACKED: tl.constexpr, like):
+    """Draw a value in proportion to its weight.
+
+    Returns:
+        The value, its position, and the sum of the weights, NaN if one of them is. If it is 0, nothing is drawn.
+    """
+    sums = (weights[0],)
+    for k in tl.static_range(1, K):
+        sums = sums + (sums[k - 1] + weights[k],)
+    total = sums[K - 1]
+    # What exceeds the target, or reaches the total if rounding or an infinity leaves no such sum.
+    bound = tl.minimum(_target(number, total), _below(total))
+    if PACKED and like.dtype == tl.float32:
+        value = values[0]
+        place = like + 8388608.0  # 2^23: then the place is in the lowest bits.
+        for k in tl.static_range(K - 1):
+            value, place = tl.inline_asm_elementwise(
+                _NEXT_UNLESS_BEYOND, "=f,=f,f,f,f,f,f", [sums[k], bound, value, place, values[k + 1]],
+                dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
+            )  # fmt: skip
+        position = place.to(tl.int32, bitcast=True) & 255
+    else:
+        value = values[K - 1]
+        position = like.to(tl.int32) + (K - 1)
+        for k in tl.static_range(K - 2, -1, -1):
+            beyond = sums[k] > bound
+            value = tl.where(beyond, values[k], value)
+            position = tl.where(beyond, k, position)
+    return value, position, total
+
+
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
 def _value_draw_kernel(
     input,
@@ -147,25 +306,31 @@ def _value_draw_kernel(
     BETA: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    FLAT: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """Draw an activation of every window in proportion to its positive part, or to the exponential of beta times it.
 
-    One pass over the window for the total (from memory) and one to find the draw (from the cache); before them, with
-    beta, one for the largest.
+    READ: how many columns a block's windows cover, CHUNK: so many are one access. Then windows are in registers, and
+    what holds a NaN or an infinite score is done again. If 0, windows are read one by
+    one, and several times.
     """
+    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
-        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS, WINDOW[1] > WINDOW[4],
     )  # fmt: skip
-    dtype = input.dtype.element_ty
-    wide = tl.float64 if dtype == tl.float64 else tl.float32
+    dtype: tl.constexpr = input.dtype.element_ty
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     step = C if CHANNELS_LAST else 1
     plane_start = plane * (D * H * W) * step + (channel if CHANNELS_LAST else 0)
     line_start = (plane * (OD * OH) + place) * OW
@@ -174,29 +339,64 @@ def _value_draw_kernel(
     size = (D, H, W)
     factor = beta_of(beta, channel, C, BETA, wide)
     numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
-    for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        ow, live, at = outputs_of_lane(
-            lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, not CHANNELS_LAST, ALIGNED
-        )
-        w, w_end = bounds(ow, W, OW, WINDOW, 2)
-        start = (d, h, w)
-        ends = (d_end, h_end, w_end)
-        like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
-        corner = corner_of(input, plane_start, start, size, step)
-        largest = like
-        if BETA != "none":
-            largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
-        total, nan_at = _running_sums(
-            corner, start, ends, size, step, live, factor, largest, like, like, WINDOW, HIGH, like, BETA, False
-        )
-        number = number_of_lane(numbers, lane, not CHANNELS_LAST, TIED)
-        target = number.to(wide) * 2.3283064365386963e-10 * total  # number / 2^32
-        value, position = _running_sums(
-            corner, start, ends, size, step, live, factor, largest, target, total, WINDOW, HIGH, like, BETA, True
-        )
-        zero = total == 0
-        value = tl.where(zero, 0.0, value)
-        position = tl.where(zero, -1, position)
-        value = tl.where(nan_at >= 0, float("nan"), value)
-        position = tl.where(nan_at >= 0, nan_at, position)
-        store_draw(output, drawn, at, value, position, live)
+    QUICK: tl.constexpr = READ > 0
+    SIDE: tl.constexpr = not CHANNELS_LAST and not QUICK
+    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
+    again = row_live & (like != like) if QUICK else row_live
+    if QUICK:
+        columns = ()
+        weighed = ()
+        values = ()
+        positions = ()
+        for lane in tl.static_range(4):
+            ow, live, at = outputs_of_lane(
+                lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
+            )
+            if CHANNELS_LAST or lane == 0:
+                loaded, none = load_columns(
+                    input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
+                    0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, False, False, ALIGNED,
+                )  # fmt: skip
+                more = in_type(loaded, wide)
+                if BETA == "none":
+                    columns = columns + positive_parts(more)
+                else:
+                    columns = columns + more
+                    weighed = weighed + scores_of(
+                        more, factor, d, h, (d_end, h_end), W, block,
+                        0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
+                    )  # fmt: skip
+            window = window_of(columns, lane, WINDOW, wide)
+            weights = window
+            if BETA != "none":
+                scores = window_of(weighed, lane, WINDOW, wide)
+                largest = largest_of(scores, K)
+                again = again | (live & ~(tl.abs(largest) < float("inf")))
+                weights = _powers(scores, largest, K)
+            number = number_of_lane(numbers, lane, False, TIED)
+            value, position, total = _drawn_of_window(window, weights, number, K, PACKED, like)
+            if BETA == "none":
+                value = tl.where(total == 0, 0.0, value)
+                position = tl.where(total == 0, -1, position)
+                again = again | (live & (total != total))
+            if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
+                store_draw(output, drawn, at, value, position, live)
+            else:
+                values = values + (value,)
+                positions = positions + (position.to(drawn.dtype.element_ty),)
+        if not CHANNELS_LAST:
+            none, live, at = outputs_of_lane(
+                0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED
+            )
+            value, position = beside(values).to(dtype), beside(positions)
+            if FLAT:
+                at, source, live = side_by_side(rows, BLOCK, FLAT)
+                value, position = moved(value, source), moved(position, source)
+            store_draw(output, drawn, at, value, position, live)
+    if not QUICK or tl.max(again.to(tl.int32)) > 0:
+        for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+            _draw_any(
+                input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
+                h_end, size, step, row_live, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+            )  # fmt: skip

@@ -1,24 +1,27 @@
-"""`value_mean` and its backward for CUDA."""
+"""`value_mean` for CUDA."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment"
-# ruff: noqa: RUF059
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# ruff: noqa: RUF005, RUF059
 
 import triton
 import triton.language as tl
 
+from empool._triton._columns import load_columns, window_of
 from empool._triton._load import activation, corner_of
+from empool._triton._rank import in_type
 from empool._triton._tile import (
     DIVISORS,
     LANES,
+    beside,
     bounds,
-    first_window,
     index_sizes,
-    offset_in,
+    moved,
     outputs_of_lane,
     rows_and_channels,
+    side_by_side,
 )
-from empool._triton._value import beta_of, largest_score, score_of
+from empool._triton._value import beta_of, largest_of, largest_score, positive_parts, score_of, scores_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 _SQUARABLE = tl.constexpr(2.0**50)
@@ -35,7 +38,7 @@ def _scale_of(largest, BETA: tl.constexpr):
 
 
 @triton.jit
-def _weight(value, factor, largest, BETA: tl.constexpr):
+def weight_of(value, factor, largest, BETA: tl.constexpr):
     """Return the activation, or its positive part, and its weight."""
     if BETA == "none":
         value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))
@@ -45,6 +48,113 @@ def _weight(value, factor, largest, BETA: tl.constexpr):
         score = score_of(value, factor, BETA)
         weight = tl.where(score == largest, 1.0, tl.exp(score - largest))
     return value, weight
+
+
+@triton.jit
+def _mean_any(
+    input, output, largests, shares, plane_start, line_start, factor, lane, block, channel, d, d_end, h, h_end, size,
+    step, row_live, OW, C, BETA: tl.constexpr, WRITES: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
+):  # fmt: skip
+    """Average a lane's windows, whatever they hold.
+
+    One pass over the window for the largest (from memory), one for both sums (from the cache), and for the "variance"
+    one more.
+    """
+    if SIDE:
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+    else:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
+    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
+    start = (d, h, w)
+    ends = (d_end, h_end, w_end)
+    corner = corner_of(input, plane_start, start, size, step)
+    largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
+    largest = tl.where(nan_at >= 0, float("nan"), largest)
+    total = like
+    weighted = like
+    for kd in range(WINDOW[0]):
+        for kh in range(WINDOW[1]):
+            for kw in range(WINDOW[2]):
+                value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
+                value, weight = weight_of(value.to(like.dtype), factor, largest, BETA)
+                weight = tl.where(valid, weight, 0.0)
+                total += weight
+                # By value, the square of what is divided by the scale; else a share small enough to be added up.
+                other = weight if BETA == "none" else value * (1 / 512)
+                weighted += tl.where(weight == 0, 0.0, weight * other)
+    share = 1.0 / tl.where(total == 0, 1.0, total)
+    mean = weighted * share * (_scale_of(largest, BETA) if BETA == "none" else 512.0)
+    if WRITES == "variance":
+        variance = like
+        for kd in range(WINDOW[0]):
+            for kh in range(WINDOW[1]):
+                for kw in range(WINDOW[2]):
+                    value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
+                    value, weight = weight_of(value.to(like.dtype), factor, largest, BETA)
+                    part = tl.where(valid, weight * share, 0.0)
+                    apart = value - mean
+                    variance += tl.where(part == 0, 0.0, part * apart * apart)
+        mean = tl.where((mean == float("inf")) | (mean == -float("inf")), 0.0, variance)
+    tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
+    if WRITES == "parts":
+        tl.store(largests + at, largest, mask=live)
+        tl.store(shares + at, -share, mask=live)
+
+
+@triton.jit
+def _squares(values):
+    found = ()
+    for k in tl.static_range(len(values)):
+        found = found + (values[k] * values[k],)
+    return found
+
+
+@triton.jit
+def _mean_by_value(parts, squares, K: tl.constexpr):
+    """Average the positive parts of every window, weighted by themselves.
+
+    Returns:
+        The mean, one over the sum, and whether a sum, or a square, may have left the range or is NaN.
+    """
+    total = parts[0]
+    weighted = squares[0]
+    for k in tl.static_range(1, K):
+        total += parts[k]
+        weighted += squares[k]
+    odd = ~((total <= _SQUARABLE) & ((total == 0) | (total >= 2 * K / _SQUARABLE)))
+    share = 1.0 / tl.where(total == 0, 1.0, total)
+    return weighted * share, share, odd
+
+
+@triton.jit
+def _mean_by_softmax(values, scores, K: tl.constexpr, WRITES: tl.constexpr):
+    """Average the activations of every window, weighted by their softmax.
+
+    Returns:
+        The mean, or what else it WRITES, the largest score, and one over the sum; NaN where a score is no number.
+    """
+    largest = largest_of(scores, K)
+    weights = ()
+    for k in tl.static_range(K):
+        weights = weights + (tl.exp(scores[k] - largest),)
+    total = weights[0]
+    weighted = weights[0] * (values[0] * (1 / 512))
+    for k in tl.static_range(1, K):
+        total += weights[k]
+        weighted += weights[k] * (values[k] * (1 / 512))
+    share = 1.0 / total
+    mean = weighted * share * 512.0
+    if WRITES == "variance":
+        apart = values[0] - mean
+        variance = weights[0] * share * apart * apart
+        for k in tl.static_range(1, K):
+            apart = values[k] - mean
+            variance += weights[k] * share * apart * apart
+        mean = variance
+    return mean, largest, share
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -75,26 +185,33 @@ def _value_mean_kernel(
     WRITES: tl.constexpr,
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    FLAT: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """Average the activations of every window: of positive parts weighted by themselves, or by their softmax.
 
-    One pass over the window for the largest (from memory), one for both sums (from the cache). For the backward it
-    WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights; for the gradient of beta the
-    "variance" under the softmax, of one pass more, in place of the mean.
+    For the backward it WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights; the last
+    with a negative sign where a window may hold a NaN, an infinity or an extreme. For the gradient of beta it writes
+    the "variance" under the softmax in place of the mean.
+
+    READ: how many columns a block's windows cover, CHUNK: so many are one access. Then windows are in registers, and
+    what holds a NaN, an infinity or extremes is done again. If 0, windows are read one by one, and several times.
     """
+    K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
-        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
+        channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS, WINDOW[1] > WINDOW[4],
     )  # fmt: skip
-    dtype = input.dtype.element_ty
-    wide = tl.float64 if dtype == tl.float64 else tl.float32
+    dtype: tl.constexpr = input.dtype.element_ty
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     step = C if CHANNELS_LAST else 1
     plane_start = plane * (D * H * W) * step + (channel if CHANNELS_LAST else 0)
     line_start = (plane * (OD * OH) + place) * OW
@@ -102,130 +219,69 @@ def _value_mean_kernel(
     h, h_end = bounds(oh, H, OH, WINDOW, 1)
     size = (D, H, W)
     factor = beta_of(beta, channel, C, BETA, wide)
-    for lane in tl.static_range(4 if CHANNELS_LAST else 1):
-        ow, live, at = outputs_of_lane(
-            lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, not CHANNELS_LAST, ALIGNED
-        )
-        w, w_end = bounds(ow, W, OW, WINDOW, 2)
-        start = (d, h, w)
-        ends = (d_end, h_end, w_end)
-        like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
-        corner = corner_of(input, plane_start, start, size, step)
-        largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
-        largest = tl.where(nan_at >= 0, float("nan"), largest)
-        total = like
-        weighted = like
-        for kd in range(WINDOW[0]):
-            for kh in range(WINDOW[1]):
-                for kw in range(WINDOW[2]):
-                    value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
-                    value, weight = _weight(value.to(wide), factor, largest, BETA)
-                    weight = tl.where(valid, weight, 0.0)
-                    total += weight
-                    # By value, the square of what is divided by the scale; else a share small enough to be added up.
-                    other = weight if BETA == "none" else value * (1 / 512)
-                    weighted += tl.where(weight == 0, 0.0, weight * other)
-        share = 1.0 / tl.where(total == 0, 1.0, total)
-        mean = weighted * share * (_scale_of(largest, BETA) if BETA == "none" else 512.0)
-        if WRITES == "variance":
-            variance = like
-            for kd in range(WINDOW[0]):
-                for kh in range(WINDOW[1]):
-                    for kw in range(WINDOW[2]):
-                        value, valid = activation(corner, start, ends, size, step, live, kd, kh, kw, WINDOW, HIGH)
-                        value, weight = _weight(value.to(wide), factor, largest, BETA)
-                        part = tl.where(valid, weight * share, 0.0)
-                        apart = value - mean
-                        variance += tl.where(part == 0, 0.0, part * apart * apart)
-            mean = tl.where((mean == float("inf")) | (mean == -float("inf")), 0.0, variance)
-        tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
-        if WRITES == "parts":
-            tl.store(largests + at, largest, mask=live)
-            tl.store(shares + at, share, mask=live)
-
-
-@triton.jit(do_not_specialize=[*SIZES, *DIVISORS, "depths", "heights"])
-def _value_mean_backward_kernel(
-    grad_output,
-    input,
-    beta,
-    means,
-    largests,
-    shares,
-    grad_input,
-    rows,
-    C,
-    D,
-    H,
-    W,
-    OD,
-    OH,
-    OW,
-    depths,
-    heights,
-    blocks,
-    blocks_magic,
-    blocks_shift,
-    plane_magic,
-    plane_shift,
-    height_magic,
-    height_shift,
-    channels_magic,
-    channels_shift,
-    BETA: tl.constexpr,
-    COVER: tl.constexpr,
-    WINDOW: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    DEEP: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    """Send gradients to the activations; each program collects them for the inputs that it writes.
-
-    With p the softmax and y the mean, activation a has the share ``p * (1 + beta * (a - y))``; by value it is
-    ``(2 * a - y) / total`` of what is positive. What is the window's own, `_value_mean_kernel` has kept.
-    """
-    D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
-    image, channel, place, id, ih, block, plane, row_live = rows_and_channels(
-        rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift,
-        height_magic, height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS,
-    )  # fmt: skip
-    dtype: tl.constexpr = input.dtype.element_ty
-    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
-    if CHANNELS_LAST:
-        step, iw, inner = C, block, channel
-    else:
-        step, iw, inner = 1, block * LANES + tl.arange(0, LANES)[None, :], 0
-    live = row_live & (iw < W)
-    total = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
-    here = (((plane * D + id) * H + ih) * W + iw) * step + inner
-    source = plane * (OD * OH * OW) * step + inner
-    factor = beta_of(beta, channel, C, BETA, wide)
-    value = tl.load(input + here, mask=live, other=0.0).to(wide)
-    for i in range(COVER[0]):
-        od = first_window(id, D, OD, WINDOW, 0) + i
-        kd, over_d = offset_in(od, id, D, OD, WINDOW, 0)
-        for j in range(COVER[1]):
-            oh = first_window(ih, H, OH, WINDOW, 1) + j
-            kh, over_h = offset_in(oh, ih, H, OH, WINDOW, 1)
-            for m in range(COVER[2]):
-                ow = first_window(iw, W, OW, WINDOW, 2) + m
-                kw, over_w = offset_in(ow, iw, W, OW, WINDOW, 2)
-                over = live & over_d & over_h & over_w
-                at = source + ((od * OH + oh) * OW + ow) * step
-                mean = tl.load(means + at, mask=over, other=0.0)
-                largest = tl.load(largests + at, mask=over, other=0.0)
-                positive, weight = _weight(value, factor, largest, BETA)
-                share = weight * tl.load(shares + at, mask=over, other=0.0)
+    QUICK: tl.constexpr = READ > 0
+    SIDE: tl.constexpr = not CHANNELS_LAST and not QUICK
+    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
+    again = row_live & (like != like) if QUICK else row_live
+    if QUICK:
+        columns = ()
+        others = ()
+        means = ()
+        largest_ones = ()
+        inverses = ()
+        for lane in tl.static_range(4):
+            ow, live, at = outputs_of_lane(
+                lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
+            )
+            if CHANNELS_LAST or lane == 0:
+                loaded, none = load_columns(
+                    input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
+                    0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, False, False, ALIGNED,
+                )  # fmt: skip
+                more = in_type(loaded, wide)
                 if BETA == "none":
-                    slope = share * 2.0 - tl.where(mean == 0, 0.0, mean * (share / tl.where(value == 0, 1.0, value)))
-                    slope = tl.where(value > 0, slope, tl.where(value != value, value, 0.0))
+                    more = positive_parts(more)
+                    others = others + _squares(more)
                 else:
-                    slope = share * (1.0 + factor * (value - mean))
-                none = (share == 0) | (mean == float("inf")) | (mean == -float("inf"))
-                slope = tl.where(none, 0.0, slope)
-                takes = over & (slope != 0)
-                gradient = tl.load(grad_output + at, mask=takes, other=0.0).to(wide)
-                total += tl.where(takes, gradient * slope, 0.0)
-    tl.store(grad_input + here, total.to(dtype), mask=live)
+                    others = others + scores_of(
+                        more, factor, d, h, (d_end, h_end), W, block,
+                        0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
+                    )  # fmt: skip
+                columns = columns + more
+            values = window_of(columns, lane, WINDOW, wide)
+            other = window_of(others, lane, WINDOW, wide)
+            if BETA == "none":
+                mean, share, odd = _mean_by_value(values, other, K)
+                largest = largest_of(values, K) if WRITES == "parts" else mean
+            else:
+                mean, largest, share = _mean_by_softmax(values, other, K, WRITES)
+                odd = mean != mean
+            again = again | (live & odd)
+            if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
+                tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
+                if WRITES == "parts":
+                    tl.store(largests + at, largest, mask=live)
+                    tl.store(shares + at, share, mask=live)
+            else:
+                means = means + (mean,)
+                largest_ones = largest_ones + (largest,)
+                inverses = inverses + (share,)
+        if not CHANNELS_LAST:
+            none, live, at = outputs_of_lane(
+                0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED
+            )
+            value = beside(means).to(output.dtype.element_ty)
+            if FLAT and WRITES == "mean":
+                at, source, live = side_by_side(rows, BLOCK, FLAT)
+                value = moved(value, source)
+            tl.store(output + at, value, mask=live)
+            if WRITES == "parts":
+                tl.store(largests + at, beside(largest_ones), mask=live)
+                tl.store(shares + at, beside(inverses), mask=live)
+    if not QUICK or tl.max(again.to(tl.int32)) > 0:
+        for turn in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+            _mean_any(
+                input, output, largests, shares, plane_start, line_start, factor, turn, block, channel, d, d_end, h,
+                h_end, size, step, row_live, OW, C, BETA, WRITES, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+            )  # fmt: skip

@@ -36,7 +36,7 @@ class _Tabled(Pool):
         if "_tables" in vars(self):
             self._tables.set(each)
         else:
-            self._tables = Tables(each, self._counts())
+            self._tables = Tables(each, self._counts(), _default_device())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -138,7 +138,7 @@ class Softened(Pool):
     def __setattr__(self, name: str, value: Any) -> None:
         number = None
         if name == "beta" and not isinstance(value, Tensor):
-            device = "cpu" if self._number is None else self._number.device  # Whatever the default is.
+            device = _default_device() if self._number is None else self._number.device
             checked = self._checked(value)
             with torch.inference_mode(False):
                 numbers = torch.tensor(checked, dtype=torch.float64, device=device)
@@ -161,6 +161,15 @@ class Softened(Pool):
                 device = fn(torch.empty(0, device=number.device)).device
                 vars(self)[name] = number if device.type == "meta" else number.to(device)
         return self
+
+
+def _default_device() -> torch.device:
+    """Return where what a layer keeps is made: on PyTorch's default device, but for one without memory."""
+    cpu = torch.device("cpu")
+    if torch.compiler.is_compiling():  # Dynamo doesn't know the question.
+        return cpu
+    device = torch.get_default_device()
+    return cpu if device.type == "meta" else device
 
 
 def _is_iterable(value: Any) -> bool:
