@@ -28,8 +28,8 @@ from empool._triton._rank import (
     not_finite,
     one_of_two,
     places,
+    rank_by_pairs,
     ranked_after,
-    ranks,
     smaller,
     two_largest,
     two_numbers,
@@ -83,7 +83,7 @@ def _any_of_rank(values, valids, rank, count, K: tl.constexpr, LEAST: tl.constex
     if LEAST[0] * LEAST[1] * LEAST[2] == 0:
         value = tl.where(count > 0, value, -float("inf"))
     position = like.to(tl.int32) - 1
-    found = ranks(values, valids, K, like)
+    found = rank_by_pairs(values, valids, K, like)
     for k in tl.static_range(K):
         value = tl.where(found[k] == rank, values[k], value)
         position = tl.where(found[k] == rank, k, position)
@@ -257,7 +257,7 @@ def _rank_draw_kernel(
     firsts = ()
     seconds = ()
     ordered = ()
-    shared = ()
+    ranks = ()
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -318,18 +318,14 @@ def _rank_draw_kernel(
             count = tall * wide_w
             if METHOD != "first":
                 if RANKED and COLUMNS <= MOST:
-                    # A row that a block's windows have in common is read once, the others for each lane.
-                    row = row_of(table, count, ROWS, COUNTS, COLUMNS)
-                    if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
-                        found = reached((number,), row, tl.minimum(rows, 0), COLUMNS, PACKED)
-                        rank = like.to(tl.int32) + found[0]
-                    else:
-                        if len(shared) == 0:
-                            others = ()
-                            for next in tl.static_range(lane, 1 if SIDE else 4):
+                    if len(ranks) == lane:  # What follows windows that can end in padding shares a row of thresholds.
+                        others = (number,)
+                        if COUNTS == 1 or not (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
+                            for next in tl.static_range(lane + 1, 1 if SIDE else 4):
                                 others = others + (number_of_lane(numbers, next, SIDE, TIED),)
-                            shared = reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
-                        rank = like.to(tl.int32) + shared[lane + len(shared) - (1 if SIDE else 4)]
+                        row = row_of(table, count, ROWS, COUNTS, COLUMNS)
+                        ranks = ranks + reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
+                    rank = like.to(tl.int32) + ranks[lane]
                 elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS

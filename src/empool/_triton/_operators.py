@@ -30,6 +30,7 @@ from empool._triton._scatter import (
     _drawn_scatter_kernel,
 )
 from empool._triton._scatter_line import _drawn_scatter_line_kernel
+from empool._triton._table import MOST
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
@@ -107,16 +108,24 @@ def _rank_draw(
         options = {"num_warps": 2}
         if channels_last:  # Blocks in part need more registers.
             options = _plan.FOUR_PROGRAMS if ranked and windows.output[2] % _plan.LANES.value == 0 else {}
-    known = {**options, **_draws(windows, seeds, *rest[6:]), "SETS": sets != 1, "LOWEST": torch.finfo(dtype).min}
-    kernel = _rank_draw_kernel
-    if method == "second" and _plan.has_lines(windows):
-        kernel = _rank_draw_line_kernel
-        plan = _plan.output_line_plan(kernel, windows).of(**known)
+    known = {
+        **options,
+        **_draws(windows, seeds, *rest[6:]),
+        "METHOD": method,
+        "NETWORK": network or (0, 0),
+        "EXCHANGES": len(network) // 2,
+        "COLUMNS": columns,
+        "SETS": sets != 1,
+        "LOWEST": torch.finfo(dtype).min,
+    }
+    if large and columns <= MOST.value and _plan.has_lines(windows):
+        kernel, plan = _rank_draw_line_kernel, _plan.output_line_plan(_rank_draw_line_kernel, windows)
     else:
-        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
-            **known, METHOD=method, NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
-        )
-    return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
+        narrow = ranked and dtype.itemsize == 4
+        kernel, plan = _rank_draw_kernel, _plan.output_plan(_rank_draw_kernel, windows, narrow=narrow)
+    return kernel, Start(
+        (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
+    )
 
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
