@@ -102,15 +102,10 @@ def _rank_draw(
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
     large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
-    options: dict[str, int] = {}
-    ranked = method == "ranks"
-    if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = {"num_warps": 2}
-        if channels_last:  # Blocks in part need more registers.
-            options = _plan.FOUR_PROGRAMS if ranked and windows.output[2] % _plan.LANES.value == 0 else {}
+    paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
     known = {
-        **options,
         **_draws(windows, seeds, *rest[6:]),
+        "num_warps": 2 if paired else 4,
         "METHOD": method,
         "NETWORK": network or (0, 0),
         "EXCHANGES": len(network) // 2,
@@ -121,7 +116,7 @@ def _rank_draw(
     if large and columns <= MOST.value and _plan.has_lines(windows):
         kernel, plan = _rank_draw_line_kernel, _plan.output_line_plan(_rank_draw_line_kernel, windows)
     else:
-        narrow = ranked and dtype.itemsize == 4
+        narrow = method == "ranks" and dtype.itemsize == 4
         kernel, plan = _rank_draw_kernel, _plan.output_plan(_rank_draw_kernel, windows, narrow=narrow)
     return kernel, Start(
         (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
