@@ -262,23 +262,22 @@ def _rank_draw_line_kernel(
     negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
     zeros = (smallest == 0) & (negative == negative_zero)
     unsure = tl.max(tl.where(row_live, tl.where(again, 2, zeros.to(tl.int32)), 0))
-    if unsure > 0:
-        line_start = row * OW
-        size = (none + 1, H, W)
-        if unsure == 1:
-            tl.debug_barrier()  # What other threads have written is read.
+    line_start = row * OW
+    size = (none + 1, H, W)
+    if unsure == 1:
+        tl.debug_barrier()  # What other threads have written is read.
+        for each in range(OW):
+            _sign_zeros(
+                input, output, drawn, plane_start, line_start, each, none, channel, none, h, size, 1, row_live, OW, C,
+                WINDOW, False, False, 1,
+            )  # fmt: skip
+    if unsure > 1:
         for each in range(OW):
             its_block = none + each // LANES
             its_lane = each - each // LANES * LANES
-            if unsure == 1:
-                _sign_zeros(
-                    input, output, drawn, plane_start, line_start, its_lane, its_block, channel, none, h, size, 1,
-                    row_live, OW, C, WINDOW, False, False, 1,
-                )  # fmt: skip
-            else:
-                its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
-                _draw_any(
-                    input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel,
-                    none, none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS,
-                    WIDTHS, LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
-                )  # fmt: skip
+            its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
+            _draw_any(
+                input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, none,
+                none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
+                LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
+            )  # fmt: skip
