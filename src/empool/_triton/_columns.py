@@ -1,7 +1,6 @@
 """Reading a block of windows at once: every column of the input that its `LANES` windows cover, for one thread.
 
-So what neighbouring windows share is read and prepared once. Of a half type, an activation can be made a *key*: 32 bits
-whose order, as signed numbers, is that of the ranks. The upper half holds the value, the lowest byte where it lies.
+So what neighbouring windows share is read and prepared once.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
@@ -14,26 +13,6 @@ import triton.language as tl
 from empool._triton._load import inside
 from empool._triton._rank import larger, smaller, three
 from empool._triton._tile import LANES
-
-_BFLOAT16_KEYS = tl.constexpr(
-    "{ .reg .b32 one, number, sign;"
-    " mov.b32 one, 0x3f803f80;"
-    " mov.b32 sign, 0;"
-    " fma.rn.bf16x2 number, $4, one, sign;"
-    " xor.b32 $2, number, $4;"
-    " mov.b32 $3, 0;"
-    " prmt.b32 sign, number, number, 0xbb99;"
-    " lop3.b32 number, number, sign, 0x7fff7fff, 0x78;"
-    " prmt.b32 $0, number, $5, 0x1054;"
-    " prmt.b32 $1, number, $6, 0x3254; }"
-)
-"""Two activations' keys: their sum with +0, which turns -0 into it and any NaN into 0x7fff; where the sign bit is set,
-all other bits flipped; each above its tag. And what the sum changed, as a bit that is not 0.
-
-In one line: Inductor puts it between quotes in a source of its own."""
-_FLOAT16_KEYS = tl.constexpr(
-    _BFLOAT16_KEYS.value.replace("fma.rn.bf16x2", "fma.rn.f16x2").replace("0x3f803f80", "0x3c003c00")
-)
 
 
 @triton.jit

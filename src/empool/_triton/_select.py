@@ -137,7 +137,7 @@ def _of_rank_halves(ordered, rank, K: tl.constexpr, BIT: tl.constexpr):
 
 @triton.jit
 def place_of_rank(values, value, rank, K: tl.constexpr, PACKED: tl.constexpr):
-    """Find the position of every window's rank, whose value is known.
+    """Find the position of every window's rank, whose value is known: the lowest byte of what is returned.
 
     Args:
         values: in window order, numbers.
@@ -158,7 +158,6 @@ def place_of_rank(values, value, rank, K: tl.constexpr, PACKED: tl.constexpr):
                 equal, "=&r,=&r,r,r,r,r", [left, place, values[k], value], dtype=(tl.int16, tl.int16), is_pure=True,
                 pack=2,
             )  # fmt: skip
-        place = place & 255
     elif PACKED and values[0].dtype == tl.float32:
         left = (rank + 0x4B000000).to(tl.float32, bitcast=True) - 8388607.0
         for k in tl.static_range(K):
@@ -172,7 +171,7 @@ def place_of_rank(values, value, rank, K: tl.constexpr, PACKED: tl.constexpr):
                 [left, count, values[k], value, tl.full(value.shape, k + 1.0, tl.float32)],
                 dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
             )  # fmt: skip
-        place = count.to(tl.int32, bitcast=True) & 255
+        place = count.to(tl.int32, bitcast=True)
     else:
         left = rank
         for k in tl.static_range(K):
