@@ -72,3 +72,13 @@ def test_draw(name: str, window: str, dtype: torch.dtype, shape: tuple[int, ...]
     for what in ("numbers", "zeros", "anything"):
         input = _window.dense(_activations(shape, what).to(dtype), last)
         _compare("rank_draw", input, torch.tensor(11), table, counts, *geometry, 0)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("ensemble", (2, 3, 16, 16)), ("average", (2, 2, 14, 14))])
+def test_mean(name: str, shape: tuple[int, ...]) -> None:
+    """Half types, two windows at a time; by blocks, and by lines of small maps."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS[name].weight_table(counts)], dtype=torch.float64)
+    for what in ("numbers", "zeros", "anything"):
+        _compare("rank_mean", _activations(shape, what).bfloat16(), table, counts, *geometry)

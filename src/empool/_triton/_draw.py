@@ -253,7 +253,6 @@ def _rank_draw_kernel(
     drawn_values = ()
     positions = ()
     columns = ()
-    odd = tl.zeros([1, 1], tl.int32)
     firsts = ()
     seconds = ()
     ordered = ()
@@ -270,11 +269,11 @@ def _rank_draw_kernel(
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
         if TOGETHER and (CHANNELS_LAST or lane == 0):
-            more, changed = load_columns(
+            more = load_columns(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK,
-                OTHER, False, False, ALIGNED,
+                OTHER, ALIGNED,
             )  # fmt: skip
             if QUICK:
                 more = in_type(more, kind)
@@ -288,7 +287,6 @@ def _rank_draw_kernel(
                 firsts = firsts + tops
                 seconds = seconds + nexts
             columns = columns + more
-            odd = odd | changed
         if METHOD != "first":
             number = number_of_lane(numbers, lane, SIDE, TIED)
         if METHOD == "any":

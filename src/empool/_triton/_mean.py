@@ -111,7 +111,7 @@ def _mean_any(
     first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
     rows = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
     begin = start_of_mean(rows, wide_w, like.dtype, COLUMNS, SIDES, COUNTS, WIDTHS)
-    if always | (tl.min(sign_of(begin) | like.to(tl.int32)) < 0):
+    if (tl.min(sign_of(begin) | like.to(tl.int32)) < 0) | always:
         values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype)
         mean = _any_mean(
             values, begin, rows, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST,
@@ -217,10 +217,10 @@ def _rank_mean_kernel(
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
         if TOGETHER and (CHANNELS_LAST or lane == 0):
-            loaded, none = load_columns(
+            loaded = load_columns(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, False, False, ALIGNED,
+                lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, ALIGNED,
             )  # fmt: skip
             more = in_type(loaded, kind)
             if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
