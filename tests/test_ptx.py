@@ -95,3 +95,22 @@ def test_tied_draw_of_a_large_window() -> None:
     counts = tuple(geometry.possible_counts())
     table = torch.tensor([DISTRIBUTIONS["max-dropout"].threshold_table(counts)], dtype=torch.int64)
     _compare("rank_draw", _activations((2, 1, 9, 10), "anything"), torch.tensor(11), table, counts, *geometry, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "last"),
+    [
+        ((14, 14), torch.bfloat16, False),
+        ((14, 14), torch.float32, False),
+        ((8, 16), torch.float16, False),
+        ((7, 9), torch.bfloat16, True),
+    ],
+)
+def test_scatter(size: tuple[int, int], dtype: torch.dtype, last: bool) -> None:
+    """Rows of windows, each one thread's, whose gradients are shifted; half types added two at a time."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    shape = (2, 4, *geometry.output_sizes(size))
+    drawn = torch.randint(0, 10, shape, generator=torch.Generator().manual_seed(5))
+    drawn = torch.where(drawn == 9, 255, drawn).to(torch.uint8)
+    gradient = _activations(shape, "anything").to(dtype)
+    _compare("drawn_scatter", *(_window.dense(t, last) for t in (gradient, drawn)), list(size), *geometry[:5])
