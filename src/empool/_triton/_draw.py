@@ -293,7 +293,7 @@ def _rank_draw_kernel(
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
             own = thresholds_of(table, count, count, ROWS, COUNTS, COLUMNS, (1,), 1, False)
-            rank = like.to(tl.int32) + rank_of(number, own, count, COLUMNS, SIDES, 1, 1)
+            rank = like.to(tl.int32) + rank_of(tl.broadcast_to(number, like.shape), own, count, COLUMNS, SIDES, 1, 1)
             zero = (rank >= count) & (count > 0)
             wanted = tl.where(live & (nan_at < 0) & (rank < count), rank, 0)
             last = tl.max(wanted)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from empool import _window, reference
+from empool import _private, _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
@@ -146,18 +146,27 @@ def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int],
     """Do as `empool.reference.drawn_scatter`."""
     drawn, channels_last = _dense(drawn)
     grad_output = _window.dense(grad_output, channels_last)
-    kernel, start = _known(_drawn_scatter, drawn.shape, grad_output.dtype, channels_last, input_size, *geometry)
+    kernel, start = _known(
+        _drawn_scatter, drawn.shape, drawn.dtype, grad_output.dtype, channels_last, input_size, *geometry
+    )
     grad_input = _empty(start, grad_output)
+    if kernel is _drawn_scatter_line_kernel:
+        grad_output, drawn = _in_words(grad_output), _in_words(drawn)
     launch(kernel, start.plans[0], grad_output, drawn, grad_input)
     return grad_input
 
 
 def _drawn_scatter(
-    output: Sequence[int], dtype: torch.dtype, channels_last: bool, input_size: Sequence[int], *geometry: Any
+    output: Sequence[int],
+    draws: torch.dtype,
+    dtype: torch.dtype,
+    channels_last: bool,
+    input_size: Sequence[int],
+    *geometry: Any,
 ) -> tuple[Any, Start]:
     size = (*output[:2], *input_size)
     windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
-    kernel, cells = scatter_kernel(windows)
+    kernel, cells = scatter_kernel(windows, draws)
     if kernel is _drawn_scatter_line_kernel:
         plan = _plan.line_plan(windows)
     else:
@@ -359,10 +368,10 @@ def draw_method(columns: int, volume: int) -> str:
     return "ranks" if columns and volume <= _plan.SORTED_WINDOW else "any"
 
 
-def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
+def scatter_kernel(windows: Windows, draws: torch.dtype) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
     if _has_cells(windows):
-        if _plan.is_halved(windows):
+        if _plan.is_halved(windows) and draws == torch.uint8:
             return _drawn_scatter_line_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
@@ -420,6 +429,11 @@ def _dense(input: Tensor) -> tuple[Tensor, bool]:
     """Return a tensor without gaps, and whether its channels lie side by side."""
     channels_last = _window.is_channels_last(input)
     return _window.dense(input, channels_last), channels_last
+
+
+def _in_words(tensor: Tensor) -> Tensor:
+    """Return a tensor that begins with a word of 32 bits: one in a graph most likely does."""
+    return tensor if _private.is_functional(tensor) or tensor.data_ptr() % 4 == 0 else tensor.clone()
 
 
 def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:

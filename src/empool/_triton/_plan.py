@@ -264,6 +264,7 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
         depths=depths,
         heights=heights,
         COVERED=tuple(n <= o for n, o in zip((depths, heights, width), windows.output, strict=True)),
+        PACKED=is_packed(),
         PAIRS=_pairs(windows) if cells and stride[2] == 2 else 0,
         ALIGNED=_aligned(windows, windows.size[2]),
         OUT_ALIGNED=_aligned(windows, windows.output[2]),
@@ -312,6 +313,7 @@ def is_halved(windows: Windows) -> bool:
         and windows.size == (1, 2 * windows.output[1], 2 * windows.output[2])
         and windows.output[2] % LANES.value != 0
         and windows.output[2] * windows.itemsize <= SHORT_ROW
+        and outputs % 4 == 0  # The last draw ends a word of 32 bits.
         and 4 * outputs < INDEX_LIMIT
     )
 
