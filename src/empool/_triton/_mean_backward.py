@@ -99,11 +99,10 @@ def _rank_places_kernel(
             values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide)
         else:
             if CHANNELS_LAST or lane == 0:
-                more, none = load_columns(
+                more = load_columns(
                     input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                     0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, -float("inf"), False, False,
-                    ALIGNED,
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, -float("inf"), ALIGNED,
                 )  # fmt: skip
                 columns = columns + more
             values = window_of(columns, lane, WINDOW, wide)

@@ -31,6 +31,7 @@ from empool._triton._scatter import (
     _drawn_scatter_kernel,
 )
 from empool._triton._scatter_line import _drawn_scatter_line_kernel
+from empool._triton._table import MOST
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
@@ -103,20 +104,25 @@ def _rank_draw(
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
     large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
-    options: dict[str, int] = {}
-    ranked = method == "ranks"
-    if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = {"num_warps": 2} if not channels_last else _plan.FOUR_PROGRAMS if ranked else {}
-    known = {**options, **_draws(windows, seeds, *rest[6:]), "SETS": sets != 1, "LOWEST": torch.finfo(dtype).min}
-    kernel = _rank_draw_kernel
-    if method == "second" and _plan.has_lines(windows):
-        kernel = _rank_draw_line_kernel
-        plan = _plan.output_line_plan(kernel, windows).of(**known)
+    paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
+    known = {
+        **_draws(windows, seeds, *rest[6:]),
+        "num_warps": 2 if paired else 4,
+        "METHOD": method,
+        "NETWORK": network or (0, 0),
+        "EXCHANGES": len(network) // 2,
+        "COLUMNS": columns,
+        "SETS": sets != 1,
+        "LOWEST": torch.finfo(dtype).min,
+    }
+    if large and columns <= MOST.value and _plan.has_lines(windows):
+        kernel, plan = _rank_draw_line_kernel, _plan.output_line_plan(_rank_draw_line_kernel, windows)
     else:
-        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
-            **known, METHOD=method, NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
-        )
-    return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
+        narrow = method == "ranks" and dtype.itemsize == 4
+        kernel, plan = _rank_draw_kernel, _plan.output_plan(_rank_draw_kernel, windows, narrow=narrow)
+    return kernel, Start(
+        (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
+    )
 
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
