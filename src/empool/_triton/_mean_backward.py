@@ -9,7 +9,7 @@ import triton.language as tl
 
 from empool._triton._columns import load_columns, tops_of_columns, tops_of_window, window_of
 from empool._triton._load import activation, corner_of, load_window, padded_with, valid_of_window
-from empool._triton._rank import in_type, last_nan, one_of_two, places, ranks, two_largest
+from empool._triton._rank import as_pairs, in_type, larger, last_nan, one_of_two, places, ranks, smaller, two_largest
 from empool._triton._scatter import load_windows, store_cells, window_of_cell
 from empool._triton._table import entry, row_of, rows_of, set_of
 from empool._triton._tile import (
@@ -193,7 +193,9 @@ def _rank_places_kernel(
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     again = row_live & (like != like) if READ > 0 else row_live
     if READ > 0:
-        odd = like
+        form: tl.constexpr = dtype if dtype.primitive_bitwidth == 16 and PACKED and K <= 9 and not ALL else wide
+        odd = like.to(form)
+        least = odd + 1.0
         columns = ()
         firsts = ()
         seconds = ()
@@ -209,7 +211,9 @@ def _rank_places_kernel(
                     lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, -float("inf") if ALL else LOWEST,
                     False, False, ALIGNED,
                 )  # fmt: skip
-                more = in_type(loaded, wide)
+                more = in_type(loaded, form)
+                if form.primitive_bitwidth == 16 and not CHANNELS_LAST:
+                    more = as_pairs(more)
                 columns = columns + more
                 if ALL:
                     more = padded_with(
@@ -222,18 +226,23 @@ def _rank_places_kernel(
                     tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                     firsts = firsts + tops
                     seconds = seconds + nexts
-            values = window_of(columns, lane, WINDOW, wide)
+            values = window_of(columns, lane, WINDOW, form)
             if ALL:
                 code = _code_of_numbers(values, K, PACKED, like, kind)
             else:
                 first, second = tops_of_window(firsts, seconds, lane, WINDOW)
                 code = _code_of_two_numbers(values, first, second, K, METHOD, like).to(kind)
-                again = again | (live & ((first != first) | ((second if METHOD == "second" else first) <= LOWEST)))
+                if METHOD == "first":
+                    second = first
+                if ALIGNED != LANES:
+                    second = larger(second, tl.broadcast_to(tl.where(ow < OW, LOWEST, 1.0).to(form), like.shape))
+                least = smaller(least, second)
+                odd = larger(odd, first)
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 tl.store(codes + at, code, mask=live)
             else:
                 found = found + (code,)
-        again = again | (row_live & (odd != odd))
+        again = again | (row_live & ((odd.to(wide) != odd.to(wide)) | (least.to(wide) <= LOWEST)))
         if not CHANNELS_LAST:
             none, live, at = outputs_of_lane(
                 0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED

@@ -250,8 +250,10 @@ def _rank_mean_backward(
         plans = (_plan.input_plan(_rank_mean_backward_any_kernel, windows, cells=False).of(**known),)
     else:
         known["METHOD"] = ("first", "second", "all")[min(table[2], 3) - 1]
+        # Contiguous, two rows of a half type are computed together.
+        halves = dtype.itemsize == 2 and not channels_last and table[2] < 3
         places = _plan.output_plan(_rank_places_kernel, windows).of(
-            METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min
+            num_warps=2 if halves else 4, METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min
         )
         about = _plan.output_plan(_rank_mean_kernel, windows).arguments
         known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
