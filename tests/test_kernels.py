@@ -332,6 +332,8 @@ def test_sums_that_leave_the_range(window: tuple[int, ...], layout: str, device:
         input, gradient = case.input(dtype), case.grad_output(dtype)
         input[1] *= 12
         input[2, 3:] *= 1e-20
+        if device == "cpu" and beta is None:
+            input[0, :2] = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         input[3, ::5, 4::3, 2::7] = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0])[
             torch.arange(7) % 4, None, None
         ]

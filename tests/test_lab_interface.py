@@ -85,8 +85,8 @@ def _here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("data", ["in_bytes", "in_floats"])
 def test_a_network_and_data_of_ones_own(data):
     poolings = {"max": {}, empool.EnsembleMax(0.3): {"learning_rate": 0.04, "epochs": 9}}
-    workers = 0 if data == "in_floats" else None
-    study = compare(f"test_lab_interface:{data}", "test_lab_interface:net", poolings, 2, out="study", workers=workers)
+    net, seeds, workers = "test_lab_interface:net", numpy.arange(2), 0 if data == "in_floats" else None
+    study = compare(f"test_lab_interface:{data}", net, poolings, seeds, out="study", workers=workers)
     spelled = "ensemble:0.3@learning_rate=0.04@epochs=9"
     assert [(record["pooling"], record["epochs"]) for record in study.records] == [("max", 6), (spelled, 9)] * 2
     assert all(record["test_error"] < 50 for record in study.records)

@@ -223,6 +223,15 @@ def test_a_new_p_is_written_where_the_old_one_was() -> None:
     assert_same_bits(layer(INPUT), empool.MaxPoolDropout2d(2, p=0.6).eval()(INPUT))
 
 
+def test_a_p_that_is_refused_changes_nothing() -> None:
+    layer = empool.EnsembleMaxPool2d(2, p=0.3).eval()
+    expected = layer(INPUT)
+    with pytest.raises(RuntimeError, match="mutate a captured Tensor"):
+        torch.func.grad(lambda input: (empool.set_p(layer, 0.6), layer(input).sum())[1])(INPUT)
+    assert layer.p == 0.3
+    assert_same_bits(layer(INPUT), expected)
+
+
 def test_tables_are_sent_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a machine without one can tell: from pinned memory, without blocking."""
     seen: list[Any] = []

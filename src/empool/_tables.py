@@ -112,13 +112,14 @@ class Tables:
 
     def set(self, each: Sequence[RankDistribution]) -> None:
         """Take other distributions of the kind: the numbers change where they are, for graphs that read them there."""
-        before, self.each = self.each, tuple(each)
-        if len(before) != len(self.each) or type(before[0]) is not type(self.each[0]):
+        if len(each) != len(self.each) or type(each[0]) is not type(self.each[0]):
             self.__init__(each, self.counts, self.device)  # type: ignore[misc]
             return
         with torch.no_grad():
             if self.number is not None and not self.number.is_meta:
-                self.number.copy_(_numbers(self.each, self.device))
+                # Before all else: within a transform of torch.func it is refused.
+                self.number.copy_(_numbers(each, self.device))
+            self.each = tuple(each)
             kept = {}  # What another thread makes meanwhile of the numbers before goes into the old one.
             for key, table in list(self.kept.items()):
                 kept[key] = fresh = _table(self.each, *key)

@@ -234,11 +234,19 @@ def value_slopes(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     values, share, mean = _value_terms(input, beta, Geometry(*geometry))
     mean = mean.unsqueeze(-1)
     if beta is None:
-        slope = share * 2 - torch.where(mean == 0, 0, mean * (share / torch.where(values == 0, 1, values)))
+        scale = _scale(values.amax(-1, keepdim=True).detach())  # On which the slope does not depend.
+        scale = torch.where(scale.isinf(), 1, scale)
+        second = mean / scale * (share / torch.where(values == 0, 1, values / scale))
+        slope = share * 2 - torch.where(mean == 0, 0, second)
         slope = torch.where(values > 0, slope, torch.where(values.isnan(), values, 0))
     else:
         slope = share * (1 + _per_channel(beta, values) * (values - mean))
     return torch.where((share == 0) | mean.isinf(), 0, slope)
+
+
+def _scale(largest: Tensor) -> Tensor:
+    """Return what to divide activations by so that their squares stay within the type's range."""
+    return torch.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1)
 
 
 def value_mean_beta_slope(input: Tensor, beta: Tensor, *geometry: Any) -> Tensor:
@@ -255,7 +263,7 @@ def _value_terms(input: Tensor, beta: Tensor | None, geometry: Geometry) -> tupl
     if beta is None:
         values = values.relu()
         largest = values.amax(-1, keepdim=True).detach()  # The mean does not depend on the scale; nor do derivatives.
-        scale = torch.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1)
+        scale = _scale(largest)
         weight = torch.where(largest == math.inf, (values == math.inf).to(values.dtype), values / scale)
     else:
         score = _scores(values, valid, beta)

@@ -70,7 +70,7 @@ def load_line(
 
 
 @triton.jit
-def _tops(columns, W: tl.constexpr, COLUMNS: tl.constexpr, WINDOW: tl.constexpr, LOW: tl.constexpr):
+def tops_of_columns_of_line(columns, W: tl.constexpr, COLUMNS: tl.constexpr, WINDOW: tl.constexpr, LOW: tl.constexpr):
     """Return the two largest of each column, as two tuples; of padding LOW, which is less than all."""
     firsts = ()
     seconds = ()
@@ -89,7 +89,7 @@ def _tops(columns, W: tl.constexpr, COLUMNS: tl.constexpr, WINDOW: tl.constexpr,
 
 
 @triton.jit
-def _tops_of_window(firsts, seconds, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.constexpr):
+def tops_of_window_of_line(firsts, seconds, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.constexpr):
     """Return the two largest of a window, by those of its columns; columns of padding are left out."""
     BEGIN: tl.constexpr = lane * WINDOW[5] if lane * WINDOW[5] > WINDOW[8] else WINDOW[8]
     LAST: tl.constexpr = lane * WINDOW[5] + WINDOW[2]
@@ -106,7 +106,7 @@ def _tops_of_window(firsts, seconds, lane: tl.constexpr, W: tl.constexpr, WINDOW
 
 
 @triton.jit
-def _line_of(lanes, NUMBER: tl.constexpr, PLACES: tl.constexpr):
+def line_of(lanes, NUMBER: tl.constexpr, PLACES: tl.constexpr):
     """Lay a line's outputs side by side, with gaps at its end."""
     if PLACES == 1:
         line = lanes[0]
@@ -116,8 +116,8 @@ def _line_of(lanes, NUMBER: tl.constexpr, PLACES: tl.constexpr):
         for i in tl.static_range(0, PLACES, 2):
             evens = evens + (lanes[i if i < NUMBER else 0],)
             odds = odds + (lanes[i + 1 if i + 1 < NUMBER else 0],)
-        even = _line_of(evens, PLACES // 2, PLACES // 2)
-        odd = _line_of(odds, PLACES // 2, PLACES // 2)
+        even = line_of(evens, PLACES // 2, PLACES // 2)
+        odd = line_of(odds, PLACES // 2, PLACES // 2)
         line = tl.reshape(tl.join(even, odd), [even.shape[0], PLACES])
     return line
 
@@ -180,7 +180,7 @@ def _rank_draw_line_kernel(
     columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, LOWEST, kind)
     if kind.primitive_bitwidth == 16:
         columns = as_pairs(columns)
-    firsts, seconds = _tops(columns, W, READ, WINDOW, LOWEST)
+    firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -205,7 +205,7 @@ def _rank_draw_line_kernel(
         threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
         most = tl.maximum(most, number)
         number, threshold = tl.broadcast_to(number, like.shape), tl.broadcast_to(threshold, like.shape)
-        first, second = _tops_of_window(firsts, seconds, lane, W, WINDOW)
+        first, second = tops_of_window_of_line(firsts, seconds, lane, W, WINDOW)
         window = ()
         for k in tl.static_range(K):
             window = window + (columns[(lane * WINDOW[5] + k % WINDOW[2]) * WINDOW[1] + k // WINDOW[2]],)
@@ -216,7 +216,7 @@ def _rank_draw_line_kernel(
         values = values + (value.to(dtype),)
         positions = positions + (position.to(drawn.dtype.element_ty),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
-    value, position = _line_of(values, OW, BLOCKS * LANES), _line_of(positions, OW, BLOCKS * LANES)
+    value, position = line_of(values, OW, BLOCKS * LANES), line_of(positions, OW, BLOCKS * LANES)
     if dtype.primitive_bitwidth == 16:  # Both in one word.
         word = (value.to(tl.int16, bitcast=True).to(tl.int32) << 8) | position.to(tl.int32)
         word = moved(word, source)

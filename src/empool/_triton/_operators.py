@@ -23,6 +23,7 @@ from empool._triton._mean_backward import (
     _rank_mean_backward_kernel,
     _rank_places_kernel,
 )
+from empool._triton._mean_line import _rank_mean_line_kernel
 from empool._triton._plan import Plan, Windows, launch
 from empool._triton._scatter import (
     _drawn_gather_kernel,
@@ -47,6 +48,7 @@ KERNELS = (
     _drawn_scatter_any_kernel,
     _drawn_gather_kernel,
     _rank_mean_kernel,
+    _rank_mean_line_kernel,
     _rank_mean_backward_any_kernel,
     _rank_mean_backward_kernel,
     _rank_places_kernel,
@@ -178,9 +180,9 @@ def _drawn_gather(
 def rank_mean(input: Tensor, weights: Tensor, counts: Sequence[int], *geometry: Any) -> Tensor:
     """Do as `empool.reference.rank_mean`."""
     input, channels_last = _dense(input)
-    start = _known(_rank_mean, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
+    kernel, start = _known(_rank_mean, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
     output = _empty(start, input)
-    launch(_rank_mean_kernel, start.plans[0], input, weights.contiguous(), output)
+    launch(kernel, start.plans[0], input, weights.contiguous(), output)
     return output
 
 
@@ -191,7 +193,7 @@ def _rank_mean(
     table: Sequence[int],
     counts: tuple[int, ...],
     *geometry: Any,
-) -> Start:
+) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, counts, geometry)
     sets, _, columns = table
     method = "any"
@@ -201,18 +203,23 @@ def _rank_mean(
         method = "sorted"
     network = _plan.merging_network(*windows.columns) if method == "sorted" else ()
     large = method != "any" and 4 < windows.volume <= _plan.SORTED_WINDOW
-    together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
-    narrow = large and method == "second" and dtype.itemsize == 4
-    plan = _plan.output_plan(_rank_mean_kernel, windows, narrow=narrow).of(
-        num_warps=2 if together else 4,
-        METHOD=method,
-        NETWORK=network or (0, 0),
-        EXCHANGES=len(network) // 2,
-        LOWEST=torch.finfo(dtype).min,
-        COLUMNS=columns,
-        SETS=sets != 1,
-    )
-    return Start((plan,), shape, _strides(shape, channels_last), dtype)
+    known = {
+        "METHOD": method,
+        "NETWORK": network or (0, 0),
+        "EXCHANGES": len(network) // 2,
+        "LOWEST": torch.finfo(dtype).min,
+        "COLUMNS": columns,
+        "SETS": sets != 1,
+    }
+    kernel = _rank_mean_kernel
+    if method in ("second", "sorted") and columns > 1 and _plan.has_lines(windows):
+        kernel = _rank_mean_line_kernel
+        plan = _plan.output_line_plan(kernel, windows).of(num_warps=2 if dtype.itemsize == 2 else 4, **known)
+    else:
+        together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
+        narrow = large and method == "second" and dtype.itemsize == 4
+        plan = _plan.output_plan(kernel, windows, narrow=narrow).of(num_warps=2 if together else 4, **known)
+    return kernel, Start((plan,), shape, _strides(shape, channels_last), dtype)
 
 
 def rank_mean_backward(

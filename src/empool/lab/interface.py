@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from empool.distributions import Pooling
@@ -95,8 +96,8 @@ def compare(
             for pooling, own in poolings.items()
         ]
     chosen = Options(data=str(data), model=model, out=None if out is None else Path(out), **options)
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    checked({"seeds": list(seeds) if isinstance(seeds, Iterable) else seeds}, "compare", {"seeds": list[int]})
+    seeds = list(range(seeds)) if isinstance(seeds, int) else np.asarray(seeds).tolist()
+    checked({"seeds": seeds}, "compare", {"seeds": list[int]})
     directory, _ = study(chosen, poolings, seeds, command="empool.lab.compare(...)", baseline=baseline)
     return Study(directory, baseline)
 

@@ -1,0 +1,84 @@
+"""The kernels' inline assembly, which Triton's interpreter skips: their PTX, run on a CPU, has the reference's bits."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import empool
+from empool import _window, reference
+
+pytest.importorskip("triton")
+ptx = pytest.importorskip("ptx")
+from empool._triton import _operators  # noqa: E402
+
+WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2": (3, 2, 1)}
+DISTRIBUTIONS = {
+    "ensemble": empool.EnsembleMax(0.3),
+    "max-dropout": empool.MaxDropout(0.4),
+    "average": empool.Average(),
+}
+
+
+def _activations(shape: tuple[int, ...], what: str) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.randn(shape, generator=generator)
+    which = torch.rand(shape, generator=generator)
+    if what == "numbers":
+        return numbers
+    numbers = (numbers * 2).round() / 2 - 1
+    numbers = torch.where(which < 0.2, 0.0, torch.where(which < 0.4, -0.0, numbers))
+    if what == "zeros":
+        return -numbers.abs()
+    numbers = torch.where(which > 0.995, torch.nan, torch.where(which > 0.98, torch.inf, numbers))
+    return torch.where((which > 0.9) & (which < 0.95), -torch.inf, numbers)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return torch.where(tensor.isnan(), -1, tensor.contiguous().view(integers))
+
+
+def _compare(name: str, *arguments: Any) -> None:
+    found, wanted = ptx.on_ptx(getattr(_operators, name), *arguments), getattr(reference, name)(*arguments)
+    for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, wanted)), strict=True):
+        assert torch.equal(_bits(one), _bits(other))
+
+
+CASES = list(
+    itertools.product(
+        ("ensemble", "max-dropout"),
+        ("2x2/2", "3x3/2"),
+        (torch.float32, torch.bfloat16, torch.float16),
+        ((2, 3, 16, 16), (2, 3, 14, 14)),
+        (False, True),
+    )
+)
+
+
+@pytest.mark.parametrize(("name", "window", "dtype", "shape", "last"), CASES)
+def test_draw(name: str, window: str, dtype: torch.dtype, shape: tuple[int, ...], last: bool) -> None:
+    """Ranks of numbers, of many equal ones and of zeros of both signs, and of infinities and NaN."""
+    kernel_size, stride, padding = WINDOWS[window]
+    geometry = _window.Geometry([kernel_size] * 2, [stride] * 2, [padding] * 2, [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS[name].threshold_table(counts)], dtype=torch.int64)
+    for what in ("numbers", "zeros", "anything"):
+        input = _window.dense(_activations(shape, what).to(dtype), last)
+        _compare("rank_draw", input, torch.tensor(11), table, counts, *geometry, 0)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("ensemble", (2, 3, 16, 16)), ("average", (2, 2, 14, 14))])
+def test_mean(name: str, shape: tuple[int, ...]) -> None:
+    """Half types, two windows at a time; by blocks, and by lines of small maps."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS[name].weight_table(counts)], dtype=torch.float64)
+    for what in ("numbers", "zeros", "anything"):
+        _compare("rank_mean", _activations(shape, what).bfloat16(), table, counts, *geometry)
