@@ -216,6 +216,8 @@ class Run:
         if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", name):
             bits = 8 * np.dtype(type).itemsize
             return np.full(self.number, int(name.rstrip("U"), 0) % (1 << bits), type)
+        if name not in self.registers:  # Its bytes are replaced before they are used, or they would show.
+            return np.full(self.number, 0xA5A5A5A5A5A5A5A5 % (1 << 8 * np.dtype(type).itemsize), type)
         return self.registers[name].astype(type)
 
     def write(self, name: str, value: Array) -> None:

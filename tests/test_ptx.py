@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -51,14 +50,21 @@ def _compare(name: str, *arguments: Any) -> None:
         assert torch.equal(_bits(one), _bits(other))
 
 
-CASES = list(
-    itertools.product(
-        ("ensemble", "max-dropout"),
-        ("2x2/2", "3x3/2"),
-        (torch.float32, torch.bfloat16, torch.float16),
-        ((2, 3, 16, 16), (2, 3, 14, 14)),
-        (False, True),
-    )
+BLOCKS, LINES = (2, 3, 16, 16), (2, 3, 14, 14)
+"""Maps whose lines are read in blocks of four windows, and whole by a thread."""
+CASES = (
+    ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, False),
+    ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
+    ("ensemble", "3x3/2", torch.bfloat16, LINES, False),
+    ("ensemble", "2x2/2", torch.bfloat16, LINES, False),
+    ("ensemble", "3x3/2", torch.float16, BLOCKS, False),
+    ("ensemble", "3x3/2", torch.float32, BLOCKS, True),
+    ("ensemble", "3x3/2", torch.float32, LINES, False),
+    ("max-dropout", "3x3/2", torch.bfloat16, BLOCKS, False),
+    ("max-dropout", "3x3/2", torch.bfloat16, BLOCKS, True),
+    ("max-dropout", "3x3/2", torch.float16, LINES, False),
+    ("max-dropout", "2x2/2", torch.bfloat16, LINES, False),
+    ("max-dropout", "3x3/2", torch.float32, BLOCKS, False),
 )
 
 
@@ -101,3 +107,29 @@ def test_mean_backward(name: str, dtype: torch.dtype) -> None:
     for what in ("numbers", "zeros", "anything"):
         gradient = _activations((2, 3, 8, 8), "numbers").to(dtype)
         _compare("rank_mean_backward", gradient, _activations((2, 3, 16, 16), what).to(dtype), table, counts, *geometry)
+
+
+def test_tied_draw_of_a_large_window() -> None:
+    geometry = _window.Geometry([5, 4], [2, 2], [2, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS["max-dropout"].threshold_table(counts)], dtype=torch.int64)
+    _compare("rank_draw", _activations((2, 1, 9, 10), "anything"), torch.tensor(11), table, counts, *geometry, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "last"),
+    [
+        ((14, 14), torch.bfloat16, False),
+        ((14, 14), torch.float32, False),
+        ((8, 16), torch.float16, False),
+        ((7, 9), torch.bfloat16, True),
+    ],
+)
+def test_scatter(size: tuple[int, int], dtype: torch.dtype, last: bool) -> None:
+    """Rows of windows, each one thread's, whose gradients are shifted; half types added two at a time."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    shape = (2, 4, *geometry.output_sizes(size))
+    drawn = torch.randint(0, 10, shape, generator=torch.Generator().manual_seed(5))
+    drawn = torch.where(drawn == 9, 255, drawn).to(torch.uint8)
+    gradient = _activations(shape, "anything").to(dtype)
+    _compare("drawn_scatter", *(_window.dense(t, last) for t in (gradient, drawn)), list(size), *geometry[:5])

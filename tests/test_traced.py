@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 NAMED = {case.name: case for case in cases.CASES}
-OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion", "maxnreg"}
+OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
 WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_rank_draw_line_kernel": {"output", "drawn"},

@@ -1,7 +1,6 @@
 """Reading a block of windows at once: every column of the input that its `LANES` windows cover, for one thread.
 
-So what neighbouring windows share is read and prepared once. Of a half type, an activation can be made a *key*: 32 bits
-whose order, as signed numbers, is that of the ranks. The upper half holds the value, the lowest byte where it lies.
+So what neighbouring windows share is read and prepared once.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
@@ -14,26 +13,6 @@ import triton.language as tl
 from empool._triton._load import inside
 from empool._triton._rank import larger, smaller, three
 from empool._triton._tile import LANES
-
-_BFLOAT16_KEYS = tl.constexpr(
-    "{ .reg .b32 one, number, sign;"
-    " mov.b32 one, 0x3f803f80;"
-    " mov.b32 sign, 0;"
-    " fma.rn.bf16x2 number, $4, one, sign;"
-    " xor.b32 $2, number, $4;"
-    " mov.b32 $3, 0;"
-    " prmt.b32 sign, number, number, 0xbb99;"
-    " lop3.b32 number, number, sign, 0x7fff7fff, 0x78;"
-    " prmt.b32 $0, number, $5, 0x1054;"
-    " prmt.b32 $1, number, $6, 0x3254; }"
-)
-"""Two activations' keys: their sum with +0, which turns -0 into it and any NaN into 0x7fff; where the sign bit is set,
-all other bits flipped; each above its tag. And what the sum changed, as a bit that is not 0.
-
-In one line: Inductor puts it between quotes in a source of its own."""
-_FLOAT16_KEYS = tl.constexpr(
-    _BFLOAT16_KEYS.value.replace("fma.rn.bf16x2", "fma.rn.f16x2").replace("0x3f803f80", "0x3c003c00")
-)
 
 
 @triton.jit
@@ -52,8 +31,6 @@ def load_columns(
     END: tl.constexpr,
     CHUNK: tl.constexpr,
     OTHER: tl.constexpr,
-    KEYS: tl.constexpr,
-    PACKED: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """Load columns of what the windows of every block cover, as a tuple of tiles: one column's rows after another's.
@@ -65,17 +42,12 @@ def load_columns(
         BEGIN, END: which columns.
         CHUNK: so many columns, which divide the width, are read as one vector. (They start with the block's own.)
         OTHER: what stands for padding.
-        KEYS: whether to make keys.
-        PACKED: whether to make them two by two, in the GPU's own instructions.
         ALIGNED: as `lane_exists` takes it.
-    Returns:
-        The tiles, and, of keys, a tile that is not 0 where an activation may be -0.
     """
     INSIDE: tl.constexpr = ALIGNED == LANES and not HIGH[2]
     FIRST: tl.constexpr = (BEGIN - WINDOW[8]) // CHUNK
     LAST: tl.constexpr = (END - 1 - WINDOW[8]) // CHUNK
     loaded = ()
-    odd = tl.zeros([1, 1], tl.int32)
     KD: tl.constexpr = WINDOW[0]
     KH: tl.constexpr = WINDOW[1]
     for kd in tl.static_range(KD):
@@ -89,86 +61,54 @@ def load_columns(
                 row = row & inside(ih, ends[1], WINDOW[7] > 0, HIGH[1])
             line = plane_start + (id * size[1] + ih) * size[2] * step
             for q in tl.static_range(FIRST, LAST + 1):
-                tiles, changed = _piece(
+                loaded = loaded + _piece(
                     input, line, block, size[2], step, row, q * CHUNK,
                     q * CHUNK if q * CHUNK > BEGIN - WINDOW[8] else BEGIN - WINDOW[8],
                     (q + 1) * CHUNK if (q + 1) * CHUNK < END - WINDOW[8] else END - WINDOW[8],
-                    CHUNK, WINDOW, OTHER, KEYS, PACKED, INSIDE, 255 - (kd * WINDOW[1] + kh) * WINDOW[2] - WINDOW[8],
+                    CHUNK, WINDOW, OTHER, INSIDE,
                 )  # fmt: skip
-                loaded = loaded + tiles
-                odd = odd | changed
     columns = ()
     for c in tl.static_range(END - BEGIN):
         for row in tl.static_range(KD * KH):
             columns = columns + (loaded[row * (END - BEGIN) + c],)
-    return columns, odd
+    return columns
 
 
 @triton.jit
 def _piece(
     input, line, block, W, step, row, shift: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr, CHUNK: tl.constexpr,
-    WINDOW: tl.constexpr, OTHER: tl.constexpr, KEYS: tl.constexpr, PACKED: tl.constexpr, INSIDE: tl.constexpr,
-    above: tl.constexpr,
+    WINDOW: tl.constexpr, OTHER: tl.constexpr, INSIDE: tl.constexpr,
 ):  # fmt: skip
     """Read columns BEGIN to END of a chunk: as a vector if most are wanted."""
     NUMBER: tl.constexpr = END - BEGIN
     found = ()
-    odd = tl.zeros([1, 1], tl.int32)
     if NUMBER * 2 > CHUNK and CHUNK > 1:
-        tile, changed = _read(
-            input, line, block, W, step, row, shift, CHUNK, WINDOW, OTHER, KEYS, PACKED, INSIDE, above
-        )
-        tiles = apart(tile, CHUNK)
+        tiles = apart(_read(input, line, block, W, step, row, shift, CHUNK, WINDOW, OTHER, INSIDE), CHUNK)
         for i in tl.static_range(NUMBER):
             found = found + (tiles[BEGIN - shift + i],)
-        if KEYS:
-            changes = apart(changed, CHUNK)
-            for i in tl.static_range(CHUNK):
-                odd = odd | changes[i]
     else:
         for i in tl.static_range(NUMBER):
-            tile, changed = _read(
-                input, line, block, W, step, row, BEGIN + i, 1, WINDOW, OTHER, KEYS, PACKED, INSIDE, above
-            )
-            found = found + (tile,)
-            if KEYS:
-                odd = odd | changed
-    return found, odd
+            found = found + (_read(input, line, block, W, step, row, BEGIN + i, 1, WINDOW, OTHER, INSIDE),)
+    return found
 
 
 @triton.jit
 def _read(
     input, line, block, W, step, row, shift: tl.constexpr, CHUNK: tl.constexpr, WINDOW: tl.constexpr,
-    OTHER: tl.constexpr, KEYS: tl.constexpr, PACKED: tl.constexpr, INSIDE: tl.constexpr, above: tl.constexpr,
+    OTHER: tl.constexpr, INSIDE: tl.constexpr,
 ):  # fmt: skip
-    """Read CHUNK columns, `shift` places behind the block's own first one, and make keys of them."""
+    """Read CHUNK columns, `shift` places behind the block's own first one."""
     first = block * (LANES * WINDOW[5])
     within = row if INSIDE else row & (first + shift < W)
     if shift < 0:
         within = within & (first + shift >= 0)
     if CHUNK > 1:
-        columns = tl.arange(0, CHUNK)[None, :]
+        columns = tl.arange(0, CHUNK)[None, :] + shift
         start = tl.multiple_of(line + first, [CHUNK, CHUNK])
-        tile = tl.load((input + start) + (columns + shift), mask=within, other=OTHER)
-        tag = above - shift - columns
+        tile = tl.load((input + start) + columns, mask=within, other=OTHER)
     else:
         tile = tl.load((input + (line + first * step)) + shift * step, mask=within, other=OTHER)
-        tag = tl.full([1, 1], above - shift, tl.int32)
-    changed = tag
-    if KEYS:
-        tag = tl.zeros(tile.shape, tl.int32) + tag
-        if PACKED:
-            assembly: tl.constexpr = _BFLOAT16_KEYS if tile.dtype == tl.bfloat16 else _FLOAT16_KEYS
-            tile, changed = tl.inline_asm_elementwise(
-                assembly, "=r,=r,=r,=r,r,r,r", [tile, tag], dtype=(tl.int32, tl.int32), is_pure=True, pack=2
-            )
-        else:
-            bits = tile.to(tl.int16, bitcast=True).to(tl.int32)
-            wide = tile.to(tl.float32)
-            number = tl.where(bits == -32768, 0, tl.where(wide != wide, 0x7FFF, bits))
-            changed = number ^ bits
-            tile = ((number ^ ((number >> 31) & 0x7FFF)) << 16) | tag
-    return tile, changed
+    return tile
 
 
 @triton.jit
@@ -255,23 +195,3 @@ def tops_of_window(firsts, seconds, lane: tl.constexpr, WINDOW: tl.constexpr):
         second = larger(second, smaller(first, other))
         first = larger(first, other)
     return first, second
-
-
-@triton.jit
-def of_key(key, lane: tl.constexpr, WINDOW: tl.constexpr, dtype: tl.constexpr):
-    """Return a key's value, and its position in a window of the block."""
-    value = ((key ^ ((key >> 31) & 0x7FFF0000)) >> 16).to(tl.int16).to(dtype, bitcast=True)
-    return value, (255 - lane * WINDOW[5]) - (key & 255)
-
-
-@triton.jit
-def is_void(top, lowest, smallest, odd, dtype: tl.constexpr):
-    """Tell where keys cannot tell: of a NaN, of what is as low as padding, and of zeros with a -0 beside them.
-
-    Args:
-        top: the largest key of all.
-        lowest, smallest: the least of those that were chosen, as signed numbers and as unsigned ones.
-        odd: as `load_columns` gives.
-    """
-    INFINITY: tl.constexpr = 0x7F800000 if dtype == tl.bfloat16 else 0x7C000000
-    return (top >= INFINITY + 65536) | (lowest < -INFINITY) | ((odd != 0) & (smallest < 65536))

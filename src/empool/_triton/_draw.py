@@ -28,8 +28,8 @@ from empool._triton._rank import (
     not_finite,
     one_of_two,
     places,
+    rank_by_pairs,
     ranked_after,
-    ranks,
     smaller,
     two_largest,
     two_numbers,
@@ -83,7 +83,7 @@ def _any_of_rank(values, valids, rank, count, K: tl.constexpr, LEAST: tl.constex
     if LEAST[0] * LEAST[1] * LEAST[2] == 0:
         value = tl.where(count > 0, value, -float("inf"))
     position = like.to(tl.int32) - 1
-    found = ranks(values, valids, K, like)
+    found = rank_by_pairs(values, valids, K, like)
     for k in tl.static_range(K):
         value = tl.where(found[k] == rank, values[k], value)
         position = tl.where(found[k] == rank, k, position)
@@ -207,9 +207,9 @@ def _rank_draw_kernel(
 
     The rank is the number of thresholds reached; the table's values are read here alone, so a new p compiles nothing.
     METHOD "first": no thresholds, the maximum, no random number. "second": one threshold; the two largest are found in
-    one pass over registers. "ranks": the window is in registers, and every activation's rank is counted; of a half
-    type, the window is sorted. "any": the activations up to the rank are selected one after another, each in a pass
-    over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
+    one pass over registers. "ranks": the window is in registers and sorted, and the position of a rank's value is
+    counted (see `empool._triton._select`). "any": the activations up to the rank are selected one after another, each
+    in a pass over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
 
     LEAST: the fewest valid positions along each dimension. READ: how many columns a block's windows cover, CHUNK: so
     many are one access; 0 where every window is read for itself. NETWORK: as `_plan.merging_network` gives, of
@@ -235,17 +235,16 @@ def _rank_draw_kernel(
         table = set_of(thresholds, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
     # What a block's windows cover is read together, but channels last, where registers hold few columns at a time, for
     # half types alone. Else every window is read for itself; contiguous, those of a block lie side by side in a tile.
-    # Numbers are found by maxima and minima (of a half type two at a time), or all ranks of a half type by keys; what
-    # is no number is seldom, and then all of the tile is done again.
+    # Numbers are found by maxima and minima, of a half type two at a time; what is no number is seldom, and then all of
+    # the tile is done again.
     HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
     MANY: tl.constexpr = METHOD == "second" and K > 1
     RANKED: tl.constexpr = METHOD == "ranks"
-    FULL: tl.constexpr = RANKED and ALIGNED == LANES
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = RANKED or MANY
     TOGETHER: tl.constexpr = TOPS or (READ > 0 and METHOD != "any" and (RANKED or not CHANNELS_LAST))
-    OTHER: tl.constexpr = LOWEST if QUICK and not FULL else -float("inf")
+    OTHER: tl.constexpr = LOWEST if MANY else -float("inf")
     kind: tl.constexpr = dtype if HALF and PACKED and K <= 9 else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
@@ -254,11 +253,10 @@ def _rank_draw_kernel(
     drawn_values = ()
     positions = ()
     columns = ()
-    odd = tl.zeros([1, 1], tl.int32)
     firsts = ()
     seconds = ()
     ordered = ()
-    shared = ()
+    ranks = ()
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -271,11 +269,11 @@ def _rank_draw_kernel(
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
         if TOGETHER and (CHANNELS_LAST or lane == 0):
-            more, changed = load_columns(
+            more = load_columns(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                 lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK,
-                OTHER, False, False, ALIGNED,
+                OTHER, ALIGNED,
             )  # fmt: skip
             if QUICK:
                 more = in_type(more, kind)
@@ -289,14 +287,13 @@ def _rank_draw_kernel(
                 firsts = firsts + tops
                 seconds = seconds + nexts
             columns = columns + more
-            odd = odd | changed
         if METHOD != "first":
             number = number_of_lane(numbers, lane, SIDE, TIED)
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
             own = thresholds_of(table, count, count, ROWS, COUNTS, COLUMNS, (1,), 1, False)
-            rank = like.to(tl.int32) + rank_of(number, own, count, COLUMNS, SIDES, 1, 1)
+            rank = like.to(tl.int32) + rank_of(tl.broadcast_to(number, like.shape), own, count, COLUMNS, SIDES, 1, 1)
             zero = (rank >= count) & (count > 0)
             wanted = tl.where(live & (nan_at < 0) & (rank < count), rank, 0)
             last = tl.max(wanted)
@@ -319,18 +316,14 @@ def _rank_draw_kernel(
             count = tall * wide_w
             if METHOD != "first":
                 if RANKED and COLUMNS <= MOST:
-                    # A row that a block's windows have in common is read once, the others for each lane.
-                    row = row_of(table, count, ROWS, COUNTS, COLUMNS)
-                    if COUNTS > 1 and (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
-                        found = reached((number,), row, tl.minimum(rows, 0), COLUMNS, PACKED)
-                        rank = like.to(tl.int32) + found[0]
-                    else:
-                        if len(shared) == 0:
-                            others = ()
-                            for next in tl.static_range(lane, 1 if SIDE else 4):
+                    if len(ranks) == lane:  # What follows windows that can end in padding shares a row of thresholds.
+                        others = (number,)
+                        if COUNTS == 1 or not (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
+                            for next in tl.static_range(lane + 1, 1 if SIDE else 4):
                                 others = others + (number_of_lane(numbers, next, SIDE, TIED),)
-                            shared = reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
-                        rank = like.to(tl.int32) + shared[lane + len(shared) - (1 if SIDE else 4)]
+                        row = row_of(table, count, ROWS, COUNTS, COLUMNS)
+                        ranks = ranks + reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
+                    rank = like.to(tl.int32) + ranks[lane]
                 elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
@@ -362,26 +355,27 @@ def _rank_draw_kernel(
                 else:
                     values_by_rank = sorted_columns(values, HEIGHT)
                 values_by_rank = descending(values_by_rank, K, NETWORK, EXCHANGES)
-                void = not_finite(values_by_rank[0], void, like)
+                top = values_by_rank[0]
+                if ALIGNED != LANES:
+                    exists = live if SIDE else ow < OW
+                    top = larger(top, tl.broadcast_to(tl.where(exists, -float("inf"), 1.0).to(kind), like.shape))
+                    count = tl.where(exists, count, 0)
+                void = not_finite(top, void, like)
                 chosen = value_of_rank(values_by_rank, rank, K)
                 position = place_of_rank(values, chosen, rank, K, PACKED)
-                if HIGH[2] or LEAST[0] * LEAST[1] * LEAST[2] == 0:
-                    again = again | (live & (count <= 0))
-                    count = tl.maximum(count, 0)
                 value, position, chosen = within(chosen, position, rank, count, like)
+                void = not_finite(chosen, void, like)
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
             else:
                 value, position, second, second_at = two_largest(values, first_at, second_at, K, False, CHECKED, like)
-        if QUICK:
-            if FULL:
-                void = not_finite(chosen, void, like)
-            elif SIDE:
+        if MANY:
+            if SIDE:
                 chosen = tl.where(live, chosen, 1.0)
             elif ALIGNED != LANES:
                 chosen = larger(chosen, tl.broadcast_to(tl.where(ow < OW, -float("inf"), 1.0).to(kind), like.shape))
-            if not FULL:
-                least = smaller(least, chosen)
+            least = smaller(least, chosen)
+        if QUICK:
             smallest = smaller(smallest, magnitude(chosen))
         if CHANNELS_LAST and not TOGETHER:  # A lane after another, so that registers hold one's windows alone.
             store_draw(output, drawn, at, value, position, live)

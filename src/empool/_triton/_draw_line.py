@@ -1,4 +1,4 @@
-"""`rank_draw` for CUDA of small contiguous maps, by one threshold: a thread draws for a whole line of windows.
+"""`rank_draw` for CUDA of small contiguous maps: a thread draws for a whole line of windows.
 
 The rows that a line's windows cover are one stretch of memory. So it is read in few pieces, and where a window ends in
 the padding is known when the kernel is compiled, but above the first line and below the last.
@@ -11,10 +11,11 @@ the padding is known when the kernel is compiled, but above the first line and b
 import triton
 import triton.language as tl
 
-from empool._triton._columns import apart
+from empool._triton._columns import apart, columns_of_window, sorted_columns
 from empool._triton._draw import _draw_any, _sign_zeros, store_draw
 from empool._triton._rank import (
     as_pairs,
+    descending,
     larger,
     lowest_bits,
     magnitude,
@@ -23,7 +24,8 @@ from empool._triton._rank import (
     places,
     smaller,
 )
-from empool._triton._table import set_of, threshold_of, thresholds_of
+from empool._triton._select import place_of_rank, reached, value_of_rank, within
+from empool._triton._table import row_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
 
 SIZES = ["rows", "share", "first_image", "C", "H", "OH"]
@@ -141,6 +143,10 @@ def _rank_draw_line_kernel(
     channels_shift,
     SEEDS: tl.constexpr,
     TIED: tl.constexpr,
+    METHOD: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    NETWORK: tl.constexpr,
+    EXCHANGES: tl.constexpr,
     TABLE_ROWS: tl.constexpr,
     SETS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -159,7 +165,7 @@ def _rank_draw_line_kernel(
     OW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Draw one of the two largest of every window; as `_rank_draw_kernel` does by METHOD "second".
+    """Draw a rank for every window, and output that activation, as `_rank_draw_kernel` does.
 
     A row of the tile is a line of OW windows, of which READ columns are covered.
     """
@@ -177,10 +183,15 @@ def _rank_draw_line_kernel(
     h, h_end = bounds(oh, H, OH, WINDOW, 1)
     none = tl.zeros([1, 1], tl.int32)
     like = tl.zeros([BLOCK, 1], wide)
-    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, LOWEST, kind)
+    RANKED: tl.constexpr = METHOD == "ranks"
+    OTHER: tl.constexpr = -float("inf") if RANKED else LOWEST
+    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, OTHER, kind)
     if kind.primitive_bitwidth == 16:
         columns = as_pairs(columns)
-    firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
+    if RANKED:
+        ordered = sorted_columns(columns, WINDOW[1])
+    else:
+        firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -189,9 +200,10 @@ def _rank_draw_line_kernel(
         columns,
         void.to(tl.int16 if kind.primitive_bitwidth == 16 else tl.int32 if kind.primitive_bitwidth == 32 else tl.int64),
     )
-    table = set_of(thresholds, channel, 1, TABLE_ROWS, SETS)
+    table = set_of(thresholds, channel, COLUMNS, TABLE_ROWS, SETS)
     values = ()
     positions = ()
+    ranks = ()
     for lane in tl.static_range(OW):
         block = none + lane // LANES
         if lane - lane // LANES * LANES == 0:
@@ -200,19 +212,40 @@ def _rank_draw_line_kernel(
         start = (none, h, none + (lane * WINDOW[5] - WINDOW[8]))
         ends = (none + 1, h_end, none + W)
         first_at, second_at, tall, wide_w = places(start, ends, 0, True, WINDOW, HIGH, LEAST, CHECKED)
-        if lane == 0:
-            own = thresholds_of(table, tall, wide_w, ROWS, COUNTS, 1, SIDES, WIDTHS, not SETS)
-        threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
         most = tl.maximum(most, number)
-        number, threshold = tl.broadcast_to(number, like.shape), tl.broadcast_to(threshold, like.shape)
-        first, second = tops_of_window_of_line(firsts, seconds, lane, W, WINDOW)
         window = ()
         for k in tl.static_range(K):
             window = window + (columns[(lane * WINDOW[5] + k % WINDOW[2]) * WINDOW[1] + k // WINDOW[2]],)
-        value, position = one_of_two(window, first, second, number, threshold, K, like)
+        if RANKED:
+            count = tall * wide_w
+            if len(ranks) == lane:  # Neighbours whose windows end in no padding share a row of thresholds.
+                others = (number,)
+                if COUNTS == 1 or (lane * WINDOW[5] >= WINDOW[8] and lane * WINDOW[5] - WINDOW[8] + WINDOW[2] <= W):
+                    for next in tl.static_range(lane + 1, OW):
+                        if next // LANES == lane // LANES and (
+                            COUNTS == 1 or next * WINDOW[5] - WINDOW[8] + WINDOW[2] <= W
+                        ):
+                            others = others + (number_of_lane(numbers, next - next // LANES * LANES, False, TIED),)
+                pointer = row_of(table, count, ROWS, COUNTS, COLUMNS)
+                ranks = ranks + reached(others, pointer, tl.minimum(rows, 0), COLUMNS, PACKED)
+            rank = like.to(tl.int32) + ranks[lane]
+            values_by_rank = descending(columns_of_window(ordered, lane, WINDOW, kind), K, NETWORK, EXCHANGES)
+            first = values_by_rank[0]
+            chosen = value_of_rank(values_by_rank, rank, K)
+            position = place_of_rank(window, chosen, rank, K, PACKED)
+            value, position, chosen = within(chosen, position, rank, count, like)
+            void = not_finite(chosen, void, like)
+        else:
+            if lane == 0:
+                own = thresholds_of(table, tall, wide_w, ROWS, COUNTS, 1, SIDES, WIDTHS, not SETS)
+            threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
+            number, threshold = tl.broadcast_to(number, like.shape), tl.broadcast_to(threshold, like.shape)
+            first, second = tops_of_window_of_line(firsts, seconds, lane, W, WINDOW)
+            value, position = one_of_two(window, first, second, number, threshold, K, like)
+            chosen = value
+            least = smaller(least, chosen)
         void = not_finite(first, void, like)
-        least = smaller(least, value)
-        smallest = smaller(smallest, magnitude(value))
+        smallest = smaller(smallest, magnitude(chosen))
         values = values + (value.to(dtype),)
         positions = positions + (position.to(drawn.dtype.element_ty),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
@@ -229,23 +262,22 @@ def _rank_draw_line_kernel(
     negative_zero: tl.constexpr = -(2 ** (negative.dtype.primitive_bitwidth - 1))
     zeros = (smallest == 0) & (negative == negative_zero)
     unsure = tl.max(tl.where(row_live, tl.where(again, 2, zeros.to(tl.int32)), 0))
-    if unsure > 0:
-        line_start = row * OW
-        size = (none + 1, H, W)
-        if unsure == 1:
-            tl.debug_barrier()  # What other threads have written is read.
+    line_start = row * OW
+    size = (none + 1, H, W)
+    if unsure == 1:
+        tl.debug_barrier()  # What other threads have written is read.
+        for each in range(OW):
+            _sign_zeros(
+                input, output, drawn, plane_start, line_start, each, none, channel, none, h, size, 1, row_live, OW, C,
+                WINDOW, False, False, 1,
+            )  # fmt: skip
+    if unsure > 1:
         for each in range(OW):
             its_block = none + each // LANES
             its_lane = each - each // LANES * LANES
-            if unsure == 1:
-                _sign_zeros(
-                    input, output, drawn, plane_start, line_start, its_lane, its_block, channel, none, h, size, 1,
-                    row_live, OW, C, WINDOW, False, False, 1,
-                )  # fmt: skip
-            else:
-                its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
-                _draw_any(
-                    input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel,
-                    none, none + 1, h, h_end, size, 1, row_live, OW, C, TIED, "second", 1, SIDES, ROWS, COUNTS, WIDTHS,
-                    LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
-                )  # fmt: skip
+            its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
+            _draw_any(
+                input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, none,
+                none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
+                LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
+            )  # fmt: skip

@@ -21,10 +21,12 @@ from empool._triton._rank import (
     descending,
     in_type,
     largest,
+    magnitude,
     not_finite,
     places,
     ranked_after,
     sign_of,
+    smaller,
     two_largest,
 )
 from empool._triton._table import entry, row_of, rows_of, set_of, start_of_mean
@@ -99,9 +101,9 @@ def _mean_any(
     row_live, OW, C, METHOD: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr, COLUMNS: tl.constexpr,
     SIDES: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr,
     WINDOW: tl.constexpr, HIGH: tl.constexpr, CHECKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr,
-    ALIGNED: tl.constexpr, like,
+    ALIGNED: tl.constexpr, always, like,
 ):  # fmt: skip
-    """Average a lane's windows, whatever they hold."""
+    """Average a lane's windows, whatever they hold; if not `always`, only where weights keep a zero's sign."""
     ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
     w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
     start = (d, h, w)
@@ -109,12 +111,13 @@ def _mean_any(
     first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
     rows = rows_of(table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS)
     begin = start_of_mean(rows, wide_w, like.dtype, COLUMNS, SIDES, COUNTS, WIDTHS)
-    values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype)
-    mean = _any_mean(
-        values, begin, rows, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST, WINDOW,
-        like,
-    )  # fmt: skip
-    tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
+    if (tl.min(sign_of(begin) | like.to(tl.int32)) < 0) | always:
+        values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype)
+        mean = _any_mean(
+            values, begin, rows, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, COUNTS, WIDTHS, LEAST,
+            WINDOW, like,
+        )  # fmt: skip
+        tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -202,8 +205,7 @@ def _rank_mean_kernel(
     kind: tl.constexpr = dtype if PACKED and QUICK and HALF else wide
     odd = like.to(kind)
     least = like + 1.0
-    smallest = least
-    signs = like.to(tl.int32)
+    smallest = odd + 1.0
     means = ()
     columns = ()
     firsts = ()
@@ -215,10 +217,10 @@ def _rank_mean_kernel(
         start = (d, h, w)
         ends = (d_end, h_end, w_end)
         if TOGETHER and (CHANNELS_LAST or lane == 0):
-            loaded, none = load_columns(
+            loaded = load_columns(
                 input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
                 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, False, False, ALIGNED,
+                lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, OTHER, ALIGNED,
             )  # fmt: skip
             more = in_type(loaded, kind)
             if kind.primitive_bitwidth == 16 and not CHANNELS_LAST:
@@ -255,7 +257,6 @@ def _rank_mean_kernel(
                 if len(shared) == 0:
                     shared = (row_of(table, tall * wide_w, ROWS, COUNTS, COLUMNS),)
                 own = shared
-            begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, 1, 1)
             if not TOGETHER:
                 values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, wide, OTHER)
                 if QUICK and METHOD == "second":
@@ -274,21 +275,20 @@ def _rank_mean_kernel(
                 odd = not_finite(ranked[0], odd, like)
                 if METHOD == "sorted":
                     odd = not_finite(ranked[K - 1], odd, like)
+                smallest = smaller(smallest, magnitude(ranked[0]))
                 ranked = in_type(ranked, wide)
-                mean = _weighted_numbers(ranked, begin, own, wide_w, COLUMNS, SIDES, 1, 1)
-                top = ranked[0]
-                low = top
-                if METHOD == "second":  # Padding counts as more than -inf.
-                    low = ranked[1] if TWO else tl.where(tall * wide_w > 1, ranked[1], top)
-                if CHANNELS_LAST or ALIGNED != LANES:
-                    top = tl.where(live, top, 1.0)
-                    low = tl.where(live, low, 1.0)
-                least = tl.minimum(least, low)
-                smallest = tl.minimum(smallest, tl.abs(top))
-                signs = signs | sign_of(begin)
+                mean = _weighted_numbers(ranked, like, own, wide_w, COLUMNS, SIDES, 1, 1)
+                if METHOD == "second" or LEAST[0] * LEAST[1] * LEAST[2] == 0:
+                    low = ranked[0]
+                    if METHOD == "second":  # Padding counts as more than -inf.
+                        low = ranked[1] if TWO else tl.where(tall * wide_w > 1, ranked[1], low)
+                    if ALIGNED != LANES:
+                        low = tl.where(live, low, 1.0)
+                    least = tl.minimum(least, low)
             else:
                 if TOGETHER:
                     values = window_of(columns, lane, WINDOW, wide)
+                begin = start_of_mean(own, wide_w, wide, COLUMNS, SIDES, 1, 1)
                 mean = _any_mean(
                     values, begin, own, tall, wide_w, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, 1, 1,
                     LEAST, WINDOW, like,
@@ -308,12 +308,13 @@ def _rank_mean_kernel(
             )
             tl.store(output + at, means[lane], mask=live)
     if QUICK:
-        odd = odd.to(wide)
-        again = (odd != odd) | (least <= LOWEST) | ((smallest == 0) & (signs != 0))
-        if tl.max((row_live & again).to(tl.int32)) > 0:  # Infinities, NaN and the sign of a largest zero.
+        odd, smallest = odd.to(wide), smallest.to(wide)
+        unsure = tl.where((odd != odd) | (least <= LOWEST), 2, (smallest == 0).to(tl.int32))
+        unsure = tl.max(tl.where(row_live, unsure, 0))
+        if unsure > 0:  # Infinities, NaN and the sign of a largest zero.
             for lane in tl.static_range(1 if SIDE else 4):
                 _mean_any(
                     input, output, plane_start, line_start, table, lane, block, channel, d, d_end, h, h_end, size,
                     step, row_live, OW, C, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
-                    WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, unsure > 1, like,
                 )  # fmt: skip

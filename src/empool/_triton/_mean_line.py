@@ -136,5 +136,5 @@ def _rank_mean_line_kernel(
                 _mean_any(
                     input, output, plane_start, row * OW, table, its_lane, none + block, channel, none, none + 1, h,
                     h_end, (none + 1, H, W), 1, row_live, OW, C, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, ROWS,
-                    COUNTS, WIDTHS, LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,
+                    COUNTS, WIDTHS, LEAST, WINDOW, HIGH, CHECKED, False, False, 1, True, like,
                 )  # fmt: skip

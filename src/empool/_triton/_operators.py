@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from empool import _window, reference
+from empool import _private, _window, reference
 from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
@@ -31,6 +31,7 @@ from empool._triton._scatter import (
     _drawn_scatter_kernel,
 )
 from empool._triton._scatter_line import _drawn_scatter_line_kernel
+from empool._triton._table import MOST
 from empool._triton._value import _value_draw_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
@@ -103,20 +104,25 @@ def _rank_draw(
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
     large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
-    options: dict[str, int] = {}
-    ranked = method == "ranks"
-    if large and dtype.itemsize == 2:  # Columns are all kept at once; contiguous, two rows are computed together.
-        options = {"num_warps": 2} if not channels_last else _plan.FOUR_PROGRAMS if ranked else {}
-    known = {**options, **_draws(windows, seeds, *rest[6:]), "SETS": sets != 1, "LOWEST": torch.finfo(dtype).min}
-    kernel = _rank_draw_kernel
-    if method == "second" and _plan.has_lines(windows):
-        kernel = _rank_draw_line_kernel
-        plan = _plan.output_line_plan(kernel, windows).of(**known)
+    paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
+    known = {
+        **_draws(windows, seeds, *rest[6:]),
+        "num_warps": 2 if paired else 4,
+        "METHOD": method,
+        "NETWORK": network or (0, 0),
+        "EXCHANGES": len(network) // 2,
+        "COLUMNS": columns,
+        "SETS": sets != 1,
+        "LOWEST": torch.finfo(dtype).min,
+    }
+    if large and columns <= MOST.value and _plan.has_lines(windows):
+        kernel, plan = _rank_draw_line_kernel, _plan.output_line_plan(_rank_draw_line_kernel, windows)
     else:
-        plan = _plan.output_plan(kernel, windows, narrow=ranked and dtype.itemsize == 4).of(
-            **known, METHOD=method, NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
-        )
-    return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
+        narrow = method == "ranks" and dtype.itemsize == 4
+        kernel, plan = _rank_draw_kernel, _plan.output_plan(_rank_draw_kernel, windows, narrow=narrow)
+    return kernel, Start(
+        (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
+    )
 
 
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -140,18 +146,27 @@ def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int],
     """Do as `empool.reference.drawn_scatter`."""
     drawn, channels_last = _dense(drawn)
     grad_output = _window.dense(grad_output, channels_last)
-    kernel, start = _known(_drawn_scatter, drawn.shape, grad_output.dtype, channels_last, input_size, *geometry)
+    kernel, start = _known(
+        _drawn_scatter, drawn.shape, drawn.dtype, grad_output.dtype, channels_last, input_size, *geometry
+    )
     grad_input = _empty(start, grad_output)
+    if kernel is _drawn_scatter_line_kernel:
+        grad_output, drawn = _in_words(grad_output), _in_words(drawn)
     launch(kernel, start.plans[0], grad_output, drawn, grad_input)
     return grad_input
 
 
 def _drawn_scatter(
-    output: Sequence[int], dtype: torch.dtype, channels_last: bool, input_size: Sequence[int], *geometry: Any
+    output: Sequence[int],
+    draws: torch.dtype,
+    dtype: torch.dtype,
+    channels_last: bool,
+    input_size: Sequence[int],
+    *geometry: Any,
 ) -> tuple[Any, Start]:
     size = (*output[:2], *input_size)
     windows = Windows.of(size, output, Geometry(*geometry), channels_last, dtype.itemsize)
-    kernel, cells = scatter_kernel(windows)
+    kernel, cells = scatter_kernel(windows, draws)
     if kernel is _drawn_scatter_line_kernel:
         plan = _plan.line_plan(windows)
     else:
@@ -364,10 +379,10 @@ def draw_method(columns: int, volume: int) -> str:
     return "ranks" if columns and volume <= _plan.SORTED_WINDOW else "any"
 
 
-def scatter_kernel(windows: Windows) -> tuple[Any, bool]:
+def scatter_kernel(windows: Windows, draws: torch.dtype) -> tuple[Any, bool]:
     """Choose the kernel of `drawn_scatter`, and tell whether its programs cover cells."""
     if _has_cells(windows):
-        if _plan.is_halved(windows):
+        if _plan.is_halved(windows) and draws == torch.uint8:
             return _drawn_scatter_line_kernel, False
         return _drawn_scatter_kernel, True
     return _drawn_scatter_any_kernel, False
@@ -425,6 +440,11 @@ def _dense(input: Tensor) -> tuple[Tensor, bool]:
     """Return a tensor without gaps, and whether its channels lie side by side."""
     channels_last = _window.is_channels_last(input)
     return _window.dense(input, channels_last), channels_last
+
+
+def _in_words(tensor: Tensor) -> Tensor:
+    """Return a tensor that begins with a word of 32 bits: one in a graph most likely does."""
+    return tensor if _private.is_functional(tensor) or tensor.data_ptr() % 4 == 0 else tensor.clone()
 
 
 def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:

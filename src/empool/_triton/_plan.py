@@ -31,8 +31,6 @@ SHORT_ROW = 64
 """The most bytes of a row of windows, in the gradient, for a thread of the backward."""
 BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
-FOUR_PROGRAMS: dict[str, int] = {} if torch.version.hip else {"maxnreg": 128}
-"""So few registers a thread that a multiprocessor holds four programs of four warps."""
 HAS_KNOWN_LAUNCHER = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether a compiled kernel's `run`, which is private, takes what Triton gave it when this was written."""
 SORTED_WINDOW = 9
@@ -266,6 +264,7 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
         depths=depths,
         heights=heights,
         COVERED=tuple(n <= o for n, o in zip((depths, heights, width), windows.output, strict=True)),
+        PACKED=is_packed(),
         PAIRS=_pairs(windows) if cells and stride[2] == 2 else 0,
         ALIGNED=_aligned(windows, windows.size[2]),
         OUT_ALIGNED=_aligned(windows, windows.output[2]),
@@ -314,6 +313,7 @@ def is_halved(windows: Windows) -> bool:
         and windows.size == (1, 2 * windows.output[1], 2 * windows.output[2])
         and windows.output[2] % LANES.value != 0
         and windows.output[2] * windows.itemsize <= SHORT_ROW
+        and outputs % 4 == 0  # The last draw ends a word of 32 bits.
         and 4 * outputs < INDEX_LIMIT
     )
 
@@ -505,5 +505,5 @@ def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
     traceable = torch.library.wrap_triton(kernel)
     if traceable is kernel:
         raise TypeError(f"{kernel.__name__} is interpreted")
-    options = {name: value for name, value in plan.arguments.items() if name not in ("enable_fp_fusion", "maxnreg")}
+    options = {name: value for name, value in plan.arguments.items() if name != "enable_fp_fusion"}
     traceable[(plan.programs,)](*tensors, **options)

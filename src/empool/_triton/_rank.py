@@ -335,7 +335,7 @@ def _one_of_two_halves(values, first, second, number, threshold, K: tl.constexpr
 
 
 @triton.jit
-def ranks(values, valids, K: tl.constexpr, like):
+def rank_by_pairs(values, valids, K: tl.constexpr, like):
     """Return the rank of every position of every window, as a tuple, padding's behind all; by comparing pairs."""
     found = ()
     for k in tl.static_range(K):

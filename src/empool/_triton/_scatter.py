@@ -31,6 +31,36 @@ def rounded(value, dtype: tl.constexpr, wide: tl.constexpr):
     return value if dtype == wide else value.to(dtype).to(wide)
 
 
+# Instructions for two windows at a time. `same` has all bits of a half set, or none; a position is a number from 128 or
+# 1024 on, where the next is 1 more.
+_ADD = (
+    "{{ .reg .b32 same, one; set.eq.u32.{0} same, $2, $4; and.b32 same, same, $3; mov.b32 one, {1};"
+    " fma.rn.{0} $0, same, one, $1; }}"
+)
+_ADD_BFLOAT16 = tl.constexpr(_ADD.format("bf16x2", "0x3f803f80"))
+_ADD_FLOAT16 = tl.constexpr(_ADD.format("f16x2", "0x3c003c00"))
+_WIDEN = "{{ .reg .b32 high; mov.b32 high, {0}; prmt.b32 $0, $2, high, 0x4140; prmt.b32 $1, $2, high, 0x4342; }}"
+_WIDEN_BFLOAT16 = tl.constexpr(_WIDEN.format("0x43"))
+_WIDEN_FLOAT16 = tl.constexpr(_WIDEN.format("0x64"))
+
+
+@triton.jit
+def _plus_drawn(total, draws, gradient, k: tl.constexpr):
+    """Add the gradients of a half type that were drawn at position k, two windows at a time."""
+    BRAIN: tl.constexpr = total.dtype == tl.bfloat16
+    BASE: tl.constexpr = 0x4300 if BRAIN else 0x6400
+    if draws.dtype == tl.uint8 and draws.shape[1] % 4 == 0:
+        widen: tl.constexpr = _WIDEN_BFLOAT16 if BRAIN else _WIDEN_FLOAT16
+        places = tl.inline_asm_elementwise(widen, "=r,=r,r", [draws], dtype=tl.int16, is_pure=True, pack=4)
+    else:
+        places = (draws.to(tl.int16) & 255) | BASE
+    add: tl.constexpr = _ADD_BFLOAT16 if BRAIN else _ADD_FLOAT16
+    place = tl.full(total.shape, BASE + k, tl.int16)
+    return tl.inline_asm_elementwise(
+        add, "=r,r,r,r,r", [total, places, gradient, place], dtype=total.dtype, is_pure=True, pack=2
+    )
+
+
 @triton.jit
 def window_of_cell(
     plane, ad, ah, block, outputs, row_live, back_d: tl.constexpr, back_h: tl.constexpr, back: tl.constexpr,
@@ -134,16 +164,19 @@ def _cell_gradient(
                         (kh * WINDOW[10] - WINDOW[7] - rh) // WINDOW[4],
                         (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], COVERED, CHANNELS_LAST,
                     )  # fmt: skip
-                    where = load_windows(
+                    draws = load_windows(
                         drawn, line, ow, block, channel, OW, C, exists, 255,
                         (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], CHANNELS_LAST, OUT_ALIGNED,
-                    ).to(tl.int32)  # fmt: skip
+                    )  # fmt: skip
                     gradient = load_windows(
                         grad_output, line, ow, block, channel, OW, C, exists, 0.0,
                         (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], CHANNELS_LAST, OUT_ALIGNED,
                     ).to(like.dtype)  # fmt: skip
-                    hit = where == (kd * KH + kh) * KW + kw
-                    total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
+                    if like.dtype.primitive_bitwidth == 16:
+                        total = _plus_drawn(total, draws, gradient, (kd * KH + kh) * KW + kw)
+                    else:
+                        hit = draws.to(tl.int32) == (kd * KH + kh) * KW + kw
+                        total = rounded(total + tl.where(hit, gradient, 0.0), grad_output.dtype.element_ty, like.dtype)
     return total
 
 
@@ -274,6 +307,7 @@ def _drawn_scatter_kernel(
     OUT_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
+    PACKED: tl.constexpr,
 ):
     """Send gradients to where the draws were; each program collects them for the inputs that it writes.
 
@@ -293,7 +327,8 @@ def _drawn_scatter_kernel(
     SD: tl.constexpr = WINDOW[3]
     SH: tl.constexpr = WINDOW[4]
     SW: tl.constexpr = WINDOW[5]
-    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], wide)
+    pairs: tl.constexpr = PACKED and dtype.primitive_bitwidth == 16 and (CHANNELS > 1 or not CHANNELS_LAST)
+    like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else LANES], dtype if pairs else wide)
     totals = ()
     for rd in tl.static_range(SD):
         for rh in tl.static_range(SH):

@@ -73,7 +73,10 @@ def _drawn_scatter_line_kernel(
 def _words(
     tensor, begin, end, live, NUMBER: tl.constexpr, SIZE: tl.constexpr, CAN_PRECEDE: tl.constexpr, PACKED: tl.constexpr
 ):
-    """Read so many elements as words of 32 bits, from wherever they begin, and what lies before the tensor's end."""
+    """Read so many elements as words of 32 bits, from wherever they begin, of what the tensor has.
+
+    Where a word has other bytes too, as in a graph's view at an odd address, they are read and dropped.
+    """
     address = tensor.to(tl.int64)
     odd = (address & 3).to(tl.int32)
     words = (address - (address & 3)).to(tl.pointer_type(tl.uint32))

@@ -16,17 +16,17 @@ from empool._triton._rank import of_rank
 from empool._triton._table import thresholds_of_row
 
 # What counts in 32 bits is a float that begins at 2^23, in 16 bits at 1024: the lowest bits are the count.
-_REACHED = tl.constexpr("{ .reg .pred p; setp.ge.u32 p, $2, $3; mov.b32 $0, $1; @p add.f32 $0, $0, 0f3F800000; }")
+_REACHED = tl.constexpr("{ .reg .pred p; setp.ge.u32 p, $2, $3; @p add.f32 $0, $0, 0f3F800000; }")
 # From the fifth threshold on, in a loop: where they are, in memory, and how many.
 _MORE = tl.constexpr(
-    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; mov.b32 $0, $1; setp.lt.u32 p, $2, $3; @p bra DONE;"
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; setp.lt.u32 p, $2, $3; @p bra DONE;"
     " mov.b64 at, $4; mov.b32 left, $5; NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
     " setp.ge.u32 p, $2, low; @p add.f32 $0, $0, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"
     " setp.gt.s32 p, left, 0; @p bra NEXT; DONE: }"
 )
 _MORE_OF_THREE = tl.constexpr(
-    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; mov.b32 $0, $3; mov.b32 $1, $4; mov.b32 $2, $5;"
-    " setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11; mov.b32 left, $12;"
+    "{ .reg .pred p; .reg .b32 low, high, left; .reg .b64 at; setp.lt.u32 p, $9, $10; @p bra DONE; mov.b64 at, $11;"
+    " mov.b32 left, $12;"
     " NEXT: ld.global.v2.b32 {low, high}, [at]; sub.u32 low, low, high;"
     " setp.ge.u32 p, $6, low; @p add.f32 $0, $0, 0f3F800000; setp.ge.u32 p, $7, low; @p add.f32 $1, $1, 0f3F800000;"
     " setp.ge.u32 p, $8, low; @p add.f32 $2, $2, 0f3F800000; add.s64 at, at, 8; sub.s32 left, left, 1;"
@@ -77,12 +77,12 @@ def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
             count = tl.full(numbers[i].shape, 8388608.0, tl.float32)
             for column in tl.static_range(4 if BRANCH else COLUMNS):
                 count = tl.inline_asm_elementwise(
-                    _REACHED, "=f,f,r,r", [count, numbers[i], thresholds[column]], dtype=tl.float32, is_pure=True,
+                    _REACHED, "=f,0,r,r", [count, numbers[i], thresholds[column]], dtype=tl.float32, is_pure=True,
                     pack=1,
                 )  # fmt: skip
             if BRANCH and len(numbers) != 3:
                 count = tl.inline_asm_elementwise(
-                    _MORE, "=&f,f,r,r,l,r",
+                    _MORE, "=&f,0,r,r,l,r",
                     [count, numbers[i], thresholds[4], (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
                     dtype=tl.float32, is_pure=True, pack=1,
                 )  # fmt: skip
@@ -93,7 +93,7 @@ def reached(numbers, row, zero, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
         counts = counts + (count,)
     if BRANCH and len(numbers) == 3:
         counts = tl.inline_asm_elementwise(
-            _MORE_OF_THREE, "=&f,=&f,=&f,f,f,f,r,r,r,r,r,l,r",
+            _MORE_OF_THREE, "=&f,=&f,=&f,0,1,2,r,r,r,r,r,l,r",
             [counts[0], counts[1], counts[2], numbers[0], numbers[1], numbers[2], highest, thresholds[4],
             (row + 4).to(tl.int64), zero + (COLUMNS - 4)],
             dtype=(tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
@@ -137,7 +137,7 @@ def _of_rank_halves(ordered, rank, K: tl.constexpr, BIT: tl.constexpr):
 
 @triton.jit
 def place_of_rank(values, value, rank, K: tl.constexpr, PACKED: tl.constexpr):
-    """Find the position of every window's rank, whose value is known.
+    """Find the position of every window's rank, whose value is known: the lowest byte of what is returned.
 
     Args:
         values: in window order, numbers.
@@ -158,7 +158,6 @@ def place_of_rank(values, value, rank, K: tl.constexpr, PACKED: tl.constexpr):
                 equal, "=&r,=&r,r,r,r,r", [left, place, values[k], value], dtype=(tl.int16, tl.int16), is_pure=True,
                 pack=2,
             )  # fmt: skip
-        place = place & 255
     elif PACKED and values[0].dtype == tl.float32:
         left = (rank + 0x4B000000).to(tl.float32, bitcast=True) - 8388607.0
         for k in tl.static_range(K):
@@ -172,7 +171,7 @@ def place_of_rank(values, value, rank, K: tl.constexpr, PACKED: tl.constexpr):
                 [left, count, values[k], value, tl.full(value.shape, k + 1.0, tl.float32)],
                 dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
             )  # fmt: skip
-        place = count.to(tl.int32, bitcast=True) & 255
+        place = count.to(tl.int32, bitcast=True)
     else:
         left = rank
         for k in tl.static_range(K):

@@ -192,14 +192,14 @@ def start_of_mean(
 @triton.jit
 def _start(row, to, COLUMNS: tl.constexpr):
     alone = tl.load(row).to(to) == 1
-    if COLUMNS <= MOST and COLUMNS > 1:
-        others = tl.abs(tl.load(row + 1).to(to))
-        for column in tl.static_range(2, COLUMNS):
-            others += tl.abs(tl.load(row + column).to(to))
-        alone = alone & (others == 0)
-    else:
+    if COLUMNS > MOST:
         column = 1
         while column < COLUMNS:
             alone = alone & (tl.load(row + column).to(to) == 0)
             column += 1
+    elif COLUMNS > 1:
+        others = tl.abs(tl.load(row + 1).to(to))
+        for column in tl.static_range(2, COLUMNS):
+            others += tl.abs(tl.load(row + column).to(to))
+        alone = alone & (others == 0)
     return (tl.where(alone, -1.0, 1.0) * 0.0).to(to)  # Triton makes 0 of a constant -0.

@@ -340,10 +340,10 @@ def _value_draw_kernel(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
             if CHANNELS_LAST or lane == 0:
-                loaded, none = load_columns(
+                loaded = load_columns(
                     input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
                     0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, False, False, ALIGNED,
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, ALIGNED,
                 )  # fmt: skip
                 more = in_type(loaded, wide)
                 if BETA == "none":
