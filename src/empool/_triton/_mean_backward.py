@@ -205,18 +205,11 @@ def _rank_places_kernel(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
             if CHANNELS_LAST or lane == 0:
-<<<<<<< HEAD
-                loaded, none = load_columns(
+                loaded = load_columns(
                     input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
                     0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
                     lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, -float("inf") if ALL else LOWEST,
-                    False, False, ALIGNED,
-=======
-                more = load_columns(
-                    input, plane_start, start, ends, size, block, step, row_live, WINDOW, HIGH,
-                    0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, -float("inf"), ALIGNED,
->>>>>>> main
+                    ALIGNED,
                 )  # fmt: skip
                 more = in_type(loaded, form)
                 if form.primitive_bitwidth == 16 and not CHANNELS_LAST:
