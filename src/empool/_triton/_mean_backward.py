@@ -9,7 +9,17 @@ import triton.language as tl
 
 from empool._triton._columns import load_columns, tops_of_columns, tops_of_window, window_of
 from empool._triton._load import activation, corner_of, load_window, padded_with, valid_of_window
-from empool._triton._rank import as_pairs, in_type, larger, last_nan, one_of_two, places, ranks, smaller, two_largest
+from empool._triton._rank import (
+    as_pairs,
+    in_type,
+    larger,
+    last_nan,
+    one_of_two,
+    places,
+    rank_by_pairs,
+    smaller,
+    two_largest,
+)
 from empool._triton._scatter import load_windows, store_cells, window_of_cell
 from empool._triton._table import entry, row_of, rows_of, set_of
 from empool._triton._tile import (
@@ -94,7 +104,7 @@ def _code_of_numbers(values, K: tl.constexpr, PACKED: tl.constexpr, like, dtype:
 def _code_of_any(values, valids, K: tl.constexpr, like, dtype: tl.constexpr):
     """Return every position's rank, in four bits each, of whatever there is: 14 for the last NaN, 15 for the others."""
     nan_at = last_nan(values, K, like)
-    found = ranks(values, valids, K, like)
+    found = rank_by_pairs(values, valids, K, like)
     code = like.to(dtype)
     for k in tl.static_range(K):
         rank = tl.where(nan_at < 0, found[k], tl.where(nan_at == k, 14, 15))
