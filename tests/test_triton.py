@@ -434,6 +434,16 @@ def test_a_kernel_is_started_again_without_triton(monkeypatch: pytest.MonkeyPatc
     assert [start[0] for start in starts] == ["Triton", "again", "Triton", "Triton", "Triton", "Triton"]
 
 
+@pytest.mark.parametrize(("stride", "width", "expected"), [(2, 14, True), (2, 3, True), (5000, 5000, False)])
+def test_a_thread_has_a_short_line(stride: int, width: int, expected: bool) -> None:
+    """It also reads what no window covers."""
+    from empool._triton import _plan
+
+    geometry = Geometry([2, 2], [2, stride], [0, 0], [1, 1], [], False)
+    output = (1, 4, 1, *geometry.output_sizes((2, width))[1:])
+    assert _plan.has_lines(_plan.Windows.of((1, 4, 2, width), output, geometry, False, 4, (4,))) == expected
+
+
 # Compiling for a GPU without one.
 
 

@@ -226,6 +226,7 @@ def output_line_plan(kernel: Any, windows: Windows) -> Plan:
 def has_lines(windows: Windows) -> bool:
     """Tell whether a thread can hold what a line of the output covers, as one stretch of contiguous memory."""
     columns = (windows.output[2] - 1) * windows.window[5] + windows.window[2]
+    columns = max(columns, windows.size[2])  # What no window covers is read, too.
     return (
         _flat(windows) > 0
         and windows.output[2] <= 2 * LANES.value
@@ -496,8 +497,8 @@ def _launcher(compiled: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _has_hooks() -> bool:
     """Tell whether something, such as a profiler, is called at every launch."""
-    runtime = triton.knobs.runtime
-    return bool(runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls)
+    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+    return any(getattr(hook, "calls", hook) for hook in hooks)  # Some are replaced by a function, or None.
 
 
 def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
