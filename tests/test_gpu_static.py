@@ -62,4 +62,4 @@ def test_instructions(words: str, number: int, model: Any) -> None:
         )
         for count in ("instructions", "alu"):
             assert abs(getattr(kernel, count) / row[count] - 1) < 0.1, (case, count)
-        assert kernel.spills == 0
+        assert kernel.spills <= row["spills"]
