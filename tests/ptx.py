@@ -699,7 +699,9 @@ def _launched(kernel: Any, plan: Any, *tensors: Tensor) -> None:
         Memory(),
         [torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()) for tensor in tensors],
     )
-    begins = [memory.add(storage.numpy()) for storage in storages]
+    known = {storage.data_ptr(): storage for storage in storages}  # One tensor may be several arguments.
+    places = {address: memory.add(storage.numpy()) for address, storage in known.items()}
+    begins = [places[storage.data_ptr()] for storage in storages]
     addresses = [begin + t.storage_offset() * t.element_size() for begin, t in zip(begins, tensors, strict=True)]
     named = dict(zip(kernel.arg_names, addresses, strict=False)) | plan.arguments
     taken = [named[name] for name, type in compiled.src.signature.items() if type != "constexpr"]

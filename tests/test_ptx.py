@@ -90,6 +90,25 @@ def test_mean(name: str, shape: tuple[int, ...]) -> None:
         _compare("rank_mean", _activations(shape, what).bfloat16(), table, counts, *geometry)
 
 
+@pytest.mark.parametrize(("dtype", "last"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_value_draw(dtype: torch.dtype, last: bool) -> None:
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    for what in ("numbers", "zeros", "anything"):
+        input = _window.dense(_activations((2, 3, 16, 16), what).to(dtype), last)
+        _compare("value_draw", input, torch.tensor(11), None, *geometry, 0)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("ensemble", torch.bfloat16), ("average", torch.float32)])
+def test_mean_backward(name: str, dtype: torch.dtype) -> None:
+    """Where the two largest lie, of half types two windows at a time; and the ranks of all."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS[name].weight_table(counts)], dtype=torch.float64)
+    for what in ("numbers", "zeros", "anything"):
+        gradient = _activations((2, 3, 8, 8), "numbers").to(dtype)
+        _compare("rank_mean_backward", gradient, _activations((2, 3, 16, 16), what).to(dtype), table, counts, *geometry)
+
+
 def test_tied_draw_of_a_large_window() -> None:
     geometry = _window.Geometry([5, 4], [2, 2], [2, 1], [1, 1], [], False)
     counts = tuple(geometry.possible_counts())

@@ -7,6 +7,8 @@
 import triton
 import triton.language as tl
 
+from empool._triton._tile import LANES
+
 
 @triton.jit
 def inside(position, size, LOW: tl.constexpr, HIGH: tl.constexpr):
@@ -83,3 +85,27 @@ def valid_of_window(start, ends, live, WINDOW: tl.constexpr, HIGH: tl.constexpr)
             for kw in tl.static_range(KW):
                 valids = valids + (is_valid(start, ends, live, kd, kh, kw, WINDOW, HIGH),)
     return valids
+
+
+@triton.jit
+def padded_with(
+    columns, other, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr
+):  # fmt: skip
+    """Put `other` in place of padding in a block's columns from BEGIN on, as `_columns.load_columns` gives them."""
+    found = ()
+    KD: tl.constexpr = WINDOW[0]
+    KH: tl.constexpr = WINDOW[1]
+    for c in tl.static_range(len(columns) // (KD * KH)):
+        iw = block * (LANES * WINDOW[5]) + (BEGIN + c - WINDOW[8])
+        for kd in tl.static_range(KD):
+            for kh in tl.static_range(KH):
+                value = columns[(c * KD + kd) * KH + kh]
+                start = (d + kd * WINDOW[9], h + kh * WINDOW[10], iw)
+                reach = (kd * WINDOW[9], kh * WINDOW[10], BEGIN + c)
+                for dim in tl.static_range(3):
+                    if reach[dim] < WINDOW[6 + dim]:
+                        value = tl.where(start[dim] >= 0, value, other)
+                    if HIGH[dim]:
+                        value = tl.where(start[dim] < (W if dim == 2 else ends[dim]), value, other)
+                found = found + (value,)
+    return found

@@ -249,6 +249,8 @@ def rank_mean_backward(
         launch(_rank_mean_backward_any_kernel, start.plans[0], grad_output, input, weights, grad_input)
     else:
         codes = _empty(start, input, start.dtype)
+        if weights.size(2) > 2:  # They are read for every activation.
+            weights = weights.to(torch.promote_types(input.dtype, torch.float32))
         launch(_rank_places_kernel, start.plans[0], input, codes)
         launch(_rank_mean_backward_kernel, start.plans[1], grad_output, codes, weights, grad_input)
     return grad_input
@@ -263,16 +265,25 @@ def _rank_mean_backward(
     *geometry: Any,
 ) -> Start:
     windows, shape = _described(size, dtype, channels_last, counts, geometry)
-    known = {"COLUMNS": table[2], "SETS": table[0] != 1}
+    known: dict[str, Any] = {"COLUMNS": table[2], "SETS": table[0] != 1}
     plans: tuple[Plan, ...]
-    if table[2] > 2 or windows.volume > 15 or not _has_cells(windows):
+    most = _plan.SORTED_WINDOW if table[2] > 2 else 15
+    if windows.volume > most or not _has_cells(windows):
         plans = (_plan.input_plan(_rank_mean_backward_any_kernel, windows, cells=False).of(**known),)
     else:
-        places = _plan.output_plan(_rank_places_kernel, windows).of(SECOND=table[2] > 1)
+        known["METHOD"] = ("first", "second", "all")[min(table[2], 3) - 1]
+        # Contiguous, two rows of a half type are computed together.
+        halves = dtype.itemsize == 2 and not channels_last and table[2] < 3
+        places = _plan.output_plan(_rank_places_kernel, windows).of(
+            num_warps=2 if halves else 4, METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min
+        )
         about = _plan.output_plan(_rank_mean_kernel, windows).arguments
         known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
         plans = (places, _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known))
-    return Start(plans, shape, _strides(shape, channels_last), torch.uint8)
+    codes = torch.uint8
+    if table[2] > 2:
+        codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
+    return Start(plans, shape, _strides(shape, channels_last), codes)
 
 
 def rank_mean_weight_grad(

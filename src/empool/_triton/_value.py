@@ -9,7 +9,7 @@ import triton.language as tl
 
 from empool._triton._columns import load_columns, window_of
 from empool._triton._draw import SIZES, store_draw
-from empool._triton._load import activation, corner_of
+from empool._triton._load import activation, corner_of, padded_with
 from empool._triton._rank import in_type
 from empool._triton._tile import (
     DIVISORS,
@@ -28,7 +28,7 @@ from empool.reference import EXP2, LEAST, LOG2E
 
 _LOG2E, _LEAST = tl.constexpr(LOG2E), tl.constexpr(LEAST)
 _NEXT_UNLESS_BEYOND = tl.constexpr(
-    "{ .reg .pred below; setp.le.f32 below, $2, $3; mov.b32 $0, $4; mov.b32 $1, $5;"
+    "{ .reg .pred below; setp.le.f32 below, $2, $3; mov.f32 $0, $4; mov.f32 $1, $5;"
     " @below add.rn.f32 $0, $6, 0f80000000; @below add.rn.f32 $1, $5, 0f3f800000; }"
 )
 """The next value and place where a sum is not beyond the bound: sums, of which a GPU has twice as many as choices."""
@@ -196,24 +196,11 @@ def positive_parts(values):
 def scores_of(
     columns, factor, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr
 ):  # fmt: skip
-    """Return beta times all of a block's columns from BEGIN on, as `load_columns` gives them; -inf for padding."""
+    """Return beta times all of a block's columns from BEGIN on; -inf for padding."""
     found = ()
-    KD: tl.constexpr = WINDOW[0]
-    KH: tl.constexpr = WINDOW[1]
-    for c in tl.static_range(len(columns) // (KD * KH)):
-        iw = block * (LANES * WINDOW[5]) + (BEGIN + c - WINDOW[8])
-        for kd in tl.static_range(KD):
-            for kh in tl.static_range(KH):
-                score = factor * columns[(c * KD + kd) * KH + kh]
-                start = (d + kd * WINDOW[9], h + kh * WINDOW[10], iw)
-                reach = (kd * WINDOW[9], kh * WINDOW[10], BEGIN + c)
-                for dim in tl.static_range(3):
-                    if reach[dim] < WINDOW[6 + dim]:
-                        score = tl.where(start[dim] >= 0, score, -float("inf"))
-                    if HIGH[dim]:
-                        score = tl.where(start[dim] < (W if dim == 2 else ends[dim]), score, -float("inf"))
-                found = found + (score,)
-    return found
+    for k in tl.static_range(len(columns)):
+        found = found + (factor * columns[k],)
+    return padded_with(found, -float("inf"), d, h, ends, W, block, BEGIN, WINDOW, HIGH)
 
 
 @triton.jit
@@ -261,7 +248,7 @@ def _drawn_of_window(values, weights, number, K: tl.constexpr, PACKED: tl.conste
         place = like + 8388608.0  # 2^23: then the place is in the lowest bits.
         for k in tl.static_range(K - 1):
             value, place = tl.inline_asm_elementwise(
-                _NEXT_UNLESS_BEYOND, "=f,=f,f,f,f,f,f", [sums[k], bound, value, place, values[k + 1]],
+                _NEXT_UNLESS_BEYOND, "=&f,=&f,f,f,f,f,f", [sums[k], bound, value, place, values[k + 1]],
                 dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
             )  # fmt: skip
         position = place.to(tl.int32, bitcast=True) & 255
