@@ -318,7 +318,7 @@ def _one_of_two_halves(values, first, second, number, threshold, K: tl.constexpr
     where: tl.constexpr = _PLACE_BFLOAT16 if first.dtype == tl.bfloat16 else _PLACE_FLOAT16
     BIAS: tl.constexpr = 127 if first.dtype == tl.bfloat16 else 15
     value, tie = tl.inline_asm_elementwise(
-        choice, "=r,=r,r,r,r,r,r,r", [first, second, number, threshold], dtype=(first.dtype, tl.int16), is_pure=True,
+        choice, "=&r,=&r,r,r,r,r,r,r", [first, second, number, threshold], dtype=(first.dtype, tl.int16), is_pure=True,
         pack=2,
     )  # fmt: skip
     total = tl.zeros(first.shape, first.dtype)

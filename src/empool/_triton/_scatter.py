@@ -51,7 +51,7 @@ def _plus_drawn(total, draws, gradient, k: tl.constexpr):
     BASE: tl.constexpr = 0x4300 if BRAIN else 0x6400
     if draws.dtype == tl.uint8 and draws.shape[1] % 4 == 0:
         widen: tl.constexpr = _WIDEN_BFLOAT16 if BRAIN else _WIDEN_FLOAT16
-        places = tl.inline_asm_elementwise(widen, "=r,=r,r", [draws], dtype=tl.int16, is_pure=True, pack=4)
+        places = tl.inline_asm_elementwise(widen, "=&r,=&r,r", [draws], dtype=tl.int16, is_pure=True, pack=4)
     else:
         places = (draws.to(tl.int16) & 255) | BASE
     add: tl.constexpr = _ADD_BFLOAT16 if BRAIN else _ADD_FLOAT16
