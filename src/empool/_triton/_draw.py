@@ -239,7 +239,8 @@ def _rank_draw_kernel(
     # the tile is done again.
     HEIGHT: tl.constexpr = WINDOW[0] * WINDOW[1]
     HALF: tl.constexpr = dtype.primitive_bitwidth == 16 and READ > 0
-    MANY: tl.constexpr = METHOD == "second" and K > 1
+    # (Four 4-byte activations, channels last, are compared one after another: that takes fewer registers.)
+    MANY: tl.constexpr = METHOD == "second" and (K > 4 or (K > 1 and (HALF or not CHANNELS_LAST)))
     RANKED: tl.constexpr = METHOD == "ranks"
     TOPS: tl.constexpr = MANY and READ > 0 and (HALF or not CHANNELS_LAST)
     QUICK: tl.constexpr = RANKED or MANY
