@@ -676,12 +676,12 @@ _WHOLE: dict[str, Callable[[Run, list[str], list[str]], None]] = {
 }
 
 
-def on_ptx(operator: Callable[..., Any], *arguments: Any) -> Any:
-    """Call one of `_triton._operators` on a CPU's tensors: its kernels are compiled for sm_90 and their PTX is run."""
+def on_ptx(operator: Callable[..., Any], *arguments: Any, capability: int = 90) -> Any:
+    """Call one of `_triton._operators` on a CPU's tensors: its kernels are compiled for a GPU and their PTX is run."""
     active, launch = triton.runtime.driver._active, _operators.launch
     triton.runtime.driver._active = SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", 90, 32),
-        get_current_device=lambda: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+        get_current_device=lambda: capability,  # Triton asks once a device what it is.
         get_current_stream=lambda _: 0,
     )
     _operators.launch = _launched

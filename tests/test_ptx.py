@@ -13,7 +13,7 @@ from empool import _window, reference
 
 pytest.importorskip("triton")
 ptx = pytest.importorskip("ptx")
-from empool._triton import _operators  # noqa: E402
+from empool._triton import _operators, _plan  # noqa: E402
 
 WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2": (3, 2, 1)}
 DISTRIBUTIONS = {
@@ -133,3 +133,21 @@ def test_scatter(size: tuple[int, int], dtype: torch.dtype, last: bool) -> None:
     drawn = torch.where(drawn == 9, 255, drawn).to(torch.uint8)
     gradient = _activations(shape, "anything").to(dtype)
     _compare("drawn_scatter", *(_window.dense(t, last) for t in (gradient, drawn)), list(size), *geometry[:5])
+
+
+def test_gpus_before_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lack instructions for two bfloat16 numbers: no kernel has them if one of the GPUs is older."""
+    capabilities = [(9, 0), (9, 0)]
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capabilities[device or 0])
+    assert _plan.is_packed()
+    capabilities[1] = (8, 0)
+    assert not _plan.is_packed()
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS["ensemble"].threshold_table(counts)], dtype=torch.int64)
+    arguments = _activations((1, 2, 12, 12), "anything").bfloat16(), torch.tensor(11), table, counts, *geometry, 0
+    found, wanted = ptx.on_ptx(_operators.rank_draw, *arguments, capability=80), reference.rank_draw(*arguments)
+    assert torch.equal(_bits(found[0]), _bits(wanted[0]))
+    assert torch.equal(found[1], wanted[1])

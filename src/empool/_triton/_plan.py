@@ -296,10 +296,13 @@ def line_plan(windows: Windows) -> Plan:
 
 
 def is_packed() -> bool:
-    """Tell whether kernels may use the GPU's own instructions: NVIDIA's, for two bfloat16 numbers since Hopper."""
+    """Tell whether kernels may use the GPUs' own instructions: NVIDIA's, for two bfloat16 numbers since Hopper.
+
+    Of several GPUs all must have them, since a plan serves every GPU.
+    """
     if os.environ.get("TRITON_INTERPRET") == "1" or torch.version.hip:
         return False
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (9, 0)
+    return all(torch.cuda.get_device_capability(device) >= (9, 0) for device in range(torch.cuda.device_count()))
 
 
 def is_halved(windows: Windows) -> bool:
