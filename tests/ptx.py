@@ -26,7 +26,7 @@ from empool._triton import _operators
 Array = NDArray[Any]
 _WIDTH = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_REGISTER = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.DOTALL)
+_REGISTER = re.compile(r"\.reg\s+\.\w+\s+(.*)", re.DOTALL)
 _GAP = 512
 """Bytes around each tensor that belong to none."""
 
@@ -68,9 +68,10 @@ class Memory:
         index = (address.astype(np.int64) - self.start)[:, None] + np.arange(size)
         if (address % size).any():
             raise IndexError(f"{what}: address {address[(address % size) != 0][0]:#x} is no multiple of {size}")
-        outside = (index < 0) | (index >= len(self.bytes))
-        if outside.any() or not self.owned[index].all():
-            raise IndexError(f"{what}: {int((outside.any(1)).sum())} threads outside of memory, or beside a tensor")
+        inside = ((index >= 0) & (index < len(self.bytes))).all(1)
+        inside[inside] = self.owned[index[inside]].all(1)
+        if not inside.all():
+            raise IndexError(f"{what}: {int((~inside).sum())} threads beside the tensors")
         return index
 
 
@@ -86,7 +87,6 @@ class Kernel:
         self.local = sum(int(size) for size in re.findall(r"__local_depot\d+\[(\d+)\]", body))
         self.code: list[tuple[str | None, str, list[str]]] = []
         self.labels: dict[str, int] = {}
-        self.kinds: dict[str, str] = {}
         self._parse(body)
 
     def _parse(self, body: str) -> None:
@@ -114,11 +114,10 @@ class Kernel:
             if rest[0] == ".":
                 end = position + re.search(r"[;\n]", rest).start() + 1  # type: ignore[union-attr]
                 if found := _REGISTER.match(body[position : end - 1]):
-                    for name in found[2].split(","):
+                    for name in found[1].split(","):
                         name = name.strip().split("<")[0]
                         if "%" not in name:
                             scopes[-1][name] = f"{name}@{number}"
-                            self.kinds[scopes[-1][name]] = found[1]
                 position = end
                 continue
             end = body.index(";", position)
