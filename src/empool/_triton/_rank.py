@@ -126,7 +126,7 @@ def in_type(values, dtype: tl.constexpr):
 _SAME = "{{ .reg .b32 one, zero; mov.b32 one, {0}; mov.b32 zero, 0x80008000; fma.rn.{1} $0, $1, one, zero; }}"
 _SAME_BFLOAT16 = tl.constexpr(_SAME.format("0x3f803f80", "bf16x2"))
 _SAME_FLOAT16 = tl.constexpr(_SAME.format("0x3c003c00", "f16x2"))
-"""A number times 1 plus -0, which is the number with its sign, and which is no copy that could be left out."""
+"""A number times 1 plus -0: the same number, sign included, by an instruction that the compiler keeps."""
 
 
 @triton.jit

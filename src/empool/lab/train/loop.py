@@ -194,8 +194,8 @@ def fit(config: RunConfig, data: DataSet, directory: Path, watch: Watch = lambda
     """Do a run, or what is left of it, and write its result.
 
     The error that counts is that of the last epoch. On the CPU the same run gives the same result, bit for bit, with
-    the same number of threads, interrupted or not. After a KeyboardInterrupt, what is done up to the last
-    whole epoch stays. SIGTERM is `signals.Terminated`, raised after the step, or the tests and the checkpoint of an
+    the same number of threads, interrupted or not. A KeyboardInterrupt loses the epoch that it comes in, no
+    other. SIGTERM is `signals.Terminated`, raised after the step, or the tests and the checkpoint of an
     epoch's end, that it came in.
 
     Returns:
