@@ -380,8 +380,8 @@ def _page(found: list[Kernel], revision: str | None) -> str:
         "measured times (`results/gpu`) are longer. `kernels.json` has all counts and the microseconds of every unit; "
         "`tests/test_gpu_static.py` holds ten rows' counts within a tenth, and their spills.",
         "",
-        "A cell is what a kernel reaches of a copy's speed, in percent, if the model is right. Below 95 it is bold, and "
-        "what takes longest stands beside it: the ALU (comparisons, selections, logic), the multipliers, the "
+        "A cell is what a kernel reaches of a copy's speed, in percent, if the model is right. Below 95 it is bold, "
+        "and what takes longest stands beside it: the ALU (comparisons, selections, logic), the multipliers, the "
         "converter, the load-store unit (*memory*), *instructions* started, or *moved*: what a first kernel writes "
         "for a second one, and tensors that both read."
         + (f" Before an arrow: at `{revision}`, counted in the same way; later rows have none." if before else ""),
