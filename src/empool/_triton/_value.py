@@ -32,6 +32,10 @@ _NEXT_UNLESS_BEYOND = tl.constexpr(
     " @below add.rn.f32 $0, $6, 0f80000000; @below add.rn.f32 $1, $5, 0f3f800000; }"
 )
 """The next value and place where a sum is not beyond the bound: sums, of which a GPU has twice as many as choices."""
+_NONE_OF_ZERO = tl.constexpr("{ .reg .pred zero; setp.eq.f32 zero, $2, 0f00000000; selp.b32 $0, -1, $1, zero; }")
+_UNLESS_ABOVE = tl.constexpr(
+    "{ .reg .pred above; setp.gt.f32 above, $2, $3; mov.b32 $0, $1; @!above or.b32 $0, $1, $4; }"
+)
 _EXP2, _DEGREE = tl.constexpr(EXP2), tl.constexpr(len(EXP2) - 1)
 
 
@@ -262,6 +266,93 @@ def drawn_of_window(values, weights, number, K: tl.constexpr, PACKED: tl.constex
     return value, position, total
 
 
+@triton.jit
+def none_of_zero(position, total, PACKED: tl.constexpr):
+    """Return a draw's position, -1 where the total is 0."""
+    if PACKED and total.dtype == tl.float32:
+        position = tl.inline_asm_elementwise(
+            _NONE_OF_ZERO, "=r,r,f", [position, total], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        position = tl.where(total == 0, -1, position)
+    return position
+
+
+@triton.jit
+def _nearby(sums, values, bound, near, place):
+    """Halve a power of two of places, until one is left: the first whose sum is beyond the bound, or the last.
+
+    Returns:
+        The value there, the place, and the least distance of a sum from the bound.
+    """
+    HALF: tl.constexpr = len(values) // 2
+    if HALF == 0:
+        value = values[0]
+    else:
+        distance = sums[HALF - 1] - bound
+        near = tl.minimum(near, tl.abs(distance))
+        beyond = distance > 0
+        kept = ()
+        parts = ()
+        for k in tl.static_range(HALF):
+            kept = kept + (tl.where(beyond, values[k], values[k + HALF]),)
+            if k < HALF - 1:
+                parts = parts + (tl.where(beyond, sums[k], sums[k + HALF]),)
+        value, place, near = _nearby(parts, kept, bound, near, tl.where(beyond, place, place + HALF))
+    return value, place, near
+
+
+@triton.jit
+def drawn_by_softmax(
+    values, scores, largest, number, unsure, bit: tl.constexpr, K: tl.constexpr, PACKED: tl.constexpr, like
+):
+    """Draw a value in proportion to the exponential of its score, by powers that are right to some 2^-22.
+
+    The sums here and the exact ones, which may be larger by a common factor close to 1, differ by less than _ERROR of
+    the total: of every power, four units of 2^-24 by `exp2`, three by the polynomial of `_power`, and two by both
+    exponents, weighted by powers of 2 that are smaller as they are larger; of every sum one unit, here and there. The
+    bound, a share of the total, differs as much. What lies nearer to it is unsure.
+
+    Returns:
+        The value, its position, and whether it may be another one.
+    """
+    HALVED: tl.constexpr = 1 if K < 2 else 2 if K < 4 else 4 if K < 8 else 8 if K < 16 else 16 if K < 32 else 32
+    ERROR: tl.constexpr = (32 + 4 * K) * 2.0**-24
+    shift = largest * -_LOG2E
+    total = like
+    sums = ()
+    for k in tl.static_range(K):
+        weight = tl.exp2(tl.fma(scores[k], _number(_LOG2E, like), shift))
+        total = weight if k == 0 else total + weight
+        sums = sums + (total,)
+    bound = _target(number, total)
+    near = total
+    place = like.to(tl.int32)
+    kept = ()
+    for k in tl.static_range(HALVED):
+        kept = kept + (values[k],)
+    last = values[HALVED - 1]
+    for k in tl.static_range(HALVED, K):
+        distance = sums[k - 1] - bound
+        near = tl.minimum(near, tl.abs(distance))
+        last = tl.where(distance > 0, last, values[k])
+        place = tl.where(distance > 0, place, place + 1)
+    if K > HALVED:
+        kept = ()
+        for k in tl.static_range(HALVED):
+            kept = kept + (values[k] if k < HALVED - 1 else last,)
+    value, position, near = _nearby(sums, kept, bound, near, place)
+    limit = total * tl.fma(tl.abs(largest), _number(2.0**-30, like), _number(ERROR, like))
+    if PACKED:
+        unsure = tl.inline_asm_elementwise(
+            _UNLESS_ABOVE, "=&r,r,f,f,r", [unsure, near, limit, tl.full(unsure.shape, bit, tl.int32)], dtype=tl.int32,
+            is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        unsure = tl.where(near > limit, unsure, unsure | bit)
+    return value, position, unsure
+
+
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
 def _value_draw_kernel(
     input,
@@ -329,7 +420,8 @@ def _value_draw_kernel(
     QUICK: tl.constexpr = READ > 0
     SIDE: tl.constexpr = not CHANNELS_LAST and not QUICK
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
-    again = row_live & (like != like) if QUICK else row_live
+    most = like
+    unsure = like.to(tl.int32) - (0 if QUICK else 1)
     if QUICK:
         columns = ()
         weighed = ()
@@ -355,18 +447,22 @@ def _value_draw_kernel(
                         0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
                     )  # fmt: skip
             window = window_of(columns, lane, WINDOW, wide)
-            weights = window
-            if BETA != "none":
+            number = number_of_lane(numbers, lane, False, TIED)
+            if BETA == "none":
+                value, position, total = drawn_of_window(window, window, number, K, PACKED, like)
+                position = none_of_zero(position, total, PACKED)  # Then all values are 0.
+                most = largest_of((most, total), 2)
+            else:
                 scores = window_of(weighed, lane, WINDOW, wide)
                 largest = largest_of(scores, K)
-                again = again | (live & ~(tl.abs(largest) < float("inf")))
-                weights = powers_of(scores, largest, K)
-            number = number_of_lane(numbers, lane, False, TIED)
-            value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
-            if BETA == "none":
-                value = tl.where(total == 0, 0.0, value)
-                position = tl.where(total == 0, -1, position)
-                again = again | (live & (total != total))
+                if wide == tl.float64:
+                    weights = powers_of(scores, largest, K)
+                    value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
+                    most = largest_of((most, tl.where(live, tl.abs(largest), 0.0)), 2)
+                else:
+                    value, position, unsure = drawn_by_softmax(
+                        window, scores, largest, number, unsure, 1 << lane, K, PACKED, like
+                    )
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 store_draw(output, drawn, at, value, position, live)
             else:
@@ -381,9 +477,16 @@ def _value_draw_kernel(
                 at, source, live = side_by_side(rows, BLOCK, FLAT)
                 value, position = moved(value, source), moved(position, source)
             store_draw(output, drawn, at, value, position, live)
-    if not QUICK or tl.max(again.to(tl.int32)) > 0:
+    if QUICK:
+        unsure = tl.where(most < float("inf"), unsure, -1)
+        if ALIGNED < LANES:
+            unsure = unsure & ((1 << tl.minimum(OW - block * LANES, 4)) - 1)
+        unsure = tl.where(row_live, unsure, 0)
+    if not QUICK or tl.max(unsure & 15) > 0:
         for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
-            draw_any(
-                input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
-                h_end, size, step, row_live, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
-            )  # fmt: skip
+            again = row_live & ((unsure >> other) & 1 > 0)
+            if not QUICK or tl.max(again.to(tl.int32)) > 0:
+                draw_any(
+                    input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
+                    h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+                )  # fmt: skip
