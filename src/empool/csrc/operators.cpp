@@ -140,8 +140,8 @@ std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thres
 
 std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta,
                                           const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                                          const Ints& dilation, const Outputs& output_size, bool ceil_mode, int64_t tied,
-                                          int64_t first_image) {
+                                          const Ints& dilation, const Outputs& output_size, bool ceil_mode,
+                                          int64_t tied, int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -312,8 +312,8 @@ Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kern
 }
 
 Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<Tensor> beta, const Ints& kernel_size,
-                               const Ints& stride, const Ints& padding, const Ints& dilation, const Outputs& output_size,
-                               bool ceil_mode) {
+                               const Ints& stride, const Ints& padding, const Ints& dilation,
+                               const Outputs& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
@@ -326,8 +326,8 @@ Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<T
 }
 
 Tensor value_mean_beta_grad_cpu(Tensor grad_output, Tensor input, Tensor beta, const Ints& kernel_size,
-                                const Ints& stride, const Ints& padding, const Ints& dilation, const Outputs& output_size,
-                                bool ceil_mode) {
+                                const Ints& stride, const Ints& padding, const Ints& dilation,
+                                const Outputs& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     const Factors factors(beta, g);
