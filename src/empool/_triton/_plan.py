@@ -408,7 +408,7 @@ def _plan(
     return Plan(programs, taken | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
 
 
-def _tile(windows: Windows, keeps: bool, narrow: bool, most_channels: int) -> tuple[int, int]:
+def _tile(windows: Windows, keeps: bool, narrow: bool = False, most_channels: int = MOST_CHANNELS) -> tuple[int, int]:
     """Choose rows and channels of a tile, for four warps.
 
     Contiguous a thread has a row. Channels last it has 16 bytes of channels; of a half type 8 bytes where it keeps
