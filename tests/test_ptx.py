@@ -90,12 +90,21 @@ def test_mean(name: str, shape: tuple[int, ...]) -> None:
         _compare("rank_mean", _activations(shape, what).bfloat16(), table, counts, *geometry)
 
 
-@pytest.mark.parametrize(("dtype", "last"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_value_draw(dtype: torch.dtype, last: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "shape", "last", "beta"),
+    [
+        (torch.float32, BLOCKS, False, None),
+        (torch.bfloat16, BLOCKS, True, None),
+        (torch.bfloat16, LINES, False, None),
+        (torch.float32, LINES, False, [0.5, 20.0, -1.0]),
+    ],
+)
+def test_value_draw(dtype: torch.dtype, shape: tuple[int, ...], last: bool, beta: list[float] | None) -> None:
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    factor = None if beta is None else torch.tensor(beta)
     for what in ("numbers", "zeros", "anything"):
-        input = _window.dense(_activations((2, 3, 16, 16), what).to(dtype), last)
-        _compare("value_draw", input, torch.tensor(11), None, *geometry, 0)
+        input = _window.dense(_activations(shape, what).to(dtype), last)
+        _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("ensemble", torch.bfloat16), ("average", torch.float32)])
@@ -107,6 +116,20 @@ def test_mean_backward(name: str, dtype: torch.dtype) -> None:
     for what in ("numbers", "zeros", "anything"):
         gradient = _activations((2, 3, 8, 8), "numbers").to(dtype)
         _compare("rank_mean_backward", gradient, _activations((2, 3, 16, 16), what).to(dtype), table, counts, *geometry)
+
+
+def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles a program, one after another; and again where there is something else than numbers."""
+    monkeypatch.setattr(_plan, "PROGRAMS", 2)
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    shape = (1, 32, 16, 16)
+    input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
+    gradient = _activations((2, 32, 8, 8), "numbers")
+    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
+    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
+    found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
+    torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
 
 
 def test_tied_draw_of_a_large_window() -> None:

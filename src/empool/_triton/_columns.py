@@ -113,7 +113,13 @@ def _read(
         tile = tl.load((input + start) + columns, mask=within, other=OTHER)
     else:
         tile = tl.load((input + (line + first * step)) + shift * step, mask=within, other=OTHER)
-    if APART and tile.dtype == tl.bfloat16 and tile.shape[1] > 1:
+    return float32_of(tile) if APART else tile
+
+
+@triton.jit
+def float32_of(tile):
+    """Return a tile of bfloat16 in float32; one of another type, or of one column, as it is."""
+    if tile.dtype == tl.bfloat16 and tile.shape[1] > 1:
         tile = tl.inline_asm_elementwise(_HALVES, "=r,=r,r", [tile], dtype=tl.float32, is_pure=True, pack=2)
     return tile
 

@@ -11,8 +11,8 @@ the padding is known when the kernel is compiled, but above the first line and b
 import triton
 import triton.language as tl
 
-from empool._triton._columns import apart, columns_of_window, sorted_columns
-from empool._triton._draw import _draw_any, _sign_zeros, store_draw
+from empool._triton._columns import apart, columns_of_window, float32_of, sorted_columns
+from empool._triton._draw import draw_any, sign_zeros, store_draw
 from empool._triton._rank import (
     as_pairs,
     descending,
@@ -35,7 +35,7 @@ SIZES += ["height_magic", "height_shift", "channels_magic", "channels_shift"]
 @triton.jit
 def load_line(
     input, plane_start, oh, H, W: tl.constexpr, COLUMNS: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
-    CHUNK: tl.constexpr, OTHER: tl.constexpr, kind: tl.constexpr,
+    CHUNK: tl.constexpr, OTHER: tl.constexpr, kind: tl.constexpr, APART: tl.constexpr = False,
 ):  # fmt: skip
     """Load COLUMNS columns of the rows that a line's windows cover: one column's rows after another's.
 
@@ -44,6 +44,7 @@ def load_line(
     Args:
         CHUNK: so many elements, which divide a plane and what lies between two lines' windows, are read as one.
         OTHER: what stands for padding.
+        APART: as `load_columns` takes it.
     """
     KH: tl.constexpr = WINDOW[1]
     PH: tl.constexpr = WINDOW[7]
@@ -60,7 +61,7 @@ def load_line(
             tile = tl.load(pointers, mask=(oh > 0) if WINDOW[4] >= PH else (line + q * CHUNK >= 0), other=OTHER)
         else:
             tile = tl.load(pointers)
-        loaded = loaded + apart(tile, CHUNK)
+        loaded = loaded + apart(float32_of(tile) if APART else tile, CHUNK)
     columns = ()
     for c in tl.static_range(COLUMNS):
         for row in tl.static_range(KH):
@@ -267,7 +268,7 @@ def _rank_draw_line_kernel(
     if unsure == 1:
         tl.debug_barrier()  # What other threads have written is read.
         for each in range(OW):
-            _sign_zeros(
+            sign_zeros(
                 input, output, drawn, plane_start, line_start, each, none, channel, none, h, size, 1, row_live, OW, C,
                 WINDOW, False, False, 1,
             )  # fmt: skip
@@ -276,7 +277,7 @@ def _rank_draw_line_kernel(
             its_block = none + each // LANES
             its_lane = each - each // LANES * LANES
             its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
-            _draw_any(
+            draw_any(
                 input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, none,
                 none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
                 LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,

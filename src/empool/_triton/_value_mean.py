@@ -53,7 +53,7 @@ def weight_of(value, factor, largest, BETA: tl.constexpr):
 
 
 @triton.jit
-def _mean_any(
+def mean_any(
     input, output, largests, shares, plane_start, line_start, factor, lane, block, channel, d, d_end, h, h_end, size,
     step, row_live, OW, C, BETA: tl.constexpr, WRITES: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
@@ -107,7 +107,7 @@ def _mean_any(
 
 
 @triton.jit
-def _mean_by_value(parts, K: tl.constexpr, PACKED: tl.constexpr):
+def mean_by_value(parts, K: tl.constexpr, PACKED: tl.constexpr):
     """Average the positive parts of every window, weighted by themselves.
 
     Returns:
@@ -182,7 +182,7 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
     for k in tl.static_range(K):
         weights = weights + (tl.exp2(tl.fma(values[k], scale, shift + holes[k])),)
     total = weights[0]
-    weighted = weights[0] * values[0]
+    weighted = tl.fma(weights[0], values[0], tl.zeros_like(total))  # No -0, whether or not there is padding.
     for k in tl.static_range(1, K):
         total += weights[k]
         weighted = tl.fma(weights[k], values[k], weighted)
@@ -301,7 +301,7 @@ def _value_mean_kernel(
                 columns = columns + more
             values = window_of(columns, lane, WINDOW, wide)
             if BETA == "none":
-                mean, share, odd = _mean_by_value(values, K, PACKED)
+                mean, share, odd = mean_by_value(values, K, PACKED)
                 largest = largest_of(values, K) if WRITES == "parts" else mean
             else:
                 largest = powers[lane * WINDOW[5]]
@@ -335,7 +335,7 @@ def _value_mean_kernel(
     if not QUICK or tl.max(again) > 0:
         for turn in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
             which = row_live & ((again >> turn) & 1 != 0) if QUICK else row_live
-            _mean_any(
+            mean_any(
                 input, output, largests, shares, plane_start, line_start, factor, turn, block, channel, d, d_end, h,
                 h_end, size, step, which, OW, C, BETA, WRITES, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
             )  # fmt: skip
