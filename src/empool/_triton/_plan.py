@@ -77,7 +77,7 @@ class Windows:
             input[1],
             (*ones, *input[2:]),  # type: ignore[arg-type]
             (*ones, *output[2:]),  # type: ignore[arg-type]
-            (*window, int(len(geometry.output_size) > 0)),
+            (*window, int(bool(geometry.output_size))),
             tuple(counts),
             channels_last,
             itemsize,
