@@ -33,6 +33,9 @@ _NEXT_UNLESS_BEYOND = tl.constexpr(
 )
 """The next value and place where a sum is not beyond the bound: sums, of which a GPU has twice as many as choices."""
 _NONE_OF_ZERO = tl.constexpr("{ .reg .pred zero; setp.eq.f32 zero, $2, 0f00000000; selp.b32 $0, -1, $1, zero; }")
+_FURTHER = tl.constexpr(
+    "{ .reg .pred beyond; setp.gt.f32 beyond, $2, 0f00000000; mov.f32 $0, $1; @!beyond add.rn.f32 $0, $1, $3; }"
+)
 _UNLESS_ABOVE = tl.constexpr(
     "{ .reg .pred above; setp.gt.f32 above, $2, $3; mov.b32 $0, $1; @!above or.b32 $0, $1, $4; }"
 )
@@ -279,7 +282,24 @@ def none_of_zero(position, total, PACKED: tl.constexpr):
 
 
 @triton.jit
-def _nearby(sums, values, bound, near, place):
+def _further(place, distance, number: tl.constexpr, PACKED: tl.constexpr):
+    """Move on by a number of places where the distance is not positive."""
+    if PACKED:
+        place = tl.inline_asm_elementwise(
+            _FURTHER,
+            "=&f,f,f,f",
+            [place, distance, tl.full(place.shape, number, tl.float32)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        place = tl.where(distance > 0, place, place + number)
+    return place
+
+
+@triton.jit
+def _nearby(sums, values, taken, total, near, place, PACKED: tl.constexpr):
     """Halve a power of two of places, until one is left: the first whose sum is beyond the bound, or the last.
 
     Returns:
@@ -289,7 +309,7 @@ def _nearby(sums, values, bound, near, place):
     if HALF == 0:
         value = values[0]
     else:
-        distance = sums[HALF - 1] - bound
+        distance = tl.fma(taken, total, sums[HALF - 1])
         near = tl.minimum(near, tl.abs(distance))
         beyond = distance > 0
         kept = ()
@@ -298,7 +318,7 @@ def _nearby(sums, values, bound, near, place):
             kept = kept + (tl.where(beyond, values[k], values[k + HALF]),)
             if k < HALF - 1:
                 parts = parts + (tl.where(beyond, sums[k], sums[k + HALF]),)
-        value, place, near = _nearby(parts, kept, bound, near, tl.where(beyond, place, place + HALF))
+        value, place, near = _nearby(parts, kept, taken, total, near, _further(place, distance, HALF, PACKED), PACKED)
     return value, place, near
 
 
@@ -325,23 +345,24 @@ def drawn_by_softmax(
         weight = tl.exp2(tl.fma(scores[k], _number(_LOG2E, like), shift))
         total = weight if k == 0 else total + weight
         sums = sums + (total,)
-    bound = _target(number, total)
+    taken = number.to(like.dtype) * -2.3283064365386963e-10
     near = total
-    place = like.to(tl.int32)
+    place = like + 8388608.0
     kept = ()
     for k in tl.static_range(HALVED):
         kept = kept + (values[k],)
     last = values[HALVED - 1]
     for k in tl.static_range(HALVED, K):
-        distance = sums[k - 1] - bound
+        distance = tl.fma(taken, total, sums[k - 1])
         near = tl.minimum(near, tl.abs(distance))
         last = tl.where(distance > 0, last, values[k])
-        place = tl.where(distance > 0, place, place + 1)
+        place = _further(place, distance, 1, PACKED)
     if K > HALVED:
         kept = ()
         for k in tl.static_range(HALVED):
             kept = kept + (values[k] if k < HALVED - 1 else last,)
-    value, position, near = _nearby(sums, kept, bound, near, place)
+    value, place, near = _nearby(sums, kept, taken, total, near, place, PACKED)
+    position = place.to(tl.int32, bitcast=True) & 255
     limit = total * tl.fma(tl.abs(largest), _number(2.0**-30, like), _number(ERROR, like))
     if PACKED:
         unsure = tl.inline_asm_elementwise(

@@ -25,19 +25,6 @@ from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax,
 
 
 @triton.jit
-def _scores_of_line(columns, factor, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr):
-    """Return beta times all of a line's columns; -inf for padding above and below."""
-    found = ()
-    KH: tl.constexpr = WINDOW[1]
-    for k in tl.static_range(len(columns)):
-        score = factor * columns[k]
-        if k % KH < WINDOW[7] or HIGH[1]:
-            score = tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), score, -float("inf"))
-        found = found + (score,)
-    return found
-
-
-@triton.jit
 def _holes_of_line(columns, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr):
     """Do as `holes_of` for all of a line's columns, but those of padding."""
     found = ()
@@ -52,6 +39,21 @@ def _holes_of_line(columns, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide
 
 
 @triton.jit
+def _scores_of_line(columns, holes, factor, WINDOW: tl.constexpr):
+    """Return beta times all of a line's columns, -inf for padding above and below; and the largest of each column."""
+    found = ()
+    tops = ()
+    KH: tl.constexpr = WINDOW[1]
+    for k in tl.static_range(len(columns)):
+        score = tl.fma(columns[k], factor, holes[k])
+        found = found + (score,)
+        top = score if k % KH == 0 else tl.maximum(top, score, propagate_nan=tl.PropagateNan.ALL)
+        if k % KH == KH - 1:
+            tops = tops + (top,)
+    return found, tops
+
+
+@triton.jit
 def _largest_of_line(powers, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.constexpr):
     """Return the largest power of a window, by those of its columns."""
     BEGIN: tl.constexpr = lane * WINDOW[5] if lane * WINDOW[5] > WINDOW[8] else WINDOW[8]
@@ -59,7 +61,7 @@ def _largest_of_line(powers, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.con
     END: tl.constexpr = LAST if W + WINDOW[8] > LAST else W + WINDOW[8]
     largest = powers[BEGIN]
     for c in tl.static_range(BEGIN + 1, END):
-        largest = tl.maximum(largest, powers[c])
+        largest = tl.maximum(largest, powers[c], propagate_nan=tl.PropagateNan.ALL)
     return largest
 
 
@@ -140,7 +142,8 @@ def _value_draw_line_kernel(
     if BETA == "none":
         columns = positive_parts(columns)
     else:
-        scores = _scores_of_line(columns, factor, h, h_end, WINDOW, HIGH)
+        holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
+        scores, tops = _scores_of_line(columns, holes, factor, WINDOW)
     most = like
     unsure = like.to(tl.int32)
     values = ()
@@ -157,7 +160,7 @@ def _value_draw_line_kernel(
             most = largest_of((most, total), 2)
         else:
             weighed = _window_of_line(scores, lane, W, WINDOW)
-            largest = largest_of(weighed, len(window))
+            largest = _largest_of_line(tops, lane, W, WINDOW)
             if wide == tl.float64:
                 weights = powers_of(weighed, largest, len(window))
                 value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
