@@ -200,14 +200,38 @@ def positive_parts(values):
 
 
 @triton.jit
-def scores_of(
-    columns, factor, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr
+def holes_of(
+    columns, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr
 ):  # fmt: skip
-    """Return beta times all of a block's columns from BEGIN on; -inf for padding."""
+    """Return what to add to the powers of a block's columns from BEGIN on: -inf for padding, or -0.0, for nothing."""
     found = ()
-    for k in tl.static_range(len(columns)):
-        found = found + (factor * columns[k],)
+    for _ in tl.static_range(len(columns)):
+        found = found + (tl.full(block.shape, -0.0, wide),)
     return padded_with(found, -float("inf"), d, h, ends, W, block, BEGIN, WINDOW, HIGH)
+
+
+@triton.jit
+def scores_of(columns, holes, factor, ROWS: tl.constexpr):
+    """Return beta times all of a block's columns of so many ROWS, -inf for padding; and the largest of each column."""
+    scores = ()
+    tops = ()
+    for c in tl.static_range(len(columns) // ROWS):
+        column = ()
+        for row in tl.static_range(ROWS):
+            column = column + (tl.fma(columns[c * ROWS + row], factor, holes[c * ROWS + row]),)
+        scores = scores + column
+        tops = tops + (largest_of(column, ROWS),)
+    return scores, tops
+
+
+@triton.jit
+def _largest_of_columns(tops, lane: tl.constexpr, WINDOW: tl.constexpr):
+    """Return the largest score of a window, by those of its columns."""
+    largest = tops[lane * WINDOW[5]]
+    KW: tl.constexpr = WINDOW[2]
+    for kw in tl.static_range(1, KW):
+        largest = largest_of((largest, tops[lane * WINDOW[5] + kw]), 2)
+    return largest
 
 
 @triton.jit
@@ -328,16 +352,19 @@ def drawn_by_softmax(
 ):
     """Draw a value in proportion to the exponential of its score, by powers that are right to some 2^-22.
 
-    The sums here and the exact ones, which may be larger by a common factor close to 1, differ by less than _ERROR of
-    the total: of every power, four units of 2^-24 by `exp2`, three by the polynomial of `_power`, and two by both
-    exponents, weighted by powers of 2 that are smaller as they are larger; of every sum one unit, here and there. The
-    bound, a share of the total, differs as much. What lies nearer to it is unsure.
+    Divided by their totals, the sums here and the exact ones differ by less than ERROR. In units of 2^-24: at the
+    bound, errors of powers before and behind it count half, so that seven units of each power do four (`exp2` is off by
+    four at most on NVIDIA's GPUs, `_power` by three); exponents that are rounded three times do three, as powers are
+    the smaller, the larger their exponents; a sum one for each addition, in both; the bound itself two. The rest is
+    for GPUs whose `exp2` is worse. What lies nearer to the bound is unsure.
 
+    Args:
+        unsure: bits that tell what is unsure, to which `bit` is added.
     Returns:
-        The value, its position, and whether it may be another one.
+        The value, its position, and the bits.
     """
     HALVED: tl.constexpr = 1 if K < 2 else 2 if K < 4 else 4 if K < 8 else 8 if K < 16 else 16 if K < 32 else 32
-    ERROR: tl.constexpr = (32 + 4 * K) * 2.0**-24
+    ERROR: tl.constexpr = (16 + 2 * K) * 2.0**-24
     shift = largest * -_LOG2E
     total = like
     sums = ()
@@ -446,6 +473,7 @@ def _value_draw_kernel(
     if QUICK:
         columns = ()
         weighed = ()
+        tops = ()
         values = ()
         positions = ()
         for lane in tl.static_range(4):
@@ -463,10 +491,13 @@ def _value_draw_kernel(
                     columns = columns + positive_parts(more)
                 else:
                     columns = columns + more
-                    weighed = weighed + scores_of(
-                        more, factor, d, h, (d_end, h_end), W, block,
-                        0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
+                    holes = holes_of(
+                        more, d, h, (d_end, h_end), W, block, 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                        WINDOW, HIGH, wide,
                     )  # fmt: skip
+                    scores, largest_ones = scores_of(more, holes, factor, WINDOW[0] * WINDOW[1])
+                    weighed = weighed + scores
+                    tops = tops + largest_ones
             window = window_of(columns, lane, WINDOW, wide)
             number = number_of_lane(numbers, lane, False, TIED)
             if BETA == "none":
@@ -475,7 +506,7 @@ def _value_draw_kernel(
                 most = largest_of((most, total), 2)
             else:
                 scores = window_of(weighed, lane, WINDOW, wide)
-                largest = largest_of(scores, K)
+                largest = _largest_of_columns(tops, lane, WINDOW)
                 if wide == tl.float64:
                     weights = powers_of(scores, largest, K)
                     value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)

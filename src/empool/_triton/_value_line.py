@@ -20,6 +20,7 @@ from empool._triton._value import (
     none_of_zero,
     positive_parts,
     powers_of,
+    scores_of,
 )
 from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax, mean_by_value, scale_of
 
@@ -36,21 +37,6 @@ def _holes_of_line(columns, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide
         else:
             found = found + (hole,)
     return found
-
-
-@triton.jit
-def _scores_of_line(columns, holes, factor, WINDOW: tl.constexpr):
-    """Return beta times all of a line's columns, -inf for padding above and below; and the largest of each column."""
-    found = ()
-    tops = ()
-    KH: tl.constexpr = WINDOW[1]
-    for k in tl.static_range(len(columns)):
-        score = tl.fma(columns[k], factor, holes[k])
-        found = found + (score,)
-        top = score if k % KH == 0 else tl.maximum(top, score, propagate_nan=tl.PropagateNan.ALL)
-        if k % KH == KH - 1:
-            tops = tops + (top,)
-    return found, tops
 
 
 @triton.jit
@@ -143,7 +129,7 @@ def _value_draw_line_kernel(
         columns = positive_parts(columns)
     else:
         holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
-        scores, tops = _scores_of_line(columns, holes, factor, WINDOW)
+        scores, tops = scores_of(columns, holes, factor, WINDOW[1])
     most = like
     unsure = like.to(tl.int32)
     values = ()
