@@ -19,6 +19,7 @@ from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
 from empool._triton._mean import _rank_mean_kernel
 from empool._triton._mean_backward import _rank_mean_backward_any_kernel, _rank_mean_backward_kernel
+from empool._triton._mean_backward_apart import _rank_mean_backward_apart_kernel
 from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel, _rank_places_line_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
 from empool._triton._places import MOST_PLACES, _rank_places_kernel
@@ -51,6 +52,7 @@ KERNELS = (
     _rank_mean_kernel,
     _rank_mean_line_kernel,
     _rank_mean_backward_any_kernel,
+    _rank_mean_backward_apart_kernel,
     _rank_mean_backward_kernel,
     _rank_mean_backward_line_kernel,
     _rank_places_kernel,
@@ -278,9 +280,10 @@ def _rank_mean_backward(
     sets, _, columns = table
     known: dict[str, Any] = {"COLUMNS": columns, "SETS": sets != 1}
     most = _plan.SORTED_WINDOW if columns > 2 else MOST_PLACES.value
-    if windows.volume > most or not _has_cells(windows):
-        kernel = _rank_mean_backward_any_kernel
-        plan = _plan.input_plan(kernel, windows, cells=False).of(**known)
+    apart = _plan.are_apart(windows) and 1 < windows.volume <= _plan.SORTED_WINDOW
+    if apart or windows.volume > most or not _has_cells(windows):
+        kernel = _rank_mean_backward_apart_kernel if apart else _rank_mean_backward_any_kernel
+        plan = _plan.input_plan(kernel, windows, cells=apart).of(**known)
         return (kernel,), Start((plan,), shape, (), dtype)
     known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
     # Contiguous, two rows of a half type are computed together.
