@@ -18,7 +18,6 @@ from empool._triton._columns import (
 from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
     as_pairs,
-    descending,
     in_type,
     larger,
     largest,
@@ -34,8 +33,8 @@ from empool._triton._rank import (
     two_largest,
     two_numbers,
 )
-from empool._triton._select import place_of_rank, reached, value_of_rank, within
-from empool._triton._table import FEW, MOST, rank_of, row_of, set_of, threshold_of, thresholds_of
+from empool._triton._select import first_thresholds, ranks_of, select, within
+from empool._triton._table import FEW, rank_of, row_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -257,7 +256,6 @@ def _rank_draw_kernel(
     firsts = ()
     seconds = ()
     ordered = ()
-    ranks = ()
     void = like.to(kind)
     least = void + 1.0
     smallest = least
@@ -316,15 +314,10 @@ def _rank_draw_kernel(
             first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
             count = tall * wide_w
             if METHOD != "first":
-                if RANKED and COLUMNS <= MOST:
-                    if len(ranks) == lane:  # What follows windows that can end in padding shares a row of thresholds.
-                        others = (number,)
-                        if COUNTS == 1 or not (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
-                            for next in tl.static_range(lane + 1, 1 if SIDE else 4):
-                                others = others + (number_of_lane(numbers, next, SIDE, TIED),)
+                if RANKED:  # What follows windows that can end in padding shares a row of thresholds.
+                    if lane == 0 or (COUNTS > 1 and (HIGH[2] or (lane - 1) * WINDOW[5] < WINDOW[8])):
                         row = row_of(table, count, ROWS, COUNTS, COLUMNS)
-                        ranks = ranks + reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
-                    rank = like.to(tl.int32) + ranks[lane]
+                        thresholds_of_lane = first_thresholds(row, COLUMNS)
                 elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
@@ -333,7 +326,7 @@ def _rank_draw_kernel(
                     most = tl.maximum(most, number)
                 if MANY:
                     threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
-                elif not RANKED or COLUMNS > MOST:
+                elif not RANKED:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
             if TOGETHER:
                 values = window_of(columns, lane, WINDOW, kind if QUICK else wide)
@@ -355,16 +348,17 @@ def _rank_draw_kernel(
                     values_by_rank = columns_of_window(ordered, lane, WINDOW, kind)
                 else:
                     values_by_rank = sorted_columns(values, HEIGHT)
-                values_by_rank = descending(values_by_rank, K, NETWORK, EXCHANGES)
+                values_by_rank, lower = ranks_of(values_by_rank, K, NETWORK, EXCHANGES, PACKED)
                 top = values_by_rank[0]
                 if ALIGNED != LANES:
                     exists = live if SIDE else ow < OW
                     top = larger(top, tl.broadcast_to(tl.where(exists, -float("inf"), 1.0).to(kind), like.shape))
                     count = tl.where(exists, count, 0)
                 void = not_finite(top, void, like)
-                chosen = value_of_rank(values_by_rank, rank, K)
-                position = place_of_rank(values, chosen, rank, K, PACKED)
-                value, position, chosen = within(chosen, position, rank, count, like)
+                chosen, position, rank = select(
+                    values_by_rank, lower, values, number, row, thresholds_of_lane, tl.minimum(rows, 0), K, COLUMNS, PACKED
+                )
+                value, position, chosen = within(chosen, position, rank, count, like, PACKED)
                 void = not_finite(chosen, void, like)
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
