@@ -1,6 +1,6 @@
 #!/bin/bash
 # Check and time the Triton kernels on a machine with a GPU: benchmarks/gpu_check.sh [FOLDER [PART...]]
-# Parts: versions timing tests compile, and sanitize where there is compute-sanitizer (the default, 375 s at most in all);
+# Parts: versions timing tests compile, and sanitize where there is compute-sanitizer (the default, 425 s at most in all);
 # bench (100 s), counters (80 s).
 # Needs Python with PyTorch, Triton and pytest; nothing installed or built from here. Each part has a time limit of its
 # own, and stops no other. FOLDER gets check.log, every part's output, and timing.json, compile.json, bench.json and
@@ -43,7 +43,7 @@ part versions 25 9 bash -c "nvidia-smi --query-gpu=name,driver_version,clocks.sm
 print(torch.__version__, triton.__version__, torch.version.cuda, torch.cuda.get_device_name())
 print(empool.kernels()[\"rank_draw\"])'"
 [ -z "$failed" ] || { echo "failed: versions (PyTorch finds no GPU here, or not all that is needed)"; exit 1; }
-part timing 100 45 "$python" benchmarks/gpu_timing.py --quick --json "$out/timing.json"
+part timing 150 45 "$python" benchmarks/gpu_timing.py --quick --json "$out/timing.json"
 part tests 140 40 env EMPOOL_REQUIRE=triton EMPOOL_QUICK=1 "$python" -m pytest -v "${workers[@]}" -p no:cacheprovider \
     --tb short --durations 5 tests/test_gpu.py tests/test_triton.py -k "not test_interpreted"
 part compile 50 10 "$python" benchmarks/gpu_compile.py --json "$out/compile.json"

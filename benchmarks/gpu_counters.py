@@ -1,4 +1,4 @@
-"""Count, by Nsight Compute, what a dozen Triton kernels keep a GPU busy with: why a kernel is slower than a copy.
+"""Count, by Nsight Compute, what fourteen Triton kernels keep a GPU busy with: why a kernel is slower than a copy.
 
     python benchmarks/gpu_counters.py [--json FILE]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,8 @@ CASES: tuple[tuple[str, Case], ...] = (
     ("scatter", (_SMALL, "3x3/2", "bf16", "NCHW")),
     ("max-dropout draw", (_LARGE, "3x3/2", "bf16", "NHWC")),
     ("average mean", (_LARGE, "3x3/2", "bf16", "NCHW")),
+    ("soft draw", (_LARGE, "3x3/2", "bf16", "NCHW")),
+    ("soft mean", (_LARGE, "3x3/2", "bf16", "NCHW")),
 )
 _OF_PEAK = "avg.pct_of_peak_sustained"
 COUNTERS = {
@@ -65,13 +68,16 @@ def main() -> None:
     if arguments.start:
         _start()
         return
-    found = dict(zip(CASES, _counted(), strict=True))
+    found = _counted()
+    labels = [" ".join([name, "x".join(map(str, shape)), *rest]) for name, (shape, *rest) in CASES]
+    if len(found) != len(CASES):
+        print(f"{len(CASES)} kernels were started and {len(found)} counted, so they have their own names")
+        labels = [name for name, _ in found]
     print(f"{'kernel':54}", *(f"{name:>10}" for name in COUNTERS))
-    for (name, case), counts in found.items():
-        label = " ".join([name, "x".join(map(str, case[0])), *case[1:]])
+    for label, (_, counts) in zip(labels, found, strict=True):
         print(f"{label:54}", *(f"{counts[name]:10.1f}" for name in COUNTERS))
     if arguments.json:
-        rows = [{"kernel": name, "case": case, **counts} for (name, case), counts in found.items()]
+        rows = [{"case": label, "kernel": name, **counts} for label, (name, counts) in zip(labels, found, strict=True)]
         arguments.json.write_text(
             json.dumps({"device": torch.cuda.get_device_name(), "kernels": rows}, indent=1) + "\n"
         )
@@ -89,8 +95,8 @@ def _start() -> None:
         torch.cuda.profiler.stop()
 
 
-def _counted() -> list[dict[str, float]]:
-    """Return the counts of the cases' kernels in turn."""
+def _counted() -> list[tuple[str, dict[str, float]]]:
+    """Return the names and counts of the cases' kernels in turn."""
     ncu = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
     options = [
         "--profile-from-start",
@@ -105,12 +111,27 @@ def _counted() -> list[dict[str, float]]:
     ]
     what = ["-k", _KERNELS, "--metrics", ",".join(COUNTERS.values()), sys.executable, __file__, "--start"]
     printed = subprocess.run([ncu, *options, *what], capture_output=True, text=True, check=False)
-    lines = [line for line in printed.stdout.splitlines() if line.startswith('"')]
-    if printed.returncode or not lines:
+    found = read(printed.stdout)
+    if not found:
         sys.exit(f"ncu: {printed.stdout[-2000:]}{printed.stderr[-2000:]}")
-    rows = list(csv.DictReader(lines))[1:]  # The first has the units.
-    counts = [{name: float(row[key].replace(",", "")) for name, key in COUNTERS.items()} for row in rows]
-    return [count | {"us": count["us"] / 1000} for count in counts]
+    return found
+
+
+def read(printed: str) -> list[tuple[str, dict[str, float]]]:
+    """Read the kernels' names and counts from what ncu prints, among other lines; NaN is what it could not count."""
+    rows = list(csv.DictReader(line for line in printed.splitlines() if line.startswith('"')))
+    found = []
+    for row in rows[1:]:  # The first has the units.
+        counts = {name: _number(row.get(key)) for name, key in COUNTERS.items()}
+        found.append((row["Kernel Name"], counts | {"us": counts["us"] / 1000}))
+    return found
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float((text or "").replace(",", ""))
+    except ValueError:
+        return math.nan
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Time poolings on a GPU beside PyTorch's and a copy: what a training step and an inference forward take there.
 
-    python benchmarks/gpu_timing.py [--json FILE] [--quick] [--jobs 12] [--poolings max-dropout,average,stochastic]
+    python benchmarks/gpu_timing.py [--json FILE] [--quick] [--jobs 12] [--poolings max-dropout,soft,...]
     python benchmarks/gpu_timing.py --table BEFORE.json AFTER.json    # no GPU needed: two results as a table
 
 Every call of a contestant works on another of several input sets, together four times as large as the L2 cache, and
 keeps what it returns, so that nothing is read or written in the cache alone. Calls are captured in CUDA graphs that
 last a millisecond at least and are replayed by turns; medians. "step" is forward and backward through autograd, the
-seed's kernel included; "draw", "scatter" and "mean" are one kernel each. The share in brackets is that of a large
-copy's bandwidth which a contestant reaches if every tensor is moved once. Lines are printed, and the file is written,
-case by case. Ensemble max-pooling is timed in all cases, then the forward passes of other poolings in a few.
+seed's kernel included; "draw", "scatter" and "mean" are one kernel each; "backward" is that of "mean", and "gradients"
+are those of the input and of learned weights. The share in brackets is that of a large copy's bandwidth which a
+contestant reaches if every tensor is moved once. Lines are printed, and the file is written, case by case. Ensemble
+max-pooling is timed in all cases, then other poolings in a few.
 """
 
 from __future__ import annotations
@@ -44,8 +45,13 @@ POOLINGS: dict[str, Callable[..., nn.Module]] = {
     "max-dropout": empool.MaxPoolDropout2d,
     "average": functools.partial(empool.RankPool2d, distribution=empool.Average()),
     "stochastic": empool.StochasticPool2d,
+    "soft": empool.SoftPool2d,
+    "learned": empool.LearnedRankPool2d,
 }
 """The others, which are timed on the first shape with the larger window."""
+PHASES = ("draw", "mean", "backward")
+_SAME = {("average", "draw"), ("learned", "draw"), ("learned", "mean"), ("max-dropout", "backward")}
+"""What has the kernels of something else that is timed."""
 SECONDS, FEW, MOST, REPLAYS = 1.3e-3, 4, 200, 9
 """How long a graph lasts, how few and how many calls it may hold, how often it is replayed."""
 Case = tuple[tuple[int, int, int, int], str, str, str]
@@ -153,7 +159,7 @@ def _copy_bandwidth() -> float:
 
 
 def _contestants(case: Case, which: list[str], sets: int) -> dict[str, Call]:
-    """Make the input sets, and return what is timed on them: all of ensemble max-pooling, or some others forwards."""
+    """Make the input sets, and return what is timed on them: all of ensemble max-pooling, or some others."""
     shape, window, dtype, layout = case
     kernel, stride, padding = WINDOWS[window]
     memory_format = LAYOUTS[layout]
@@ -169,23 +175,37 @@ def _contestants(case: Case, which: list[str], sets: int) -> dict[str, Call]:
 
         return call
 
+    theirs = nn.MaxPool2d(kernel, stride, padding)
+    gradients = [torch.randn_like(theirs(input)) for input in inputs]
+
+    def backward(pool: Callable[[Tensor], Tensor], *parameters: Tensor) -> Call:
+        outputs = [pool(input) for input in inputs]
+
+        def call(i: int) -> Any:
+            wanted = [inputs[i % sets], *parameters]
+            return torch.autograd.grad(outputs[i % sets], wanted, gradients[i % sets], retain_graph=True)
+
+        return call
+
     if which != ["ensemble"]:
-        calls = {}
-        for name in which:
-            for phase in ("draw", "mean"):
-                if (name, phase) != ("average", "draw"):
-                    layer = POOLINGS[name](kernel, stride, padding).train(phase == "draw")
-                    layer.seed = torch.tensor(11, device="cuda")
-                    calls[f"{name} {phase}"] = forward(layer)
+        calls: dict[str, Call] = {}
+        for name, phase in itertools.product(which, PHASES):
+            if (name, phase) in _SAME:
+                continue
+            layer = POOLINGS[name](kernel, stride, padding).cuda().train(phase == "draw")
+            learned = list(layer.parameters())
+            if phase == "backward":
+                calls[f"{name} {'gradients' if learned else phase}"] = backward(layer, *learned)
+            else:
+                layer.seed = torch.tensor(11, device="cuda")
+                calls[f"{name} {phase}"] = forward(layer)
         return calls
-    ours, theirs = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1), nn.MaxPool2d(kernel, stride, padding)
+    ours = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1)
     evaluated = empool.EnsembleMaxPool2d(kernel, stride, padding, p=0.1).eval()
     seed = torch.tensor(11, device="cuda")
 
     def draw(input: Tensor) -> Tensor:
         return empool.functional.ensemble_max_pool2d(input, kernel, stride, padding, p=0.1, seed=seed)
-
-    gradients = [torch.randn_like(theirs(input)) for input in inputs]
 
     def step(pool: Callable[[Tensor], Tensor]) -> Call:
         def call(i: int) -> Any:
@@ -194,18 +214,11 @@ def _contestants(case: Case, which: list[str], sets: int) -> dict[str, Call]:
 
         return call
 
-    def backward(pool: Callable[[Tensor], Tensor]) -> Call:
-        outputs = [pool(input) for input in inputs]
-
-        def call(i: int) -> Any:
-            return torch.autograd.grad(outputs[i % sets], inputs[i % sets], gradients[i % sets], retain_graph=True)
-
-        return call
-
     return {
         "step": step(ours),
         "max step": step(theirs),
         "mean": forward(evaluated),
+        "backward": backward(evaluated),
         "max forward": forward(lambda input: F.max_pool2d(input, kernel, stride, padding)),
         "draw": forward(draw),
         "scatter": backward(draw),
@@ -227,6 +240,8 @@ def _bytes(case: Case) -> dict[str, int]:
         "draw": draw,
         "scatter": draw,
         "mean": size * (input + output),
+        "backward": size * (2 * input + output),
+        "gradients": size * (3 * input + 2 * output),
         "copy": 2 * size * input,
     }
 
@@ -241,7 +256,7 @@ def _measured(case: Case, which: list[str], cache: int, copy: float) -> dict[str
     torch.cuda.empty_cache()
     moved = _bytes(case)
     shares = {n: moved[n.split()[-1]] / s / copy for n, s in seconds.items() if s and not n.startswith("max ")}
-    pairs = {"step": "max step", "mean": "max forward", "scatter": "max backward"}
+    pairs = {"step": "max step", "mean": "max forward", "scatter": "max backward", "backward": "max backward"}
     ratios = {one: seconds[one] / seconds[two] for one, two in pairs.items() if seconds.get(one) and seconds.get(two)}
     return {"seconds": seconds, "of_copy": shares, "ratios": ratios}
 

@@ -39,11 +39,13 @@ def model() -> Any:
     [
         ("draw ensemble 256x64x56x56 3x3/2 bf16", 2),
         ("draw ensemble 256x256x14x14 3x3/2 bf16 NCHW", 1),
-        ("scatter 256x64x56x56 3x3/2 bf16", 2),
-        ("scatter 256x256x14x14 3x3/2 bf16 NCHW", 1),
-        ("mean ensemble 256x64x56x56 3x3/2 bf16", 2),
         ("draw max-dropout 256x64x56x56 3x3/2 bf16 NHWC", 1),
+        ("scatter 256x64x56x56 3x3/2 bf16 NHWC", 1),
+        ("scatter 256x256x14x14 3x3/2 bf16 NCHW", 1),
+        ("mean ensemble 256x64x56x56 3x3/2 bf16 NCHW", 1),
+        ("mean soft 256x64x56x56 3x3/2 bf16 NHWC", 1),
         ("backward ensemble 256x64x56x56 3x3/2 bf16 NCHW", 1),
+        ("weights learned 256x64x56x56 3x3/2 bf16 NHWC", 1),
     ],
 )
 def test_instructions(words: str, number: int, model: Any) -> None:

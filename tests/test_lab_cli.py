@@ -147,7 +147,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
         (["--poolings", ""], "expected one of max, average, "),
         (["--model", "lenet"], "models: expected one of cnn, dfn_mr:DEPTH, "),
         (["--augment", "blur"], 'augment: expected none, crop:P, mirror or crop:P,mirror, got "blur"'),
-        (["--recipe", "width=wide"], 'recipe: expected width=48 or the like, got "width=wide"'),
+        (["--recipe", "width=wide"], 'recipe: expected a value such as width=48, got "width=wide"'),
         (["--recipe", "learning_rate=-1"], "CNNRecipe: expected learning_rate of at least 0, got -1.0"),
         (["--epochs", "1", "--recipe", "epochs=2"], "recipe: epochs is given twice; leave one of them out"),
         (["--recipe", "width=0"], "CNN: expected width of at least 1, got 0"),

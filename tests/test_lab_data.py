@@ -187,7 +187,7 @@ def test_images_of_a_factory_are_checked_as_those_of_a_folder_are(tmp_path, monk
 
 def test_what_is_no_data_set_is_named(tmp_path):
     names = "digits, cifar10, cifar10-mini, cifar100, svhn, fashion_mnist"
-    kinds = "a folder of parquet files or of class folders"
+    kinds = "a folder of parquet files or of class folders, or package.module:factory"
     assert refusal("mnist") == f'no data set "mnist": expected one of {names}, or {kinds}'
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -161,7 +161,7 @@ def test_tables_and_wide_figures_scroll_and_the_page_does_not(opened, width):
         drawn = figure.locator("> svg").bounding_box()["width"]
         assert drawn == pytest.approx(figure.bounding_box()["width"], abs=1)  # They fill their column.
     if width == 390:  # A long figure's caption stays.
-        page.evaluate("scrollTo(0, document.querySelector('.curves details').getBoundingClientRect().y - 300)")
+        page.evaluate("scrollTo(0, document.querySelector('.curves details').getBoundingClientRect().y - 250)")
         assert page.locator("section.curves figcaption").bounding_box()["y"] == pytest.approx(0, abs=1)
     page.evaluate("for (const closed of document.querySelectorAll('details')) closed.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") == width

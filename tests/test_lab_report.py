@@ -88,7 +88,7 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     answer, _, rest = page.text.partition("Test errors of")
     assert (
         "5 poolings compared: cnn on cifar10, 1,000 images, 4 epochs, augmented, 3 seeds. Lowest mean test error: "
-        "ensemble:0.3 with 14.30 %; max has 15.30 %. Fewer test errors than max: ensemble:0.3. More test errors than "
+        "ensemble:0.3 with 14.30 %; max has 15.30 %. Lower test error than max: ensemble:0.3. Higher test error than "
         "max: average. Not decided by these seeds: ensemble:0.1. Did not converge: max-dropout:0.4 (1 of 3)."
     ) in answer
     assert "Missing runs: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2." in answer
@@ -104,8 +104,8 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     ("records", "study", "words"),
     [
         ([record(pooling, seed, error + seed / 10) for pooling, error in (("max", 36.0), ("none", 43.0))
-          for seed in range(3)], {}, ["More test errors than max: none (strides)."]),
-        (RECORDS, {"baseline": "average"}, ["Fewer test errors than average: max; ensemble:0.1 and 0.3."]),
+          for seed in range(3)], {}, ["Higher test error than max: none (strides)."]),
+        (RECORDS, {"baseline": "average"}, ["Lower test error than average: max; ensemble:0.1 and 0.3."]),
         # Images are those that were counted.
         ([record("max", 0, 15.0, train_limit=5000, train_images=1442, test_limit=9000, test_images=355)], {},
          ["cnn on cifar10, 1,442 images, 4 epochs", "Training images all 1,442", "Test images 355"]),

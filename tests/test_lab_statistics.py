@@ -161,8 +161,8 @@ def test_summarise_refuses_what_has_no_error_or_two():
 
 def test_a_study_in_one_sentence():
     assert sentence(summarise(records(ERRORS))) == (
-        "Over 5 seeds, ensemble:0.3 has 0.9 points fewer test errors than max (95 % interval 0.6 to 1.2), average has "
-        "0.1 points fewer test errors (95 % interval -0.2 to 0.4, not decided)."
+        "Over 5 seeds, ensemble:0.3 has 0.9 points lower test error than max (95 % interval 0.6 to 1.2), average has "
+        "0.1 points lower test error (95 % interval -0.2 to 0.4, not decided)."
     )
     assert sentence(summarise(records({"max": [1.0]}))).startswith("These runs decide nothing")
 

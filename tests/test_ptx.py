@@ -109,6 +109,20 @@ def test_mean_backward(name: str, dtype: torch.dtype) -> None:
         _compare("rank_mean_backward", gradient, _activations((2, 3, 16, 16), what).to(dtype), table, counts, *geometry)
 
 
+def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles a program, one after another; and again where there is something else than numbers."""
+    monkeypatch.setattr(_plan, "PROGRAMS", 2)
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    shape = (1, 32, 16, 16)
+    input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
+    gradient = _activations((2, 32, 8, 8), "numbers")
+    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
+    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
+    found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
+    torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
+
+
 def test_tied_draw_of_a_large_window() -> None:
     geometry = _window.Geometry([5, 4], [2, 2], [2, 1], [1, 1], [], False)
     counts = tuple(geometry.possible_counts())

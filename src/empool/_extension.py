@@ -67,7 +67,7 @@ def why_not(operator: str) -> str | None:
     if _private.has_kernel(f"empool::{operator}", "CPU"):
         return None
     if operator not in OPERATORS:
-        return "not written: the reference serves every device"
+        return "no C++ kernel"
     return "EMPOOL_EXTENSION=0 is set" if _unwanted() else _NOT_BUILT
 
 

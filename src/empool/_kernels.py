@@ -57,5 +57,5 @@ def _cpu(name: str) -> str:
 
 def _cuda(name: str) -> str:
     if name not in _extension.OPERATORS:
-        return "reference: not written in Triton"
+        return "reference: no Triton kernel"
     return "Triton" if _has_triton else "reference: Triton is not installed"

@@ -90,7 +90,7 @@ def _any_of_rank(values, valids, rank, count, K: tl.constexpr, LEAST: tl.constex
 
 
 @triton.jit
-def _draw_any(
+def draw_any(
     input, output, drawn, plane_start, line_start, table, numbers, lane, block, channel, d, d_end, h, h_end, size, step,
     row_live, OW, C, TIED: tl.constexpr, METHOD: tl.constexpr, COLUMNS: tl.constexpr, SIDES: tl.constexpr,
     ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr, WINDOW: tl.constexpr,
@@ -126,7 +126,7 @@ def _draw_any(
 
 
 @triton.jit
-def _sign_zeros(
+def sign_zeros(
     input, output, drawn, plane_start, line_start, lane, block, channel, d, h, size, step, row_live, OW, C,
     WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
@@ -407,13 +407,13 @@ def _rank_draw_kernel(
         if unsure == 1:
             tl.debug_barrier()  # What other threads have written is read.
             for other in range(1 if SIDE else 4):
-                _sign_zeros(
+                sign_zeros(
                     input, output, drawn, plane_start, line_start, other, block, channel, d, h, size, step,
                     row_live, OW, C, WINDOW, CHANNELS_LAST, SIDE, ALIGNED,
                 )  # fmt: skip
         if unsure > 1:
             for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
-                _draw_any(
+                draw_any(
                     input, output, drawn, plane_start, line_start, table, numbers, other, block, channel, d, d_end, h,
                     h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
                     WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,

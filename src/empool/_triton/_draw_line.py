@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._columns import apart, columns_of_window, sorted_columns
-from empool._triton._draw import _draw_any, _sign_zeros, store_draw
+from empool._triton._draw import draw_any, sign_zeros, store_draw
 from empool._triton._rank import (
     as_pairs,
     larger,
@@ -264,7 +264,7 @@ def _rank_draw_line_kernel(
     if unsure == 1:
         tl.debug_barrier()  # What other threads have written is read.
         for each in range(OW):
-            _sign_zeros(
+            sign_zeros(
                 input, output, drawn, plane_start, line_start, each, none, channel, none, h, size, 1, row_live, OW, C,
                 WINDOW, False, False, 1,
             )  # fmt: skip
@@ -273,7 +273,7 @@ def _rank_draw_line_kernel(
             its_block = none + each // LANES
             its_lane = each - each // LANES * LANES
             its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
-            _draw_any(
+            draw_any(
                 input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, none,
                 none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
                 LEAST, WINDOW, HIGH, CHECKED, False, False, 1, like,

@@ -96,7 +96,7 @@ def _any_mean(
 
 
 @triton.jit
-def _mean_any(
+def mean_any(
     input, output, plane_start, line_start, table, lane: tl.constexpr, block, channel, d, d_end, h, h_end, size, step,
     row_live, OW, C, METHOD: tl.constexpr, NETWORK: tl.constexpr, EXCHANGES: tl.constexpr, COLUMNS: tl.constexpr,
     SIDES: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, WIDTHS: tl.constexpr, LEAST: tl.constexpr,
@@ -313,7 +313,7 @@ def _rank_mean_kernel(
         unsure = tl.max(tl.where(row_live, unsure, 0))
         if unsure > 0:  # Infinities, NaN and the sign of a largest zero.
             for lane in tl.static_range(1 if SIDE else 4):
-                _mean_any(
+                mean_any(
                     input, output, plane_start, line_start, table, lane, block, channel, d, d_end, h, h_end, size,
                     step, row_live, OW, C, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
                     WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, unsure > 1, like,

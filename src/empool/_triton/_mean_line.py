@@ -9,7 +9,7 @@ import triton.language as tl
 
 from empool._triton._columns import columns_of_window, sorted_columns
 from empool._triton._draw_line import line_of, load_line, tops_of_columns_of_line, tops_of_window_of_line
-from empool._triton._mean import _mean_any
+from empool._triton._mean import mean_any
 from empool._triton._rank import as_pairs, descending, in_type, not_finite, places, sign_of
 from empool._triton._table import row_of, set_of
 from empool._triton._tile import LANES, bounds, divide, moved, side_by_side
@@ -133,7 +133,7 @@ def _rank_mean_line_kernel(
     if tl.max((row_live & again).to(tl.int32)) > 0:  # Infinities, NaN and the sign of a largest zero.
         for block in range(BLOCKS):
             for its_lane in tl.static_range(4):
-                _mean_any(
+                mean_any(
                     input, output, plane_start, row * OW, table, its_lane, none + block, channel, none, none + 1, h,
                     h_end, (none + 1, H, W), 1, row_live, OW, C, METHOD, NETWORK, EXCHANGES, COLUMNS, SIDES, ROWS,
                     COUNTS, WIDTHS, LEAST, WINDOW, HIGH, CHECKED, False, False, 1, True, like,

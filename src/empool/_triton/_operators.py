@@ -317,9 +317,13 @@ def _rank_mean_weight_grad(
     rows = windows.rows[1::2]
     if not (columns <= windows.volume <= _plan.SORTED_WINDOW and 0 < len(rows) * columns <= MOST_SUMS):
         return None, rows
-    network = _plan.sorting_network(windows.volume)
+    network = _plan.merging_network(*windows.columns)
     plan = _plan.channel_plan(_rank_mean_weight_grad_kernel, windows).of(
-        NETWORK=network or (0, 0), EXCHANGES=len(network) // 2, COLUMNS=columns
+        num_warps=2 if dtype.itemsize == 2 and not channels_last else 4,  # Two rows are computed together.
+        NETWORK=network or (0, 0),
+        EXCHANGES=len(network) // 2,
+        COLUMNS=columns,
+        LOWEST=torch.finfo(dtype).min,
     )
     shape = (plan.parts, windows.channels, len(rows), columns)
     return Start((plan,), shape, (), torch.promote_types(dtype, torch.float32)), rows

@@ -27,6 +27,10 @@ UNROLLED_WINDOW = 32
 """The most positions of a window that a program keeps in registers."""
 UNROLLED_CELL = 16
 """The most positions of a cell of stride by stride inputs that the backward unrolls."""
+MOST_CHANNELS = 256
+"""The most channels of a tile, channels last."""
+PROGRAMS = 400
+"""So many programs, or more, keep all of a GPU busy."""
 SHORT_ROW = 64
 """The most bytes of a row of windows, in the gradient, for a thread of the backward."""
 BLOCK_OF_WINDOWS = 64
@@ -175,13 +179,16 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool = False) -> Plan:
+def output_plan(
+    kernel: Any, windows: Windows, lanes: bool = True, narrow: bool = False, channels: int = MOST_CHANNELS
+) -> Plan:
     """Plan a kernel whose programs cover the output.
 
     Args:
         narrow: whether, channels last, a thread has half as many channels, and so needs fewer registers.
         lanes: whether, channels last, a row serves `LANES` neighbouring outputs one after another. (Contiguous, it
             holds them side by side.)
+        channels: how many a tile has at most, channels last.
     """
     depths, heights, width = windows.output
     blocks = -(-width // LANES.value) if lanes or not windows.channels_last else width
@@ -191,6 +198,7 @@ def output_plan(kernel: Any, windows: Windows, lanes: bool = True, narrow: bool 
         windows,
         (depths, heights, blocks),
         narrow,
+        channels,
         CHECKED=any(windows.high) or any(windows.window[6:9]),
         READ=_columns(windows),
         CHUNK=_chunk(windows),
@@ -242,14 +250,18 @@ def has_lines(windows: Windows) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def channel_plan(kernel: Any, windows: Windows) -> Plan:
-    """Plan a kernel whose programs cover the output, each for one channel, or channels last for as many as fit."""
-    plan = output_plan(kernel, windows, lanes=False)
-    programs, arguments = plan.programs, plan.arguments
-    if windows.channels_last:
-        return Plan(programs, arguments, programs // -(-windows.channels // arguments["CHANNELS"]))
-    rows = arguments["rows"] // max(windows.channels, 1)
-    parts = -(-rows // arguments["BLOCK"])
-    return Plan(parts * windows.channels, arguments | {"rows": rows}, parts)
+    """Plan a kernel whose programs cover the output, each for one channel, or channels last for some.
+
+    A program has several tiles, one after another, and at the end takes about half as long as for one.
+    """
+    arguments = output_plan(kernel, windows, narrow=True, channels=64).arguments
+    rows = arguments["rows"] // (1 if windows.channels_last else max(windows.channels, 1))
+    groups = -(-windows.channels // arguments["CHANNELS"])
+    tiles = -(-rows // arguments["BLOCK"])
+    busy = [each for each in (16, 8, 4, 2, 1) if each == 1 or -(-tiles // each) * groups >= PROGRAMS]
+    each = min(busy, key=lambda each: -(-tiles // each) * (2 * each + 1))
+    parts = -(-tiles // each)
+    return Plan(parts * groups, arguments | {"rows": rows, "TILES": each}, parts)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -359,14 +371,19 @@ def _pairs(windows: Windows) -> int:
 
 
 def _plan(
-    kernel: Any, windows: Windows, rows_of_plane: tuple[int, int, int], narrow: bool = False, **arguments: Any
+    kernel: Any,
+    windows: Windows,
+    rows_of_plane: tuple[int, int, int],
+    narrow: bool = False,
+    most_channels: int = MOST_CHANNELS,
+    **arguments: Any,
 ) -> Plan:
     depths, heights, blocks = rows_of_plane
     planes = windows.images * (1 if windows.channels_last else windows.channels)
     rows = planes * depths * heights * blocks
     elements = windows.images * windows.channels * max(math.prod(windows.size), math.prod(windows.output))
     wide = max(elements, rows * LANES.value) >= INDEX_LIMIT
-    block, channels = _tile(windows, "READ" in kernel.arg_names, narrow)
+    block, channels = _tile(windows, "READ" in kernel.arg_names, narrow, most_channels)
     programs = -(-rows // block) * (-(-windows.channels // channels) if windows.channels_last else 1)
     arguments.update(
         zip(("D", "H", "W", "OD", "OH", "OW"), (*windows.size, *windows.output), strict=True),
@@ -390,7 +407,7 @@ def _plan(
     return Plan(programs, taken | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
 
 
-def _tile(windows: Windows, keeps: bool, narrow: bool = False) -> tuple[int, int]:
+def _tile(windows: Windows, keeps: bool, narrow: bool, most_channels: int) -> tuple[int, int]:
     """Choose rows and channels of a tile, for four warps.
 
     Contiguous a thread has a row. Channels last it has 16 bytes of channels; of a half type 8 bytes where it keeps
@@ -402,7 +419,7 @@ def _tile(windows: Windows, keeps: bool, narrow: bool = False) -> tuple[int, int
     channels = next(
         width
         for width in (256, 128, 64, 32, 16, 8, 4, 2, 1)
-        if -(-windows.channels // width) * width * 4 <= windows.channels * 5
+        if width <= most_channels and -(-windows.channels // width) * width * 4 <= windows.channels * 5
     )
     elements = 8 if windows.itemsize == 2 and not keeps else 2 if narrow else 4
     return max(128 * elements // channels, 1), channels

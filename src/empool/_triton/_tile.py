@@ -71,17 +71,19 @@ def rows_and_channels(
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
     OVERLAPPING: tl.constexpr = False,
+    program=None,
 ):
     """Tell what the program's tile covers.
 
     OVERLAPPING: whether rows of windows share rows of the input. Channels last, rows of the tile are then numbered from
-    above downwards, so that what they share is in the program's cache.
+    above downwards, so that what they share is in the program's cache. `program` is its number, unless the grid tells.
 
     Returns:
         image, channel, place (depth * height + height), depth, height, block of every row, as ``(BLOCK, 1)`` or
         ``(1, CHANNELS)``; the plane's number; and which rows and channels exist.
     """
-    program = tl.program_id(0)
+    if program is None:
+        program = tl.program_id(0)
     if CHANNELS_LAST:
         groups = tl.cdiv(C, CHANNELS)
         group = program % groups

@@ -135,7 +135,7 @@ def _running_sums(
 
 
 @triton.jit
-def _draw_any(
+def draw_any(
     input, output, drawn, plane_start, line_start, numbers, factor, lane, block, channel, d, d_end, h, h_end, size,
     step, row_live, OW, C, TIED: tl.constexpr, BETA: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
@@ -213,7 +213,7 @@ def largest_of(values, K: tl.constexpr):
 
 
 @triton.jit
-def _powers(scores, largest, K: tl.constexpr):
+def powers_of(scores, largest, K: tl.constexpr):
     found = ()
     for k in tl.static_range(K):
         found = found + (_power(scores[k], largest, True),)
@@ -231,7 +231,7 @@ def _below(number):
 
 
 @triton.jit
-def _drawn_of_window(values, weights, number, K: tl.constexpr, PACKED: tl.constexpr, like):
+def drawn_of_window(values, weights, number, K: tl.constexpr, PACKED: tl.constexpr, like):
     """Draw a value in proportion to its weight.
 
     Returns:
@@ -360,9 +360,9 @@ def _value_draw_kernel(
                 scores = window_of(weighed, lane, WINDOW, wide)
                 largest = largest_of(scores, K)
                 again = again | (live & ~(tl.abs(largest) < float("inf")))
-                weights = _powers(scores, largest, K)
+                weights = powers_of(scores, largest, K)
             number = number_of_lane(numbers, lane, False, TIED)
-            value, position, total = _drawn_of_window(window, weights, number, K, PACKED, like)
+            value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
             if BETA == "none":
                 value = tl.where(total == 0, 0.0, value)
                 position = tl.where(total == 0, -1, position)
@@ -383,7 +383,7 @@ def _value_draw_kernel(
             store_draw(output, drawn, at, value, position, live)
     if not QUICK or tl.max(again.to(tl.int32)) > 0:
         for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
-            _draw_any(
+            draw_any(
                 input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
                 h_end, size, step, row_live, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
             )  # fmt: skip

@@ -51,7 +51,7 @@ def weight_of(value, factor, largest, BETA: tl.constexpr):
 
 
 @triton.jit
-def _mean_any(
+def mean_any(
     input, output, largests, shares, plane_start, line_start, factor, lane, block, channel, d, d_end, h, h_end, size,
     step, row_live, OW, C, BETA: tl.constexpr, WRITES: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
@@ -105,7 +105,7 @@ def _mean_any(
 
 
 @triton.jit
-def _squares(values):
+def squares_of(values):
     found = ()
     for k in tl.static_range(len(values)):
         found = found + (values[k] * values[k],)
@@ -113,7 +113,7 @@ def _squares(values):
 
 
 @triton.jit
-def _mean_by_value(parts, squares, K: tl.constexpr):
+def mean_by_value(parts, squares, K: tl.constexpr):
     """Average the positive parts of every window, weighted by themselves.
 
     Returns:
@@ -130,7 +130,7 @@ def _mean_by_value(parts, squares, K: tl.constexpr):
 
 
 @triton.jit
-def _mean_by_softmax(values, scores, K: tl.constexpr, WRITES: tl.constexpr):
+def mean_by_softmax(values, scores, K: tl.constexpr, WRITES: tl.constexpr):
     """Average the activations of every window, weighted by their softmax.
 
     Returns:
@@ -242,7 +242,7 @@ def _value_mean_kernel(
                 more = in_type(loaded, wide)
                 if BETA == "none":
                     more = positive_parts(more)
-                    others = others + _squares(more)
+                    others = others + squares_of(more)
                 else:
                     others = others + scores_of(
                         more, factor, d, h, (d_end, h_end), W, block,
@@ -252,10 +252,10 @@ def _value_mean_kernel(
             values = window_of(columns, lane, WINDOW, wide)
             other = window_of(others, lane, WINDOW, wide)
             if BETA == "none":
-                mean, share, odd = _mean_by_value(values, other, K)
+                mean, share, odd = mean_by_value(values, other, K)
                 largest = largest_of(values, K) if WRITES == "parts" else mean
             else:
-                mean, largest, share = _mean_by_softmax(values, other, K, WRITES)
+                mean, largest, share = mean_by_softmax(values, other, K, WRITES)
                 odd = mean != mean
             again = again | (live & odd)
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
@@ -281,7 +281,7 @@ def _value_mean_kernel(
                 tl.store(shares + at, beside(inverses), mask=live)
     if not QUICK or tl.max(again.to(tl.int32)) > 0:
         for turn in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
-            _mean_any(
+            mean_any(
                 input, output, largests, shares, plane_start, line_start, factor, turn, block, channel, d, d_end, h,
                 h_end, size, step, row_live, OW, C, BETA, WRITES, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
             )  # fmt: skip

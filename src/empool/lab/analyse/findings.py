@@ -42,12 +42,12 @@ def _decided(summary: Summary) -> list[str]:
         return [f"{words}: {all_others}."] if poolings else []
 
     by_error, by_nll = summary.error.by_verdict(), summary.nll.by_verdict()
-    told = named(f"Fewer test errors than {baseline}", by_error[Verdict.BETTER])
-    told += named(f"More test errors than {baseline}", by_error[Verdict.WORSE])
+    told = named(f"Lower test error than {baseline}", by_error[Verdict.BETTER])
+    told += named(f"Higher test error than {baseline}", by_error[Verdict.WORSE])
     if told or not by_error[Verdict.UNDECIDED]:
         told += named("Not decided by these seeds", by_error[Verdict.UNDECIDED])
     else:
-        told = [f"These seeds do not decide whether any pooling has more or fewer test errors than {baseline}."]
+        told = [f"These seeds do not decide whether any pooling has a lower or higher test error than {baseline}."]
     told += named("Not tested, for want of a second run", by_error[Verdict.UNTESTED])
     told += named(f"Lower negative log-likelihood (NLL) than {baseline}", by_nll[Verdict.BETTER])
     return told + named(f"Higher negative log-likelihood (NLL) than {baseline}", by_nll[Verdict.WORSE])
@@ -66,13 +66,13 @@ def sentence(summary: Summary) -> str:
         assert interval is not None
         low, high = (interval.low, interval.high) if difference > 0 else (-interval.high, -interval.low)
         parts.append(
-            f"{label(row.pooling)} has {abs(difference):.1f} points {'more' if difference > 0 else 'fewer'} test errors"
-            f"{'' if parts else f' than {label(summary.baseline)}'} (95 % interval {low:.1f} to {high:.1f}"
+            f"{label(row.pooling)} has {abs(difference):.1f} points {'higher' if difference > 0 else 'lower'} test "
+            f"error{'' if parts else f' than {label(summary.baseline)}'} (95 % interval {low:.1f} to {high:.1f}"
             f"{', not decided' if row.error.verdict is Verdict.UNDECIDED else ''})"
         )
     named = summary.nll.by_verdict()
-    words = {Verdict.BETTER: "lower", Verdict.WORSE: "higher", Verdict.UNDECIDED: "undecided"}
-    nll = [f"; {said} NLL: {listed(named[verdict])}" for verdict, said in words.items() if named[verdict]]
+    words = {Verdict.BETTER: "lower NLL", Verdict.WORSE: "higher NLL", Verdict.UNDECIDED: "NLL not decided"}
+    nll = [f"; {said}: {listed(named[verdict])}" for verdict, said in words.items() if named[verdict]]
     return f"Over {seeds_each(tested).removesuffix(' each')}, {', '.join(parts)}{''.join(nll)}."
 
 
@@ -121,10 +121,10 @@ def remarks(summary: Summary, beside: paper.Table | None) -> list[str]:
     baseline = label(summary.baseline)
     said = [
         "Test error: of the last epoch, in percent, averaged over the runs that converged. Spread: sample standard "
-        f"deviation over seeds. Points: mean test error less that of {baseline}. Improvement: the same, relative to "
-        f"{baseline}, as papers print it.",
+        f"deviation over seeds. Points: mean test error minus that of {baseline}. Improvement: how much lower it is, "
+        f"in percent of that of {baseline}.",
         _how(summary.error, baseline, "Test error"),
-        "The second interval also resamples the test images (two-way bootstrap); it decides nothing."
+        "The second interval also resamples the test images (two-way bootstrap); no verdict uses it."
         if any(row.sampled for row in summary.rows)
         else "The intervals hold for this test set and say nothing about another.",
     ]
@@ -144,7 +144,7 @@ def nll_remarks(summary: Summary) -> list[str]:
     return [
         "NLL: mean cross entropy of the test images in nats. ECE: expected calibration error in percent, how far the "
         "probability of the predicted class is from the share of right answers, over 15 bins.",
-        _how(summary.nll, label(summary.baseline), "NLL, a family of its own,"),
+        _how(summary.nll, label(summary.baseline), "NLL, apart from the test error,"),
     ]
 
 
@@ -153,12 +153,12 @@ def _how(family: Family, baseline: str, score: str) -> str:
     if family.rule is None:
         return "Nothing is tested: that needs two runs or more of a pooling and of the baseline, not all equal."
     levene = "" if family.levene is None else f" (Levene's test: p = {family.levene:.2g})"
-    spreads = f"All rows share one spread, {family.spread:.2g}{levene}."
+    spreads = f"All rows have one pooled spread, {family.spread:.2g}{levene}."
     if family.rule is Rule.WELCH:
         spreads = f"The spreads differ{levene}; the intervals (Bonferroni) are a little wider than the test."
     return (
         f"{score} is tested by {family.rule.value} over {count(family.tested, 'comparison')} with {baseline}, at 5 % "
-        f"in all; the 95 % intervals hold at once. {spreads} Runs of one seed are not paired."
+        f"in all; the 95 % intervals are simultaneous. {spreads} Runs of one seed are not paired."
     )
 
 

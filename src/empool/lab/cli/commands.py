@@ -36,7 +36,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option(callback=_version, is_eager=True, help="Show the version and leave.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+]
 
 
 def _show(what: Any) -> None:
@@ -68,7 +70,7 @@ def compare(
 ) -> None:
     """Train a network with each pooling; compare the test errors.
 
-    A study that is started again does what is missing.
+    Given again, the command does only what is missing.
     """
     directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj, baseline=baseline)
 
@@ -86,7 +88,7 @@ def compare(
 def train(
     context: typer.Context,
     pooling: Annotated[str, _study("Such as max, average or ensemble:0.1.")] = "ensemble:0.1",
-    seed: Annotated[int, _study("Seed of weights, order, augmentation and samples.", min=0)] = 0,
+    seed: Annotated[int, _study("Seed of weights, order, augmentation and samples.", min=0, metavar="N")] = 0,
     resume: Annotated[bool, _study("Go on with an interrupted run.", "--resume")] = False,
     **options: Any,
 ) -> None:
@@ -118,7 +120,7 @@ def reproduce(
 ) -> None:
     """Train the networks of one of the paper's tables.
 
-    The report has our errors beside the paper's. A table that is started again does what is missing.
+    The report has our errors beside the paper's. Given again, the command does only what is missing.
     """
     from empool.lab.report import terminal, write_report
     from empool.lab.study import reproduce as tables
@@ -153,8 +155,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Also put its tables into this page, each between its lines, such as <!-- study:NAME --> and "
-            "<!-- /study:NAME -->, NAME being that of DIR; the other kinds are nll:, claims: and rules:.",
+            help="Also put the tables into this page, each between two lines such as <!-- study:NAME --> and "
+            "<!-- /study:NAME -->, where NAME is the name of DIR. Other tables: nll:, claims: and rules:.",
         ),
     ] = None,
     baseline: Baseline = "max",
@@ -172,7 +174,7 @@ def report(
 def power(directory: Folder, baseline: Baseline = "max") -> None:
     """Say how many seeds each row of a study needs to be decided.
 
-    It also says which difference the seeds that there are can show.
+    It also says how large a difference the seeds at hand can show.
     """
     from empool.lab.report import power as plan
 
@@ -185,7 +187,7 @@ def gain(
     out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
     baseline: Baseline = "max",
 ) -> None:
-    """Plot gain over the baseline against its generalisation gap."""
+    """Plot the gain of each pooling against the generalisation gap of the baseline."""
     from empool.lab.report import write_gain
 
     print(f"figure: {write_gain(directories, out, baseline)}")
@@ -194,20 +196,20 @@ def gain(
 @app.command()
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of a study for all its runs.")],
-    samples: Annotated[int, typer.Option(min=1, help="Sub-networks sampled for every image.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Sub-networks sampled for every image.")] = 32,
     data: Annotated[
         str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column of the labels in parquet files.")
     ] = None,
-    poolings: Annotated[str | None, typer.Option(help="Test these alone, with commas between. Default: all.")] = None,
+    poolings: Annotated[str | None, typer.Option(help="Test only these, separated by commas. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
     """Test trained networks by four inference rules.
 
     They are the expectation, the same with recalibrated batch normalisation, sampled sub-networks averaged, and plain
-    max-pooling. An evaluation that is started again does what is missing.
+    max-pooling. Given again, the command does only what is missing.
     """
     with Progress():
         from empool.lab.analyse.evaluate import evaluate as test

@@ -63,7 +63,7 @@ def decode(source: str, label_column: str | None = None) -> DataSet:
         return _hub(source, *known.hub)
     folder = _shipped(source) if known else Path(source)
     if not folder.is_dir():
-        kinds = "a folder of parquet files or of class folders"
+        kinds = "a folder of parquet files or of class folders, or package.module:factory"
         raise LabError(f'no data set "{source}": expected one of {", ".join(KNOWN)}, or {kinds}')
     files = (path for path in folder.rglob("*.parquet") if path.is_file() and not path.name.startswith("."))
     if parquet := sorted(files):

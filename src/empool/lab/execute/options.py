@@ -38,10 +38,10 @@ class What:
         "cnn (default), resnet:20, preact_resnet:164, stochastic_depth:110, dfn_mr:56, airbench, timm:resnet50; or "
         "package.module:factory, called with the pooling.",
     )
-    train_limit: int | None = _data(None, "Training images, as many of each class.", **_count)
-    test_limit: int | None = _data(None, "Test images, as many of each class.", **_count)
+    train_limit: int | None = _data(None, "Training images in all, as many of each class.", **_count)
+    test_limit: int | None = _data(None, "Test images in all, as many of each class.", **_count)
     validation: float = _data(
-        0.0, "Share of the training images to hold out; errors are measured on it.", min=0, max=1, metavar="SHARE"
+        0.0, "Share of the training images to hold out; their error is reported, too.", min=0, max=1, metavar="SHARE"
     )
     epochs: int | None = _training(None, "Default: the recipe's; 5 on digits.", **_count)
     batch_size: int | None = _training(None, "Default: the recipe's.", **_count)
@@ -65,14 +65,16 @@ class What:
 class How:
     """How it is computed, and where it is written."""
 
-    precision: Literal["float32", "bfloat16"] = _training("float32", "bfloat16 is mixed.")
+    precision: Literal["float32", "bfloat16"] = _training("float32", "bfloat16: automatic mixed precision.")
     channels_last: bool = _training(True, "Memory format. Default: channels last.")
     compile: bool = _training(False, "Compile training steps (torch.compile); the first takes minutes.")
     deterministic: bool = _training(False, "The same bits each time, on a GPU too.")
     logger: list[str] | None = _study(
-        None, "Log to tensorboard, mlflow or wandb (empool[NAME]) too. Repeatable.", metavar="NAME"
+        None, "Log also to tensorboard, mlflow or wandb (empool[NAME]). Repeatable.", metavar="NAME"
     )
-    out: Path | None = _study(None, "Folder. Default: runs/DATA-MODEL; of a table runs/TABLE-PROTOCOL.", metavar="DIR")
+    out: Path | None = _study(
+        None, "Folder. Default: runs/DATA-MODEL, for reproduce runs/TABLE-PROTOCOL.", metavar="DIR"
+    )
     device: Device = _where("auto", "Default: auto, the GPU if there is one.")
 
 
@@ -84,7 +86,7 @@ class Where:
     launcher: Literal["local", "ray"] = _where("local", "ray: a cluster (empool[ray]) whose nodes share the folders.")
     address: str | None = _where(None, "Ray cluster. Default: RAY_ADDRESS or a new one.", metavar="HOST:PORT")
     cpus_per_run: int | None = _where(None, "On Ray. Default: 1.", **_count)
-    gpus_per_run: float | None = _where(None, "On Ray; 0.25: four runs a GPU.", min=0, metavar="N")
+    gpus_per_run: float | None = _where(None, "On Ray. 0.25 puts four runs on a GPU.", min=0, metavar="N")
 
 
 @dataclass(frozen=True)

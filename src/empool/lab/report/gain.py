@@ -70,7 +70,7 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-_BETWEEN, ends.iloc[-1])
     axes.set_xticks(centres, ticks)
-    axes.set_xlabel(f"test less training error of {baseline}, points; not to scale")
+    axes.set_xlabel(f"test minus training error of {baseline}, points; not to scale")
     axes.set_ylabel(f"gain over {baseline}, points of test error")
     looks = {method(pooling): style(pooling) for pooling in frame.pooling}
     marks = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in looks.values()]
@@ -86,7 +86,7 @@ def plot(points: Sequence[dict[str, Any]], baseline: str) -> Plot:
         VERDICT: (frame.verdict, None),
     }
     caption = (
-        f"Up: fewer test errors than {baseline}. A column is a setting, and below it are the gap (test less training "
+        f"Up: lower test error than {baseline}. A column is a setting, and below it are the gap (test minus training "
         f"error of {baseline}) and its number; a mark is a pooling with its 95 % interval, simultaneous over the "
         "setting. Filled: decided; aug.: augmented."
     )

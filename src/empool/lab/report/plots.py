@@ -72,8 +72,8 @@ def errors(summary: Summary) -> Plot | None:
         axes.plot(means.get(row.pooling, math.nan), y, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.axvline(level, color=INK, linestyle=":", linewidth=1)
     caption = (
-        f"A mark is a run, a bar a mean. Band: the 95 % interval of the difference from {baseline}, drawn from its "
-        "mean (dotted); the bands hold all at once. One that crosses the dotted line decides nothing."
+        f"A mark is a run, a bar a mean. Band: the mean of {baseline} (dotted) plus the 95 % interval of the "
+        "difference from it, simultaneous over all rows. A band that crosses the dotted line: not decided."
     )
     return drawn("error", "Test error by pooling", caption, figure)
 
@@ -201,9 +201,9 @@ def learning_curves(summary: Summary, curves: pd.DataFrame) -> Plot | None:
     }
     sheet = Sheet("Errors after the last epoch, means over seeds", columns)
     caption = (
-        "Error in percent by epoch. Solid: test; dashed: training, of the batches as they are trained on, with their "
-        "augmentation and samples. Lines are means over seeds, thin ones the seeds where there are several; grey, "
-        f"behind: {label(baseline)}. The scale ends at {top:.0f} %."
+        "Error in percent by epoch. Solid: test; dashed: training, of the batches as they are trained on, with "
+        "augmentation and sampling. Thick lines are means over seeds, thin ones single seeds; grey: "
+        f"{label(baseline)}. The scale ends at {top:.0f} %."
     )
     return drawn("learning-curves", "Learning curves", caption, figure, (sheet,), wide=True)
 
@@ -233,8 +233,8 @@ def reliability(summary: Summary, records: Sequence[Record]) -> Plot | None:
         axes.scatter(confidence, accuracy, 4 + 60 * share, color=colour, marker=marker, linewidths=0, zorder=3)
     caption = (
         "Share of right answers (up) against the probability of the predicted class (right), in percent, by bins of "
-        "that probability. On the dotted line a network is as often right as it says; below it is overconfident. The "
-        f"area of a mark is its share of the images; bins of fewer than {FEW} are left out. Grey, behind: "
+        "that probability. On the dotted line a network is as often right as it says; below it, it is overconfident. "
+        f"The area of a mark is its share of the images; bins of fewer than {FEW} are left out. Grey: "
         f"{label(baseline)}."
     )
     return drawn("reliability", "Reliability", caption, figure, wide=True)

@@ -86,8 +86,8 @@ def power_notes(summary: Summary, plan: Outlook | None) -> list[str]:
     return [] if plan is None else [
         f"With {count(plan.seeds, 'seed')} a pooling, {count(summary.error.tested, 'comparison')} with "
         f"{label(summary.baseline)} and a spread of {plan.spread:.2f} points, a true difference of {plan.shown:.2f} "
-        "points is decided in 80 % of studies. Seeds needed: runs of each pooling that decide a difference as large as "
-        "the one seen as often. What was seen is uncertain itself: plan with a difference that would matter."
+        "points is decided in 80 % of studies. Seeds needed: runs of each pooling with which 80 % of studies decide a "
+        "difference as large as the observed one. That one is uncertain: plan with a difference that would matter."
     ]  # fmt: skip
 
 
@@ -105,12 +105,12 @@ def claims(judged: Sequence[Judgement]) -> Sheet | None:
     }
     tested = sum(one.p_value is not None for one in judged)
     notes = [
-        "Points: the mean test error of the poolings named first less that of those named after them. The paper's "
-        "figures chose what is compared, not ours.",
+        "Points: the mean test error of the poolings named first minus that of those named after them. What is "
+        "compared was chosen by the paper's figures, not by ours.",
         f"Supported or contradicted: by the t test of the difference at 5 %, after Holm's correction over the "
-        f"{count(tested, 'claim')} tested. The 95 % intervals hold at once (Bonferroni).",
-        "Not to converge is counted, not tested: a run fails if a loss at its end is not finite, or if its error on "
-        "the training images is no better than chance.",
+        f"{count(tested, 'claim')} tested. The 95 % intervals are simultaneous (Bonferroni).",
+        "Runs that do not converge are counted, not tested: a run fails if a loss at its end is not finite, or if its "
+        "error on the training images is no better than chance.",
     ]
     return Sheet("Claims of Zhang and Wu (2017), and what our runs say to them", columns, notes)
 
@@ -144,14 +144,14 @@ def rules(records: Sequence[Record]) -> Sheet | None:
     notes = {
         "expectation": "inference mode, one deterministic pass.",
         "recalibrated": "the same, after one pass over the training images that recomputes the statistics of batch "
-        "normalisation with the pools in inference mode. Max-pooling's is the control.",
+        "normalisation with the pooling in inference mode. That of max-pooling is the control.",
         "monte_carlo": f"the mean of the probabilities of {many}, sampled for every image anew.",
         "plain_max": "one pass with p = 0.",
     }
     said = [f"{RULES[rule]}: {notes[rule]}" for rule in RULES if rule in {line["rule"] for line in lines}]
-    said.append("Points: the error less the expectation's on the same network, with its t interval over seeds.")
+    said.append("Points: the error minus the expectation's on the same network, with its t interval over seeds.")
     if still := dict.fromkeys(record["pooling"] for record in records if not record["draws"]):
-        said.append(f"{', '.join(still)}: nothing is sampled, so Monte Carlo would be the single pass.")
+        said.append(f"{', '.join(still)}: nothing is sampled, so Monte Carlo equals the single pass.")
     return Sheet("The same trained networks by each inference rule, means over seeds", columns, said)
 
 

@@ -181,7 +181,7 @@ def changed(recipe: Recipe, choices: Iterable[str]) -> Recipe:
                 read[field] = type(default)(text)
         except (KeyError, ValueError):
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-            raise LabError(f'recipe: expected {field}={shown} or the like, got "{choice}"') from None
+            raise LabError(f'recipe: expected a value such as {field}={shown}, got "{choice}"') from None
     schedule = read.get("schedule", recipe.schedule)
     unused = [field for field in ("milestones", "decay") if field in read]
     if unused and schedule != "step":
