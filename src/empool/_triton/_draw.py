@@ -199,6 +199,7 @@ def _rank_draw_kernel(
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
     FLAT: tl.constexpr,
+    NUMBER: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -211,7 +212,8 @@ def _rank_draw_kernel(
     in a pass over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
 
     LEAST: the fewest valid positions along each dimension. READ: how many columns a block's windows cover, CHUNK: so
-    many are one access; 0 where every window is read for itself. NETWORK: as `_plan.merging_network` gives, of
+    many are one access; 0 where every window is read for itself. NUMBER: how many outputs a row of the tile has: a
+    block, or channels last all of a short line, so that no lane idles. NETWORK: as `_plan.merging_network` gives, of
     EXCHANGES. (ROWS and SIDES: see `empool._triton._table`.)
     """
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
@@ -230,7 +232,6 @@ def _rank_draw_kernel(
     h, h_end = bounds(oh, H, OH, WINDOW, 1)
     size = (D, H, W)
     if METHOD != "first":
-        numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
         table = set_of(thresholds, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
     # What a block's windows cover is read together, but channels last, where registers hold few columns at a time, for
     # half types alone. Else every window is read for itself; contiguous, those of a block lie side by side in a tile.
@@ -262,7 +263,7 @@ def _rank_draw_kernel(
     negative = void.to(
         tl.int16 if kind.primitive_bitwidth == 16 else tl.int32 if kind.primitive_bitwidth == 32 else tl.int64
     )
-    for lane in tl.static_range(1 if SIDE else 4):
+    for lane in tl.static_range(1 if SIDE else NUMBER):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
@@ -287,7 +288,9 @@ def _rank_draw_kernel(
                 seconds = seconds + nexts
             columns = columns + more
         if METHOD != "first":
-            number = number_of_lane(numbers, lane, SIDE, TIED)
+            if lane - lane // LANES * LANES == 0:
+                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+            number = number_of_lane(numbers, lane - lane // LANES * LANES, SIDE, TIED)
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
@@ -356,7 +359,16 @@ def _rank_draw_kernel(
                     count = tl.where(exists, count, 0)
                 void = not_finite(top, void, like)
                 chosen, position, rank = select(
-                    values_by_rank, lower, values, number, row, thresholds_of_lane, tl.minimum(rows, 0), K, COLUMNS, PACKED
+                    values_by_rank,
+                    lower,
+                    values,
+                    number,
+                    row,
+                    thresholds_of_lane,
+                    tl.minimum(rows, 0),
+                    K,
+                    COLUMNS,
+                    PACKED,
                 )
                 value, position, chosen = within(chosen, position, rank, count, like, PACKED)
                 void = not_finite(chosen, void, like)
@@ -392,7 +404,7 @@ def _rank_draw_kernel(
                 value, position = moved(value, source), moved(position, source)
         store_draw(output, drawn, at, value, position, live)
     elif TOGETHER:  # At the end, so that what is read can be read before.
-        for lane in tl.static_range(4):
+        for lane in tl.static_range(NUMBER):
             none, live, at = outputs_of_lane(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
@@ -406,15 +418,19 @@ def _rank_draw_kernel(
         unsure = tl.max(tl.where(row_live, unsure, 0))
         if unsure == 1:
             tl.debug_barrier()  # What other threads have written is read.
-            for other in range(1 if SIDE else 4):
+            for other in range(1 if SIDE else NUMBER):
                 sign_zeros(
                     input, output, drawn, plane_start, line_start, other, block, channel, d, h, size, step,
                     row_live, OW, C, WINDOW, CHANNELS_LAST, SIDE, ALIGNED,
                 )  # fmt: skip
         if unsure > 1:
-            for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+            for other in range(1 if SIDE else NUMBER):  # Seldom: a loop compiles faster.
+                its_block = block + other // LANES
+                its_numbers = numbers
+                if NUMBER > LANES:
+                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
                 draw_any(
-                    input, output, drawn, plane_start, line_start, table, numbers, other, block, channel, d, d_end, h,
-                    h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
-                    WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    input, output, drawn, plane_start, line_start, table, its_numbers, other - other // LANES * LANES, its_block,
+                    channel, d, d_end, h, h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS,
+                    COUNTS, WIDTHS, LEAST, WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
                 )  # fmt: skip

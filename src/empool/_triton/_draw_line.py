@@ -218,8 +218,7 @@ def _rank_draw_line_kernel(
             count = tall * wide_w
             # Neighbours whose windows end in no padding share a row of thresholds.
             if lane == 0 or (
-                COUNTS > 1
-                and ((lane - 1) * WINDOW[5] < WINDOW[8] or lane * WINDOW[5] - WINDOW[8] + WINDOW[2] > W)
+                COUNTS > 1 and ((lane - 1) * WINDOW[5] < WINDOW[8] or lane * WINDOW[5] - WINDOW[8] + WINDOW[2] > W)
             ):
                 pointer = row_of(table, count, ROWS, COUNTS, COLUMNS)
                 thresholds_of_lane = first_thresholds(pointer, COLUMNS)
@@ -228,7 +227,16 @@ def _rank_draw_line_kernel(
             )
             first = values_by_rank[0]
             chosen, position, rank = select(
-                values_by_rank, lower, window, number, pointer, thresholds_of_lane, tl.minimum(rows, 0), K, COLUMNS, PACKED
+                values_by_rank,
+                lower,
+                window,
+                number,
+                pointer,
+                thresholds_of_lane,
+                tl.minimum(rows, 0),
+                K,
+                COLUMNS,
+                PACKED,
             )
             value, position, chosen = within(chosen, position, rank, count, like, PACKED)
             void = not_finite(chosen, void, like)

@@ -31,9 +31,7 @@ _HALF_STEP = tl.constexpr(
 )
 _HALVES = tl.constexpr("prmt.b32 $0, $1, $2, 0x7610;")
 _HALF_MARK = "{{ .reg .b32 e; set.eq.{0}.{0} e, $2, $3; fma.rn.f16x2 $0, e, $4, $1; }}"
-_HALF_PLACE = tl.constexpr(
-    "{ .reg .b32 t; shr.b32 t, $1, 10; and.b32 t, t, 0x001f001f; sub.u32 $0, 0x00170017, t; }"
-)
+_HALF_PLACE = tl.constexpr("{ .reg .b32 t; shr.b32 t, $1, 10; and.b32 t, t, 0x001f001f; sub.u32 $0, 0x00170017, t; }")
 _WITHIN = tl.constexpr(
     "{ .reg .b32 t; lop3.b32 t, $3, 0x00800080, 0, 0xfc; sub.u32 t, t, $4; prmt.b32 t, t, t, 0xaa88;"
     " lop3.b32 $0, $5, t, 0, 0x30; lop3.b32 $1, $6, t, 0x00ff00ff, 0xf8; lop3.b32 $2, t, $7, $5, 0xca; }"
@@ -63,14 +61,15 @@ def _branch() -> str:
         number="$6", threshold="$7", at="$8", left="$9", half="", add="add.f32 $0, $0, 0f3F800000", choices=choices
     )
     marks = "".join(
-        f" set.eq.f32.f32 e, ${15 + k}, $1; fma.rn.f32 $2, e, 0f{(127 + 8 - k) << 23:X}, $2;" for k in range(9)
+        f" set.eq.f32.f32 e, ${20 + k}, $1; fma.rn.f32 $2, e, 0f{(127 + 8 - k) << 23:X}, $2;" for k in range(9)
     )
-    counts = "".join(f" set.gt.f32.f32 e, ${15 + k}, $1; sub.f32 left, left, e;" for k in range(9))
+    counts = [f" set.gt.f32.f32 e, {s}, $1; sub.f32 left, left, e;" for s in ("$15", "$16", "$17", "$18")]
+    others = [f" set.gt.f32.f32 e, {s}, $1; sub.f32 left, left, e;" for s in ("$19", "s5", "s6", "s7")]
     return (
         "{ .reg .pred p, q; .reg .b32 t, low, high, more; .reg .f32 left, e, s5, s6, s7, s8; .reg .b64 at;"
         " mov.b32 t, $2; and.b32 t, t, 0x007fffff; setp.ne.s32 p, t, 0; setp.ge.or.u32 p, $6, $7, p; @!p bra DONE;"
-        f" setp.lt.u32 q, $6, $7; @q bra SAME;{lowest}{more} mov.f32 $2, 0f00000000;{marks}"
-        f" SAME: add.f32 left, $0, 0fCB000000;{counts}"
+        f" mov.f32 left, 0fCB000000; setp.lt.u32 q, $6, $7; @q bra SAME;{lowest}{more} mov.f32 $2, 0f00000000;{marks}"
+        f"{''.join(others)} SAME: add.f32 left, left, $0;{''.join(counts)}"
         " LOOP: setp.gt.f32 q, left, 0f00000000; @!q bra DONE; mov.b32 t, $2; and.b32 t, t, 0x7f800000; mov.b32 e, t;"
         " sub.f32 $2, $2, e; add.f32 left, left, 0fBF800000; bra LOOP; DONE: }"
     )
@@ -90,22 +89,24 @@ def _half_branch(kind: str, one: int) -> str:
             add=f"add.u32 $0, $0, {add}", choices=choices,
         )  # fmt: skip
     marks = "".join(
-        f" mov.b32 t, {(one + ((8 - k) << 10)) * 0x10001:#x}; set.eq.{kind}.{kind} e, ${19 + k}, $1;"
+        f" mov.b32 t, {(one + ((8 - k) << 10)) * 0x10001:#x}; set.eq.{kind}.{kind} e, ${24 + k}, $1;"
         " fma.rn.f16x2 $2, e, t, $2;"
         for k in range(9)
     )
     minus = (one | 0x8000) * 0x10001
-    counts = "".join(
-        f" set.gt.{kind}.{kind} e, ${19 + k}, $1; fma.rn.f16x2 left, e, t, left;" for k in range(9)
+    counts, others = (
+        f" mov.b32 t, {minus:#x};"
+        + "".join(f" set.gt.{kind}.{kind} e, {s}, $1; fma.rn.f16x2 left, e, t, left;" for s in sorted_values)
+        for sorted_values in (("$19", "$20", "$21", "$22"), ("$23", "s5", "s6", "s7"))
     )
     return (
         "{ .reg .pred p, q; .reg .b32 t, low, high, more, left, e, zero, s5, s6, s7, s8; .reg .b64 at;"
         " and.b32 t, $2, 0x03ff03ff; setp.ne.s32 p, t, 0; setp.ge.or.u32 p, $6, $8, p; setp.ge.or.u32 p, $7, $9, p;"
-        f" @!p bra DONE; setp.lt.u32 q, $6, $8; setp.lt.and.u32 q, $7, $9, q; @q bra SAME;{lowest}{more}"
-        f" mov.b32 $2, 0;{marks}"
-        f" SAME: mov.b32 left, $0; mov.b32 t, {minus:#x};{counts} mov.b32 t, 0xe400e400; add.f16x2 left, left, t;"
-        " mov.b32 zero, 0x80008000; LOOP: add.sat.f16x2 t, left, zero; setp.eq.s32 q, t, 0; @q bra DONE; neg.f16x2 t, t;"
-        " add.f16x2 left, left, t; and.b32 e, $2, 0x7c007c00; fma.rn.f16x2 $2, e, t, $2; bra LOOP; DONE: }"
+        " @!p bra DONE; mov.b32 left, 0xe400e400; setp.lt.u32 q, $6, $8; setp.lt.and.u32 q, $7, $9, q; @q bra SAME;"
+        f"{lowest}{more} mov.b32 $2, 0;{marks}{others} SAME: add.f16x2 left, left, $0;{counts}"
+        " mov.b32 zero, 0x80008000; LOOP: add.sat.f16x2 t, left, zero; setp.eq.s32 q, t, 0; @q bra DONE;"
+        " neg.f16x2 t, t; add.f16x2 left, left, t; and.b32 e, $2, 0x7c007c00; fma.rn.f16x2 $2, e, t, $2; bra LOOP;"
+        " DONE: }"
     )
 
 
@@ -113,9 +114,7 @@ _BRANCH = tl.constexpr(_branch())
 _KINDS = (("bf16x2", 0x3844), ("f16x2", 0x3C00))  # In float16, the bits of bfloat16's 1 are 1.875.
 _HALF_MARKS = tl.constexpr(tuple(_HALF_MARK.format(kind) for kind, _ in _KINDS))
 _HALF_BRANCHES = tl.constexpr(tuple(_half_branch(*each) for each in _KINDS))
-_HALF_BITS = tl.constexpr(
-    tuple(tuple((one + ((8 - k) << 10)) for k in range(9)) for _, one in _KINDS)
-)
+_HALF_BITS = tl.constexpr(tuple(tuple((one + ((8 - k) << 10)) for k in range(9)) for _, one in _KINDS))
 """A position's bit: 2^(8 - k), the first position's the highest."""
 
 
@@ -142,7 +141,9 @@ def first_thresholds(row, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def select(ordered, lower, values, number, row, thresholds, zero, K: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr):
+def select(
+    ordered, lower, values, number, row, thresholds, zero, K: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr
+):
     """Find the activation of every random number's rank, in windows of numbers.
 
     Args:
@@ -159,6 +160,9 @@ def select(ordered, lower, values, number, row, thresholds, zero, K: tl.constexp
         window = ()
         for k in tl.static_range(9):
             window = window + ((values[k] if k < K else tl.full(values[0].shape, float("nan"), dtype)),)
+        first = ()
+        for k in tl.static_range(FIRST + 1):
+            first = first + (ordered[k if k < K else K - 1],)
         value = ordered[0]
         left = zero + (COLUMNS - FIRST)
         at = (row + FIRST).to(tl.int64)
@@ -188,9 +192,8 @@ def select(ordered, lower, values, number, row, thresholds, zero, K: tl.constexp
                     dtype=tl.int16, is_pure=True, pack=2,
                 )  # fmt: skip
             rank, value, marks = tl.inline_asm_elementwise(
-                branch, "=&r,=&r,=&r,0,1,2,r,r,r,r,l,l,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
-                [rank, value, marks, number, last, at, left, lower[0], lower[1], lower[2], lower[3], lower[4], window[0], window[1],
-                 window[2], window[3], window[4], window[5], window[6], window[7], window[8]],
+                branch, "=&r,=&r,=&r,0,1,2,r,r,r,r,l,l,r,r" + ",r" * 19,
+                (rank, value, marks, number, last, at, left) + lower + first + window,
                 dtype=(tl.int16, value.dtype, tl.int16), is_pure=True, pack=2,
             )  # fmt: skip
             place = tl.inline_asm_elementwise(_HALF_PLACE, "=r,r", [marks], dtype=tl.int16, is_pure=True, pack=2)
@@ -209,9 +212,8 @@ def select(ordered, lower, values, number, row, thresholds, zero, K: tl.constexp
                     dtype=tl.float32, is_pure=True, pack=1,
                 )  # fmt: skip
             rank, value, marks = tl.inline_asm_elementwise(
-                _BRANCH, "=&f,=&f,=&f,0,1,2,r,r,l,r,f,f,f,f,f,f,f,f,f,f,f,f,f,f",
-                [rank, value, marks, number, last, at, left, lower[0], lower[1], lower[2], lower[3], lower[4], window[0], window[1],
-                 window[2], window[3], window[4], window[5], window[6], window[7], window[8]],
+                _BRANCH, "=&f,=&f,=&f,0,1,2,r,r,l,r" + ",f" * 19,
+                (rank, value, marks, number, last, at, left) + lower + first + window,
                 dtype=(tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
             )  # fmt: skip
             rank = rank.to(tl.int32, bitcast=True)
