@@ -41,6 +41,11 @@ def _pool(stem: str, **arguments: Any) -> Callable[[], Any]:
 
 
 MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: empool.EnsembleMaxPool2d(2, 0.4),
+        TypeError,
+        "EnsembleMaxPool2d: expected stride to be an int, got 0.4; the method's own arguments, such as p, go by name",
+    ),
     # Tensors that can be read without waiting.
     *(
         (_pool(stem, **{name: torch.tensor([0.5, bad])}), ValueError, f"{stem}: expected {name} {rest}")

@@ -64,9 +64,9 @@ class Pooling:
 class RankDistribution(Pooling, abc.ABC):
     """How likely each rank is to be the output of a window.
 
-    To add a pooling, subclass it and give `probabilities`; `empool.RankPool2d(2, distribution=...)` and its 1d and 3d
-    twins do the rest. A class whose instances never change, and are equal only if they always give the same, may say
-    ``unchanging = True``: its tables are then kept from call to call.
+    To add a pooling, subclass it and define `probabilities`, and `zero_probability` if the output can be 0;
+    `empool.RankPool2d(2, distribution=...)` and its 1d and 3d twins do the rest. Set ``unchanging = True`` if instances
+    never change and equal ones always give the same: their tables are then kept from call to call.
 
     Example:
         >>> from empool import EnsembleMax
@@ -239,6 +239,12 @@ class Average(RankDistribution):
 class EnsembleMax(Tunable):
     """Ensemble max-pooling: the second largest activation with probability p, the largest otherwise.
 
+    Args:
+        p: probability of dropping the largest activation.
+
+    Raises:
+        ValueError: if p is outside [0, 1].
+
     Example:
         >>> empool.EnsembleMax(0.1).probabilities(4)
         (0.9, 0.1)
@@ -267,6 +273,12 @@ class EnsembleMax(Tunable):
 @dataclasses.dataclass(frozen=True)
 class MaxDropout(Tunable):
     """Max-pooling dropout: every activation is dropped with probability p, then the largest that is left wins.
+
+    Args:
+        p: probability of dropping an activation.
+
+    Raises:
+        ValueError: if p is outside [0, 1].
 
     Example:
         >>> empool.MaxDropout(0.5).probabilities(4)
@@ -302,6 +314,12 @@ class MaxDropout(Tunable):
 @dataclasses.dataclass(frozen=True)
 class StochasticMax(Tunable):
     """Stochastic max-pooling: ``floor(drop * n)`` of the n activations are dropped, then the largest that is left wins.
+
+    Args:
+        drop: share of the activations to drop.
+
+    Raises:
+        ValueError: if drop is outside [0, 1).
 
     Example:
         >>> empool.StochasticMax(0.25).probabilities(4)
@@ -340,9 +358,17 @@ class StochasticMax(Tunable):
 class Ordinal(RankDistribution):
     """Ordinal pooling: rank r has weight r; in a window with fewer activations the first weights are renormalised.
 
+    Args:
+        weights: the probability of each rank, that of the largest activation first.
+
+    Raises:
+        ValueError: if a weight is outside [0, 1], or they do not sum to 1.
+
     Example:
         >>> empool.Ordinal((0.6, 0.3, 0.1)).probabilities(4)
         (0.6, 0.3, 0.1)
+
+    Source: Kumar, "Ordinal pooling networks", arXiv 1804.02702, 2018.
     """
 
     name: ClassVar[str] = "ordinal"
@@ -369,6 +395,12 @@ class Ordinal(RankDistribution):
 class TopMean(RankDistribution):
     """Rank-based average pooling: the t largest activations are equally likely; all of them where there are fewer.
 
+    Args:
+        t: number of activations.
+
+    Raises:
+        ValueError: if t is not a whole number of at least 1.
+
     Example:
         >>> empool.TopMean(2).probabilities(4)
         (0.5, 0.5)
@@ -393,6 +425,12 @@ class TopMean(RankDistribution):
 @dataclasses.dataclass(frozen=True)
 class Geometric(RankDistribution):
     """Rank-based weighted and stochastic pooling: each rank is 1 - a times as likely as the one before.
+
+    Args:
+        a: 1 is max-pooling; the smaller, the nearer to average pooling.
+
+    Raises:
+        ValueError: if a is outside (0, 1].
 
     Example:
         >>> empool.Geometric(0.75).probabilities(2)
@@ -420,6 +458,12 @@ class Geometric(RankDistribution):
 @dataclasses.dataclass(frozen=True)
 class Mixed(RankDistribution):
     """Mixed pooling: the largest activation with probability a, any of them alike otherwise.
+
+    Args:
+        a: share of max-pooling; the rest is average pooling.
+
+    Raises:
+        ValueError: if a is outside [0, 1].
 
     Example:
         >>> empool.Mixed(0.5).probabilities(4)
@@ -461,6 +505,12 @@ class Soft(Pooling):
     """Soft pooling: an activation is sampled with its probability under the softmax of beta times the activations.
 
     Not a rank distribution: it samples by value.
+
+    Args:
+        beta: 0 is average pooling; the larger, the nearer to max-pooling.
+
+    Raises:
+        ValueError: if beta is not finite.
 
     Example:
         >>> empool.layer(empool.Soft(1.0), 2, kernel_size=2)

@@ -24,8 +24,8 @@ _WINDOWS = {
 }
 _INPUT = """input: ``(N, C, {spatial})`` or ``(C, {spatial})``; any floating dtype, any memory format; both are kept.
         {windows}
-        return_indices: also return the flat index of each output in the input's spatial dimensions. With
-            `training` false, and where the output is no activation but 0, it is that of the maximum."""
+        return_indices: also return the flat index of each output in the input's spatial dimensions. Where no
+            single activation is output (`training` false, or a 0 for none) it is that of the maximum."""
 _DRAW = """training: sample if true; return the exact expectation if false.
         seed: 64-bit seed of the samples, an int or an int64 tensor of one element on the input's device. By default
             each call takes a new one from `generator`.

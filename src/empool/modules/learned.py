@@ -75,7 +75,8 @@ class LearnedRankPool2d(_LearnedRankPool, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, that of the maximum.
         ceil_mode: round the output size up instead of down.
         ranks: number of ranks with a weight; by default all of the window.
         channels: number of channels, for weights of their own; by default all channels share one set.
@@ -86,9 +87,13 @@ class LearnedRankPool2d(_LearnedRankPool, dims=2):
         tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
             of a channel) or "image"; by default none do.
 
+    Raises:
+        ValueError: if `ranks` or `channels` is less than 1, or `ranks` more than the activations of a window.
+
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
         - Output: ``(N, C, OH, OW)`` or ``(C, OH, OW)``, with the OH and OW of `torch.nn.MaxPool2d`.
+        - `logits`, the parameter: ``(1, ranks)`` or ``(channels, ranks)``.
 
     Example:
         >>> pool = empool.LearnedRankPool2d(3, stride=2, padding=1)

@@ -31,13 +31,17 @@ class EnsembleMaxPool2d(_EnsembleMaxPool, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, as in eval mode, that of the maximum.
         ceil_mode: round the output size up instead of down.
         p: probability of dropping the largest activation, in [0, 1]; several are one for each channel.
         seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
         tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
             of a channel) or "image"; by default none do.
+
+    Raises:
+        ValueError: if p is outside [0, 1].
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
@@ -81,13 +85,17 @@ class MaxPoolDropout2d(_MaxPoolDropout, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, as in eval mode, that of the maximum.
         ceil_mode: round the output size up instead of down.
         p: probability of dropping an activation, in [0, 1]; several are one for each channel.
         seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
         tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
             of a channel) or "image"; by default none do.
+
+    Raises:
+        ValueError: if p is outside [0, 1].
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
@@ -130,13 +138,17 @@ class StochasticMaxPool2d(_StochasticMaxPool, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, as in eval mode, that of the maximum.
         ceil_mode: round the output size up instead of down.
         drop: share of the activations to drop, in [0, 1); several are one for each channel.
         seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
         tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
             of a channel) or "image"; by default none do.
+
+    Raises:
+        ValueError: if drop is outside [0, 1).
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
@@ -179,7 +191,8 @@ class StochasticPool2d(_StochasticPool, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, as in eval mode, that of the maximum.
         ceil_mode: round the output size up instead of down.
         seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
@@ -227,15 +240,19 @@ class SoftPool2d(_SoftPool, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, as in eval mode, that of the maximum.
         ceil_mode: round the output size up instead of down.
         beta: 0 is average pooling, large values are max-pooling; several are one for each channel.
-        trainable: make beta a parameter, as a beta that is one always is. A sample sends it the gradient of the
-            expectation.
+        trainable: make beta a parameter; a beta that is an `nn.Parameter` stays one. In training it gets the gradient
+            of the expectation.
         seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
         tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
             of a channel) or "image"; by default none do.
+
+    Raises:
+        ValueError: if beta is not finite.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
@@ -278,13 +295,17 @@ class RankPool2d(_RankPool, dims=2):
         stride: of the window; by default `kernel_size`.
         padding: on each side; padding is never output.
         dilation: distance between the activations of a window.
-        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`.
+        return_indices: also return the flat index of each output, for `torch.nn.MaxUnpool2d`; where no single
+            activation is output, as in eval mode, that of the maximum.
         ceil_mode: round the output size up instead of down.
         distribution: probability of each rank, such as `empool.Ordinal`, `empool.TopMean` or one of your own.
         seed: 64-bit seed that repeats the samples; by default each call takes a new one from `generator`.
         generator: by default PyTorch's, of the input's device.
         tied: outputs that share a random number: "channel" (all channels at a position), "position" (all positions
             of a channel) or "image"; by default none do.
+
+    Raises:
+        TypeError: if `distribution` is not an `empool.RankDistribution`.
 
     Shape:
         - Input: ``(N, C, H, W)`` or ``(C, H, W)``, any floating dtype and memory format.
