@@ -429,8 +429,9 @@ def _rank_draw_kernel(
                 its_numbers = numbers
                 if NUMBER > LANES:
                     its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
+                its_lane = other - other // LANES * LANES
                 draw_any(
-                    input, output, drawn, plane_start, line_start, table, its_numbers, other - other // LANES * LANES, its_block,
-                    channel, d, d_end, h, h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS,
-                    COUNTS, WIDTHS, LEAST, WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, d,
+                    d_end, h, h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
+                    LEAST, WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
                 )  # fmt: skip

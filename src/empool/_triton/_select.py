@@ -1,9 +1,9 @@
 """Selecting the activation of a random number's rank in every window of numbers.
 
-The window is sorted, and the number walks down the ranks: every threshold that it reaches takes it to the next value.
-The value's position is found by comparing it with all of the window: that gives a set of positions, a bit each, of
-which the first is meant, unless a value drawn has equal ones before it in the order of ranks. Such sets, and ranks
-beyond the fourth, are seldom; then a branch counts, exactly. Of half types, two windows share an instruction.
+The window is sorted, and every threshold that the number reaches leads to the next value. The value's position is found
+by comparing it with all of the window, which gives a set of positions, a bit each. Of several, those of equal values
+that come first in the order of ranks are taken out, in a branch: a few instructions, and as many again for each. So
+are ranks beyond the fourth. Of half types, two windows share an instruction.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
@@ -38,7 +38,8 @@ _WITHIN = tl.constexpr(
 )
 
 # The branch. Operands: rank, value and set, each written and read; the number, the threshold from which the branch
-# counts, where thresholds go on, and how many there are, for each window; the values from the sixth on; the window.
+# counts, where thresholds go on, and how many there are, for each window; what makes the last four values; the first
+# five; the window.
 _MORE = (
     " setp.lt.u32 q, {number}, {threshold}; setp.le.or.s32 q, {left}, 0, q; @q bra NONE{half}; mov.b64 at, {at};"
     " mov.b32 more, {left}; NEXT{half}: ld.global.v2.b32 {{low, high}}, [at]; sub.u32 low, low, high;"
