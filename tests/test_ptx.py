@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -105,6 +106,37 @@ def test_value_draw(dtype: torch.dtype, shape: tuple[int, ...], last: bool, beta
     for what in ("numbers", "zeros", "anything"):
         input = _window.dense(_activations(shape, what).to(dtype), last)
         _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.float32, BLOCKS), (torch.bfloat16, LINES)])
+def test_value_mean(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Near the reference; in both layouts, and whatever other windows hold, the same."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    for what, factors in (("numbers", [1.0, -2.0, 30.0]), ("anything", [0.0, -1.0, 1e9])):
+        input, beta = _activations(shape, what).to(dtype), torch.tensor(factors)
+        found, others, beside = (
+            ptx.on_ptx(_operators.value_mean, each, beta, *geometry)
+            for each in (input, _window.dense(input, True), input.index_fill(3, torch.tensor(3), torch.nan))
+        )
+        near = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            found, reference.value_mean(input, beta, *geometry), rtol=near, atol=near, equal_nan=True
+        )
+        assert torch.equal(_bits(found), _bits(others))
+        assert beside[..., 1:3].isnan().all()  # Of which column 3 is a part.
+        assert torch.equal(_bits(found[..., 3:]), _bits(beside[..., 3:]))
+
+
+def test_value_mean_of_extremes() -> None:
+    """A weight of 2^-135 that counts; powers of 2^30, of which rounding shifts some by 2^6, of tiny activations."""
+    geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+    numbers = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)) + 1
+    far = numbers.index_fill(1, torch.arange(0, 16, 2), -3e38)
+    input = torch.stack([far, numbers * 2.0**-95])[None]
+    beta = torch.tensor([135 * math.log(2) / 3e38, 2.0**125])
+    wanted = reference.value_mean(input.double(), beta.double(), *geometry).float()
+    found = ptx.on_ptx(_operators.value_mean, input, beta, *geometry)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
