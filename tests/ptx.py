@@ -519,6 +519,8 @@ def _cvt(run: Run, parts: list[str], operands: list[str]) -> None:
     whole = _signed(value).astype(np.int64) if source[0] == "s" else value
     if to in floats:
         run.write(operands[0], _bits(whole.astype(np.float64), to))
+    elif to == "s8":  # In a wider register, whose upper bits are the sign.
+        run.write(operands[0], whole.astype(np.int8).astype(np.int16).view(np.uint16))
     else:
         run.write(operands[0], whole.astype(np.uint64).astype(_of(to)))
 

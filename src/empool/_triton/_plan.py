@@ -328,6 +328,18 @@ def is_packed() -> bool:
     return all(torch.cuda.get_device_capability(device) >= (9, 0) for device in range(torch.cuda.device_count()))
 
 
+def are_apart(windows: Windows) -> bool:
+    """Tell whether windows lie side by side, share no activation, and end in no padding."""
+    kernel, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    return (
+        not windows.adaptive
+        and kernel == stride
+        and padding == (0, 0, 0)
+        and dilation == (1, 1, 1)
+        and not any(windows.high)
+    )
+
+
 def is_halved(windows: Windows) -> bool:
     """Tell whether the stride halves contiguous maps whose rows are short, and end amid what memory writes as one."""
     outputs = windows.images * windows.channels * math.prod(windows.output)

@@ -394,6 +394,18 @@ def _nine(columns):
 
 
 @triton.jit
+def of_rank(ordered, rank, K: tl.constexpr):
+    """Pick the value of every window's rank, from 0 to K - 1, of those of all ranks: bit by bit."""
+    odd = (rank & 1) != 0
+    left = ()
+    for k in tl.static_range(0, K, 2):
+        left = left + (tl.where(odd, ordered[k + 1 if k + 1 < K else k], ordered[k]),)
+    if K > 2:
+        left = (of_rank(left, rank >> 1, (K + 1) // 2),)
+    return left[0]
+
+
+@triton.jit
 def five_of_nine(columns):
     """Do as `_nine` for the first five. Of the others, return a tuple of which nothing is smaller than the fifth.
 

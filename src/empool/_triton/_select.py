@@ -13,7 +13,7 @@ are ranks beyond the fourth. Of half types, two windows share an instruction.
 import triton
 import triton.language as tl
 
-from empool._triton._rank import descending, five_of_nine
+from empool._triton._rank import descending, five_of_nine, of_rank
 from empool._triton._table import MOST, reached_of_row, thresholds_of_row
 
 FIRST = tl.constexpr(4)
@@ -227,9 +227,7 @@ def select(
             every = thresholds_of_row(row, COLUMNS)
             for column in tl.static_range(COLUMNS):
                 rank += (number >= every[column]).to(tl.int32)
-        value = ordered[0]
-        for k in tl.static_range(1, K):
-            value = tl.where(rank >= k, ordered[k], value)
+        value = of_rank(ordered, rank, K)
         left = tl.zeros(value.shape, tl.int32) + rank
         for k in tl.static_range(K):
             left -= (values[k] > value).to(tl.int32)

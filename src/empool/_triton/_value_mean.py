@@ -30,13 +30,9 @@ _LOG2E, _SPARE, _EXACT = tl.constexpr(LOG2E), tl.constexpr(24.0), tl.constexpr(2
 
 
 @triton.jit
-def _scale_of(largest, BETA: tl.constexpr):
+def _scale_of(largest):
     """Return what positive parts are divided by, so that no square leaves the type's range: 1, or the largest one."""
-    scale = tl.zeros_like(largest) + 1.0
-    if BETA == "none":
-        extreme = (largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE))
-        scale = tl.where(extreme, largest, 1.0)
-    return scale
+    return tl.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1.0)
 
 
 @triton.jit
@@ -44,7 +40,7 @@ def weight_of(value, factor, largest, BETA: tl.constexpr):
     """Return the activation, or its positive part, and its weight."""
     if BETA == "none":
         value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))
-        weight = value / _scale_of(largest, BETA)
+        weight = value / _scale_of(largest)
         weight = tl.where(largest == float("inf"), tl.where(value == float("inf"), 1.0, 0.0), weight)
     else:
         score = score_of(value, factor, BETA)
@@ -88,7 +84,7 @@ def mean_any(
                 other = weight if BETA == "none" else value * (1 / 512)
                 weighted += tl.where(weight == 0, 0.0, weight * other)
     share = 1.0 / tl.where(total == 0, 1.0, total)
-    mean = weighted * share * (_scale_of(largest, BETA) if BETA == "none" else 512.0)
+    mean = weighted * share * (_scale_of(largest) if BETA == "none" else 512.0)
     if WRITES == "variance":
         variance = like
         for kd in range(WINDOW[0]):
