@@ -439,7 +439,10 @@ def _setp(run: Run, parts: list[str], operands: list[str]) -> None:
         _halves(run, "setp", parts, operands)
         return
     type = _of(parts[-1])
-    run.write(operands[0], _compared(parts[0], run.read(operands[1], type), run.read(operands[2], type), parts[-1]))
+    found = _compared(parts[0], run.read(operands[1], type), run.read(operands[2], type), parts[-1])
+    if parts[1] in _LOGIC:  # Combined with another predicate.
+        found = _LOGIC[parts[1]](found, run.read(operands[3], bool))
+    run.write(operands[0], found)
 
 
 def _selp(run: Run, parts: list[str], operands: list[str]) -> None:

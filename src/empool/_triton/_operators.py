@@ -126,8 +126,11 @@ def _rank_draw(
     if large and columns <= MOST.value and _plan.has_lines(windows):
         kernel, plan = _rank_draw_line_kernel, _plan.output_line_plan(_rank_draw_line_kernel, windows)
     else:
-        narrow = method == "ranks" and dtype.itemsize == 4
-        kernel, plan = _rank_draw_kernel, _plan.output_plan(_rank_draw_kernel, windows, narrow=narrow)
+        ranks = method == "ranks"
+        kernel, plan = (
+            _rank_draw_kernel,
+            _plan.output_plan(_rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2),
+        )
     return kernel, Start(
         (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
     )

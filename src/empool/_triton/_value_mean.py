@@ -158,7 +158,9 @@ def largest_power(columns, holes, scale, FIRST: tl.constexpr, NUMBER: tl.constex
 
 
 @triton.jit
-def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr):
+def mean_by_softmax(
+    values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr, FINE: tl.constexpr
+):  # fmt: skip
     """Average the activations of every window, weighted by two to the power of the scale times them.
 
     A power is one fused product and sum, and rounded once: that the largest power was rounded, too, changes all weights
@@ -169,6 +171,7 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
         values: of every window, 0 where there is padding.
         holes: as `holes_of` gives.
         largest: the largest power.
+        FINE: whether to correct the mean's rounding, so that an activation that has all the weight is the mean.
     Returns:
         The mean, or what else it WRITES, what was added to powers, one over the sum, and where any of this may have
         left the type's range or is NaN.
@@ -184,6 +187,11 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
         weighted = tl.fma(weights[k], values[k], weighted)
     share = one_over(total, PACKED)
     mean = weighted * share
+    if FINE:
+        beyond = tl.zeros_like(mean)
+        for k in tl.static_range(K):
+            beyond = tl.fma(weights[k], values[k] - mean, beyond)
+        mean = tl.fma(beyond, share, mean)
     odd = ~((tl.abs(mean) < float("inf")) & (tl.abs(largest) < _EXACT))
     if WRITES == "variance":
         variance = tl.zeros_like(mean)
@@ -304,8 +312,9 @@ def _value_mean_kernel(
                 for kw in tl.static_range(1, KW):
                     largest = tl.maximum(largest, powers[lane * WINDOW[5] + kw])
                 mean, largest, share, odd = mean_by_softmax(
-                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED
-                )
+                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED,
+                    WRITES != "mean" or dtype.primitive_bitwidth > 16,
+                )  # fmt: skip
             again = again | tl.where(live & odd, 1 << lane, 0)
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
