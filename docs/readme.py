@@ -19,12 +19,12 @@ STUDIES = {  # of results/: what is trained, on what; and the pooling
     "table2-cuda": ("residual network, 5,000 images", "ensemble:0.5"),
 }
 LABELS = {  # in the figure: the words and where they are, from the mark
-    "airbench/stage2/50000-published": ("50,000 images, augmented", -64, 26, "start"),
-    "airbench/stage2/50000-none": ("50,000 images", 0, -14, "middle"),
-    "airbench/stage2/5000-published": ("5,000 images, augmented", 10, 22, "start"),
-    "airbench/stage2/5000-none": ("5,000 images", -10, 16, "end"),
-    "table1-cuda": ("plain CNN, 10,000 images", -10, -14, "end"),
-    "table2-cuda": ("residual network", -8, -8, "end"),
+    "airbench/stage2/50000-published": ("airbench 50,000, augmented", -82, 26, "start"),
+    "airbench/stage2/50000-none": ("airbench, 50,000 images", 0, -14, "middle"),
+    "airbench/stage2/5000-published": ("airbench 5,000, augmented", 10, 22, "start"),
+    "airbench/stage2/5000-none": ("airbench 5,000", -10, 16, "end"),
+    "table1-cuda": ("plain CNN 10,000", -10, -14, "end"),
+    "table2-cuda": ("residual network 5,000", -8, -8, "end"),
 }
 
 
@@ -99,7 +99,7 @@ FRAME = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="400" height="310" viewBox="0 0 400 310" role="img" \
 aria-labelledby="title" aria-describedby="desc" font-family="-apple-system,'Segoe UI',Helvetica,Arial,sans-serif" \
 font-size="14">
-<title id="title">When does it help? Fewer errors than max-pooling, against how much max-pooling overfits</title>
+<title id="title">When does it help? Gain over max-pooling, against how much max-pooling overfits</title>
 <desc id="desc">{said}</desc>
 <style>
 text{{fill:#1f2328}}.quiet{{fill:#59636e}}.head{{font-weight:600;font-size:17px}}
@@ -109,7 +109,7 @@ path{{stroke-width:1}}.grid{{stroke:#8c959f;stroke-opacity:.3}}.zero{{stroke:#59
 .yes{{stroke:#58a6ff;fill:#58a6ff}}}}
 </style>
 <text class="head" x="8" y="24">When does it help?</text>
-<text class="quiet" x="8" y="44">gain in points of test error; filled: significant at 5 %</text>
+<text class="quiet" x="8" y="44">gain in points of test error with 95 % intervals; filled: significant</text>
 {parts}
 <text class="quiet" x="388" y="302" text-anchor="end">how much max-pooling overfits: test minus training error</text>
 </svg>

@@ -17,6 +17,7 @@ import empool
 import tiny_data
 from empool.lab import LabError, Study, compare, interface, table
 from empool.lab.analyse import images
+from empool.lab.cli import main
 from empool.lab.execute.configure import Options, configure
 from empool.lab.train import metrics, schedule
 from empool.models import Recipe
@@ -119,6 +120,35 @@ def test_a_network_and_data_of_ones_own(data):
 def test_what_is_wrong_with_ones_own_is_said(data, model, message):
     with pytest.raises(LabError, match=message):
         compare(data, model, ["max"], 1)
+
+
+def test_what_ones_own_code_raises_is_named_with_it_and_shown(capfd):
+    Path("own.py").write_text(
+        "raised = []\n"
+        "def data(): return 1 / 0\n"
+        "def items(): return raised, Broken()\n"
+        "def later(): return [(torch.zeros(1, 8, 8, dtype=torch.uint8), n > 1) for n in range(4)], Later()\n"
+        "def model(pooling): raise ValueError('a bad pooling\\nand more')\n"
+        "import torch\n"
+        "class Broken:\n"
+        "    def __len__(self): return 3\n"
+        "    def __getitem__(self, n): return raised[n]\n"
+        "class Later(Broken):\n"
+        "    def __getitem__(self, n): return (torch.zeros(1, 8, 8, dtype=torch.uint8), 0) if n < 2 else raised[n]\n"
+    )
+    Path("lacks.py").write_text("import no_such_package")
+    for option, own, said in (
+        ("--data", "own:data", "--data own:data raised ZeroDivisionError: division by zero"),
+        ("--data", "own:items", "--data own:items raised IndexError: list index out of range"),
+        ("--data", "own:later", "--data own:later: test image 2 raised IndexError: list index out of range"),
+        ("--model", "own:model", "--model own:model raised ValueError: a bad pooling"),
+        ("--model", "lacks:make", "--model lacks:make raised ModuleNotFoundError: No module named 'no_such_package'"),
+    ):
+        assert main(["compare", option, own]) == 1
+        shown = capfd.readouterr().err
+        assert shown.endswith(f"\nempool: error: {said}\n")
+        assert f'{own.partition(":")[0]}.py", line ' in shown
+    assert not Path("runs").exists()
 
 
 def test_held_out_images_are_measured_and_never_trained_on():

@@ -90,12 +90,21 @@ def test_mean(name: str, shape: tuple[int, ...]) -> None:
         _compare("rank_mean", _activations(shape, what).bfloat16(), table, counts, *geometry)
 
 
-@pytest.mark.parametrize(("dtype", "last"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_value_draw(dtype: torch.dtype, last: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "shape", "last", "beta"),
+    [
+        (torch.float32, BLOCKS, False, None),
+        (torch.bfloat16, BLOCKS, True, None),
+        (torch.bfloat16, LINES, False, None),
+        (torch.float32, LINES, False, [0.5, 20.0, -1.0]),
+    ],
+)
+def test_value_draw(dtype: torch.dtype, shape: tuple[int, ...], last: bool, beta: list[float] | None) -> None:
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    factor = None if beta is None else torch.tensor(beta)
     for what in ("numbers", "zeros", "anything"):
-        input = _window.dense(_activations((2, 3, 16, 16), what).to(dtype), last)
-        _compare("value_draw", input, torch.tensor(11), None, *geometry, 0)
+        input = _window.dense(_activations(shape, what).to(dtype), last)
+        _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("ensemble", torch.bfloat16), ("average", torch.float32)])

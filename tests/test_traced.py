@@ -45,6 +45,7 @@ WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_rank_draw_line_kernel": {"output", "drawn"},
     "_value_draw_kernel": {"output", "drawn"},
+    "_value_draw_line_kernel": {"output", "drawn"},
     "_drawn_scatter_kernel": {"grad_input"},
     "_drawn_scatter_line_kernel": {"grad_input"},
     "_drawn_scatter_any_kernel": {"grad_input"},

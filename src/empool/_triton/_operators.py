@@ -33,6 +33,7 @@ from empool._triton._scatter import (
 from empool._triton._scatter_line import _drawn_scatter_line_kernel
 from empool._triton._table import MOST
 from empool._triton._value import _value_draw_kernel
+from empool._triton._value_line import _value_draw_line_kernel, _value_mean_line_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
 from empool._triton._value_mean_backward_once import _value_mean_backward_once_kernel
@@ -45,6 +46,7 @@ KERNELS = (
     _rank_draw_kernel,
     _rank_draw_line_kernel,
     _value_draw_kernel,
+    _value_draw_line_kernel,
     _drawn_scatter_kernel,
     _drawn_scatter_line_kernel,
     _drawn_scatter_any_kernel,
@@ -56,6 +58,7 @@ KERNELS = (
     _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
+    _value_mean_line_kernel,
     _value_mean_backward_any_kernel,
     _value_mean_backward_kernel,
     _value_mean_backward_once_kernel,
@@ -130,18 +133,21 @@ def _rank_draw(
 def value_draw(input: Tensor, seed: Tensor, beta: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     """Do as `empool.reference.value_draw`."""
     input, channels_last = _dense(input)
-    start = _known(_value_draw, input.shape, input.dtype, channels_last, seed.numel(), _beta(beta), *rest)
+    kernel, start = _known(_value_draw, input.shape, input.dtype, channels_last, seed.numel(), _beta(beta), *rest)
     output, drawn, seed = _empty(start, input), _empty(start, input, start.dtype), seed.contiguous()
-    launch(_value_draw_kernel, start.plans[0], input, seed, seed if beta is None else beta.contiguous(), output, drawn)
+    launch(kernel, start.plans[0], input, seed, seed if beta is None else beta.contiguous(), output, drawn)
     return output, drawn
 
 
 def _value_draw(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, seeds: int, beta: str, *rest: Any
-) -> Start:
+) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
-    plan = _plan.output_plan(_value_draw_kernel, windows).of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
-    return Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
+    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows)
+    if _plan.has_lines(windows):
+        kernel, plan = _value_draw_line_kernel, _plan.output_line_plan(_value_draw_line_kernel, windows)
+    plan = plan.of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
+    return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
 def drawn_scatter(grad_output: Tensor, drawn: Tensor, input_size: Sequence[int], *geometry: Any) -> Tensor:
@@ -334,10 +340,22 @@ def _rank_mean_weight_grad(
 def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean`."""
     input, channels_last = _dense(input)
-    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), "mean", *geometry)
+    kernel, start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), *geometry)
     output = _empty(start, input)
-    launch(_value_mean_kernel, start.plans[0], input, input if beta is None else beta.contiguous(), *[output] * 3)
+    outputs = [output] * (1 if kernel is _value_mean_line_kernel else 3)
+    launch(kernel, start.plans[0], input, input if beta is None else beta.contiguous(), *outputs)
     return output
+
+
+def _value_mean(
+    size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, *geometry: Any
+) -> tuple[Any, Start]:
+    windows, shape = _described(size, dtype, channels_last, (), geometry)
+    if _plan.has_lines(windows):
+        kernel, plan = _value_mean_line_kernel, _plan.output_line_plan(_value_mean_line_kernel, windows)
+    else:
+        kernel, plan = _value_mean_kernel, _plan.output_plan(_value_mean_kernel, windows).of(WRITES="mean")
+    return kernel, Start((plan.of(BETA=beta),), shape, _strides(shape, channels_last), dtype)
 
 
 def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
@@ -363,21 +381,21 @@ def _value_mean_backward(
         return _value_mean_backward_once_kernel, Start((once.of(BETA=beta),), size, (), dtype)
     cells = _has_cells(windows)
     kernel = _value_mean_backward_kernel if cells else _value_mean_backward_any_kernel
-    start = _value_mean(size, dtype, channels_last, beta, "parts", *geometry)
+    start = _value_mean_parts(size, dtype, channels_last, beta, "parts", *geometry)
     return kernel, start._replace(plans=(*start.plans, _plan.input_plan(kernel, windows, cells).of(BETA=beta)))
 
 
 def value_mean_beta_grad(grad_output: Tensor, input: Tensor, beta: Tensor, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean_beta_grad`; the host adds up what the windows have."""
     input, channels_last = _dense(input)
-    start = _known(_value_mean, input.shape, input.dtype, channels_last, _beta(beta), "variance", *geometry)
+    start = _known(_value_mean_parts, input.shape, input.dtype, channels_last, _beta(beta), "variance", *geometry)
     slope = _empty(start, input, start.dtype)
     launch(_value_mean_kernel, start.plans[0], input, beta.contiguous(), *[slope] * 3)
     channels = (grad_output * slope).sum((0, *range(2, slope.dim())), dtype=torch.float64)
     return (channels.sum() if beta.numel() == 1 else channels).reshape(beta.shape).to(beta.dtype)
 
 
-def _value_mean(
+def _value_mean_parts(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, writes: str, *geometry: Any
 ) -> Start:
     windows, shape = _described(size, dtype, channels_last, (), geometry)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # There is no room.
 _REFUSED = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
@@ -10,6 +13,21 @@ _REFUSED = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.E
 
 class LabError(Exception):
     """A message for the user, one line, that names the problem and, where there is one, the remedy."""
+
+
+class OwnError(LabError):
+    """What a user's own code raised: the traceback of its cause says where."""
+
+
+@contextmanager
+def own_code(where: str) -> Iterator[None]:
+    """Name a user's own code, such as ``--data module:factory``, beside what it raises."""
+    try:
+        yield
+    except LabError:
+        raise
+    except Exception as error:
+        raise OwnError(f"{where} raised {traceback.format_exception_only(error)[-1].splitlines()[0]}") from error
 
 
 def refusal(error: BaseException) -> OSError | None:

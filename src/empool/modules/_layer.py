@@ -129,7 +129,7 @@ class WindowPool(Pool, MaxPoolNd):
         ceil_mode: bool, seed: Seed, generator: Generator | None, tied: Tied,
     ) -> None:  # fmt: skip
         if isinstance(stride, float):  # A p in its place.
-            own = "the method's own arguments, such as p, go by name"
+            own = "the method's own arguments, such as p, go by name"  # type: ignore[unreachable]
             raise TypeError(f"{type(self).__name__}: expected stride to be an int, got {stride}; {own}")
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[arg-type]
         self._draw_by(seed, generator, tied)

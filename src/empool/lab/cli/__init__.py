@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 
 _EXTRAS = {  # that bring a package, where it is not the lab's own
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import typer
 
         from empool.lab.cli.commands import app
-        from empool.lab.errors import LabError
+        from empool.lab.errors import LabError, OwnError
     except ModuleNotFoundError as error:
         return _not_installed(error)
     command = typer.main.get_command(app)
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.exit_code
     except SystemExit as followed:  # Another process speaks for this one.
         return int(followed.code or 0)
+    except OwnError as error:
+        traceback.print_exception(error.__cause__)
+        return _fail(str(error))
     except (LabError, OSError) as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:

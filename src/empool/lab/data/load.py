@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from empool.lab.data import sources, streams
 from empool.lab.data.sets import DataSet, Split, Streamed, stratified
-from empool.lab.errors import LabError
+from empool.lab.errors import LabError, own_code
 from empool.lab.study import networks
 from empool.models import Network
 
@@ -90,15 +90,19 @@ def _own(spelling: str, network: Network) -> DataSet:
     Float tensors ``(C, H, W)`` are taken as they come, every epoch anew.
     """
     where = f"--data {spelling}"
-    made = networks.imported("--data", spelling)()
+    factory = networks.imported("--data", spelling)
+    with own_code(where):
+        made = factory()
     if not (isinstance(made, tuple) and len(made) == 2 and all(hasattr(part, "__getitem__") for part in made)):
         raise LabError(f"{where}: expected a training and a test Dataset, got {type(made).__name__}")
-    try:
-        for part in reversed(made):  # An empty one has no first item.
-            image, label = part[0]
+    for part in reversed(made):
+        with own_code(where):
+            first: Any = part[0] if len(part) else None
+        try:
+            image, label = first
             int(label)
-    except (LookupError, TypeError, ValueError):
-        raise LabError(f"{where}: expected items of an image and an integer label") from None
+        except (TypeError, ValueError):
+            raise LabError(f"{where}: expected items of an image and an integer label") from None
     classes = tuple(map(str, getattr(made[0], "classes", ())))
     floats = isinstance(image, torch.Tensor) and image.is_floating_point()
     if not (floats or network.streams):
@@ -142,4 +146,6 @@ class _Items(Dataset[Any]):
 
 def _rows(where: str, images: Any) -> Iterator[sources.Row]:
     for n in range(len(images)):
-        yield f"{where} image {n}", *images[n]
+        with own_code(f"{where} image {n}"):
+            image, label = images[n]
+        yield f"{where} image {n}", image, label

@@ -13,7 +13,7 @@ from torch import nn
 
 from empool import models
 from empool.distributions import Pooling
-from empool.lab.errors import LabError
+from empool.lab.errors import LabError, own_code
 from empool.models import Network, Recipe
 
 
@@ -29,14 +29,16 @@ def imported(option: str, spelling: str) -> Callable[..., Any]:
     module, _, name = spelling.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # So do the processes that runs are done in.
-    try:
-        found: Any = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise LabError(f"{option} {spelling}: there is no module {error.name} here or on PYTHONPATH") from None
-    except AttributeError:
-        raise LabError(f"{option} {spelling}: {module} has no {name}") from None
+    with own_code(f"{option} {spelling}"):
+        try:
+            loaded = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise LabError(f"{option} {spelling}: there is no module {error.name} here or on PYTHONPATH") from None
+    found: Any = getattr(loaded, name, None)
+    if found is None:
+        raise LabError(f"{option} {spelling}: {module} has no {name}")
     if not callable(found):
         raise LabError(f"{option} {spelling}: expected a callable, got {type(found).__name__}")
     return found  # type: ignore[no-any-return]
@@ -65,7 +67,8 @@ def create(spelling: str, num_classes: int, pooling: Pooling | None, in_channels
     given = {"num_classes": num_classes, "in_channels": in_channels, **options}
     taken = inspect.signature(factory).parameters
     every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    made = factory(pooling, **{name: value for name, value in given.items() if every or name in taken})
+    with own_code(f"--model {spelling}"):
+        made = factory(pooling, **{name: value for name, value in given.items() if every or name in taken})
     if not isinstance(made, nn.Module):
         raise LabError(f"--model {spelling}: expected a torch.nn.Module, got {type(made).__name__}")
     return made

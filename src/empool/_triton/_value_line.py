@@ -1,0 +1,216 @@
+"""`value_draw` and `value_mean` for CUDA of small contiguous maps, a thread for each line (see `_draw_line`)."""
+
+# Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# ruff: noqa: RUF005, RUF059
+
+import triton
+import triton.language as tl
+
+from empool._triton._draw import store_draw
+from empool._triton._draw_line import SIZES, line_of, load_line
+from empool._triton._load import inside
+from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
+from empool._triton._value import beta_of, draw_any, drawn_of_window, largest_of, positive_parts, powers_of
+from empool._triton._value_mean import mean_any, mean_by_softmax, mean_by_value, squares_of
+
+
+@triton.jit
+def _scores_of_line(columns, factor, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr):
+    """Return beta times all of a line's columns; -inf for padding above and below."""
+    found = ()
+    KH: tl.constexpr = WINDOW[1]
+    for k in tl.static_range(len(columns)):
+        score = factor * columns[k]
+        if k % KH < WINDOW[7] or HIGH[1]:
+            score = tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), score, -float("inf"))
+        found = found + (score,)
+    return found
+
+
+@triton.jit
+def _window_of_line(columns, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.constexpr):
+    """Pick a window's activations, in window order; columns of padding are left out."""
+    BEGIN: tl.constexpr = lane * WINDOW[5] if lane * WINDOW[5] > WINDOW[8] else WINDOW[8]
+    LAST: tl.constexpr = lane * WINDOW[5] + WINDOW[2]
+    END: tl.constexpr = LAST if W + WINDOW[8] > LAST else W + WINDOW[8]
+    KH: tl.constexpr = WINDOW[1]
+    values = ()
+    for row in tl.static_range(KH):
+        for c in tl.static_range(BEGIN, END):
+            values = values + (columns[c * KH + row],)
+    return values
+
+
+@triton.jit
+def _place_of(index, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.constexpr):
+    """Return the position in the window of what is so many places behind the first of `_window_of_line`."""
+    LEFT: tl.constexpr = WINDOW[8] - lane * WINDOW[5] if lane * WINDOW[5] < WINDOW[8] else 0
+    LAST: tl.constexpr = lane * WINDOW[5] + WINDOW[2]
+    RIGHT: tl.constexpr = LAST - (W + WINDOW[8]) if W + WINDOW[8] < LAST else 0
+    if LEFT + RIGHT > 0:
+        line = index.to(tl.uint32) // (WINDOW[2] - LEFT - RIGHT)
+        index = index + line.to(tl.int32) * (LEFT + RIGHT) + LEFT
+    return index
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _value_draw_line_kernel(
+    input,
+    seed,
+    beta,
+    output,
+    drawn,
+    rows,
+    share,
+    first_image,
+    C,
+    H,
+    OH,
+    height_magic,
+    height_shift,
+    channels_magic,
+    channels_shift,
+    SEEDS: tl.constexpr,
+    TIED: tl.constexpr,
+    BETA: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PACKED: tl.constexpr,
+    W: tl.constexpr,
+    OW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Draw an activation of every window, as `_value_draw_kernel` does.
+
+    A row of the tile is a line of OW windows, of which READ columns are covered. Columns of padding are left out.
+    """
+    BLOCKS: tl.constexpr = (OW + LANES - 1) // LANES
+    dtype: tl.constexpr = input.dtype.element_ty
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
+    row_live = row < rows
+    row = tl.minimum(row, rows - 1)
+    plane, oh = divide(row, OH, height_magic, height_shift, False)
+    image, channel = divide(plane, C, channels_magic, channels_shift, False)
+    plane_start = plane * (H * W)
+    h, h_end = bounds(oh, H, OH, WINDOW, 1)
+    none = tl.zeros([1, 1], tl.int32)
+    like = tl.zeros([BLOCK, 1], wide)
+    factor = beta_of(beta, channel, C, BETA, wide)
+    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide)
+    if BETA == "none":
+        columns = positive_parts(columns)
+    else:
+        scores = _scores_of_line(columns, factor, h, h_end, WINDOW, HIGH)
+    most = like
+    values = ()
+    positions = ()
+    for lane in tl.static_range(OW):
+        if lane - lane // LANES * LANES == 0:
+            numbers = uniform32(seed, image, channel, oh, none + lane // LANES, share, first_image, SEEDS, TIED)
+        number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
+        window = _window_of_line(columns, lane, W, WINDOW)
+        weights = window
+        if BETA != "none":
+            weights = _window_of_line(scores, lane, W, WINDOW)
+            largest = largest_of(weights, len(window))
+            most = largest_of((most, tl.abs(largest)), 2)
+            weights = powers_of(weights, largest, len(window))
+        value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
+        position = _place_of(position, lane, W, WINDOW)
+        if BETA == "none":
+            position = tl.where(total == 0, -1, position)  # Then all values are 0.
+            most = largest_of((most, total), 2)
+        values = values + (value.to(dtype),)
+        positions = positions + (position.to(drawn.dtype.element_ty),)
+    at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
+    value, position = line_of(values, OW, BLOCKS * LANES), line_of(positions, OW, BLOCKS * LANES)
+    if dtype.primitive_bitwidth == 16:  # Both in one word.
+        word = (value.to(tl.int16, bitcast=True).to(tl.int32) << 8) | position.to(tl.int32)
+        word = moved(word, source)
+        value, position = (word >> 8).to(tl.int16).to(dtype, bitcast=True), word & 255
+    else:
+        value, position = moved(value, source), moved(position, source)
+    store_draw(output, drawn, at, value, position, live)
+    if tl.max((row_live & ~(most < float("inf"))).to(tl.int32)) > 0:  # Seldom: a loop compiles faster.
+        for each in range(OW):
+            block = none + each // LANES
+            numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)
+            draw_any(
+                input, output, drawn, plane_start, row * OW, numbers, factor, each - each // LANES * LANES, block,
+                channel, none, none + 1, h, h_end, (none + 1, H, W), 1, row_live, OW, C, TIED, BETA, WINDOW, HIGH,
+                False, False, 1, like,
+            )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["rows", "C", "H", "OH", "height_magic", "height_shift", "channels_magic", "channels_shift"]
+)
+def _value_mean_line_kernel(
+    input,
+    beta,
+    output,
+    rows,
+    C,
+    H,
+    OH,
+    height_magic,
+    height_shift,
+    channels_magic,
+    channels_shift,
+    BETA: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
+    W: tl.constexpr,
+    OW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Average the activations of every window, as `_value_mean_kernel` does.
+
+    A row of the tile is a line of OW windows, of which READ columns are covered. Columns of padding are left out.
+    """
+    BLOCKS: tl.constexpr = (OW + LANES - 1) // LANES
+    dtype: tl.constexpr = input.dtype.element_ty
+    wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
+    row_live = row < rows
+    row = tl.minimum(row, rows - 1)
+    plane, oh = divide(row, OH, height_magic, height_shift, False)
+    image, channel = divide(plane, C, channels_magic, channels_shift, False)
+    plane_start = plane * (H * W)
+    h, h_end = bounds(oh, H, OH, WINDOW, 1)
+    none = tl.zeros([1, 1], tl.int32)
+    like = tl.zeros([BLOCK, 1], wide)
+    factor = beta_of(beta, channel, C, BETA, wide)
+    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide)
+    if BETA == "none":
+        columns = positive_parts(columns)
+        others = squares_of(columns)
+    else:
+        others = _scores_of_line(columns, factor, h, h_end, WINDOW, HIGH)
+    again = row_live & (like != like)
+    means = ()
+    for lane in tl.static_range(OW):
+        values = _window_of_line(columns, lane, W, WINDOW)
+        other = _window_of_line(others, lane, W, WINDOW)
+        if BETA == "none":
+            mean, share, odd = mean_by_value(values, other, len(values))
+        else:
+            mean, largest, share = mean_by_softmax(values, other, len(values), "mean")
+            odd = mean != mean
+        again = again | (row_live & odd)
+        means = means + (mean.to(dtype),)
+    at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
+    tl.store(output + at, moved(line_of(means, OW, BLOCKS * LANES), source), mask=live)
+    if tl.max(again.to(tl.int32)) > 0:  # Seldom: a loop compiles faster.
+        for each in range(OW):
+            mean_any(
+                input, output, output, output, plane_start, row * OW, factor, each - each // LANES * LANES,
+                none + each // LANES, channel, none, none + 1, h, h_end, (none + 1, H, W), 1, row_live, OW, C, BETA,
+                "mean", WINDOW, HIGH, False, False, 1, like,
+            )  # fmt: skip
