@@ -99,9 +99,6 @@ _WHY = {
     "mean stochastic": "as for draws.",
     "mean soft": "nine exponentials an output: each occupies the converter for eight cycles, and takes some seven more "
     "instructions for the range of denormal numbers, which the reference's rounding keeps.",
-    "backward ensemble": "two kernels, whose times are added: one finds where each window's two largest activations "
-    "lie, one collects gradients by cells, where each of nine pairs of window and position takes two comparisons and "
-    "two sums, each window a row of the table, and padding.",
 }
 """Why kernels stay below 95 %."""
 

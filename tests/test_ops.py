@@ -87,6 +87,18 @@ def test_fakes_have_the_shape_and_strides_of_results(case: Case) -> None:
             assert (r.shape, r.dtype, strides(r)) == (f.shape, f.dtype, strides(f)), f"{name} {what}"
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_no_output_size_is_that_of_a_regular_grid(inference: bool) -> None:
+    # A model of AOTInductor's hands over None for an empty list.
+    (case,) = [case for case in LAYOUTS if case.name == "3x3/2 padded"]
+    with torch.inference_mode(inference):
+        for name, what, args in calls(case, torch.float32, ("ensemble",)):
+            operator = getattr(ops, name).default
+            at = [argument.name for argument in operator._schema.arguments].index("output_size")
+            none = operator(*args[:at], None, *args[at + 1 :])
+            torch.testing.assert_close(none, operator(*args), rtol=0, atol=0, msg=f"{name} {what}")
+
+
 def test_every_operator_has_a_reference_derivatives_a_fake_and_a_vmap_rule() -> None:
     for name in _ops.SCHEMAS:
         for key in ("CompositeExplicitAutograd", "Autograd", "FuncTorchBatched"):

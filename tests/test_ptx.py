@@ -107,29 +107,24 @@ def test_value_draw(dtype: torch.dtype, shape: tuple[int, ...], last: bool, beta
         _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("ensemble", torch.bfloat16), ("average", torch.float32)])
-def test_mean_backward(name: str, dtype: torch.dtype) -> None:
-    """Where the two largest lie, of half types two windows at a time; and the ranks of all."""
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape", "last"),
+    [
+        ("ensemble", torch.bfloat16, BLOCKS, False),
+        ("ensemble", torch.bfloat16, BLOCKS, True),
+        ("ensemble", torch.float16, LINES, False),
+        ("average", torch.float32, BLOCKS, False),
+    ],
+)
+def test_mean_backward(name: str, dtype: torch.dtype, shape: tuple[int, ...], last: bool) -> None:
+    """Where the two largest lie, of half types two windows at a time; and the ranks of all. Gradients of all kinds."""
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
     counts = tuple(geometry.possible_counts())
     table = torch.tensor([DISTRIBUTIONS[name].weight_table(counts)], dtype=torch.float64)
+    output = (*shape[:2], *geometry.output_sizes(shape[2:]))
     for what in ("numbers", "zeros", "anything"):
-        gradient = _activations((2, 3, 8, 8), "numbers").to(dtype)
-        _compare("rank_mean_backward", gradient, _activations((2, 3, 16, 16), what).to(dtype), table, counts, *geometry)
-
-
-def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tiles a program, one after another; and again where there is something else than numbers."""
-    monkeypatch.setattr(_plan, "PROGRAMS", 2)
-    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
-    counts = tuple(geometry.possible_counts())
-    shape = (1, 32, 16, 16)
-    input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
-    gradient = _activations((2, 32, 8, 8), "numbers")
-    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
-    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
-    found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
-    torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
+        gradient, input = (_window.dense(_activations(each, what).to(dtype), last) for each in (output, shape))
+        _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
 
 
 def test_tied_draw_of_a_large_window() -> None:

@@ -26,6 +26,7 @@ RECALLED = tuple(
 )
 """Those that it also implements with the whole numbers of a call as one, which it remembers."""
 
+_INTERFACE = 2
 _NOT_BUILT = (
     "not built: PyTorch or a C++20 compiler was missing at install, or EMPOOL_BUILD=0 was set; "
     "with both, install empool once more, with `pip install --force-reinstall --no-deps --no-cache-dir`"
@@ -38,11 +39,16 @@ def load() -> bool:
     Returns:
         Whether they were built.
     Raises:
-        ImportError: if they were built but cannot be loaded, say for another PyTorch.
+        ImportError: if they were built but cannot be loaded, say for another PyTorch, or from other sources.
     """
     if _unwanted() or importlib.util.find_spec("empool._C") is None:
         return False
-    importlib.import_module("empool._C")
+    built = importlib.import_module("empool._C")
+    if getattr(built, "interface", 1) != _INTERFACE:
+        raise ImportError(
+            "empool._C was built from other sources, and its kernels take other arguments: "
+            "install empool once more, or in a clone `python setup.py build_ext --inplace`"
+        )
     return True
 
 

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from empool import _onnx, _private, _window, reference
 from empool._window import Geometry
 
-_GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size"
+_GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[]? output_size"
 _DRAW = f"{_GEOMETRY}, bool ceil_mode, int tied, int first_image=0) -> (Tensor output, Tensor drawn)"
 _RANKS = f"Tensor weights, int[] counts, {_GEOMETRY}, bool ceil_mode) -> Tensor"
 _VALUES = f"Tensor? beta, {_GEOMETRY}, bool ceil_mode) -> Tensor"
@@ -29,7 +29,7 @@ SCHEMAS = {
     "rank_mean_weight_grad_jvp": f"(Tensor grad_output, Tensor tangent, Tensor input, {_RANKS}",
     "value_mean": f"(Tensor input, {_VALUES}",
     "value_mean_backward": f"(Tensor grad_output, Tensor input, {_VALUES}",
-    "value_mean_beta_grad": f"(Tensor grad_output, Tensor input, {_VALUES.replace('?', '')}",
+    "value_mean_beta_grad": f"(Tensor grad_output, Tensor input, {_VALUES.replace('Tensor?', 'Tensor')}",
 }
 """Every operator; `empool.reference` says what its arguments mean."""
 

@@ -16,14 +16,15 @@ class Geometry(NamedTuple):
 
     With an `output_size` the windows are those of adaptive pooling: window i of a dimension holds the positions from
     ``floor(i * size / output)`` up to ``ceil((i + 1) * size / output)``. `kernel_size` then is the largest extent, the
-    strides and dilations are 1, the padding is 0.
+    strides and dilations are 1, the padding is 0. An empty `output_size`, of which AOTInductor makes None, is that of a
+    regular grid.
     """
 
     kernel_size: Sequence[int]
     stride: Sequence[int]
     padding: Sequence[int]
     dilation: Sequence[int]
-    output_size: Sequence[int] = ()
+    output_size: Sequence[int] | None = ()
     ceil_mode: bool = False
 
     @property
@@ -33,7 +34,7 @@ class Geometry(NamedTuple):
 
     def output_sizes(self, spatial: Sequence[int]) -> list[int]:
         """Return the number of windows along every spatial dimension, as PyTorch's max-pooling counts them."""
-        return list(self.output_size) or [self._output_size(size, dim) for dim, size in enumerate(spatial)]
+        return list(self.output_size or ()) or [self._output_size(size, dim) for dim, size in enumerate(spatial)]
 
     def _output_size(self, size: int, dim: int) -> int:
         stride, padding = self.stride[dim], self.padding[dim]

@@ -18,12 +18,10 @@ from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
 from empool._triton._mean import _rank_mean_kernel
-from empool._triton._mean_backward import (
-    _rank_mean_backward_any_kernel,
-    _rank_mean_backward_kernel,
-    _rank_places_kernel,
-)
+from empool._triton._mean_backward import _rank_mean_backward_any_kernel, _rank_mean_backward_kernel
+from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel, _rank_places_line_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
+from empool._triton._places import MOST_PLACES, _rank_places_kernel
 from empool._triton._plan import Plan, Windows, launch
 from empool._triton._scatter import (
     _drawn_gather_kernel,
@@ -55,7 +53,9 @@ KERNELS = (
     _rank_mean_line_kernel,
     _rank_mean_backward_any_kernel,
     _rank_mean_backward_kernel,
+    _rank_mean_backward_line_kernel,
     _rank_places_kernel,
+    _rank_places_line_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
     _value_mean_line_kernel,
@@ -250,17 +250,21 @@ def rank_mean_backward(
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_backward`."""
     input, channels_last = _dense(input)
-    start = _known(_rank_mean_backward, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry)
+    kernels, start = _known(
+        _rank_mean_backward, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry
+    )
     grad_output = _window.dense(grad_output, channels_last)
     grad_input, weights = input.new_empty_strided(input.shape, input.stride()), weights.contiguous()
-    if len(start.plans) == 1:
-        launch(_rank_mean_backward_any_kernel, start.plans[0], grad_output, input, weights, grad_input)
+    if len(kernels) == 1:
+        launch(kernels[0], start.plans[0], grad_output, input, weights, grad_input)
     else:
         codes = _empty(start, input, start.dtype)
         if weights.size(2) > 2:  # They are read for every activation.
             weights = weights.to(torch.promote_types(input.dtype, torch.float32))
-        launch(_rank_places_kernel, start.plans[0], input, codes)
-        launch(_rank_mean_backward_kernel, start.plans[1], grad_output, codes, weights, grad_input)
+        if kernels[1] is _rank_mean_backward_line_kernel:
+            grad_output = _in_words(grad_output)
+        launch(kernels[0], start.plans[0], input, codes)
+        launch(kernels[1], start.plans[1], grad_output, codes, weights, grad_input)
     return grad_input
 
 
@@ -271,27 +275,35 @@ def _rank_mean_backward(
     table: Sequence[int],
     counts: tuple[int, ...],
     *geometry: Any,
-) -> Start:
+) -> tuple[tuple[Any, ...], Start]:
     windows, shape = _described(size, dtype, channels_last, counts, geometry)
-    known: dict[str, Any] = {"COLUMNS": table[2], "SETS": table[0] != 1}
-    plans: tuple[Plan, ...]
-    most = _plan.SORTED_WINDOW if table[2] > 2 else 15
+    sets, _, columns = table
+    known: dict[str, Any] = {"COLUMNS": columns, "SETS": sets != 1}
+    most = _plan.SORTED_WINDOW if columns > 2 else MOST_PLACES.value
     if windows.volume > most or not _has_cells(windows):
-        plans = (_plan.input_plan(_rank_mean_backward_any_kernel, windows, cells=False).of(**known),)
+        kernel = _rank_mean_backward_any_kernel
+        plan = _plan.input_plan(kernel, windows, cells=False).of(**known)
+        return (kernel,), Start((plan,), shape, (), dtype)
+    known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
+    # Contiguous, two rows of a half type are computed together.
+    warps = 2 if dtype.itemsize == 2 and not channels_last and columns < 3 else 4
+    kernels: tuple[Any, ...] = _rank_places_kernel, _rank_mean_backward_kernel
+    codes, strides = torch.uint8, _strides(shape, channels_last)
+    if columns < 3 and windows.volume > 1 and _plan.has_lines(windows) and _plan.is_halved(windows):
+        kernels = _rank_places_line_kernel, _rank_mean_backward_line_kernel
+        places, shares = (_plan.output_line_plan(kernel, windows) for kernel in kernels)
+        known["PLACES"] = _plan.places_of_cells(windows)
+        shape = (places.arguments["rows"], -(-windows.output[2] // 4))
+        codes, strides = torch.int32, (shape[1], 1)
     else:
-        known["METHOD"] = ("first", "second", "all")[min(table[2], 3) - 1]
-        # Contiguous, two rows of a half type are computed together.
-        halves = dtype.itemsize == 2 and not channels_last and table[2] < 3
-        places = _plan.output_plan(_rank_places_kernel, windows).of(
-            num_warps=2 if halves else 4, METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min
-        )
+        places = _plan.output_plan(kernels[0], windows)
         about = _plan.output_plan(_rank_mean_kernel, windows).arguments
+        shares = _plan.input_plan(kernels[1], windows, cells=True)
         known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
-        plans = (places, _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known))
-    codes = torch.uint8
-    if table[2] > 2:
-        codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
-    return Start(plans, shape, _strides(shape, channels_last), codes)
+        if columns > 2:
+            codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
+    places = places.of(num_warps=warps, METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min)
+    return kernels, Start((places, shares.of(**known)), shape, strides, codes)
 
 
 def rank_mean_weight_grad(

@@ -77,7 +77,7 @@ class Windows:
             input[1],
             (*ones, *input[2:]),  # type: ignore[arg-type]
             (*ones, *output[2:]),  # type: ignore[arg-type]
-            (*window, int(len(geometry.output_size) > 0)),
+            (*window, int(bool(geometry.output_size))),
             tuple(counts),
             channels_last,
             itemsize,
@@ -220,15 +220,11 @@ def output_line_plan(kernel: Any, windows: Windows) -> Plan:
     lines = windows.images * windows.channels * windows.output[1]
     between = windows.window[4] * windows.size[2], windows.size[1] * windows.size[2]
     both = math.gcd(*between)
-    return Plan(
-        -(-lines // plan.arguments["BLOCK"]),
-        plan.arguments
-        | {
-            "rows": lines,
-            "READ": (windows.output[2] - 1) * windows.window[5] + windows.window[2],
-            "CHUNK": min(both & -both, 16 // windows.itemsize),
-        },
-    )
+    arguments = plan.arguments | {"rows": lines}
+    if "READ" in arguments:
+        arguments["READ"] = (windows.output[2] - 1) * windows.window[5] + windows.window[2]
+        arguments["CHUNK"] = min(both & -both, 16 // windows.itemsize)
+    return Plan(-(-lines // arguments["BLOCK"]), arguments)
 
 
 def has_lines(windows: Windows) -> bool:
@@ -339,11 +335,16 @@ def line_plan(windows: Windows) -> Plan:
         "height_shift": _magic(height)[1],
         "WINDOW": windows.window,
         "FLAT": width,
-        "PLACES": triton.next_power_of_2(width * windows.itemsize // 2),
+        "PLACES": places_of_cells(windows),
         "PACKED": is_packed(),
         "BLOCK": block,
     }
     return Plan(-(-rows // block), arguments | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
+
+
+def places_of_cells(windows: Windows) -> int:
+    """Return the power of two that holds what a row of cells of 2 by 2 inputs has, in 8 bytes each."""
+    return triton.next_power_of_2(windows.output[2] * windows.itemsize // 2)
 
 
 def is_packed() -> bool:
@@ -447,7 +448,7 @@ def _plan(
     return Plan(programs, taken | {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False})
 
 
-def _tile(windows: Windows, keeps: bool, narrow: bool, most_channels: int) -> tuple[int, int]:
+def _tile(windows: Windows, keeps: bool, narrow: bool = False, most_channels: int = MOST_CHANNELS) -> tuple[int, int]:
     """Choose rows and channels of a tile, for four warps.
 
     Contiguous a thread has a row. Channels last it has 16 bytes of channels; of a half type 8 bytes where it keeps

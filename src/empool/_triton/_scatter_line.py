@@ -44,8 +44,8 @@ def _drawn_scatter_line_kernel(
     line = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = line < rows
     plane, oh = divide(line, height, height_magic, height_shift, False)
-    draws = _words(drawn, (line - ABOVE) * FLAT, rows * FLAT, live, NUMBER, 1, ABOVE > 0, PACKED)
-    values = _words(grad_output, (line - ABOVE) * FLAT, rows * FLAT, live, NUMBER, SIZE, ABOVE > 0, PACKED)
+    draws = words_of(drawn, (line - ABOVE) * FLAT, rows * FLAT, live, NUMBER, 1, ABOVE > 0, PACKED)
+    values = words_of(grad_output, (line - ABOVE) * FLAT, rows * FLAT, live, NUMBER, SIZE, ABOVE > 0, PACKED)
     draws = _without_missing_rows(draws, oh, height, ABOVE, BELOW, FLAT)
     found = ()
     for rh in tl.static_range(2):
@@ -56,21 +56,11 @@ def _drawn_scatter_line_kernel(
                         draws, values, grad_output.dtype.element_ty, ABOVE, BELOW, rh, aw, rw, WINDOW, FLAT, PACKED
                     ),
                 )
-    pairs = ()
-    for i in tl.static_range(PLACES):
-        if 2 * i < len(found):
-            pairs = pairs + (found[2 * i].to(tl.uint64) | (found[2 * i + 1].to(tl.uint64) << 32),)
-        else:
-            pairs = pairs + (tl.zeros([BLOCK], tl.uint64),)
-    tile = _side_by_side(pairs, PLACES)
-    place = tl.arange(0, PLACES)[None, :]
-    into = grad_input.to(tl.pointer_type(tl.uint64), bitcast=True)
-    within = (place < len(found) // 2) & (line < rows)[:, None]
-    tl.store(into + (line[:, None] * (len(found) // 2) + place), tile, mask=within)
+    store_words(grad_input, found, line[:, None], live[:, None], PLACES)
 
 
 @triton.jit
-def _words(
+def words_of(
     tensor, begin, end, live, NUMBER: tl.constexpr, SIZE: tl.constexpr, CAN_PRECEDE: tl.constexpr, PACKED: tl.constexpr
 ):
     """Read so many elements as words of 32 bits, from wherever they begin, of what the tensor has.
@@ -205,7 +195,7 @@ def _plus(one, other, dtype: tl.constexpr, PACKED: tl.constexpr):
     else:
         low = _number(one, dtype) + _number(other, dtype)
         high = _number(one >> 16, dtype) + _number(other >> 16, dtype)
-        result = _bits(low, dtype) | (_bits(high, dtype) << 16)
+        result = bits_of(low, dtype) | (bits_of(high, dtype) << 16)
     return result
 
 
@@ -215,7 +205,7 @@ def _number(word, dtype: tl.constexpr):
 
 
 @triton.jit
-def _bits(number, dtype: tl.constexpr):
+def bits_of(number, dtype: tl.constexpr):
     return number.to(dtype).to(tl.uint16, bitcast=True).to(tl.uint32)
 
 
@@ -230,3 +220,18 @@ def _side_by_side(columns, PLACES: tl.constexpr):
             joined = joined + (tl.join(columns[i], columns[i + len(columns) // 2]),)
         tile = _side_by_side(joined, PLACES)
     return tile
+
+
+@triton.jit
+def store_words(tensor, words, line, live, PLACES: tl.constexpr):
+    """Write each line's words, two by two, of which PLACES, a power of two, have room."""
+    NUMBER: tl.constexpr = len(words) // 2
+    pairs = ()
+    for i in tl.static_range(PLACES):
+        if i < NUMBER:
+            pairs = pairs + (words[2 * i].to(tl.uint64) | (words[2 * i + 1].to(tl.uint64) << 32),)
+        else:
+            pairs = pairs + (tl.zeros(words[0].shape, tl.uint64),)
+    place = tl.arange(0, PLACES)[None, :]
+    into = tensor.to(tl.pointer_type(tl.uint64), bitcast=True)
+    tl.store(into + (line * NUMBER + place), _side_by_side(pairs, PLACES), mask=live & (place < NUMBER))

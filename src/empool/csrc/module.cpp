@@ -1,4 +1,5 @@
-// The Python module empool._C: importing it registers the operators; cpu_capability() tells which kernels they use.
+// The Python module empool._C: importing it registers the operators; cpu_capability() tells which kernels they use, and
+// `interface` which arguments they take: it and empool._extension's grow together where these change.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -29,4 +30,8 @@ PyModuleDef module = {
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__C() {
+    PyObject* made = PyModule_Create(&module);
+    if (made) PyModule_AddIntConstant(made, "interface", 2);
+    return made;
+}

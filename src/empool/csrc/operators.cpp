@@ -118,7 +118,7 @@ Seeds numbers_of(const Tensor& seed, int64_t tied, int64_t first_image) {
 
 std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thresholds, const Ints& counts,
                                          const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                                         const Ints& dilation, const Ints& output_size, bool ceil_mode, int64_t tied,
+                                         const Ints& dilation, const Outputs& output_size, bool ceil_mode, int64_t tied,
                                          int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
@@ -140,8 +140,8 @@ std::tuple<Tensor, Tensor> rank_draw_cpu(Tensor input, Tensor seed, Tensor thres
 
 std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::optional<Tensor> beta,
                                           const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                                          const Ints& dilation, const Ints& output_size, bool ceil_mode, int64_t tied,
-                                          int64_t first_image) {
+                                          const Ints& dilation, const Outputs& output_size, bool ceil_mode,
+                                          int64_t tied, int64_t first_image) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -160,7 +160,7 @@ std::tuple<Tensor, Tensor> value_draw_cpu(Tensor input, Tensor seed, std::option
 }
 
 Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, const Ints& input_size, const Ints& kernel_size,
-                         const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size) {
+                         const Ints& stride, const Ints& padding, const Ints& dilation, const Outputs& output_size) {
     const bool channels_last = is_channels_last(drawn);
     const WindowArguments window{kernel_size, stride, padding, dilation, output_size};
     check_dims(grad_output, window);
@@ -181,7 +181,7 @@ Tensor drawn_scatter_cpu(Tensor grad_output, Tensor drawn, const Ints& input_siz
 }
 
 Tensor drawn_gather_cpu(Tensor input, Tensor drawn, const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                        const Ints& dilation, const Ints& output_size) {
+                        const Ints& dilation, const Outputs& output_size) {
     const bool channels_last = is_channels_last(drawn);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, false, channels_last, &drawn);
@@ -197,7 +197,7 @@ Tensor drawn_gather_cpu(Tensor input, Tensor drawn, const Ints& kernel_size, con
 }
 
 Tensor rank_mean_cpu(Tensor input, Tensor weights, const Ints& counts, const Ints& kernel_size, const Ints& stride,
-                     const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+                     const Ints& padding, const Ints& dilation, const Outputs& output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -224,7 +224,7 @@ Geometry geometry_of_backward(Tensor& grad_output, Tensor& input, const WindowAr
 
 Tensor rank_mean_backward_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts,
                               const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
-                              const Ints& output_size, bool ceil_mode) {
+                              const Outputs& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
@@ -278,7 +278,7 @@ void write_sum(const std::vector<double>& sums, const Geometry& g, int64_t size,
 
 Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weights, const Ints& counts,
                                  const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
-                                 const Ints& output_size, bool ceil_mode) {
+                                 const Outputs& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     check_table(weights, counts, g.C);
@@ -297,7 +297,7 @@ Tensor rank_mean_weight_grad_cpu(Tensor grad_output, Tensor input, Tensor weight
 }
 
 Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kernel_size, const Ints& stride,
-                      const Ints& padding, const Ints& dilation, const Ints& output_size, bool ceil_mode) {
+                      const Ints& padding, const Ints& dilation, const Outputs& output_size, bool ceil_mode) {
     const bool channels_last = is_channels_last(input);
     const Geometry g =
         geometry_of_input(input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode, channels_last);
@@ -312,8 +312,8 @@ Tensor value_mean_cpu(Tensor input, std::optional<Tensor> beta, const Ints& kern
 }
 
 Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<Tensor> beta, const Ints& kernel_size,
-                               const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size,
-                               bool ceil_mode) {
+                               const Ints& stride, const Ints& padding, const Ints& dilation,
+                               const Outputs& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     Tensor grad_input = empty(sizes_of(input), input.scalar_type(), g.channels_last);
@@ -326,8 +326,8 @@ Tensor value_mean_backward_cpu(Tensor grad_output, Tensor input, std::optional<T
 }
 
 Tensor value_mean_beta_grad_cpu(Tensor grad_output, Tensor input, Tensor beta, const Ints& kernel_size,
-                                const Ints& stride, const Ints& padding, const Ints& dilation, const Ints& output_size,
-                                bool ceil_mode) {
+                                const Ints& stride, const Ints& padding, const Ints& dilation,
+                                const Outputs& output_size, bool ceil_mode) {
     const Geometry g =
         geometry_of_backward(grad_output, input, {kernel_size, stride, padding, dilation, output_size}, ceil_mode);
     const Factors factors(beta, g);
@@ -344,7 +344,9 @@ Tensor value_mean_beta_grad_cpu(Tensor grad_output, Tensor input, Tensor beta, c
 // The numbers of a call, which Python has remembered here under one: PyTorch takes longer to hand six lists over than a
 // kernel takes for a tiny tensor.
 struct Numbers {
-    Ints counts, kernel_size, stride, padding, dilation, output_size, input_size;
+    Ints counts, kernel_size, stride, padding, dilation;
+    Outputs output_size;
+    Ints input_size;
     bool ceil_mode;
     int64_t tied, first_image;
 };

@@ -83,17 +83,21 @@ inline Tensor dense(const Tensor& tensor, bool channels_last) {
     return copy;
 }
 
+// An adaptive grid's sizes; none or an empty list for a regular grid, of which AOTInductor makes the former.
+using Outputs = std::optional<Ints>;
+
 struct WindowArguments {
-    const Ints &kernel_size, &stride, &padding, &dilation, &output_size;
+    const Ints &kernel_size, &stride, &padding, &dilation;
+    const Outputs& output_size;
 };
 
 // The number of outputs is that of an adaptive grid, or of a tensor that is there (`out`), or follows from `in`.
 inline Geometry geometry_of(int64_t N, int64_t C, const int64_t* in, const int64_t* out, const WindowArguments& window,
                             bool ceil_mode, bool channels_last) {
     const size_t dims = window.kernel_size.size();
-    const bool adaptive = !window.output_size.empty();
+    const bool adaptive = window.output_size && !window.output_size->empty();
     STD_TORCH_CHECK(dims >= 1 && dims <= 3 && window.stride.size() == dims && window.padding.size() == dims &&
-                        window.dilation.size() == dims && (!adaptive || window.output_size.size() == dims),
+                        window.dilation.size() == dims && (!adaptive || window.output_size->size() == dims),
                     "empool: expected kernel_size, stride, padding, dilation and output_size of 1, 2 or 3 dimensions");
     Geometry g;
     g.N = N;
@@ -110,7 +114,7 @@ inline Geometry geometry_of(int64_t N, int64_t C, const int64_t* in, const int64
         STD_TORCH_CHECK(a.kernel > 0 && a.stride > 0 && a.padding >= 0 && a.dilation > 0,
                         "empool: expected positive kernel_size, stride and dilation, and padding of at least 0");
         if (adaptive) {
-            a.out = window.output_size[i];
+            a.out = (*window.output_size)[i];
             STD_TORCH_CHECK(a.in > 0 && a.out > 0 && a.stride == 1 && a.padding == 0 && a.dilation == 1 &&
                                 (!out || out[i] == a.out),
                             "empool: expected positive sizes of an adaptive grid, and no stride, padding or dilation");
