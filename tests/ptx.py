@@ -2,7 +2,8 @@
 
 All threads of all programs go through the text side by side, in NumPy arrays; where they part, those that are furthest
 back go on first. Every access is checked: one outside of the tensors is an error. What this cannot show is what the
-assembler makes of the text, and how exact `ex2.approx` and `div.full` are.
+assembler makes of the text, and how exact `ex2.approx`, `rcp.approx` and
+`div.full` are.
 """
 
 # mypy: disable-error-code="no-any-return, attr-defined"
@@ -38,6 +39,7 @@ _FLOATS: dict[str, Callable[..., Array]] = {
     "div": lambda a, b: a / b,
     "fma": lambda a, b, c: a * b + c,
     "ex2": np.exp2,
+    "rcp": lambda a: 1 / a,
 }
 _LOGIC: dict[str, Callable[..., Array]] = {
     "and": lambda a, b: a & b,
@@ -294,6 +296,11 @@ def _extreme(base: str, parts: list[str], one: Array, other: Array, kind: str) -
     return np.where(nan, one.dtype.type(0x7FFF if width == 16 else 0x7FFFFFFF), found)
 
 
+def _flushed(value: Array) -> Array:
+    """Replace denormal numbers of float32 by zeros of their sign."""
+    return np.where(np.abs(value) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), value), value)
+
+
 def _arithmetic(base: str, parts: list[str], values: list[Array], kind: str) -> Array:
     """Do a float's arithmetic on bits; fused where it is `fma`."""
     if base in ("max", "min"):
@@ -302,9 +309,13 @@ def _arithmetic(base: str, parts: list[str], values: list[Array], kind: str) -> 
         sign = values[0].dtype.type(1 << (8 * values[0].dtype.itemsize - 1))
         return values[0] & ~sign if base == "abs" else values[0] ^ sign
     floats = [_float(value, kind) for value in values]
+    if "ftz" in parts:
+        floats = [_flushed(value) for value in floats]
     if base == "fma":
         floats = [value.astype(np.longdouble) for value in floats]
     result = _FLOATS[base](*floats)
+    if "ftz" in parts:
+        result = _flushed(result)
     if "sat" in parts:
         result = np.where(np.isnan(result), 0.0, np.clip(result, 0.0, 1.0))
     return _bits(result.astype(np.float64), kind) if kind not in ("f32", "f64") else _bits(result, kind)

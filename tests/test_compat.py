@@ -277,7 +277,13 @@ def test_the_same_error_for_a_bad_output_size(output_size: Any) -> None:
         assert _outcome(call, torch.zeros(1, 2, 5, 5), output_size)[0] is outcome[0]
 
 
-def test_no_output_is_refused() -> None:
-    """PyTorch gives nothing back; there is no window to pool."""
-    with pytest.raises(ValueError, match="adaptive_ensemble_max_pool2d: expected output sizes of at least 1, got 0"):
-        function("adaptive_ensemble_max_pool", 2)(torch.zeros(1, 2, 5, 5), 0)
+@pytest.mark.parametrize(("shape", "output_size"), [((1, 2, 5, 5), 0), ((1, 2, 5, 5), (0, None)), ((0, 5, 5), 2)])
+@pytest.mark.parametrize("return_indices", [False, True])
+def test_no_output_at_all(shape: tuple[int, ...], output_size: Any, return_indices: bool) -> None:
+    _check_same(
+        functools.partial(function("adaptive_ensemble_max_pool", 2), p=0.4),
+        F.adaptive_max_pool2d,
+        torch.zeros(shape, requires_grad=True),
+        output_size,
+        return_indices=return_indices,
+    )

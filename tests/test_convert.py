@@ -260,6 +260,7 @@ class Padded(nn.Conv2d):
         (nn.AdaptiveMaxPool2d(2, return_indices=True), empool.Average(), "an average has no indices to return"),
         (empool.LearnedRankPool2d(2), EMP, "its class is not one"),
         (nn.AvgPool2d(2, divisor_override=3), EMP, "its divisor_override has no counterpart"),
+        (empool.SoftPool2d(2, trainable=True), EMP, "its parameters would be lost"),
         (nn.MaxPool2d(2, return_indices=True), empool.Average(), "an average has no indices to return"),
         (nn.MaxPool2d(2, dilation=2), empool.Average(), "layer: expected dilation 1 for average pooling, got 2"),
         (type("Mine", (nn.MaxPool2d,), {})(2), EMP, "its class is not one of torch.nn's own"),

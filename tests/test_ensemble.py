@@ -153,6 +153,12 @@ def test_monte_carlo_wants_whole_numbers_of_members(name):
         empool.monte_carlo(network(), torch.randn(1, 1, 4, 4), **{name: 2.5})
 
 
+@pytest.mark.parametrize("seed", [1.5, "1", True])
+def test_monte_carlo_wants_a_whole_number_for_its_seed(seed):
+    with pytest.raises(TypeError, match=r"^monte_carlo: expected seed to be an int or None, got (float|str|bool)$"):
+        empool.monte_carlo(network(), torch.randn(1, 1, 4, 4), seed=seed)
+
+
 def test_members_are_averaged_where_they_are_whatever_the_default_device():
     images = torch.randn(3, 1, 4, 4)
     net = network()
@@ -266,6 +272,10 @@ def test_an_output_without_logits_is_refused(wrap, output, got):
     message = f"monte_carlo: expected a model that computes logits, got {got}; say by output= where in it they are"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         empool.monte_carlo(Head(wrap), WINDOW, output=output)
+    with pytest.raises(
+        TypeError, match=r"^monte_carlo: expected output=None for a model that returns a tensor, got 0$"
+    ):
+        empool.monte_carlo(Head(), WINDOW, output=0)
 
 
 class Batch(NamedTuple):

@@ -224,6 +224,37 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         TypeError,
         f"max_pool_dropout2d: {NO_FLOATS}, got torch.float8_e5m2; convert it with .float()",
     ),
+    # Never taken for something else, nor left unread.
+    (
+        _pool("ensemble_max_pool2d", training="no"),
+        TypeError,
+        "ensemble_max_pool2d: expected training to be True or False, got 'no'",
+    ),
+    (
+        _pool("adaptive_soft_pool2d", training=None),
+        TypeError,
+        "adaptive_soft_pool2d: expected training to be True or False, got None",
+    ),
+    (
+        _pool("ensemble_max_pool2d", generator=3),
+        TypeError,
+        "ensemble_max_pool2d: expected a torch.Generator, got int",
+    ),
+    (
+        functools.partial(empool.EnsembleMaxPool2d(2, generator=3), INPUT),  # type: ignore[arg-type]
+        TypeError,
+        "ensemble_max_pool2d: expected a torch.Generator, got int",
+    ),
+    (
+        _pool("stochastic_max_pool2d", p=0.1),
+        TypeError,
+        "stochastic_max_pool2d() got an unexpected keyword argument 'p'",
+    ),
+    (
+        _pool("rank_pool2d"),
+        TypeError,
+        "rank_pool2d() missing 1 required keyword-only argument: 'distribution'",
+    ),
     # Distributions of one's own.
     (
         _pool("rank_pool2d", distribution=_Given((0.5, 0.2))),

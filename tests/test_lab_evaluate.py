@@ -155,7 +155,7 @@ def test_all_finished_runs_of_a_study_are_evaluated(study, caplog, monkeypatch):
     assert written(study) == records
     notes = rules(records).notes
     assert [note.partition(":")[0] for note in notes] == ["expectation", "recalibrated", "Monte Carlo", "Points", "max"]
-    assert notes[2] == "Monte Carlo: the mean of the probabilities of 8 members, sampled for every image anew."
+    assert notes[2] == "Monte Carlo: the mean of the probabilities of 8 sub-networks, sampled for every image anew."
 
 
 def test_what_was_evaluated_is_not_evaluated_again(study, monkeypatch, caplog):

@@ -179,9 +179,9 @@ def test_inference_rules_are_compared_on_the_same_networks(compared):
         ["ensemble:0.1", "expectation", "2", "14.20", "-", "-", "0.7100", "2.00"],
         ["ensemble:0.1", "Monte Carlo", "2", "14.30", "+0.10", "-", "0.7150", "2.00"],
     ]
-    assert "of 32 members, sampled for every image anew." in papers.text
+    assert "of 32 sub-networks, sampled for every image anew." in papers.text
     others = [evaluated("stochastic", 0, 14.1, 14.0, None, samples=number) for number in (8, 16)]
-    assert any("of 8 or 16 members," in note for note in sheets.rules(others).notes)
+    assert any("of 8 or 16 sub-networks," in note for note in sheets.rules(others).notes)
 
 
 def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -107,6 +108,37 @@ def test_value_draw(dtype: torch.dtype, shape: tuple[int, ...], last: bool, beta
         _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
 
 
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.float32, BLOCKS), (torch.bfloat16, LINES)])
+def test_value_mean(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Near the reference; in both layouts, and whatever other windows hold, the same."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    for what, factors in (("numbers", [1.0, -2.0, 30.0]), ("anything", [0.0, -1.0, 1e9])):
+        input, beta = _activations(shape, what).to(dtype), torch.tensor(factors)
+        found, others, beside = (
+            ptx.on_ptx(_operators.value_mean, each, beta, *geometry)
+            for each in (input, _window.dense(input, True), input.index_fill(3, torch.tensor(3), torch.nan))
+        )
+        near = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            found, reference.value_mean(input, beta, *geometry), rtol=near, atol=near, equal_nan=True
+        )
+        assert torch.equal(_bits(found), _bits(others))
+        assert beside[..., 1:3].isnan().all()  # Of which column 3 is a part.
+        assert torch.equal(_bits(found[..., 3:]), _bits(beside[..., 3:]))
+
+
+def test_value_mean_of_extremes() -> None:
+    """A weight of 2^-135 that counts; powers of 2^30, of which rounding shifts some by 2^6, of tiny activations."""
+    geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+    numbers = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)) + 1
+    far = numbers.index_fill(1, torch.arange(0, 16, 2), -3e38)
+    input = torch.stack([far, numbers * 2.0**-95])[None]
+    beta = torch.tensor([135 * math.log(2) / 3e38, 2.0**125])
+    wanted = reference.value_mean(input.double(), beta.double(), *geometry).float()
+    found = ptx.on_ptx(_operators.value_mean, input, beta, *geometry)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "shape", "last"),
     [
@@ -125,6 +157,36 @@ def test_mean_backward(name: str, dtype: torch.dtype, shape: tuple[int, ...], la
     for what in ("numbers", "zeros", "anything"):
         gradient, input = (_window.dense(_activations(each, what).to(dtype), last) for each in (output, shape))
         _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
+@pytest.mark.parametrize(("beta", "dtype", "last"), [(None, torch.bfloat16, False), (0.7, torch.float32, True)])
+def test_value_mean_backward(beta: float | None, dtype: torch.dtype, last: bool) -> None:
+    """By the sums of columns, and again where there is something else than numbers."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    factor = None if beta is None else torch.tensor([beta])
+    gradient = _window.dense(_activations((1, 4, 4, 5), "numbers").to(dtype), last)
+    for what in ("numbers", "anything"):
+        input = _window.dense(_activations((1, 4, 8, 10), what).to(dtype), last)
+        arguments = gradient, input, factor, *geometry
+        found, wanted = (
+            ptx.on_ptx(_operators.value_mean_backward, *arguments),
+            reference.value_mean_backward(*arguments),
+        )
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles a program, one after another; and again where there is something else than numbers."""
+    monkeypatch.setattr(_plan, "PROGRAMS", 2)
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    shape = (1, 32, 16, 16)
+    input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
+    gradient = _activations((2, 32, 8, 8), "numbers")
+    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
+    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
+    found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
+    torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
 
 
 def test_tied_draw_of_a_large_window() -> None:

@@ -94,11 +94,14 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
             return pool(function, dims, part, windows, return_indices, method._replace(first_image=first))
 
         return _distributed.pool_locally(function, input, dims, local)
+    check_training(function, method)
     if method.seed is not None or method.generator is not None or method.tied is not None:
         check_draw(function, input, method)
     if input.dtype not in DTYPES:
         return _pool_others(function, dims, input, windows, return_indices, method)
     plan = plan_of(function, dims, input, windows, return_indices)
+    if plan is None:
+        return windows.max_pool(input, dims, return_indices)
     batched = input if input.dim() == dims + 2 else input.unsqueeze(0)
     if method.training:
         output, drawn, zeros = _draw(function, batched, plan, method)
@@ -282,17 +285,21 @@ def _pool_others(
     )
 
 
-def plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Plan:
-    """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error."""
+def plan_of(function: str, dims: int, input: Tensor, windows: Windows, return_indices: bool) -> Plan | None:
+    """Make the plan; a geometry that PyTorch refuses raises PyTorch's own error.
+
+    There is none where PyTorch's adaptive pooling gives an empty tensor.
+    """
     sizes = input.shape
     if len(sizes) == dims + 2 or len(sizes) == dims + 1:
         plan = _plan(dims, sizes[-dims - 1 :], windows)
         if plan is not None:
             return plan
-    windows.max_pool(input, dims, return_indices)
-    if windows.adaptive:
-        raise ValueError(f"{function}: expected output sizes of at least 1, got {windows.output_size}")
-    raise TypeError(f"{function}: expected whole numbers for the geometry, got {tuple(windows[:5])}")
+    found = windows.max_pool(input, dims, return_indices)
+    if windows.adaptive and not (found[0] if return_indices else found).numel():
+        return None
+    given = windows.output_size if windows.adaptive else tuple(windows[:5])
+    raise TypeError(f"{function}: expected whole numbers for the geometry, got {given}")
 
 
 def _plan(dims: int, sizes: Sequence[int], windows: Windows) -> Plan | None:
@@ -375,6 +382,12 @@ def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan |
     kernel = tuple([max([end - start for start, end in each]) for each in bounds])
     geometry = Geometry(kernel, ones, zeros, ones, tuple(output))
     return Plan(geometry, geometry.possible_counts(spatial))
+
+
+def check_training(function: str, method: Method) -> None:
+    """Refuse a phase that is neither true nor false."""
+    if method.training not in (True, False):
+        raise TypeError(f"{function}: expected training to be True or False, got {method.training!r}")
 
 
 def check_draw(function: str, input: Tensor, method: Method) -> None:

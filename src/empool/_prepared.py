@@ -72,7 +72,7 @@ def _key(function: str, input: Tensor, windows: tuple[Any, ...], own: dict[str, 
     key = [function, input.shape, input.dtype, input.get_device(), windows]
     for name, value in own.items():
         kind = type(value)
-        if kind in _PLAIN and name != "seed":
+        if kind in _PLAIN and name not in ("seed", "generator"):
             key += name, value
         elif kind is Tables:
             kept = value.prepared
@@ -114,9 +114,12 @@ def _prepare(
     if input.is_cuda and _private.is_capturing():  # What is made there belongs to the graph.
         return None
     method = make(function, **own)
+    _call.check_training(function, method)
     if method.tied is not None:
         _call.check_draw(function, input, method)
     plan, tables = _call.plan_of(function, dims, input, windows, False), method.tables
+    if plan is None:
+        return None
     rest: tuple[Any, ...]
     numbers: tuple[Any, ...] = plan.geometry
     table: Tensor | None

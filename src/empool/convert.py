@@ -169,6 +169,8 @@ def _counterpart(module: nn.Module, pooling: Pooling) -> nn.Module:
         raise ValueError("its windows are random")
     if type(module) not in {**_POOLS, **_ADAPTIVE}:
         raise TypeError("its class is not one of torch.nn's own, so its forward may do more than pool")
+    if any(True for _ in module.parameters()):
+        raise ValueError("its parameters would be lost")
     old: Any = module
     return_indices = getattr(old, "return_indices", False)
     if getattr(old, "divisor_override", None) is not None:

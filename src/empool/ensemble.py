@@ -68,7 +68,8 @@ def monte_carlo(
     Raises:
         ValueError: if the model has no layer that samples, or one with a seed of its own; with `seed`, also one with a
             generator of its own; or if `samples` or `at_once` is less than 1.
-        TypeError: if they are not ints, or no logits are found in the model's output.
+        TypeError: if they or `seed` are not ints; if no logits are found in the model's output, or that is a tensor and
+            `output` is given.
 
     Source: the measures of Gal, Islam and Ghahramani, arXiv 1703.02910, section 3.
 
@@ -84,6 +85,8 @@ def monte_carlo(
             raise TypeError(f"monte_carlo: expected {name} to be an int, got {type(number).__name__}")
         if number < 1:
             raise ValueError(f"monte_carlo: expected {name} of at least 1, got {number}")
+    if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__")):
+        raise TypeError(f"monte_carlo: expected seed to be an int or None, got {type(seed).__name__}")
     if head not in (None, "softmax", "sigmoid"):
         raise ValueError(f'monte_carlo: expected head "softmax", "sigmoid" or None, got {head!r}')
     layers = {name: module for name, module in model.named_modules() if _samples(module)}
@@ -244,6 +247,8 @@ def _logits(found: Any, output: str | int | None, images: int) -> Tensor:
     if not isinstance(found, Tensor):
         names = ("logits", "out") if output is None else (output,)
         logits = next((part for part in (_part(found, key) for key in names) if part is not None), None)
+    elif output is not None:
+        raise TypeError(f"monte_carlo: expected output=None for a model that returns a tensor, got {output!r}")
     if not isinstance(logits, Tensor):
         keys = f" with {', '.join(map(repr, found))}" if isinstance(found, Mapping) else ""
         raise TypeError(

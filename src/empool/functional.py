@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, overload
 
@@ -87,6 +88,8 @@ def _functions(method: Callable[Concatenate[str, P], Method]) -> _Six[P]:
 def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Callable[..., Any]:
     prefix = "adaptive_" if adaptive else ""
     name, twin, axes = f"{prefix}{method.__name__[1:]}{dims}d", f"{prefix}max_pool{dims}d", _SPATIAL[dims]
+    named = types.FunctionType(method.__code__, method.__globals__)  # Python's own errors name the function.
+    named.__qualname__, named.__kwdefaults__ = name, method.__kwdefaults__
 
     def pooling(
         input: Tensor,
@@ -102,13 +105,13 @@ def _function(method: Callable[..., Method], dims: int, adaptive: bool) -> Calla
         # What overrides functions, such as a tensor's subclass or a symbolic trace, says what a call means.
         if has_torch_function_unary(input):
             return handle_torch_function(pooling, (input,), input, *windows, return_indices, **own)
-        return _prepared.pool(name, dims, input, windows, return_indices, method, own)
+        return _prepared.pool(name, dims, input, windows, return_indices, named, own)
 
     def adaptive_pooling(input: Tensor, output_size: OutputSize, return_indices: bool = False, **own: Any) -> Any:
         if has_torch_function_unary(input):
             return handle_torch_function(adaptive_pooling, (input,), input, output_size, return_indices, **own)
         windows = Windows(output_size=output_size, adaptive=True)
-        return _prepared.pool(name, dims, input, windows, return_indices, method, own)
+        return _prepared.pool(name, dims, input, windows, return_indices, named, own)
 
     call: Any = adaptive_pooling if adaptive else pooling
     windows, output = _WINDOWS[adaptive].format(twin=twin), "O" + axes.replace(", ", ", O")

@@ -14,6 +14,9 @@ from empool._triton._load import inside
 from empool._triton._rank import larger, smaller, three
 from empool._triton._tile import LANES
 
+_HALVES = tl.constexpr("shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;")
+"""Two numbers of bfloat16 as float32: what the compiler makes of a conversion takes an instruction more."""
+
 
 @triton.jit
 def load_columns(
@@ -32,6 +35,7 @@ def load_columns(
     CHUNK: tl.constexpr,
     OTHER: tl.constexpr,
     ALIGNED: tl.constexpr,
+    APART: tl.constexpr = False,
 ):
     """Load columns of what the windows of every block cover, as a tuple of tiles: one column's rows after another's.
 
@@ -43,6 +47,7 @@ def load_columns(
         CHUNK: so many columns, which divide the width, are read as one vector. (They start with the block's own.)
         OTHER: what stands for padding.
         ALIGNED: as `lane_exists` takes it.
+        APART: whether neighbours of bfloat16 come as float32 (single ones as they are).
     """
     INSIDE: tl.constexpr = ALIGNED == LANES and not HIGH[2]
     FIRST: tl.constexpr = (BEGIN - WINDOW[8]) // CHUNK
@@ -65,7 +70,7 @@ def load_columns(
                     input, line, block, size[2], step, row, q * CHUNK,
                     q * CHUNK if q * CHUNK > BEGIN - WINDOW[8] else BEGIN - WINDOW[8],
                     (q + 1) * CHUNK if (q + 1) * CHUNK < END - WINDOW[8] else END - WINDOW[8],
-                    CHUNK, WINDOW, OTHER, INSIDE,
+                    CHUNK, WINDOW, OTHER, INSIDE, APART,
                 )  # fmt: skip
     columns = ()
     for c in tl.static_range(END - BEGIN):
@@ -77,25 +82,25 @@ def load_columns(
 @triton.jit
 def _piece(
     input, line, block, W, step, row, shift: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr, CHUNK: tl.constexpr,
-    WINDOW: tl.constexpr, OTHER: tl.constexpr, INSIDE: tl.constexpr,
+    WINDOW: tl.constexpr, OTHER: tl.constexpr, INSIDE: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """Read columns BEGIN to END of a chunk: as a vector if most are wanted."""
     NUMBER: tl.constexpr = END - BEGIN
     found = ()
     if NUMBER * 2 > CHUNK and CHUNK > 1:
-        tiles = apart(_read(input, line, block, W, step, row, shift, CHUNK, WINDOW, OTHER, INSIDE), CHUNK)
+        tiles = apart(_read(input, line, block, W, step, row, shift, CHUNK, WINDOW, OTHER, INSIDE, APART), CHUNK)
         for i in tl.static_range(NUMBER):
             found = found + (tiles[BEGIN - shift + i],)
     else:
         for i in tl.static_range(NUMBER):
-            found = found + (_read(input, line, block, W, step, row, BEGIN + i, 1, WINDOW, OTHER, INSIDE),)
+            found = found + (_read(input, line, block, W, step, row, BEGIN + i, 1, WINDOW, OTHER, INSIDE, APART),)
     return found
 
 
 @triton.jit
 def _read(
     input, line, block, W, step, row, shift: tl.constexpr, CHUNK: tl.constexpr, WINDOW: tl.constexpr,
-    OTHER: tl.constexpr, INSIDE: tl.constexpr,
+    OTHER: tl.constexpr, INSIDE: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """Read CHUNK columns, `shift` places behind the block's own first one."""
     first = block * (LANES * WINDOW[5])
@@ -108,6 +113,14 @@ def _read(
         tile = tl.load((input + start) + columns, mask=within, other=OTHER)
     else:
         tile = tl.load((input + (line + first * step)) + shift * step, mask=within, other=OTHER)
+    return float32_of(tile) if APART else tile
+
+
+@triton.jit
+def float32_of(tile):
+    """Return a tile of bfloat16 in float32; one of another type, or of one column, as it is."""
+    if tile.dtype == tl.bfloat16 and tile.shape[1] > 1:
+        tile = tl.inline_asm_elementwise(_HALVES, "=r,=r,r", [tile], dtype=tl.float32, is_pure=True, pack=2)
     return tile
 
 

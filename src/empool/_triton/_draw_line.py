@@ -11,7 +11,7 @@ the padding is known when the kernel is compiled, but above the first line and b
 import triton
 import triton.language as tl
 
-from empool._triton._columns import apart, columns_of_window, sorted_columns
+from empool._triton._columns import apart, columns_of_window, float32_of, sorted_columns
 from empool._triton._draw import draw_any, sign_zeros, store_draw
 from empool._triton._rank import (
     as_pairs,
@@ -35,7 +35,7 @@ SIZES += ["height_magic", "height_shift", "channels_magic", "channels_shift"]
 @triton.jit
 def load_line(
     input, plane_start, oh, H, W: tl.constexpr, COLUMNS: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
-    CHUNK: tl.constexpr, OTHER: tl.constexpr, kind: tl.constexpr,
+    CHUNK: tl.constexpr, OTHER: tl.constexpr, kind: tl.constexpr, APART: tl.constexpr = False,
 ):  # fmt: skip
     """Load COLUMNS columns of the rows that a line's windows cover: one column's rows after another's.
 
@@ -44,6 +44,7 @@ def load_line(
     Args:
         CHUNK: so many elements, which divide a plane and what lies between two lines' windows, are read as one.
         OTHER: what stands for padding.
+        APART: as `load_columns` takes it.
     """
     KH: tl.constexpr = WINDOW[1]
     PH: tl.constexpr = WINDOW[7]
@@ -60,7 +61,7 @@ def load_line(
             tile = tl.load(pointers, mask=(oh > 0) if WINDOW[4] >= PH else (line + q * CHUNK >= 0), other=OTHER)
         else:
             tile = tl.load(pointers)
-        loaded = loaded + apart(tile, CHUNK)
+        loaded = loaded + apart(float32_of(tile) if APART else tile, CHUNK)
     columns = ()
     for c in tl.static_range(COLUMNS):
         for row in tl.static_range(KH):

@@ -343,7 +343,7 @@ def _value_draw_kernel(
                 loaded = load_columns(
                     input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
                     0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, ALIGNED,
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, ALIGNED, PACKED,
                 )  # fmt: skip
                 more = in_type(loaded, wide)
                 if BETA == "none":

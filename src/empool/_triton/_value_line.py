@@ -12,7 +12,7 @@ from empool._triton._draw_line import SIZES, line_of, load_line
 from empool._triton._load import inside
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
 from empool._triton._value import beta_of, draw_any, drawn_of_window, largest_of, positive_parts, powers_of
-from empool._triton._value_mean import mean_any, mean_by_softmax, mean_by_value, squares_of
+from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax, mean_by_value, scale_of
 
 
 @triton.jit
@@ -26,6 +26,32 @@ def _scores_of_line(columns, factor, h, H, WINDOW: tl.constexpr, HIGH: tl.conste
             score = tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), score, -float("inf"))
         found = found + (score,)
     return found
+
+
+@triton.jit
+def _holes_of_line(columns, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr):
+    """Do as `holes_of` for all of a line's columns, but those of padding."""
+    found = ()
+    KH: tl.constexpr = WINDOW[1]
+    for k in tl.static_range(len(columns)):
+        hole = tl.full([1, 1], -0.0, wide)
+        if k % KH < WINDOW[7] or HIGH[1]:
+            found = found + (tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), hole, -float("inf")),)
+        else:
+            found = found + (hole,)
+    return found
+
+
+@triton.jit
+def _largest_of_line(powers, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.constexpr):
+    """Return the largest power of a window, by those of its columns."""
+    BEGIN: tl.constexpr = lane * WINDOW[5] if lane * WINDOW[5] > WINDOW[8] else WINDOW[8]
+    LAST: tl.constexpr = lane * WINDOW[5] + WINDOW[2]
+    END: tl.constexpr = LAST if W + WINDOW[8] > LAST else W + WINDOW[8]
+    largest = powers[BEGIN]
+    for c in tl.static_range(BEGIN + 1, END):
+        largest = tl.maximum(largest, powers[c])
+    return largest
 
 
 @triton.jit
@@ -100,7 +126,7 @@ def _value_draw_line_kernel(
     none = tl.zeros([1, 1], tl.int32)
     like = tl.zeros([BLOCK, 1], wide)
     factor = beta_of(beta, channel, C, BETA, wide)
-    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide)
+    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide, PACKED)
     if BETA == "none":
         columns = positive_parts(columns)
     else:
@@ -166,6 +192,7 @@ def _value_mean_line_kernel(
     HIGH: tl.constexpr,
     READ: tl.constexpr,
     CHUNK: tl.constexpr,
+    PACKED: tl.constexpr,
     W: tl.constexpr,
     OW: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -174,6 +201,7 @@ def _value_mean_line_kernel(
 
     A row of the tile is a line of OW windows, of which READ columns are covered. Columns of padding are left out.
     """
+    KH: tl.constexpr = WINDOW[1]
     BLOCKS: tl.constexpr = (OW + LANES - 1) // LANES
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
@@ -187,30 +215,36 @@ def _value_mean_line_kernel(
     none = tl.zeros([1, 1], tl.int32)
     like = tl.zeros([BLOCK, 1], wide)
     factor = beta_of(beta, channel, C, BETA, wide)
-    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide)
+    columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide, PACKED)
     if BETA == "none":
         columns = positive_parts(columns)
-        others = squares_of(columns)
     else:
-        others = _scores_of_line(columns, factor, h, h_end, WINDOW, HIGH)
-    again = row_live & (like != like)
+        scale = scale_of(factor)
+        holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
+        powers = ()
+        for c in tl.static_range(READ):
+            powers = powers + (largest_power(columns, holes, scale, c * KH, KH),)
+    again = like.to(tl.int32)
     means = ()
     for lane in tl.static_range(OW):
         values = _window_of_line(columns, lane, W, WINDOW)
-        other = _window_of_line(others, lane, W, WINDOW)
         if BETA == "none":
-            mean, share, odd = mean_by_value(values, other, len(values))
+            mean, share, odd = mean_by_value(values, len(values), PACKED)
         else:
-            mean, largest, share = mean_by_softmax(values, other, len(values), "mean")
-            odd = mean != mean
-        again = again | (row_live & odd)
+            largest = _largest_of_line(powers, lane, W, WINDOW)
+            mean, shift, share, odd = mean_by_softmax(
+                values, _window_of_line(holes, lane, W, WINDOW), scale, largest, len(values), "mean", PACKED
+            )
+        again = again | tl.where(odd, 1 << lane, 0)
         means = means + (mean.to(dtype),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
     tl.store(output + at, moved(line_of(means, OW, BLOCKS * LANES), source), mask=live)
-    if tl.max(again.to(tl.int32)) > 0:  # Seldom: a loop compiles faster.
+    again = tl.where(row_live, again, 0)
+    if tl.max(again) > 0:  # Seldom: a loop compiles faster.
         for each in range(OW):
+            which = (again >> each) & 1 != 0
             mean_any(
                 input, output, output, output, plane_start, row * OW, factor, each - each // LANES * LANES,
-                none + each // LANES, channel, none, none + 1, h, h_end, (none + 1, H, W), 1, row_live, OW, C, BETA,
+                none + each // LANES, channel, none, none + 1, h, h_end, (none + 1, H, W), 1, which, OW, C, BETA,
                 "mean", WINDOW, HIGH, False, False, 1, like,
             )  # fmt: skip

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._columns import load_columns, window_of
-from empool._triton._load import activation, corner_of
+from empool._triton._load import activation, corner_of, padded_with
 from empool._triton._rank import in_type
 from empool._triton._tile import (
     DIVISORS,
@@ -21,10 +21,12 @@ from empool._triton._tile import (
     rows_and_channels,
     side_by_side,
 )
-from empool._triton._value import beta_of, largest_of, largest_score, positive_parts, score_of, scores_of
+from empool._triton._value import beta_of, largest_of, largest_score, positive_parts, score_of
+from empool.reference import LOG2E
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 _SQUARABLE = tl.constexpr(2.0**50)
+_LOG2E, _SPARE, _EXACT = tl.constexpr(LOG2E), tl.constexpr(24.0), tl.constexpr(2.0**23)
 
 
 @triton.jit
@@ -105,56 +107,96 @@ def mean_any(
 
 
 @triton.jit
-def squares_of(values):
-    found = ()
-    for k in tl.static_range(len(values)):
-        found = found + (values[k] * values[k],)
-    return found
-
-
-@triton.jit
-def mean_by_value(parts, squares, K: tl.constexpr):
+def mean_by_value(parts, K: tl.constexpr, PACKED: tl.constexpr):
     """Average the positive parts of every window, weighted by themselves.
 
     Returns:
         The mean, one over the sum, and whether a sum, or a square, may have left the range or is NaN.
     """
     total = parts[0]
-    weighted = squares[0]
+    weighted = parts[0] * parts[0]
     for k in tl.static_range(1, K):
         total += parts[k]
-        weighted += squares[k]
+        weighted = tl.fma(parts[k], parts[k], weighted)
     odd = ~((total <= _SQUARABLE) & ((total == 0) | (total >= 2 * K / _SQUARABLE)))
-    share = 1.0 / tl.where(total == 0, 1.0, total)
+    share = one_over(tl.where(total == 0, 1.0, total), PACKED)
     return weighted * share, share, odd
 
 
 @triton.jit
-def mean_by_softmax(values, scores, K: tl.constexpr, WRITES: tl.constexpr):
-    """Average the activations of every window, weighted by their softmax.
+def scale_of(factor):
+    """Return what activations are multiplied by so that two to that power is their weight."""
+    return factor * tl.full([1, 1], _LOG2E, factor.dtype)
 
+
+@triton.jit
+def one_over(total, PACKED: tl.constexpr):
+    """Return one over a number that is neither very large nor very small."""
+    if PACKED and total.dtype == tl.float32:
+        share = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [total], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        share = 1.0 / total
+    return share
+
+
+@triton.jit
+def holes_of(
+    columns, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr
+):  # fmt: skip
+    """Return what to add to the powers of a block's columns from BEGIN on: -inf for padding, or -0.0, for nothing."""
+    found = ()
+    for _ in tl.static_range(len(columns)):
+        found = found + (tl.full(block.shape, -0.0, wide),)
+    return padded_with(found, -float("inf"), d, h, ends, W, block, BEGIN, WINDOW, HIGH)
+
+
+@triton.jit
+def largest_power(columns, holes, scale, FIRST: tl.constexpr, NUMBER: tl.constexpr):
+    """Return the largest of a scale times NUMBER columns from FIRST on, as if there were no NaN."""
+    found = tl.fma(columns[FIRST], scale, holes[FIRST])
+    for k in tl.static_range(FIRST + 1, FIRST + NUMBER):
+        found = tl.maximum(found, tl.fma(columns[k], scale, holes[k]))
+    return found
+
+
+@triton.jit
+def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr):
+    """Average the activations of every window, weighted by two to the power of the scale times them.
+
+    A power is one fused product and sum, and rounded once: that the largest power was rounded, too, changes all weights
+    alike. The largest weight is 2^24, and so 2^150 times the smallest that `exp2` does not take for zero: as the
+    smallest number of float32 is below 1.
+
+    Args:
+        values: of every window, 0 where there is padding.
+        holes: as `holes_of` gives.
+        largest: the largest power.
     Returns:
-        The mean, or what else it WRITES, the largest score, and one over the sum; NaN where a score is no number.
+        The mean, or what else it WRITES, what was added to powers, one over the sum, and where any of this may have
+        left the type's range or is NaN.
     """
-    largest = largest_of(scores, K)
+    shift = _SPARE - largest
     weights = ()
     for k in tl.static_range(K):
-        weights = weights + (tl.exp(scores[k] - largest),)
+        weights = weights + (tl.exp2(tl.fma(values[k], scale, shift + holes[k])),)
     total = weights[0]
-    weighted = weights[0] * (values[0] * (1 / 512))
+    weighted = tl.fma(weights[0], values[0], tl.zeros_like(total))  # No -0, whether or not there is padding.
     for k in tl.static_range(1, K):
         total += weights[k]
-        weighted += weights[k] * (values[k] * (1 / 512))
-    share = 1.0 / total
-    mean = weighted * share * 512.0
+        weighted = tl.fma(weights[k], values[k], weighted)
+    share = one_over(total, PACKED)
+    mean = weighted * share
+    odd = ~((tl.abs(mean) < float("inf")) & (tl.abs(largest) < _EXACT))
     if WRITES == "variance":
-        apart = values[0] - mean
-        variance = weights[0] * share * apart * apart
-        for k in tl.static_range(1, K):
+        variance = tl.zeros_like(mean)
+        for k in tl.static_range(K):
             apart = values[k] - mean
             variance += weights[k] * share * apart * apart
         mean = variance
-    return mean, largest, share
+        odd = odd | (mean != mean)
+    return mean, shift, share, odd
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -187,6 +229,7 @@ def _value_mean_kernel(
     HIGH: tl.constexpr,
     READ: tl.constexpr,
     CHUNK: tl.constexpr,
+    PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
     WIDE: tl.constexpr,
@@ -198,13 +241,16 @@ def _value_mean_kernel(
     """Average the activations of every window: of positive parts weighted by themselves, or by their softmax.
 
     For the backward it WRITES "parts": the mean unrounded, the largest, and one over the sum of the weights; the last
-    with a negative sign where a window may hold a NaN, an infinity or an extreme. For the gradient of beta it writes
+    with a negative sign where a window may hold a NaN, an infinity or an extreme; by softmax, elsewhere, what is added
+    to powers in place of the largest. For the gradient of beta it writes
     the "variance" under the softmax in place of the mean.
 
     READ: how many columns a block's windows cover, CHUNK: so many are one access. Then windows are in registers, and
     what holds a NaN, an infinity or extremes is done again. If 0, windows are read one by one, and several times.
     """
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+    ROWS: tl.constexpr = WINDOW[0] * WINDOW[1]
+    KW: tl.constexpr = WINDOW[2]
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
         rows, C, OD, OH, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
@@ -222,10 +268,12 @@ def _value_mean_kernel(
     QUICK: tl.constexpr = READ > 0
     SIDE: tl.constexpr = not CHANNELS_LAST and not QUICK
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
-    again = row_live & (like != like) if QUICK else row_live
+    again = like.to(tl.int32)
     if QUICK:
+        scale = scale_of(factor)
         columns = ()
-        others = ()
+        holes = ()
+        powers = ()
         means = ()
         largest_ones = ()
         inverses = ()
@@ -237,27 +285,32 @@ def _value_mean_kernel(
                 loaded = load_columns(
                     input, plane_start, (d, h), (d_end, h_end), size, block, step, row_live, WINDOW, HIGH,
                     0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
-                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, ALIGNED,
+                    lane * WINDOW[5] + WINDOW[2] if CHANNELS_LAST else READ, CHUNK, 0.0, ALIGNED, PACKED,
                 )  # fmt: skip
                 more = in_type(loaded, wide)
                 if BETA == "none":
                     more = positive_parts(more)
-                    others = others + squares_of(more)
                 else:
-                    others = others + scores_of(
-                        more, factor, d, h, (d_end, h_end), W, block,
-                        0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
+                    padding = holes_of(
+                        more, d, h, (d_end, h_end), W, block, 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                        WINDOW, HIGH, wide,
                     )  # fmt: skip
+                    holes = holes + padding
+                    for c in tl.static_range(len(more) // ROWS):
+                        powers = powers + (largest_power(more, padding, scale, c * ROWS, ROWS),)
                 columns = columns + more
             values = window_of(columns, lane, WINDOW, wide)
-            other = window_of(others, lane, WINDOW, wide)
             if BETA == "none":
-                mean, share, odd = mean_by_value(values, other, K)
+                mean, share, odd = mean_by_value(values, K, PACKED)
                 largest = largest_of(values, K) if WRITES == "parts" else mean
             else:
-                mean, largest, share = mean_by_softmax(values, other, K, WRITES)
-                odd = mean != mean
-            again = again | (live & odd)
+                largest = powers[lane * WINDOW[5]]
+                for kw in tl.static_range(1, KW):
+                    largest = tl.maximum(largest, powers[lane * WINDOW[5] + kw])
+                mean, largest, share, odd = mean_by_softmax(
+                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED
+                )
+            again = again | tl.where(live & odd, 1 << lane, 0)
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)
                 if WRITES == "parts":
@@ -279,9 +332,10 @@ def _value_mean_kernel(
             if WRITES == "parts":
                 tl.store(largests + at, beside(largest_ones), mask=live)
                 tl.store(shares + at, beside(inverses), mask=live)
-    if not QUICK or tl.max(again.to(tl.int32)) > 0:
+    if not QUICK or tl.max(again) > 0:
         for turn in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+            which = row_live & ((again >> turn) & 1 != 0) if QUICK else row_live
             mean_any(
                 input, output, largests, shares, plane_start, line_start, factor, turn, block, channel, d, d_end, h,
-                h_end, size, step, row_live, OW, C, BETA, WRITES, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+                h_end, size, step, which, OW, C, BETA, WRITES, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
             )  # fmt: skip

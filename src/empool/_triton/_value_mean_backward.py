@@ -17,7 +17,7 @@ from empool._triton._tile import (
     rows_and_channels,
 )
 from empool._triton._value import beta_of
-from empool._triton._value_mean import weight_of
+from empool._triton._value_mean import scale_of, weight_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks", "depths", "heights"]
 
@@ -30,7 +30,9 @@ def slope_of(value, factor, mean, largest, share, BETA: tl.constexpr):
     ``(2 * a - y) / total`` of what is positive. What is the window's own, `_value_mean_kernel` has kept.
     """
     positive, weight = weight_of(value, factor, largest, BETA)
-    share = weight * share
+    if BETA != "none":
+        weight = tl.where(share > 0, tl.exp2(tl.fma(value, scale_of(factor), largest)), weight)
+    share = weight * tl.abs(share)
     if BETA == "none":
         slope = share * 2.0 - tl.where(mean == 0, 0.0, mean * (share / tl.where(value == 0, 1.0, value)))
         slope = tl.where(value > 0, slope, tl.where(value != value, value, 0.0))
@@ -41,12 +43,12 @@ def slope_of(value, factor, mean, largest, share, BETA: tl.constexpr):
 
 
 @triton.jit
-def _slope_of_numbers(value, score, factor, mean, largest, share, BETA: tl.constexpr):
+def _slope_of_numbers(value, factor, scale, mean, shift, share, BETA: tl.constexpr):
     """Do as `slope_of` for numbers of which no square leaves the range; by value, for positive ones."""
     if BETA == "none":
         slope = share * (2.0 * value - mean)
     else:
-        slope = tl.exp(score - largest) * share * (1.0 + factor * (value - mean))
+        slope = tl.exp2(tl.fma(value, scale, shift)) * share * (1.0 + factor * (value - mean))
     return slope
 
 
@@ -86,7 +88,7 @@ def _cell_gradient(
     KW: tl.constexpr = WINDOW[2]
     total = like
     least = like
-    score = factor * value
+    scale = scale_of(factor)
     for kd in tl.static_range(KD - 1, -1, -1):
         for kh in tl.static_range(KH - 1, -1, -1):
             for kw in tl.static_range(KW - 1, -1, -1):
@@ -116,14 +118,14 @@ def _cell_gradient(
                     largest = like
                     if BETA != "none" or not QUICK:
                         largest = load_windows(
-                            largests, line, ow, block, channel, outputs[2], C, exists, float("inf"),
+                            largests, line, ow, block, channel, outputs[2], C, exists, -float("inf"),
                             (kw * WINDOW[11] - WINDOW[8] - rw) // WINDOW[5], CHANNELS_LAST, OUT_ALIGNED,
                         )  # fmt: skip
                     if QUICK:
                         least = tl.minimum(least, share)
-                        slope = _slope_of_numbers(value, score, factor, mean, largest, share, BETA)
+                        slope = _slope_of_numbers(value, factor, scale, mean, largest, share, BETA)
                     else:
-                        slope = slope_of(value, factor, mean, largest, tl.abs(share), BETA)
+                        slope = slope_of(value, factor, mean, largest, share, BETA)
                         slope = tl.where(share == 0, 0.0, slope)  # No window.
                     total += tl.where(slope != 0, gradient * slope, 0.0)
     if QUICK and BETA == "none":
@@ -293,7 +295,7 @@ def _value_mean_backward_any_kernel(
                 at = source + ((od * OH + oh) * OW + ow) * step
                 mean = tl.load(means + at, mask=over, other=0.0)
                 largest = tl.load(largests + at, mask=over, other=0.0)
-                share = tl.abs(tl.load(shares + at, mask=over, other=0.0))
+                share = tl.load(shares + at, mask=over, other=0.0)
                 slope = slope_of(value, factor, mean, largest, share, BETA)
                 takes = over & (slope != 0)
                 gradient = tl.load(grad_output + at, mask=takes, other=0.0).to(wide)

@@ -13,12 +13,10 @@ from empool._triton._rank import in_type
 from empool._triton._scatter import store_cells
 from empool._triton._tile import DIVISORS, LANES, beside, bounds, index_sizes, lane_exists, rows_and_channels
 from empool._triton._value import beta_of, largest_score, positive_parts
-from empool._triton._value_mean import weight_of
+from empool._triton._value_mean import one_over, scale_of, weight_of
 from empool._triton._value_mean_backward import slope_of
-from empool.reference import LOG2E
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
-_LOG2E = tl.constexpr(LOG2E)
 _SQUARABLE, _TINY, _HUGE = tl.constexpr(2.0**50), tl.constexpr(2.0**-90), tl.constexpr(2.0**90)
 
 
@@ -79,7 +77,7 @@ def _store_any(
                 like,
             )  # fmt: skip
             over = over & (ih >= h) & (ih < h + WINDOW[1]) & (iw >= w) & (iw < w + WINDOW[2])
-            slope = slope_of(value, factor, mean, largest, share, BETA)
+            slope = slope_of(value, factor, mean, largest, -share, BETA)
             source = (plane * (OH * OW) + oh * OW + ow) * step + inner
             gradient = tl.load(grad_output + source, mask=over, other=0.0).to(like.dtype)
             total += tl.where(over & (slope != 0), gradient * slope, 0.0)
@@ -90,7 +88,7 @@ def _store_any(
 def _weights_of(
     columns, scale, shift, h, block, H, W, BEGIN: tl.constexpr, REGION: tl.constexpr, HIGH: tl.constexpr
 ):  # fmt: skip
-    """Return the softmax's weights of columns from BEGIN on, not yet divided; 0 for the padding of windows that exist."""
+    """Return the softmax's weights of columns from BEGIN on, not yet divided; 0 for padding in windows that exist."""
     found = ()
     RH: tl.constexpr = REGION[1]
     for c in tl.static_range(len(columns) // RH):
@@ -123,9 +121,12 @@ def _sums(ones, others, FIRST: tl.constexpr, NUMBER: tl.constexpr):
 @triton.jit
 def _cell_gradient(
     value, factor, shares, means, lane: tl.constexpr, rh: tl.constexpr, rw: tl.constexpr, WINDOW: tl.constexpr,
-    FIRST: tl.constexpr, NUMBER: tl.constexpr, BETA: tl.constexpr, like,
+    FIRST: tl.constexpr, NUMBER: tl.constexpr, BETA: tl.constexpr, ROUGH: tl.constexpr, like,
 ):  # fmt: skip
-    """Add up what the windows over position (rh, rw) of a lane's cell send to the value there, for a weight of 1."""
+    """Add up what the windows over position (rh, rw) of a lane's cell send to the value there, for a weight of 1.
+
+    ROUGH: by softmax, `means` are 1 minus beta times the mean, which suffices for a half type.
+    """
     total = like
     NH: tl.constexpr = NUMBER[0]
     NW: tl.constexpr = NUMBER[1]
@@ -140,6 +141,8 @@ def _cell_gradient(
                 mean = means[(lane + j) * NH + i]
                 if BETA == "none":
                     slope = tl.fma(value, 2.0 + like, -mean)
+                elif ROUGH:
+                    slope = tl.fma(value, factor + like, mean)
                 else:
                     slope = tl.fma(value - mean, factor + like, 1.0 + like)
                 total = tl.fma(shares[(lane + j) * NH + i], slope, total)
@@ -205,7 +208,7 @@ def _value_mean_backward_once_kernel(
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else 1], wide)
     factor = beta_of(beta, channel, C, BETA, wide)
-    scale = factor * tl.full([1, 1], _LOG2E, wide)
+    scale = scale_of(factor)
     K: tl.constexpr = WINDOW[1] * WINDOW[2]
     KH: tl.constexpr = WINDOW[1]
     KW: tl.constexpr = WINDOW[2]
@@ -214,6 +217,7 @@ def _value_mean_backward_once_kernel(
     RH: tl.constexpr = REGION[1]
     NH: tl.constexpr = NUMBER[0]
     NW: tl.constexpr = NUMBER[1]
+    ROUGH: tl.constexpr = dtype.primitive_bitwidth == 16
     step = C if CHANNELS_LAST else 1
     inner = channel if CHANNELS_LAST else 0
     plane_start = plane * (D * H * W) * step + inner
@@ -234,6 +238,7 @@ def _value_mean_backward_once_kernel(
             more = in_type(load_columns(
                 input, plane_start, (ad, h), (D, h_end), (D, H, W), block, step, row_live, REGION, (False, True, True),
                 0 if ow == 0 else (ow - 1) * SW + KW, ow * SW + KW if CHANNELS_LAST else REGION[2], CHUNK, 0.0, ALIGNED,
+                PACKED,
             ), wide)  # fmt: skip
             if BETA == "none":
                 more = positive_parts(more)
@@ -280,15 +285,18 @@ def _value_mean_backward_once_kernel(
             total = tl.where(total != 0 if BETA == "none" else within, total, 1.0)
             lowest = tl.minimum(lowest, total)
             highest = tl.maximum(highest, total)
-            share = 1.0 / total
-            means = means + (weighted * share,)
+            share = one_over(total, PACKED)
+            mean = weighted * share
+            if BETA != "none" and ROUGH:
+                mean = tl.fma(mean, -factor + like, 1.0 + like)
+            means = means + (mean,)
             shares = shares + (gradient * share,)
         if ow >= NW - 1:  # All windows over a lane's cells are known.
             for rh in tl.static_range(SH):
                 for rw in tl.static_range(SW):
                     value = columns[((ow - (NW - 1)) * SW + rw + REGION[8]) * RH + rh + REGION[7]]
                     total = _cell_gradient(
-                        value, factor, shares, means, ow - (NW - 1), rh, rw, WINDOW, FIRST, NUMBER, BETA, like
+                        value, factor, shares, means, ow - (NW - 1), rh, rw, WINDOW, FIRST, NUMBER, BETA, ROUGH, like
                     )
                     if BETA != "none":
                         total *= weights[((ow - (NW - 1)) * SW + rw + REGION[8]) * RH + rh + REGION[7]]

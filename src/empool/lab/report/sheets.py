@@ -139,12 +139,12 @@ def rules(records: Sequence[Record]) -> Sheet | None:
         "NLL": (means.nll, ".4f"),
         "ECE %": (means.ece, ".2f"),
     }
-    members = sorted({one["samples"] for one in records if one.get("samples")})
-    many = f"{' or '.join(map(str, members))} member{'' if members == [1] else 's'}"
+    samples = sorted({one["samples"] for one in records if one.get("samples")})
+    many = f"{' or '.join(map(str, samples))} sub-network{'' if samples == [1] else 's'}"
     notes = {
         "expectation": "inference mode, one deterministic pass.",
         "recalibrated": "the same, after one pass over the training images that recomputes the statistics of batch "
-        "normalisation with the pooling in inference mode. That of max-pooling is the control.",
+        "normalisation with the pooling in inference mode. Max-pooling is the control.",
         "monte_carlo": f"the mean of the probabilities of {many}, sampled for every image anew.",
         "plain_max": "one pass with p = 0.",
     }
