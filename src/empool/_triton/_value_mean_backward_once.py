@@ -17,7 +17,7 @@ from empool._triton._value_mean import one_over, scale_of, weight_of
 from empool._triton._value_mean_backward import slope_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
-_SQUARABLE, _TINY, _HUGE = tl.constexpr(2.0**50), tl.constexpr(2.0**-90), tl.constexpr(2.0**90)
+_SQUARABLE, _TINY = tl.constexpr(2.0**50), tl.constexpr(2.0**-90)
 
 
 @triton.jit
@@ -197,7 +197,7 @@ def _value_mean_backward_once_kernel(
     (height, width), from FIRST on, counted from the cell's own. All positions of all windows over a row's cells are
     its REGION, given as a window. It is read once, and sums of its columns serve all windows; by softmax, one shift of
     the powers serves all of them. Where a window holds a NaN or an infinity, or its sum may have left the range, the
-    tile is done again.
+    rows concerned are done again.
     """
     D, H, W, OD, OH, OW = index_sizes(D, H, W, OD, OH, OW, WIDE)
     image, channel, place, ad, ah, block, plane, row_live = rows_and_channels(
@@ -224,7 +224,6 @@ def _value_mean_backward_once_kernel(
     h, h_end = bounds(ah, H, OH, REGION, 1)
     odd = like
     lowest = like + 1.0
-    highest = lowest
     shift = like
     columns = ()
     weights = ()
@@ -284,7 +283,6 @@ def _value_mean_backward_once_kernel(
                 weighted += sums[2 * ((ow * SW + c) * NH + i) + 1]
             total = tl.where(total != 0 if BETA == "none" else within, total, 1.0)
             lowest = tl.minimum(lowest, total)
-            highest = tl.maximum(highest, total)
             share = one_over(total, PACKED)
             mean = weighted * share
             if BETA != "none" and ROUGH:
@@ -319,12 +317,11 @@ def _value_mean_backward_once_kernel(
             grad_input, cells, plane, channel, ad, ah, block, D, H, W, C, row_live, WINDOW, CHANNELS_LAST, PAIRS,
             ALIGNED,
         )  # fmt: skip
-    low: tl.constexpr = 2 * K / _SQUARABLE if BETA == "none" else _TINY
-    high: tl.constexpr = _SQUARABLE if BETA == "none" else _HUGE
-    again = row_live & ((odd != odd) | (lowest < low) | (highest > high))
+    # What leaves the range above is an infinity, and then NaN.
+    again = row_live & ((odd != odd) | (lowest < (2 * K / _SQUARABLE if BETA == "none" else _TINY)))
     if tl.max(again.to(tl.int32)) > 0:
         for turn in range(LANES):
             _store_any(
                 grad_output, input, grad_input, plane, channel, ad, ah, block, turn, factor, D, H, W, OH, OW, C,
-                row_live, WINDOW, HIGH, FIRST, NUMBER, BETA, CHANNELS_LAST, like,
+                again, WINDOW, HIGH, FIRST, NUMBER, BETA, CHANNELS_LAST, like,
             )  # fmt: skip
