@@ -20,7 +20,7 @@ STUDIES = {  # of results/: what is trained, on what; and the pooling
 }
 LABELS = {  # in the figure: the words and where they are, from the mark
     "airbench/stage2/50000-published": ("airbench 50,000, augmented", -82, 26, "start"),
-    "airbench/stage2/50000-none": ("airbench, 50,000 images", 0, -14, "middle"),
+    "airbench/stage2/50000-none": ("airbench 50,000 images", -10, -14, "middle"),
     "airbench/stage2/5000-published": ("airbench 5,000, augmented", 10, 22, "start"),
     "airbench/stage2/5000-none": ("airbench 5,000", -10, 16, "end"),
     "table1-cuda": ("plain CNN 10,000", -10, -14, "end"),
@@ -109,7 +109,7 @@ path{{stroke-width:1}}.grid{{stroke:#8c959f;stroke-opacity:.3}}.zero{{stroke:#59
 .yes{{stroke:#58a6ff;fill:#58a6ff}}}}
 </style>
 <text class="head" x="8" y="24">When does it help?</text>
-<text class="quiet" x="8" y="44">gain in points of test error with 95 % intervals; filled: significant</text>
+<text class="quiet" x="8" y="44">gain in points, 95 % intervals; filled: significant</text>
 {parts}
 <text class="quiet" x="388" y="302" text-anchor="end">how much max-pooling overfits: test minus training error</text>
 </svg>

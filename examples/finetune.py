@@ -76,7 +76,7 @@ def main() -> None:
             errors.append(error(net, *test_data))
         gains.append(errors[0] - errors[1])
         print(f"seed {seed}: test error {before}; fine-tuned: {errors[0]:.2f} %, converted {errors[1]:.2f} %")
-    print(f"converted has {statistics.mean(gains):.2f} points fewer errors", end="")
+    print(f"converted has {statistics.mean(gains):.2f} points lower error", end="")
     print(f" (standard deviation {statistics.stdev(gains):.2f})" if len(gains) > 1 else "")
 
 

@@ -87,8 +87,8 @@ def main() -> None:
     if arguments.seeds > 1:
         gains = [a - b for a, b in zip(errors["max"], errors["ensemble"], strict=True)]
         better = sum(gain > 0 for gain in gains)
-        print(f"ensemble has {statistics.mean(gains):.2f} points fewer errors on average", end=", ")
-        print(f"standard deviation {statistics.stdev(gains):.2f}, fewer with {better} of {len(gains)} seeds")
+        print(f"ensemble has {statistics.mean(gains):.2f} points lower error on average", end=", ")
+        print(f"standard deviation {statistics.stdev(gains):.2f}, lower with {better} of {len(gains)} seeds")
 
 
 if __name__ == "__main__":

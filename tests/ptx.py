@@ -439,7 +439,10 @@ def _setp(run: Run, parts: list[str], operands: list[str]) -> None:
         _halves(run, "setp", parts, operands)
         return
     type = _of(parts[-1])
-    run.write(operands[0], _compared(parts[0], run.read(operands[1], type), run.read(operands[2], type), parts[-1]))
+    found = _compared(parts[0], run.read(operands[1], type), run.read(operands[2], type), parts[-1])
+    if parts[1] in _LOGIC:  # Combined with another predicate.
+        found = _LOGIC[parts[1]](found, run.read(operands[3], bool))
+    run.write(operands[0], found)
 
 
 def _selp(run: Run, parts: list[str], operands: list[str]) -> None:
@@ -516,6 +519,8 @@ def _cvt(run: Run, parts: list[str], operands: list[str]) -> None:
     whole = _signed(value).astype(np.int64) if source[0] == "s" else value
     if to in floats:
         run.write(operands[0], _bits(whole.astype(np.float64), to))
+    elif to == "s8":  # In a wider register, whose upper bits are the sign.
+        run.write(operands[0], whole.astype(np.int8).astype(np.int16).view(np.uint16))
     else:
         run.write(operands[0], whole.astype(np.uint64).astype(_of(to)))
 

@@ -309,7 +309,7 @@ def test_summary_holds_every_ratio(record: dict[str, Any]) -> None:
 
 def test_block_names_case_and_contestants(record: dict[str, Any]) -> None:
     rows = [row for row in record["rows"] if table.title(row) == table.title(record["rows"][0])]
-    assert table.title(record["rows"][-1]) == "testing forward, 1x8x4x4, 2x2/2, contiguous, float32"
+    assert table.title(record["rows"][-1]) == "inference forward, 1x8x4x4, 2x2/2, contiguous, float32"
     first, *rest = table.block(rows, "[1/2]")
     assert first == "[1/2] training step, 2x3x9x8, 2x2/2, contiguous, float32"
     assert [line.split()[0] for line in rest] == [row["contestant"] for row in rows]

@@ -47,7 +47,7 @@ def test_training_loop(run):
 def test_finetune(run):
     first, *_, gain = run("finetune.py", "--epochs", "1", "--seeds", "1").splitlines()
     assert first.split() == ["module", "was", "is", "now"]
-    assert re.fullmatch(r"converted has -?[\d.]+ points fewer errors", gain)
+    assert re.fullmatch(r"converted has -?[\d.]+ points lower error", gain)
 
 
 def test_lightning_module(run):

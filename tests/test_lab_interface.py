@@ -197,6 +197,7 @@ def test_unknown_options_and_fields_of_the_recipe_are_refused():
     for options, message in (
         ({"precision": "float16"}, "compare: expected precision: float32 or bfloat16, got 'float16'"),
         *(({"seeds": bad}, r"compare: expected seeds: list\[int\], got ") for bad in ("3", 2.0)),
+        ({"jobs": 0}, "compare: expected jobs of at least 1, got 0"),
         ({"epochs": "3"}, r"compare: expected epochs: int \| None, got '3'"),
         ({"model": nn.Linear(2, 2)}, "compare: expected model: str, got Linear"),
         *(({none: []}, "a study needs at least one pooling and one seed") for none in ("poolings", "seeds")),

@@ -140,17 +140,20 @@ def test_value_mean_of_extremes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "shape", "last"),
+    ("name", "window", "dtype", "shape", "last"),
     [
-        ("ensemble", torch.bfloat16, BLOCKS, False),
-        ("ensemble", torch.bfloat16, BLOCKS, True),
-        ("ensemble", torch.float16, LINES, False),
-        ("average", torch.float32, BLOCKS, False),
+        ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, False),
+        ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
+        ("ensemble", "3x3/2", torch.float16, LINES, False),
+        ("average", "3x3/2", torch.float32, BLOCKS, False),
+        ("ensemble", "2x2/2", torch.bfloat16, BLOCKS, True),
+        ("average", "2x2/2", torch.bfloat16, LINES, False),
     ],
 )
-def test_mean_backward(name: str, dtype: torch.dtype, shape: tuple[int, ...], last: bool) -> None:
+def test_mean_backward(name: str, window: str, dtype: torch.dtype, shape: tuple[int, ...], last: bool) -> None:
     """Where the two largest lie, of half types two windows at a time; and the ranks of all. Gradients of all kinds."""
-    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    kernel_size, stride, padding = WINDOWS[window]
+    geometry = _window.Geometry([kernel_size] * 2, [stride] * 2, [padding] * 2, [1, 1], [], False)
     counts = tuple(geometry.possible_counts())
     table = torch.tensor([DISTRIBUTIONS[name].weight_table(counts)], dtype=torch.float64)
     output = (*shape[:2], *geometry.output_sizes(shape[2:]))

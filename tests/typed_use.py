@@ -27,6 +27,7 @@ def right() -> None:
     output = EF.adaptive_max_pool_dropout2d(image, (4, None), p=0.2)
     output = EF.soft_pool2d(image, 2, beta=2.0)
     pool.p = [0.1, 0.2, 0.3]
+    p: float = empool.EnsembleMaxPool2d(2).p
     learned: nn.Module = empool.LearnedRankPool2d(3, ranks=4, channels=3, start=empool.TopMean(2), sample=True)
     entropy: Tensor = empool.monte_carlo(net, torch.zeros(1, 3, 32, 32), samples=2).entropy
     model: nn.Module = empool.models.create("cnn", num_classes=10, pooling=empool.Max())

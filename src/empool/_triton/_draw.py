@@ -18,7 +18,6 @@ from empool._triton._columns import (
 from empool._triton._load import corner_of, load_window, valid_of_window
 from empool._triton._rank import (
     as_pairs,
-    descending,
     in_type,
     larger,
     largest,
@@ -34,8 +33,8 @@ from empool._triton._rank import (
     two_largest,
     two_numbers,
 )
-from empool._triton._select import place_of_rank, reached, value_of_rank, within
-from empool._triton._table import FEW, MOST, rank_of, row_of, set_of, threshold_of, thresholds_of
+from empool._triton._select import first_thresholds, ranks_of, select, within
+from empool._triton._table import FEW, rank_of, row_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -200,6 +199,7 @@ def _rank_draw_kernel(
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
     FLAT: tl.constexpr,
+    NUMBER: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -212,7 +212,8 @@ def _rank_draw_kernel(
     in a pass over the window (the first from memory, the others from the cache), as many as the tile's highest rank.
 
     LEAST: the fewest valid positions along each dimension. READ: how many columns a block's windows cover, CHUNK: so
-    many are one access; 0 where every window is read for itself. NETWORK: as `_plan.merging_network` gives, of
+    many are one access; 0 where every window is read for itself. NUMBER: how many outputs a row of the tile has: a
+    block, or channels last all of a short line, so that no lane idles. NETWORK: as `_plan.merging_network` gives, of
     EXCHANGES. (ROWS and SIDES: see `empool._triton._table`.)
     """
     K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
@@ -231,7 +232,6 @@ def _rank_draw_kernel(
     h, h_end = bounds(oh, H, OH, WINDOW, 1)
     size = (D, H, W)
     if METHOD != "first":
-        numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
         table = set_of(thresholds, tl.minimum(channel, C - 1), COLUMNS, TABLE_ROWS, SETS)
     # What a block's windows cover is read together, but channels last, where registers hold few columns at a time, for
     # half types alone. Else every window is read for itself; contiguous, those of a block lie side by side in a tile.
@@ -257,14 +257,13 @@ def _rank_draw_kernel(
     firsts = ()
     seconds = ()
     ordered = ()
-    ranks = ()
     void = like.to(kind)
     least = void + 1.0
     smallest = least
     negative = void.to(
         tl.int16 if kind.primitive_bitwidth == 16 else tl.int32 if kind.primitive_bitwidth == 32 else tl.int64
     )
-    for lane in tl.static_range(1 if SIDE else 4):
+    for lane in tl.static_range(1 if SIDE else NUMBER):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
@@ -289,7 +288,9 @@ def _rank_draw_kernel(
                 seconds = seconds + nexts
             columns = columns + more
         if METHOD != "first":
-            number = number_of_lane(numbers, lane, SIDE, TIED)
+            if lane - lane // LANES * LANES == 0:
+                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+            number = number_of_lane(numbers, lane - lane // LANES * LANES, SIDE, TIED)
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
             value, position, count, nan_at = largest(corner, start, ends, size, step, live, WINDOW, HIGH, like)
@@ -316,15 +317,10 @@ def _rank_draw_kernel(
             first_at, second_at, tall, wide_w = places(start, ends, lane, SIDE, WINDOW, HIGH, LEAST, CHECKED)
             count = tall * wide_w
             if METHOD != "first":
-                if RANKED and COLUMNS <= MOST:
-                    if len(ranks) == lane:  # What follows windows that can end in padding shares a row of thresholds.
-                        others = (number,)
-                        if COUNTS == 1 or not (SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8]):
-                            for next in tl.static_range(lane + 1, 1 if SIDE else 4):
-                                others = others + (number_of_lane(numbers, next, SIDE, TIED),)
+                if RANKED:  # What follows windows that can end in padding shares a row of thresholds.
+                    if lane == 0 or (COUNTS > 1 and (HIGH[2] or (lane - 1) * WINDOW[5] < WINDOW[8])):
                         row = row_of(table, count, ROWS, COUNTS, COLUMNS)
-                        ranks = ranks + reached(others, row, tl.minimum(rows, 0), COLUMNS, PACKED)
-                    rank = like.to(tl.int32) + ranks[lane]
+                        thresholds_of_lane = first_thresholds(row, COLUMNS)
                 elif lane == 0 or (COUNTS > 1 and WIDTHS > FEW):
                     own = thresholds_of(
                         table, tall, wide_w, ROWS, COUNTS, COLUMNS, SIDES, WIDTHS, CHANNELS_LAST and not SETS
@@ -333,7 +329,7 @@ def _rank_draw_kernel(
                     most = tl.maximum(most, number)
                 if MANY:
                     threshold = threshold_of(own, wide_w, SIDES, COUNTS, WIDTHS)
-                elif not RANKED or COLUMNS > MOST:
+                elif not RANKED:
                     rank = rank_of(number, own, wide_w, COLUMNS, SIDES, COUNTS, WIDTHS)
             if TOGETHER:
                 values = window_of(columns, lane, WINDOW, kind if QUICK else wide)
@@ -355,16 +351,26 @@ def _rank_draw_kernel(
                     values_by_rank = columns_of_window(ordered, lane, WINDOW, kind)
                 else:
                     values_by_rank = sorted_columns(values, HEIGHT)
-                values_by_rank = descending(values_by_rank, K, NETWORK, EXCHANGES)
+                values_by_rank, lower = ranks_of(values_by_rank, K, NETWORK, EXCHANGES, PACKED)
                 top = values_by_rank[0]
                 if ALIGNED != LANES:
                     exists = live if SIDE else ow < OW
                     top = larger(top, tl.broadcast_to(tl.where(exists, -float("inf"), 1.0).to(kind), like.shape))
                     count = tl.where(exists, count, 0)
                 void = not_finite(top, void, like)
-                chosen = value_of_rank(values_by_rank, rank, K)
-                position = place_of_rank(values, chosen, rank, K, PACKED)
-                value, position, chosen = within(chosen, position, rank, count, like)
+                chosen, position, rank = select(
+                    values_by_rank,
+                    lower,
+                    values,
+                    number,
+                    row,
+                    thresholds_of_lane,
+                    tl.minimum(rows, 0),
+                    K,
+                    COLUMNS,
+                    PACKED,
+                )
+                value, position, chosen = within(chosen, position, rank, count, like, PACKED)
                 void = not_finite(chosen, void, like)
             elif METHOD == "second":
                 value, position = _any_first_or_second(values, rank > 0, first_at, second_at, K, LEAST, CHECKED, like)
@@ -398,7 +404,7 @@ def _rank_draw_kernel(
                 value, position = moved(value, source), moved(position, source)
         store_draw(output, drawn, at, value, position, live)
     elif TOGETHER:  # At the end, so that what is read can be read before.
-        for lane in tl.static_range(4):
+        for lane in tl.static_range(NUMBER):
             none, live, at = outputs_of_lane(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
@@ -412,15 +418,20 @@ def _rank_draw_kernel(
         unsure = tl.max(tl.where(row_live, unsure, 0))
         if unsure == 1:
             tl.debug_barrier()  # What other threads have written is read.
-            for other in range(1 if SIDE else 4):
+            for other in range(1 if SIDE else NUMBER):
                 sign_zeros(
                     input, output, drawn, plane_start, line_start, other, block, channel, d, h, size, step,
                     row_live, OW, C, WINDOW, CHANNELS_LAST, SIDE, ALIGNED,
                 )  # fmt: skip
         if unsure > 1:
-            for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+            for other in range(1 if SIDE else NUMBER):  # Seldom: a loop compiles faster.
+                its_block = block + other // LANES
+                its_numbers = numbers
+                if NUMBER > LANES:
+                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
+                its_lane = other - other // LANES * LANES
                 draw_any(
-                    input, output, drawn, plane_start, line_start, table, numbers, other, block, channel, d, d_end, h,
-                    h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS, LEAST,
-                    WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, d,
+                    d_end, h, h_end, size, step, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,
+                    LEAST, WINDOW, HIGH, CHECKED, CHANNELS_LAST, SIDE, ALIGNED, like,
                 )  # fmt: skip

@@ -15,7 +15,6 @@ from empool._triton._columns import apart, columns_of_window, float32_of, sorted
 from empool._triton._draw import draw_any, sign_zeros, store_draw
 from empool._triton._rank import (
     as_pairs,
-    descending,
     larger,
     lowest_bits,
     magnitude,
@@ -24,7 +23,7 @@ from empool._triton._rank import (
     places,
     smaller,
 )
-from empool._triton._select import place_of_rank, reached, value_of_rank, within
+from empool._triton._select import first_thresholds, ranks_of, select, within
 from empool._triton._table import row_of, set_of, threshold_of, thresholds_of
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
 
@@ -204,7 +203,6 @@ def _rank_draw_line_kernel(
     table = set_of(thresholds, channel, COLUMNS, TABLE_ROWS, SETS)
     values = ()
     positions = ()
-    ranks = ()
     for lane in tl.static_range(OW):
         block = none + lane // LANES
         if lane - lane // LANES * LANES == 0:
@@ -219,22 +217,29 @@ def _rank_draw_line_kernel(
             window = window + (columns[(lane * WINDOW[5] + k % WINDOW[2]) * WINDOW[1] + k // WINDOW[2]],)
         if RANKED:
             count = tall * wide_w
-            if len(ranks) == lane:  # Neighbours whose windows end in no padding share a row of thresholds.
-                others = (number,)
-                if COUNTS == 1 or (lane * WINDOW[5] >= WINDOW[8] and lane * WINDOW[5] - WINDOW[8] + WINDOW[2] <= W):
-                    for next in tl.static_range(lane + 1, OW):
-                        if next // LANES == lane // LANES and (
-                            COUNTS == 1 or next * WINDOW[5] - WINDOW[8] + WINDOW[2] <= W
-                        ):
-                            others = others + (number_of_lane(numbers, next - next // LANES * LANES, False, TIED),)
+            # Neighbours whose windows end in no padding share a row of thresholds.
+            if lane == 0 or (
+                COUNTS > 1 and ((lane - 1) * WINDOW[5] < WINDOW[8] or lane * WINDOW[5] - WINDOW[8] + WINDOW[2] > W)
+            ):
                 pointer = row_of(table, count, ROWS, COUNTS, COLUMNS)
-                ranks = ranks + reached(others, pointer, tl.minimum(rows, 0), COLUMNS, PACKED)
-            rank = like.to(tl.int32) + ranks[lane]
-            values_by_rank = descending(columns_of_window(ordered, lane, WINDOW, kind), K, NETWORK, EXCHANGES)
+                thresholds_of_lane = first_thresholds(pointer, COLUMNS)
+            values_by_rank, lower = ranks_of(
+                columns_of_window(ordered, lane, WINDOW, kind), K, NETWORK, EXCHANGES, PACKED
+            )
             first = values_by_rank[0]
-            chosen = value_of_rank(values_by_rank, rank, K)
-            position = place_of_rank(window, chosen, rank, K, PACKED)
-            value, position, chosen = within(chosen, position, rank, count, like)
+            chosen, position, rank = select(
+                values_by_rank,
+                lower,
+                window,
+                number,
+                pointer,
+                thresholds_of_lane,
+                tl.minimum(rows, 0),
+                K,
+                COLUMNS,
+                PACKED,
+            )
+            value, position, chosen = within(chosen, position, rank, count, like, PACKED)
             void = not_finite(chosen, void, like)
         else:
             if lane == 0:

@@ -117,7 +117,7 @@ def _rank_places_line_kernel(
 
 
 @triton.jit
-def _number(words, e: tl.constexpr, dtype: tl.constexpr):
+def number_of(words, e: tl.constexpr, dtype: tl.constexpr):
     """Take an element from words of 32 bits, as a float32."""
     if dtype == tl.float32:
         number = words[e].to(tl.float32, bitcast=True)
@@ -139,6 +139,22 @@ def _word(low, high, dtype: tl.constexpr, PACKED: tl.constexpr):
     else:
         word = bits_of(low, dtype) | (bits_of(high, dtype) << 16)
     return word
+
+
+@triton.jit
+def store_cells_of_line(grad_input, sums, row, row_live, PLACES: tl.constexpr, PACKED: tl.constexpr):
+    """Write a row of cells of 2 by 2 inputs: one position's, then the next one's."""
+    dtype: tl.constexpr = grad_input.dtype.element_ty
+    OW: tl.constexpr = len(sums) // 4
+    found = ()
+    for rh in tl.static_range(2):
+        for aw in tl.static_range(OW):
+            low, high = sums[2 * rh * OW + aw], sums[(2 * rh + 1) * OW + aw]
+            if dtype == tl.float32:
+                found = found + (low.to(tl.uint32, bitcast=True), high.to(tl.uint32, bitcast=True))
+            else:
+                found = found + (_word(low, high, dtype, PACKED),)
+    store_words(grad_input, found, row, row_live, PLACES)
 
 
 @triton.jit
@@ -234,7 +250,7 @@ def _rank_mean_backward_line_kernel(
             its_weights = ()
             for i in tl.static_range(4):
                 if 4 * j + i < OW:
-                    gradients = gradients + (_number(read, (down + ABOVE) * OW + 4 * j + i, dtype),)
+                    gradients = gradients + (number_of(read, (down + ABOVE) * OW + 4 * j + i, dtype),)
                     its_weights = its_weights + (lanes[4 * j + i],)
                 else:
                     gradients = gradients + (like,)
@@ -246,12 +262,4 @@ def _rank_mean_backward_line_kernel(
                         sums, word, parts, j, right, r // 2, r % 2, WINDOW[7] + r // 2 - 2 * down,
                         WINDOW[8] + r % 2 - 2 * right, OW, WINDOW, PACKED,
                     )  # fmt: skip
-    found = ()
-    for rh in tl.static_range(2):
-        for aw in tl.static_range(OW):
-            low, high = sums[2 * rh * OW + aw], sums[(2 * rh + 1) * OW + aw]
-            if dtype == tl.float32:
-                found = found + (low.to(tl.uint32, bitcast=True), high.to(tl.uint32, bitcast=True))
-            else:
-                found = found + (_word(low, high, dtype, PACKED),)
-    store_words(grad_input, found, row, row_live, PLACES)
+    store_cells_of_line(grad_input, sums, row, row_live, PLACES, PACKED)

@@ -19,6 +19,10 @@ from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
 from empool._triton._mean import _rank_mean_kernel
 from empool._triton._mean_backward import _rank_mean_backward_any_kernel, _rank_mean_backward_kernel
+from empool._triton._mean_backward_apart import (
+    _rank_mean_backward_apart_kernel,
+    _rank_mean_backward_apart_line_kernel,
+)
 from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel, _rank_places_line_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
 from empool._triton._places import MOST_PLACES, _rank_places_kernel
@@ -52,6 +56,8 @@ KERNELS = (
     _rank_mean_kernel,
     _rank_mean_line_kernel,
     _rank_mean_backward_any_kernel,
+    _rank_mean_backward_apart_kernel,
+    _rank_mean_backward_apart_line_kernel,
     _rank_mean_backward_kernel,
     _rank_mean_backward_line_kernel,
     _rank_places_kernel,
@@ -123,8 +129,11 @@ def _rank_draw(
     if large and columns <= MOST.value and _plan.has_lines(windows):
         kernel, plan = _rank_draw_line_kernel, _plan.output_line_plan(_rank_draw_line_kernel, windows)
     else:
-        narrow = method == "ranks" and dtype.itemsize == 4
-        kernel, plan = _rank_draw_kernel, _plan.output_plan(_rank_draw_kernel, windows, narrow=narrow)
+        ranks = method == "ranks"
+        kernel, plan = (
+            _rank_draw_kernel,
+            _plan.output_plan(_rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2),
+        )
     return kernel, Start(
         (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
     )
@@ -255,14 +264,14 @@ def rank_mean_backward(
     )
     grad_output = _window.dense(grad_output, channels_last)
     grad_input, weights = input.new_empty_strided(input.shape, input.stride()), weights.contiguous()
+    if kernels[-1] in (_rank_mean_backward_line_kernel, _rank_mean_backward_apart_line_kernel):
+        grad_output = _in_words(grad_output)
     if len(kernels) == 1:
         launch(kernels[0], start.plans[0], grad_output, input, weights, grad_input)
     else:
         codes = _empty(start, input, start.dtype)
         if weights.size(2) > 2:  # They are read for every activation.
             weights = weights.to(torch.promote_types(input.dtype, torch.float32))
-        if kernels[1] is _rank_mean_backward_line_kernel:
-            grad_output = _in_words(grad_output)
         launch(kernels[0], start.plans[0], input, codes)
         launch(kernels[1], start.plans[1], grad_output, codes, weights, grad_input)
     return grad_input
@@ -280,6 +289,15 @@ def _rank_mean_backward(
     sets, _, columns = table
     known: dict[str, Any] = {"COLUMNS": columns, "SETS": sets != 1}
     most = _plan.SORTED_WINDOW if columns > 2 else MOST_PLACES.value
+    lines = windows.volume > 1 and _plan.has_lines(windows) and _plan.is_halved(windows)
+    if _plan.are_apart(windows) and 1 < windows.volume <= _plan.SORTED_WINDOW:
+        if lines:
+            kernel = _rank_mean_backward_apart_line_kernel
+            plan = _plan.output_line_plan(kernel, windows).of(PLACES=_plan.places_of_cells(windows))
+        else:
+            kernel = _rank_mean_backward_apart_kernel
+            plan = _plan.input_plan(kernel, windows, cells=True)
+        return (kernel,), Start((plan.of(**known),), shape, (), dtype)
     if windows.volume > most or not _has_cells(windows):
         kernel = _rank_mean_backward_any_kernel
         plan = _plan.input_plan(kernel, windows, cells=False).of(**known)
@@ -289,7 +307,7 @@ def _rank_mean_backward(
     warps = 2 if dtype.itemsize == 2 and not channels_last and columns < 3 else 4
     kernels: tuple[Any, ...] = _rank_places_kernel, _rank_mean_backward_kernel
     codes, strides = torch.uint8, _strides(shape, channels_last)
-    if columns < 3 and windows.volume > 1 and _plan.has_lines(windows) and _plan.is_halved(windows):
+    if columns < 3 and lines:
         kernels = _rank_places_line_kernel, _rank_mean_backward_line_kernel
         places, shares = (_plan.output_line_plan(kernel, windows) for kernel in kernels)
         known["PLACES"] = _plan.places_of_cells(windows)

@@ -180,7 +180,12 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def output_plan(
-    kernel: Any, windows: Windows, lanes: bool = True, narrow: bool = False, channels: int = MOST_CHANNELS
+    kernel: Any,
+    windows: Windows,
+    lanes: bool = True,
+    narrow: bool = False,
+    channels: int = MOST_CHANNELS,
+    lines: bool = False,
 ) -> Plan:
     """Plan a kernel whose programs cover the output.
 
@@ -189,9 +194,13 @@ def output_plan(
         lanes: whether, channels last, a row serves `LANES` neighbouring outputs one after another. (Contiguous, it
             holds them side by side.)
         channels: how many a tile has at most, channels last.
+        lines: whether, channels last, a row serves all of a line that a second block would not fill.
     """
     depths, heights, width = windows.output
-    blocks = -(-width // LANES.value) if lanes or not windows.channels_last else width
+    number = LANES.value
+    if lines and windows.channels_last and number < width < 2 * number:
+        number = width
+    blocks = -(-width // number) if lanes or not windows.channels_last else width
     rows = windows.rows
     return _plan(
         kernel,
@@ -203,7 +212,8 @@ def output_plan(
         READ=_columns(windows),
         CHUNK=_chunk(windows),
         PACKED=is_packed(),
-        ALIGNED=LANES.value if windows.channels_last and width % LANES.value == 0 else _aligned(windows, width),
+        NUMBER=number,
+        ALIGNED=LANES.value if windows.channels_last and width % number == 0 else _aligned(windows, width),
         FLAT=_flat(windows),
         ROWS=rows or (0, 0),
         COUNTS=max(len(rows) // 2, 1),
@@ -355,6 +365,18 @@ def is_packed() -> bool:
     if os.environ.get("TRITON_INTERPRET") == "1" or torch.version.hip:
         return False
     return all(torch.cuda.get_device_capability(device) >= (9, 0) for device in range(torch.cuda.device_count()))
+
+
+def are_apart(windows: Windows) -> bool:
+    """Tell whether windows lie side by side, share no activation, and end in no padding."""
+    kernel, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    return (
+        not windows.adaptive
+        and kernel == stride
+        and padding == (0, 0, 0)
+        and dilation == (1, 1, 1)
+        and not any(windows.high)
+    )
 
 
 def is_halved(windows: Windows) -> bool:

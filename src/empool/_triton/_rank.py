@@ -406,6 +406,20 @@ def of_rank(ordered, rank, K: tl.constexpr):
 
 
 @triton.jit
+def five_of_nine(columns):
+    """Do as `_nine` for the first five. Of the others, return a tuple of which nothing is smaller than the fifth.
+
+    That is: one, another, and three; of these the largest is left out.
+    """
+    first, a, b = three(columns[0], columns[3], columns[6])
+    c, d, e = three(columns[1], columns[4], columns[7])
+    f = larger(larger(columns[2], columns[5]), columns[8])
+    b, middle, f = three(b, d, f)
+    second, a = larger(a, c), smaller(a, c)
+    return (first, second, larger(a, b), smaller(a, b), middle), (e, f, columns[2], columns[5], columns[8])
+
+
+@triton.jit
 def next_largest(
     corner, start, ends, size, step, live, after, after_at, WINDOW: tl.constexpr, HIGH: tl.constexpr, like
 ):

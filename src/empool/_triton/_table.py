@@ -138,7 +138,7 @@ def rank_of(
     if COLUMNS > MOST:
         ranks = ()
         for i in tl.static_range(len(thresholds)):
-            ranks = ranks + (_reached(number, thresholds[i], COLUMNS),)
+            ranks = ranks + (reached_of_row(number, thresholds[i], COLUMNS),)
         rank = choose(ranks, wide, SIDES, COUNTS, WIDTHS)
     else:
         rank = tl.zeros_like(number).to(tl.int32)
@@ -162,7 +162,7 @@ def _of_row(
 
 
 @triton.jit
-def _reached(number, row, COLUMNS: tl.constexpr):
+def reached_of_row(number, row, COLUMNS: tl.constexpr):
     rank = tl.zeros_like(number).to(tl.int32)
     column = 0
     while column < COLUMNS:  # Not a range: with a NumPy of today the interpreter cannot take its end.

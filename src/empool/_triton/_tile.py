@@ -162,7 +162,7 @@ def side_by_side(rows, BLOCK: tl.constexpr, FLAT: tl.constexpr):
     start = tl.multiple_of(tl.program_id(0) * NUMBER, [16])
     source = index + index // FLAT * (BLOCKS * LANES - FLAT)
     live = (index < NUMBER) & (start + index // LANES * LANES < rows // BLOCKS * FLAT)
-    return start + index, tl.minimum(source, BLOCK * LANES - 1), live
+    return tl.max_contiguous(start + index, [LANES]), tl.minimum(source, BLOCK * LANES - 1), live
 
 
 @triton.jit

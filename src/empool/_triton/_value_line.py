@@ -233,8 +233,9 @@ def _value_mean_line_kernel(
         else:
             largest = _largest_of_line(powers, lane, W, WINDOW)
             mean, shift, share, odd = mean_by_softmax(
-                values, _window_of_line(holes, lane, W, WINDOW), scale, largest, len(values), "mean", PACKED
-            )
+                values, _window_of_line(holes, lane, W, WINDOW), scale, largest, len(values), "mean", PACKED,
+                dtype.primitive_bitwidth > 16,
+            )  # fmt: skip
         again = again | tl.where(odd, 1 << lane, 0)
         means = means + (mean.to(dtype),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)

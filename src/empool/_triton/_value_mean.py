@@ -30,13 +30,9 @@ _LOG2E, _SPARE, _EXACT = tl.constexpr(LOG2E), tl.constexpr(24.0), tl.constexpr(2
 
 
 @triton.jit
-def _scale_of(largest, BETA: tl.constexpr):
+def _scale_of(largest):
     """Return what positive parts are divided by, so that no square leaves the type's range: 1, or the largest one."""
-    scale = tl.zeros_like(largest) + 1.0
-    if BETA == "none":
-        extreme = (largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE))
-        scale = tl.where(extreme, largest, 1.0)
-    return scale
+    return tl.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1.0)
 
 
 @triton.jit
@@ -44,7 +40,7 @@ def weight_of(value, factor, largest, BETA: tl.constexpr):
     """Return the activation, or its positive part, and its weight."""
     if BETA == "none":
         value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))
-        weight = value / _scale_of(largest, BETA)
+        weight = value / _scale_of(largest)
         weight = tl.where(largest == float("inf"), tl.where(value == float("inf"), 1.0, 0.0), weight)
     else:
         score = score_of(value, factor, BETA)
@@ -88,7 +84,7 @@ def mean_any(
                 other = weight if BETA == "none" else value * (1 / 512)
                 weighted += tl.where(weight == 0, 0.0, weight * other)
     share = 1.0 / tl.where(total == 0, 1.0, total)
-    mean = weighted * share * (_scale_of(largest, BETA) if BETA == "none" else 512.0)
+    mean = weighted * share * (_scale_of(largest) if BETA == "none" else 512.0)
     if WRITES == "variance":
         variance = like
         for kd in range(WINDOW[0]):
@@ -162,7 +158,9 @@ def largest_power(columns, holes, scale, FIRST: tl.constexpr, NUMBER: tl.constex
 
 
 @triton.jit
-def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr):
+def mean_by_softmax(
+    values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr, FINE: tl.constexpr
+):  # fmt: skip
     """Average the activations of every window, weighted by two to the power of the scale times them.
 
     A power is one fused product and sum, and rounded once: that the largest power was rounded, too, changes all weights
@@ -173,6 +171,7 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
         values: of every window, 0 where there is padding.
         holes: as `holes_of` gives.
         largest: the largest power.
+        FINE: whether to correct the mean's rounding, so that an activation that has all the weight is the mean.
     Returns:
         The mean, or what else it WRITES, what was added to powers, one over the sum, and where any of this may have
         left the type's range or is NaN.
@@ -188,6 +187,11 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
         weighted = tl.fma(weights[k], values[k], weighted)
     share = one_over(total, PACKED)
     mean = weighted * share
+    if FINE:
+        beyond = tl.zeros_like(mean)
+        for k in tl.static_range(K):
+            beyond = tl.fma(weights[k], values[k] - mean, beyond)
+        mean = tl.fma(beyond, share, mean)
     odd = ~((tl.abs(mean) < float("inf")) & (tl.abs(largest) < _EXACT))
     if WRITES == "variance":
         variance = tl.zeros_like(mean)
@@ -308,8 +312,9 @@ def _value_mean_kernel(
                 for kw in tl.static_range(1, KW):
                     largest = tl.maximum(largest, powers[lane * WINDOW[5] + kw])
                 mean, largest, share, odd = mean_by_softmax(
-                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED
-                )
+                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED,
+                    WRITES != "mean" or dtype.primitive_bitwidth > 16,
+                )  # fmt: skip
             again = again | tl.where(live & odd, 1 << lane, 0)
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)

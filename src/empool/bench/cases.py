@@ -39,7 +39,7 @@ TWIN = "torch"
 STEP, TEST, FORWARD, NETWORK = "step", "test", "forward", "network"
 PHASES = {
     STEP: "training step",
-    TEST: "testing forward",
+    TEST: "inference forward",
     FORWARD: "training forward",
     NETWORK: "training step of a VGG-16-shaped stack",
 }

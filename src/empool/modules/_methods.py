@@ -73,14 +73,30 @@ class EnsembleMaxed(Numbered):
     """Layers of ensemble max-pooling."""
 
     _functions, _own, _kind = functional._ensemble_max_pool, ("p",), EnsembleMax
-    p = property(Numbered._read, Numbered._write)
+
+    @property
+    def p(self) -> Any:
+        """Probability of dropping: a number, or a tensor of one for each channel."""
+        return self._read()
+
+    @p.setter
+    def p(self, p: Number) -> None:
+        self._write(p)
 
 
 class MaxDropped(Numbered):
     """Layers of max-pooling dropout."""
 
     _functions, _own, _kind = functional._max_pool_dropout, ("p",), MaxDropout
-    p = property(Numbered._read, Numbered._write)
+
+    @property
+    def p(self) -> Any:
+        """Probability of dropping: a number, or a tensor of one for each channel."""
+        return self._read()
+
+    @p.setter
+    def p(self, p: Number) -> None:
+        self._write(p)
 
 
 class StochasticMaxed(Numbered):
@@ -88,7 +104,15 @@ class StochasticMaxed(Numbered):
 
     _functions, _own, _kind = functional._stochastic_max_pool, ("drop",), StochasticMax
     _check = staticmethod(share)
-    drop = property(Numbered._read, Numbered._write)
+
+    @property
+    def drop(self) -> Any:
+        """Share of each window to drop: a number, or a tensor of one for each channel."""
+        return self._read()
+
+    @drop.setter
+    def drop(self, drop: Number) -> None:
+        self._write(drop)
 
 
 class Valued(Pool):

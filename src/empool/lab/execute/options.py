@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from empool.lab.errors import LabError
 from empool.lab.files import checked
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -95,3 +96,7 @@ class Options(Where, How, What):
 
     def __post_init__(self) -> None:
         checked(vars(self), "compare", typing.get_type_hints(Options))
+        for field in dataclasses.fields(self):
+            given, least = getattr(self, field.name), field.metadata.get("min")
+            if least is not None and given is not None and given < least:
+                raise LabError(f"compare: expected {field.name} of at least {least}, got {given}")
