@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._columns import load_columns, window_of
-from empool._triton._load import activation, corner_of, padded_with
+from empool._triton._load import activation, corner_of
 from empool._triton._rank import in_type
 from empool._triton._tile import (
     DIVISORS,
@@ -21,7 +21,7 @@ from empool._triton._tile import (
     rows_and_channels,
     side_by_side,
 )
-from empool._triton._value import beta_of, largest_of, largest_score, positive_parts, score_of
+from empool._triton._value import beta_of, holes_of, largest_of, largest_score, positive_parts, score_of
 from empool.reference import LOG2E
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
@@ -135,17 +135,6 @@ def one_over(total, PACKED: tl.constexpr):
     else:
         share = 1.0 / total
     return share
-
-
-@triton.jit
-def holes_of(
-    columns, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr
-):  # fmt: skip
-    """Return what to add to the powers of a block's columns from BEGIN on: -inf for padding, or -0.0, for nothing."""
-    found = ()
-    for _ in tl.static_range(len(columns)):
-        found = found + (tl.full(block.shape, -0.0, wide),)
-    return padded_with(found, -float("inf"), d, h, ends, W, block, BEGIN, WINDOW, HIGH)
 
 
 @triton.jit
