@@ -173,7 +173,7 @@ def test_value_mean_of_extremes() -> None:
     [
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, False),
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
-        ("ensemble", "3x3/2", torch.float16, LINES, False),
+        ("ensemble", "3x3/2", torch.float16, (2, 10, 14, 14), False),  # Two programs.
         ("average", "3x3/2", torch.float32, BLOCKS, False),
         ("ensemble", "2x2/2", torch.bfloat16, BLOCKS, True),
         ("average", "2x2/2", torch.bfloat16, LINES, False),
@@ -189,6 +189,36 @@ def test_mean_backward(name: str, window: str, dtype: torch.dtype, shape: tuple[
     for what in ("numbers", "zeros", "anything"):
         gradient, input = (_window.dense(_activations(each, what).to(dtype), last) for each in (output, shape))
         _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
+@pytest.mark.parametrize(("beta", "dtype", "last"), [(None, torch.bfloat16, False), (0.7, torch.float32, True)])
+def test_value_mean_backward(beta: float | None, dtype: torch.dtype, last: bool) -> None:
+    """By the sums of columns, and again where there is something else than numbers."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    factor = None if beta is None else torch.tensor([beta])
+    gradient = _window.dense(_activations((1, 4, 4, 5), "numbers").to(dtype), last)
+    for what in ("numbers", "anything"):
+        input = _window.dense(_activations((1, 4, 8, 10), what).to(dtype), last)
+        arguments = gradient, input, factor, *geometry
+        found, wanted = (
+            ptx.on_ptx(_operators.value_mean_backward, *arguments),
+            reference.value_mean_backward(*arguments),
+        )
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles a program, one after another; and again where there is something else than numbers."""
+    monkeypatch.setattr(_plan, "PROGRAMS", 2)
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    shape = (1, 32, 16, 16)
+    input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
+    gradient = _activations((2, 32, 8, 8), "numbers")
+    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
+    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
+    found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
+    torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
 
 
 def test_tied_draw_of_a_large_window() -> None:
