@@ -104,6 +104,7 @@ def test_mean(name: str, shape: tuple[int, ...]) -> None:
         (torch.bfloat16, BLOCKS, True, None),
         (torch.bfloat16, LINES, False, None),
         (torch.float32, LINES, False, [0.5, 20.0, -1.0]),
+        (torch.float16, (1, 3, 5, 14), True, [0.5]),
     ],
 )
 def test_value_draw(

@@ -420,6 +420,7 @@ def _value_draw_kernel(
     HIGH: tl.constexpr,
     READ: tl.constexpr,
     CHUNK: tl.constexpr,
+    NUMBER: tl.constexpr,
     PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
@@ -462,7 +463,7 @@ def _value_draw_kernel(
         tops = ()
         values = ()
         positions = ()
-        for lane in tl.static_range(4):
+        for lane in tl.static_range(NUMBER):
             ow, live, at = outputs_of_lane(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
@@ -485,7 +486,9 @@ def _value_draw_kernel(
                     weighed = weighed + scores
                     tops = tops + largest_ones
             window = window_of(columns, lane, WINDOW, wide)
-            number = number_of_lane(numbers, lane, False, TIED)
+            if lane > 0 and lane - lane // LANES * LANES == 0:
+                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+            number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
             if BETA == "none":
                 value, position, total = drawn_of_window(window, window, number, K, PACKED, like)
                 position = none_of_zero(position, total, PACKED)  # Then all values are 0.
@@ -517,13 +520,18 @@ def _value_draw_kernel(
     if QUICK:
         unsure = tl.where(most < float("inf"), unsure, -1)
         if ALIGNED < LANES:
-            unsure = unsure & ((1 << tl.minimum(OW - block * LANES, 4)) - 1)
+            unsure = unsure & ((1 << tl.minimum(OW - block * LANES, NUMBER)) - 1)
         unsure = tl.where(row_live, unsure, 0)
-    if not QUICK or tl.max(unsure & 15) > 0:
-        for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+    if not QUICK or tl.max(unsure & (2**NUMBER - 1)) > 0:
+        for other in range(1 if SIDE else NUMBER):  # Seldom: a loop compiles faster.
             again = row_live & ((unsure >> other) & 1 > 0)
             if not QUICK or tl.max(again.to(tl.int32)) > 0:
+                its_block = block + other // LANES
+                its_numbers = numbers
+                if NUMBER > LANES:
+                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
                 draw_any(
-                    input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
-                    h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    input, output, drawn, plane_start, line_start, its_numbers, factor, other - other // LANES * LANES,
+                    its_block, channel, d, d_end, h, h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH,
+                    CHANNELS_LAST, SIDE, ALIGNED, like,
                 )  # fmt: skip
