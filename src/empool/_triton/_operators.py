@@ -316,7 +316,7 @@ def _rank_mean_backward(
     shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
     codes = torch.uint8
     if columns > 2:
-        codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
+        codes = torch.int16 if windows.volume <= 4 else torch.int32
     kernels = _rank_places_kernel, _rank_mean_backward_kernel
     return kernels, Start((places, shares), shape, _strides(shape, channels_last), codes)
 
