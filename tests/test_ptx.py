@@ -104,7 +104,6 @@ def test_mean(name: str, shape: tuple[int, ...]) -> None:
         (torch.bfloat16, BLOCKS, True, None),
         (torch.bfloat16, LINES, False, None),
         (torch.float32, LINES, False, [0.5, 20.0, -1.0]),
-        (torch.float16, (1, 3, 5, 14), True, [0.5]),
     ],
 )
 def test_value_draw(
@@ -120,6 +119,13 @@ def test_value_draw(
     for what in ("numbers", "zeros", "anything"):
         input = _window.dense(_activations(shape, what).to(dtype), last)
         _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
+
+
+def test_soft_draw_of_channels_last_lines() -> None:
+    """A row of five windows, one after another."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    input = _window.dense(_activations((1, 3, 3, 10), "anything").half(), True)
+    _compare("value_draw", input, torch.tensor(11), torch.tensor([0.5]), *geometry, 0)
 
 
 @pytest.mark.parametrize("shape", [BLOCKS, LINES])

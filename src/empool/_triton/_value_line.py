@@ -177,7 +177,7 @@ def _value_draw_line_kernel(
     again = row_live & ~((most < float("inf")) & (least > 0))
     if tl.max(again.to(tl.int32)) > 0:
         unsure = again.to(tl.int32) * -1
-        if len(slacks) > 0:
+        if BETA != "none" and wide == tl.float32:
             for lane in tl.static_range(OW):
                 unsure = tl.where(slacks[lane] > 0, unsure & ~(1 << lane), unsure)
         for each in range(OW):
