@@ -23,7 +23,7 @@ from empool._triton._mean_backward_apart import (
     _rank_mean_backward_apart_kernel,
     _rank_mean_backward_apart_line_kernel,
 )
-from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel, _rank_places_line_kernel
+from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
 from empool._triton._places import MOST_PLACES, _rank_places_kernel
 from empool._triton._plan import Plan, Windows, launch
@@ -61,7 +61,6 @@ KERNELS = (
     _rank_mean_backward_kernel,
     _rank_mean_backward_line_kernel,
     _rank_places_kernel,
-    _rank_places_line_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
     _value_mean_line_kernel,
@@ -152,8 +151,9 @@ def _value_draw(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, seeds: int, beta: str, *rest: Any
 ) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
-    narrow = beta != "none" and windows.volume > 4 and dtype.itemsize == 4
-    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow)
+    large = beta != "none" and windows.volume > 4
+    narrow, lines = large and dtype.itemsize == 4, large and dtype.itemsize == 2
+    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow, lines=lines)
     if _plan.has_lines(windows):
         kernel, plan = _value_draw_line_kernel, _plan.output_line_plan(_value_draw_line_kernel, windows)
     plan = plan.of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
@@ -294,7 +294,7 @@ def _rank_mean_backward(
     if _plan.are_apart(windows) and 1 < windows.volume <= _plan.SORTED_WINDOW:
         if lines:
             kernel = _rank_mean_backward_apart_line_kernel
-            plan = _plan.output_line_plan(kernel, windows).of(PLACES=_plan.places_of_cells(windows))
+            plan = _plan.line_backward_plan(kernel, windows)
         else:
             kernel = _rank_mean_backward_apart_kernel
             plan = _plan.input_plan(kernel, windows, cells=True)
@@ -306,23 +306,19 @@ def _rank_mean_backward(
     known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
     # Contiguous, two rows of a half type are computed together.
     warps = 2 if dtype.itemsize == 2 and not channels_last and columns < 3 else 4
-    kernels: tuple[Any, ...] = _rank_places_kernel, _rank_mean_backward_kernel
-    codes, strides = torch.uint8, _strides(shape, channels_last)
+    found = {"METHOD": known["METHOD"], "LOWEST": torch.finfo(dtype).min, "num_warps": warps}
     if columns < 3 and lines:
-        kernels = _rank_places_line_kernel, _rank_mean_backward_line_kernel
-        places, shares = (_plan.output_line_plan(kernel, windows) for kernel in kernels)
-        known["PLACES"] = _plan.places_of_cells(windows)
-        shape = (places.arguments["rows"], -(-windows.output[2] // 4))
-        codes, strides = torch.int32, (shape[1], 1)
-    else:
-        places = _plan.output_plan(kernels[0], windows)
-        about = _plan.output_plan(_rank_mean_kernel, windows).arguments
-        shares = _plan.input_plan(kernels[1], windows, cells=True)
-        known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
-        if columns > 2:
-            codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
-    places = places.of(num_warps=warps, METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min)
-    return kernels, Start((places, shares.of(**known)), shape, strides, codes)
+        plan = _plan.line_backward_plan(_rank_mean_backward_line_kernel, windows).of(**known | found)
+        return (_rank_mean_backward_line_kernel,), Start((plan,), shape, (), dtype)
+    places = _plan.output_plan(_rank_places_kernel, windows).of(**found)
+    about = _plan.output_plan(_rank_mean_kernel, windows).arguments
+    known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
+    shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
+    codes = torch.uint8
+    if columns > 2:
+        codes = torch.int16 if windows.volume <= 4 else torch.int32
+    kernels = _rank_places_kernel, _rank_mean_backward_kernel
+    return kernels, Start((places, shares), shape, _strides(shape, channels_last), codes)
 
 
 def rank_mean_weight_grad(

@@ -237,6 +237,16 @@ def output_line_plan(kernel: Any, windows: Windows) -> Plan:
     return Plan(-(-lines // arguments["BLOCK"]), arguments)
 
 
+@functools.lru_cache(maxsize=4096)
+def line_backward_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover lines of cells, and know what lines of windows above and below send there."""
+    arguments = output_line_plan(kernel, windows).arguments
+    above, below = (windows.window[1] - 1 - windows.window[7]) // 2, (windows.window[7] + 1) // 2
+    known = {"PLACES": places_of_cells(windows), "ABOVE": above, "BELOW": below}
+    arguments |= {name: value for name, value in known.items() if name in kernel.arg_names}
+    return Plan(-(-arguments["rows"] // (arguments["BLOCK"] - above - below)), arguments)
+
+
 def has_lines(windows: Windows) -> bool:
     """Tell whether a thread can hold what a line of the output covers, as one stretch of contiguous memory."""
     columns = (windows.output[2] - 1) * windows.window[5] + windows.window[2]
