@@ -116,6 +116,8 @@ def _rank_draw(
     paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
     known = {
         **_draws(windows, seeds, *rest[6:]),
+        # What the compiler chooses itself spills.
+        **({"maxnreg": 128} if paired and method == "ranks" and _plan.is_packed() else {}),
         "num_warps": 2 if paired else 4,
         "METHOD": method,
         "NETWORK": network or (0, 0),
@@ -130,7 +132,9 @@ def _rank_draw(
         ranks = method == "ranks"
         kernel, plan = (
             _rank_draw_kernel,
-            _plan.output_plan(_rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2),
+            _plan.output_plan(
+                _rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2 and windows.volume > 4
+            ),
         )
     return kernel, Start(
         (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
