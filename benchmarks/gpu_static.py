@@ -95,10 +95,9 @@ _WHY = {
     "find its position among equal ones, 10 for the thresholds, 12 for the random number, 9 to pair two rows; the rest "
     "are indices, the table, loads and stores. Float32, channels last: 214 where the bytes allow 200. In 14x14 maps, "
     "channels last, one lane in eight idles (7 outputs in two blocks of 4).",
-    "draw stochastic": "in contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
-    "mean stochastic": "as for draws.",
-    "mean soft": "nine exponentials an output: each occupies the converter for eight cycles, and takes some seven more "
-    "instructions for the range of denormal numbers, which the reference's rounding keeps.",
+    "backward stochastic": "a row of four cells makes the sums of ten windows, some of which its neighbours make "
+    "again; in contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
+    "backward soft": "as for stochastic pooling, and 55 powers for the 16 gradients of four cells.",
 }
 """Why kernels stay below 95 %."""
 

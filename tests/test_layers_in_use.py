@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import pickle
 
@@ -98,6 +99,19 @@ def test_a_trainable_beta_is_a_parameter_and_gets_a_gradient(given: bool, beta: 
         assert layer.beta.grad.abs().min() > 0
         sampled(layer, images().to(dtype))
         layer.eval()
+
+
+def test_what_is_learned_is_made_anew_after_the_meta_device() -> None:
+    made = (
+        functools.partial(empool.SoftPool2d, 2, beta=[1.0, -2.0, 3.0], trainable=True),
+        functools.partial(empool.LearnedRankPool2d, 2, channels=3),
+    )
+    for make in made:
+        with torch.device("meta"):
+            layer = make()
+        layer.to_empty(device="cpu")
+        layer.reset_parameters()
+        torch.testing.assert_close(layer.state_dict(), make().state_dict(), rtol=0, atol=0)
 
 
 def test_more_ranks_than_a_window_has_are_refused() -> None:

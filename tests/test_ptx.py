@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import empool
-from empool import _window, reference
+from empool import _philox, _window, reference
 
 pytest.importorskip("triton")
 import ptx
@@ -49,6 +50,11 @@ def _compare(name: str, *arguments: Any) -> None:
     found, wanted = ptx.on_ptx(getattr(_operators, name), *arguments), getattr(reference, name)(*arguments)
     for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, wanted)), strict=True):
         assert torch.equal(_bits(one), _bits(other))
+
+
+def _inexact(power: Any) -> Any:
+    """Return 2 to a power as a GPU's `ex2.approx` may: by two units in the last place off."""
+    return (np.exp2(power) * (1 + np.random.default_rng(0).uniform(-1, 1, power.shape) * 2.0**-22)).astype(power.dtype)
 
 
 BLOCKS, LINES = (2, 3, 16, 16), (2, 3, 14, 14)
@@ -100,12 +106,35 @@ def test_mean(name: str, shape: tuple[int, ...]) -> None:
         (torch.float32, LINES, False, [0.5, 20.0, -1.0]),
     ],
 )
-def test_value_draw(dtype: torch.dtype, shape: tuple[int, ...], last: bool, beta: list[float] | None) -> None:
+def test_value_draw(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    last: bool,
+    beta: list[float] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    monkeypatch.setitem(ptx._FLOATS, "ex2", _inexact)
     factor = None if beta is None else torch.tensor(beta)
     for what in ("numbers", "zeros", "anything"):
         input = _window.dense(_activations(shape, what).to(dtype), last)
         _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
+
+
+@pytest.mark.parametrize("shape", [BLOCKS, LINES])
+def test_soft_draw_near_a_bound(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a random number just divides two activations, rounding decides, and what is approximate does not."""
+    monkeypatch.setitem(ptx._FLOATS, "ex2", _inexact)
+    geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+    output = (*shape[:2], *geometry.output_sizes(shape[2:]))
+    share = _philox.uniform32(torch.tensor(5), output, 3).flatten()[0].item() / 2**32
+    input = torch.full(shape, -torch.inf)
+    input[..., 0::2, 0::2] = 0
+    steps = torch.arange(output[2] * output[3]).reshape(output[2:]) - output[2] * output[3] // 2
+    input[..., 1::2, 1::2] = torch.tensor(1 / share - 1).log() + steps * 2.0**-25
+    arguments = input[:1], torch.tensor(5), torch.ones(1), *geometry, 3
+    assert set(reference.value_draw(*arguments)[1].flatten().tolist()) == {0, 3}
+    _compare("value_draw", *arguments)
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [(torch.float32, BLOCKS), (torch.bfloat16, LINES)])
@@ -144,7 +173,7 @@ def test_value_mean_of_extremes() -> None:
     [
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, False),
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
-        ("ensemble", "3x3/2", torch.float16, LINES, False),
+        ("ensemble", "3x3/2", torch.float16, (2, 10, 14, 14), False),  # Two programs.
         ("average", "3x3/2", torch.float32, BLOCKS, False),
         ("ensemble", "2x2/2", torch.bfloat16, BLOCKS, True),
         ("average", "2x2/2", torch.bfloat16, LINES, False),
@@ -160,6 +189,36 @@ def test_mean_backward(name: str, window: str, dtype: torch.dtype, shape: tuple[
     for what in ("numbers", "zeros", "anything"):
         gradient, input = (_window.dense(_activations(each, what).to(dtype), last) for each in (output, shape))
         _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
+@pytest.mark.parametrize(("beta", "dtype", "last"), [(None, torch.bfloat16, False), (0.7, torch.float32, True)])
+def test_value_mean_backward(beta: float | None, dtype: torch.dtype, last: bool) -> None:
+    """By the sums of columns, and again where there is something else than numbers."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    factor = None if beta is None else torch.tensor([beta])
+    gradient = _window.dense(_activations((1, 4, 4, 5), "numbers").to(dtype), last)
+    for what in ("numbers", "anything"):
+        input = _window.dense(_activations((1, 4, 8, 10), what).to(dtype), last)
+        arguments = gradient, input, factor, *geometry
+        found, wanted = (
+            ptx.on_ptx(_operators.value_mean_backward, *arguments),
+            reference.value_mean_backward(*arguments),
+        )
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles a program, one after another; and again where there is something else than numbers."""
+    monkeypatch.setattr(_plan, "PROGRAMS", 2)
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    shape = (1, 32, 16, 16)
+    input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
+    gradient = _activations((2, 32, 8, 8), "numbers")
+    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
+    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
+    found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
+    torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
 
 
 def test_tied_draw_of_a_large_window() -> None:

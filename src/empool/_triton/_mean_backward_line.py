@@ -1,6 +1,7 @@
 """`rank_mean_backward` for CUDA of small contiguous maps that a stride of 2 halves: a thread has a line of windows.
 
-Codes, as `empool._triton._places` has them, begin a word of 32 bits in every line.
+It finds where each window's largest lie, as `empool._triton._places` does, and gathers gradients by cells: what windows
+of the lines above and below send there, other threads have found.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
@@ -40,51 +41,19 @@ def _word_of(codes, PAIRED: tl.constexpr):
 
 
 @triton.jit
-def _store_codes(codes, row, row_live, found, OW: tl.constexpr, PAIRED: tl.constexpr):
-    """Write a line's codes; none for what fills its last word."""
-    NUMBER: tl.constexpr = (OW + 3) // 4
-    none = tl.full(found[0].shape, 255, found[0].dtype)
-    for j in tl.static_range(NUMBER):
-        four = ()
-        for i in tl.static_range(4):
-            four = four + (found[4 * j + i] if 4 * j + i < OW else none,)
-        tl.store(codes + (row * NUMBER + j), _word_of(four, PAIRED), mask=row_live)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _rank_places_line_kernel(
-    input,
-    codes,
-    rows,
-    H,
-    OH,
-    height_magic,
-    height_shift,
-    METHOD: tl.constexpr,
-    LOWEST: tl.constexpr,
-    LEAST: tl.constexpr,
-    WINDOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    CHECKED: tl.constexpr,
-    READ: tl.constexpr,
-    CHUNK: tl.constexpr,
-    PACKED: tl.constexpr,
-    W: tl.constexpr,
-    OW: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Write a code for every window, as `_rank_places_kernel` does by METHOD "first" or "second"."""
+def _words_of_line(
+    input, row, row_live, plane, oh, H, OH, METHOD: tl.constexpr, LOWEST: tl.constexpr, LEAST: tl.constexpr,
+    WINDOW: tl.constexpr, HIGH: tl.constexpr, CHECKED: tl.constexpr, READ: tl.constexpr, CHUNK: tl.constexpr,
+    PACKED: tl.constexpr, W: tl.constexpr, OW: tl.constexpr,
+):  # fmt: skip
+    """Return the codes of a line's windows as two words; 255 for what is no window."""
     K: tl.constexpr = WINDOW[1] * WINDOW[2]
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float32
-    kind: tl.constexpr = dtype if PACKED and dtype.primitive_bitwidth == 16 else wide
-    PAIRED: tl.constexpr = kind.primitive_bitwidth == 16
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
-    row_live = row < rows
-    row = tl.minimum(row, rows - 1)
-    plane, oh = divide(row, OH, height_magic, height_shift, False)
+    PAIRED: tl.constexpr = PACKED and dtype.primitive_bitwidth == 16
+    kind: tl.constexpr = dtype if PAIRED else wide
     plane_start = plane * (H * W)
-    like = tl.zeros([BLOCK, 1], wide)
+    like = tl.zeros(row.shape, wide)
     columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, LOWEST, kind)
     if PAIRED:
         columns = as_pairs(columns)
@@ -100,20 +69,22 @@ def _rank_places_line_kernel(
         found = found + (code_of_two_numbers(window, first, second, K, METHOD, like),)
         least = smaller(least, first if METHOD == "first" else second)
         odd = larger(odd, first)
-    _store_codes(codes, row, row_live, found, OW, PAIRED)
+    found = found + (tl.full(like.shape, 255, found[0].dtype),) * (8 - OW)
+    low, high = _word_of(found[:4], PAIRED), _word_of(found[4:], PAIRED)
     odd, least = odd.to(wide), least.to(wide)
     if tl.max((row_live & ((odd != odd) | (least <= LOWEST))).to(tl.int32)) > 0:  # As `_rank_places_kernel`: again.
         none = tl.zeros([1, 1], tl.int32)
         h, h_end = bounds(oh, H, OH, WINDOW, 1)
-        tl.debug_barrier()
         for each in range(OW):
             start = (none, h, none + (each * WINDOW[5] - WINDOW[8]))
             ends = (none + 1, h_end, none + W)
             values = load_window(input, plane_start, start, ends, (none + 1, H, W), 1, row_live, WINDOW, HIGH, wide)
             first_at, second_at, tall, wide_w = places(start, ends, 0, True, WINDOW, HIGH, LEAST, CHECKED)
             code = code_of_any_two(values, first_at, second_at, K, METHOD, CHECKED, like)
-            into = codes.to(tl.pointer_type(tl.uint8), bitcast=True)
-            tl.store(into + (row * ((OW + 3) // 4 * 4) + each), code.to(tl.uint8), mask=row_live)
+            shift = none + each % 4 * 8
+            low = tl.where(none + each < 4, (low & ~(255 << shift)) | ((code & 255) << shift), low)
+            high = tl.where(none + each < 4, high, (high & ~(255 << shift)) | ((code & 255) << shift))
+    return low, high
 
 
 @triton.jit
@@ -183,7 +154,7 @@ def _plus_sent_to(
 @triton.jit(do_not_specialize=SIZES)
 def _rank_mean_backward_line_kernel(
     grad_output,
-    codes,
+    input,
     weights,
     grad_input,
     rows,
@@ -195,6 +166,7 @@ def _rank_mean_backward_line_kernel(
     channels_magic,
     channels_shift,
     METHOD: tl.constexpr,
+    LOWEST: tl.constexpr,
     COLUMNS: tl.constexpr,
     TABLE_ROWS: tl.constexpr,
     SETS: tl.constexpr,
@@ -206,34 +178,45 @@ def _rank_mean_backward_line_kernel(
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     CHECKED: tl.constexpr,
+    READ: tl.constexpr,
+    CHUNK: tl.constexpr,
     PACKED: tl.constexpr,
     PLACES: tl.constexpr,
+    ABOVE: tl.constexpr,
+    BELOW: tl.constexpr,
     W: tl.constexpr,
     OW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Share gradients among the activations, as `_rank_mean_backward_kernel` does; cells as `_scatter_line` has them.
 
-    PLACES: the power of two that holds what a row of cells has, in 8 bytes each.
+    A program's first lines and its last ones are found for the others alone, and are written by its neighbours.
+
+    ABOVE, BELOW: so many lines of windows above a line of cells reach it, and below. PLACES: the power of two that
+    holds what a line of cells has, in 8 bytes each.
     """
     dtype: tl.constexpr = grad_output.dtype.element_ty
     SIZE: tl.constexpr = dtype.primitive_bitwidth // 8
-    NUMBER: tl.constexpr = (OW + 3) // 4
-    ABOVE: tl.constexpr = (WINDOW[1] - 1 - WINDOW[7]) // 2  # So many rows of windows above a row of cells reach it.
-    BELOW: tl.constexpr = (WINDOW[7] + 1) // 2
     LEFT: tl.constexpr = (WINDOW[2] - 1 - WINDOW[8]) // 2
     RIGHT: tl.constexpr = (WINDOW[8] + 1) // 2
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
-    row_live = row < rows
+    place = tl.arange(0, BLOCK)
+    line = (tl.program_id(0) * (BLOCK - ABOVE - BELOW) - ABOVE + place)[:, None]  # (BLOCK, 1)
+    row_live = (line >= 0) & (line < rows)
+    row = tl.minimum(tl.maximum(line, 0), rows - 1)
     plane, oh = divide(row, OH, height_magic, height_shift, False)
     image, channel = divide(plane, C, channels_magic, channels_shift, False)
     table = set_of(weights, channel, COLUMNS, TABLE_ROWS, SETS)
     like = tl.zeros([BLOCK, 1], tl.float32)
     none = tl.zeros([1, 1], tl.int32)
+    low, high = _words_of_line(
+        input, row, row_live, plane, oh, H, OH, METHOD, LOWEST, LEAST, WINDOW, HIGH, CHECKED, READ, CHUNK, PACKED, W, OW
+    )
+    own = (place >= ABOVE) & (place < BLOCK - BELOW)
+    row_live = row_live & own[:, None]
     read = words_of(
         grad_output, (row - ABOVE) * OW, rows * OW, row_live, (ABOVE + 1 + BELOW) * OW, SIZE, ABOVE > 0, PACKED
     )
-    sums = (like,) * (4 * OW)  # Of a row of cells: one position's, then the next one's.
+    sums = (like,) * (4 * OW)  # Of a line of cells: one position's, then the next one's.
     for down in tl.static_range(-ABOVE, BELOW + 1):
         there = row_live & (oh + down >= 0) & (oh + down < OH)
         lanes = ()
@@ -244,8 +227,11 @@ def _rank_mean_backward_line_kernel(
                     SIDES, WIDTHS, LEAST, WINDOW, HIGH, CHECKED, tl.float32,
                 ),
             )  # fmt: skip
-        for j in tl.static_range(NUMBER):
-            word = tl.load(codes + ((row + down) * NUMBER + j), mask=there, other=-1)
+        for j in tl.static_range((OW + 3) // 4):
+            word = low if j == 0 else high
+            if down != 0:
+                source = tl.minimum(tl.maximum(place + down, 0), BLOCK - 1)
+                word = tl.where(there, tl.gather(tl.reshape(word, [BLOCK]), source, 0)[:, None], -1)
             gradients = ()
             its_weights = ()
             for i in tl.static_range(4):

@@ -23,7 +23,7 @@ from empool._triton._mean_backward_apart import (
     _rank_mean_backward_apart_kernel,
     _rank_mean_backward_apart_line_kernel,
 )
-from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel, _rank_places_line_kernel
+from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
 from empool._triton._places import MOST_PLACES, _rank_places_kernel
 from empool._triton._plan import Plan, Windows, launch
@@ -38,6 +38,7 @@ from empool._triton._value import _value_draw_kernel
 from empool._triton._value_line import _value_draw_line_kernel, _value_mean_line_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
+from empool._triton._value_mean_backward_once import _value_mean_backward_once_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._window import Geometry
 
@@ -60,12 +61,12 @@ KERNELS = (
     _rank_mean_backward_kernel,
     _rank_mean_backward_line_kernel,
     _rank_places_kernel,
-    _rank_places_line_kernel,
     _rank_mean_weight_grad_kernel,
     _value_mean_kernel,
     _value_mean_line_kernel,
     _value_mean_backward_any_kernel,
     _value_mean_backward_kernel,
+    _value_mean_backward_once_kernel,
 )
 
 Made = TypeVar("Made")
@@ -153,7 +154,8 @@ def _value_draw(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, seeds: int, beta: str, *rest: Any
 ) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
-    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows)
+    narrow = beta != "none" and windows.volume > 4 and dtype.itemsize == 4
+    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow)
     if _plan.has_lines(windows):
         kernel, plan = _value_draw_line_kernel, _plan.output_line_plan(_value_draw_line_kernel, windows)
     plan = plan.of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
@@ -296,7 +298,7 @@ def _rank_mean_backward(
     if _plan.are_apart(windows) and 1 < windows.volume <= _plan.SORTED_WINDOW:
         if lines:
             kernel = _rank_mean_backward_apart_line_kernel
-            plan = _plan.output_line_plan(kernel, windows).of(PLACES=_plan.places_of_cells(windows))
+            plan = _plan.line_backward_plan(kernel, windows)
         else:
             kernel = _rank_mean_backward_apart_kernel
             plan = _plan.input_plan(kernel, windows, cells=True)
@@ -308,23 +310,19 @@ def _rank_mean_backward(
     known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
     # Contiguous, two rows of a half type are computed together.
     warps = 2 if dtype.itemsize == 2 and not channels_last and columns < 3 else 4
-    kernels: tuple[Any, ...] = _rank_places_kernel, _rank_mean_backward_kernel
-    codes, strides = torch.uint8, _strides(shape, channels_last)
+    found = {"METHOD": known["METHOD"], "LOWEST": torch.finfo(dtype).min, "num_warps": warps}
     if columns < 3 and lines:
-        kernels = _rank_places_line_kernel, _rank_mean_backward_line_kernel
-        places, shares = (_plan.output_line_plan(kernel, windows) for kernel in kernels)
-        known["PLACES"] = _plan.places_of_cells(windows)
-        shape = (places.arguments["rows"], -(-windows.output[2] // 4))
-        codes, strides = torch.int32, (shape[1], 1)
-    else:
-        places = _plan.output_plan(kernels[0], windows)
-        about = _plan.output_plan(_rank_mean_kernel, windows).arguments
-        shares = _plan.input_plan(kernels[1], windows, cells=True)
-        known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
-        if columns > 2:
-            codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
-    places = places.of(num_warps=warps, METHOD=known["METHOD"], LOWEST=torch.finfo(dtype).min)
-    return kernels, Start((places, shares.of(**known)), shape, strides, codes)
+        plan = _plan.line_backward_plan(_rank_mean_backward_line_kernel, windows).of(**known | found)
+        return (_rank_mean_backward_line_kernel,), Start((plan,), shape, (), dtype)
+    places = _plan.output_plan(_rank_places_kernel, windows).of(**found)
+    about = _plan.output_plan(_rank_mean_kernel, windows).arguments
+    known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
+    shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
+    codes = torch.uint8
+    if columns > 2:
+        codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
+    kernels = _rank_places_kernel, _rank_mean_backward_kernel
+    return kernels, Start((places, shares), shape, _strides(shape, channels_last), codes)
 
 
 def rank_mean_weight_grad(
@@ -394,15 +392,28 @@ def _value_mean(
 def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:
     """Do as `empool.reference.value_mean_backward`."""
     input, channels_last = _dense(input)
-    start = _known(_value_mean_parts, input.shape, input.dtype, channels_last, _beta(beta), "parts", *geometry)
-    kept = [_empty(start, input, start.dtype) for _ in range(3)]
-    known = input if beta is None else beta.contiguous()
-    launch(_value_mean_kernel, start.plans[0], input, known, *kept)
+    kernel, start = _known(_value_mean_backward, input.shape, input.dtype, channels_last, _beta(beta), *geometry)
+    grad_output, known = _window.dense(grad_output, channels_last), input if beta is None else beta.contiguous()
+    kept = []
+    if len(start.plans) == 2:
+        kept = [_empty(start, input, start.dtype) for _ in range(3)]
+        launch(_value_mean_kernel, start.plans[0], input, known, *kept)
     grad_input = input.new_empty_strided(input.shape, input.stride())
-    grad_output = _window.dense(grad_output, channels_last)
-    kernel = _value_mean_backward_kernel if "COVERED" in start.plans[1].arguments else _value_mean_backward_any_kernel
-    launch(kernel, start.plans[1], grad_output, input, known, *kept, grad_input)
+    launch(kernel, start.plans[-1], grad_output, input, known, *kept, grad_input)
     return grad_input
+
+
+def _value_mean_backward(
+    size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, *geometry: Any
+) -> tuple[Any, Start]:
+    windows, _ = _described(size, dtype, channels_last, (), geometry)
+    once = _plan.region_plan(_value_mean_backward_once_kernel, windows)
+    if once is not None:
+        return _value_mean_backward_once_kernel, Start((once.of(BETA=beta),), size, (), dtype)
+    cells = _has_cells(windows)
+    kernel = _value_mean_backward_kernel if cells else _value_mean_backward_any_kernel
+    start = _value_mean_parts(size, dtype, channels_last, beta, "parts", *geometry)
+    return kernel, start._replace(plans=(*start.plans, _plan.input_plan(kernel, windows, cells).of(BETA=beta)))
 
 
 def value_mean_beta_grad(grad_output: Tensor, input: Tensor, beta: Tensor, *geometry: Any) -> Tensor:
@@ -419,13 +430,7 @@ def _value_mean_parts(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, writes: str, *geometry: Any
 ) -> Start:
     windows, shape = _described(size, dtype, channels_last, (), geometry)
-    backward, cells = _value_mean_backward_any_kernel, _has_cells(windows)
-    if cells:
-        backward = _value_mean_backward_kernel
-    plans = (
-        _plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, WRITES=writes),
-        _plan.input_plan(backward, windows, cells).of(BETA=beta),
-    )
+    plans = (_plan.output_plan(_value_mean_kernel, windows).of(BETA=beta, WRITES=writes),)
     return Start(plans, shape, _strides(shape, channels_last), torch.promote_types(dtype, torch.float32))
 
 

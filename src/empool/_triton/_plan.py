@@ -239,6 +239,16 @@ def output_line_plan(kernel: Any, windows: Windows) -> Plan:
     return Plan(-(-lines // arguments["BLOCK"]), arguments)
 
 
+@functools.lru_cache(maxsize=4096)
+def line_backward_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover lines of cells, and know what lines of windows above and below send there."""
+    arguments = output_line_plan(kernel, windows).arguments
+    above, below = (windows.window[1] - 1 - windows.window[7]) // 2, (windows.window[7] + 1) // 2
+    known = {"PLACES": places_of_cells(windows), "ABOVE": above, "BELOW": below}
+    arguments |= {name: value for name, value in known.items() if name in kernel.arg_names}
+    return Plan(-(-arguments["rows"] // (arguments["BLOCK"] - above - below)), arguments)
+
+
 def has_lines(windows: Windows) -> bool:
     """Tell whether a thread can hold what a line of the output covers, as one stretch of contiguous memory."""
     columns = (windows.output[2] - 1) * windows.window[5] + windows.window[2]
@@ -292,6 +302,45 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
         COVER=windows.cover,
         ROWS=windows.rows or (0, 0),
         COUNTS=max(len(windows.rows) // 2, 1),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def region_plan(kernel: Any, windows: Windows) -> Plan | None:
+    """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over four.
+
+    None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
+    """
+    kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    one_depth = windows.size[0] == windows.output[0] == kernel_size[0] == stride[0] == 1
+    if windows.adaptive or not one_depth or dilation != (1, 1, 1) or any(map(operator.lt, kernel_size, stride)):
+        return None
+    # Of the windows over a cell's positions, counted from the cell's own: the first and the last.
+    first = [-((k - 1 - p) // s) for k, s, p in zip(kernel_size, stride, padding, strict=True)]
+    last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
+    number = [b - a + 1 for a, b in zip(first, last, strict=True)]
+    begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
+    rows = (number[1] - 1) * stride[1] + kernel_size[1]
+    columns = (LANES.value + number[2] - 2) * stride[2] + kernel_size[2]
+    if rows * columns > BLOCK_OF_WINDOWS:
+        return None
+    heights, width = (-(-windows.size[dim] // stride[dim]) for dim in (1, 2))
+    return _plan(
+        kernel,
+        windows,
+        (1, heights, -(-width // LANES.value)),
+        windows.itemsize > 2,
+        64,
+        depths=1,
+        heights=heights,
+        REGION=(1, rows, columns, *stride, *begin, 1, 1, 1, 0),
+        FIRST=tuple(first[1:]),
+        NUMBER=tuple(number[1:]),
+        CHUNK=_chunk(windows),
+        PACKED=is_packed(),
+        PAIRS=_pairs(windows) if stride[2] == 2 else 0,
+        ALIGNED=_aligned(windows, windows.size[2]),
+        OUT_ALIGNED=_aligned(windows, windows.output[2]),
     )
 
 
@@ -408,7 +457,8 @@ def _plan(
     rows = planes * depths * heights * blocks
     elements = windows.images * windows.channels * max(math.prod(windows.size), math.prod(windows.output))
     wide = max(elements, rows * LANES.value) >= INDEX_LIMIT
-    block, channels = _tile(windows, "READ" in kernel.arg_names, narrow, most_channels)
+    keeping = {"READ", "REGION"}
+    block, channels = _tile(windows, not keeping.isdisjoint(kernel.arg_names), narrow, most_channels)
     programs = -(-rows // block) * (-(-windows.channels // channels) if windows.channels_last else 1)
     arguments.update(
         zip(("D", "H", "W", "OD", "OH", "OW"), (*windows.size, *windows.output), strict=True),

@@ -32,6 +32,13 @@ _NEXT_UNLESS_BEYOND = tl.constexpr(
     " @below add.rn.f32 $0, $6, 0f80000000; @below add.rn.f32 $1, $5, 0f3f800000; }"
 )
 """The next value and place where a sum is not beyond the bound: sums, of which a GPU has twice as many as choices."""
+_NONE_OF_ZERO = tl.constexpr("{ .reg .pred zero; setp.eq.f32 zero, $2, 0f00000000; selp.b32 $0, -1, $1, zero; }")
+_FURTHER = tl.constexpr(
+    "{ .reg .pred beyond; setp.gt.f32 beyond, $2, 0f00000000; mov.f32 $0, $1; @!beyond add.rn.f32 $0, $1, $3; }"
+)
+_UNLESS_ABOVE = tl.constexpr(
+    "{ .reg .pred above; setp.gt.f32 above, $2, $3; mov.b32 $0, $1; @!above or.b32 $0, $1, $4; }"
+)
 _EXP2, _DEGREE = tl.constexpr(EXP2), tl.constexpr(len(EXP2) - 1)
 
 
@@ -193,14 +200,38 @@ def positive_parts(values):
 
 
 @triton.jit
-def scores_of(
-    columns, factor, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr
+def holes_of(
+    columns, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr
 ):  # fmt: skip
-    """Return beta times all of a block's columns from BEGIN on; -inf for padding."""
+    """Return what to add to the powers of a block's columns from BEGIN on: -inf for padding, or -0.0, for nothing."""
     found = ()
-    for k in tl.static_range(len(columns)):
-        found = found + (factor * columns[k],)
+    for _ in tl.static_range(len(columns)):
+        found = found + (tl.full(block.shape, -0.0, wide),)
     return padded_with(found, -float("inf"), d, h, ends, W, block, BEGIN, WINDOW, HIGH)
+
+
+@triton.jit
+def scores_of(columns, holes, factor, ROWS: tl.constexpr):
+    """Return beta times all of a block's columns of so many ROWS, -inf for padding; and the largest of each column."""
+    scores = ()
+    tops = ()
+    for c in tl.static_range(len(columns) // ROWS):
+        column = ()
+        for row in tl.static_range(ROWS):
+            column = column + (tl.fma(columns[c * ROWS + row], factor, holes[c * ROWS + row]),)
+        scores = scores + column
+        tops = tops + (largest_of(column, ROWS),)
+    return scores, tops
+
+
+@triton.jit
+def _largest_of_columns(tops, lane: tl.constexpr, WINDOW: tl.constexpr):
+    """Return the largest score of a window, by those of its columns."""
+    largest = tops[lane * WINDOW[5]]
+    KW: tl.constexpr = WINDOW[2]
+    for kw in tl.static_range(1, KW):
+        largest = largest_of((largest, tops[lane * WINDOW[5] + kw]), 2)
+    return largest
 
 
 @triton.jit
@@ -260,6 +291,114 @@ def drawn_of_window(values, weights, number, K: tl.constexpr, PACKED: tl.constex
             value = tl.where(beyond, values[k], value)
             position = tl.where(beyond, k, position)
     return value, position, total
+
+
+@triton.jit
+def none_of_zero(position, total, PACKED: tl.constexpr):
+    """Return a draw's position, -1 where the total is 0."""
+    if PACKED and total.dtype == tl.float32:
+        position = tl.inline_asm_elementwise(
+            _NONE_OF_ZERO, "=r,r,f", [position, total], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        position = tl.where(total == 0, -1, position)
+    return position
+
+
+@triton.jit
+def _further(place, distance, number: tl.constexpr, PACKED: tl.constexpr):
+    """Move on by a number of places where the distance is not positive."""
+    if PACKED:
+        place = tl.inline_asm_elementwise(
+            _FURTHER,
+            "=&f,f,f,f",
+            [place, distance, tl.full(place.shape, number, tl.float32)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        place = tl.where(distance > 0, place, place + number)
+    return place
+
+
+@triton.jit
+def _nearby(sums, values, taken, total, near, place, PACKED: tl.constexpr):
+    """Halve a power of two of places, until one is left: the first whose sum is beyond the bound, or the last.
+
+    Returns:
+        The value there, the place, and the least distance of a sum from the bound.
+    """
+    HALF: tl.constexpr = len(values) // 2
+    if HALF == 0:
+        value = values[0]
+    else:
+        distance = tl.fma(taken, total, sums[HALF - 1])
+        near = tl.minimum(near, tl.abs(distance))
+        beyond = distance > 0
+        kept = ()
+        parts = ()
+        for k in tl.static_range(HALF):
+            kept = kept + (tl.where(beyond, values[k], values[k + HALF]),)
+            if k < HALF - 1:
+                parts = parts + (tl.where(beyond, sums[k], sums[k + HALF]),)
+        value, place, near = _nearby(parts, kept, taken, total, near, _further(place, distance, HALF, PACKED), PACKED)
+    return value, place, near
+
+
+@triton.jit
+def drawn_by_softmax(
+    values, scores, largest, number, unsure, bit: tl.constexpr, K: tl.constexpr, PACKED: tl.constexpr, like
+):
+    """Draw a value in proportion to the exponential of its score, by powers that are right to some 2^-22.
+
+    Divided by their totals, the sums here and the exact ones differ by less than ERROR. In units of 2^-24: at the
+    bound, errors of powers before and behind it count half, so that seven units of each power do four (`exp2` is off by
+    four at most on NVIDIA's GPUs, `_power` by three); exponents that are rounded three times do three, as powers are
+    the smaller, the larger their exponents; a sum one for each addition, in both; the bound itself two. The rest is
+    for GPUs whose `exp2` is worse. What lies nearer to the bound is unsure.
+
+    Args:
+        unsure: bits that tell what is unsure, to which `bit` is added.
+    Returns:
+        The value, its position, and the bits.
+    """
+    HALVED: tl.constexpr = 1 if K < 2 else 2 if K < 4 else 4 if K < 8 else 8 if K < 16 else 16 if K < 32 else 32
+    ERROR: tl.constexpr = (16 + 2 * K) * 2.0**-24
+    shift = largest * -_LOG2E
+    total = like
+    sums = ()
+    for k in tl.static_range(K):
+        weight = tl.exp2(tl.fma(scores[k], _number(_LOG2E, like), shift))
+        total = weight if k == 0 else total + weight
+        sums = sums + (total,)
+    taken = number.to(like.dtype) * -2.3283064365386963e-10
+    near = total
+    place = like + 8388608.0
+    kept = ()
+    for k in tl.static_range(HALVED):
+        kept = kept + (values[k],)
+    last = values[HALVED - 1]
+    for k in tl.static_range(HALVED, K):
+        distance = tl.fma(taken, total, sums[k - 1])
+        near = tl.minimum(near, tl.abs(distance))
+        last = tl.where(distance > 0, last, values[k])
+        place = _further(place, distance, 1, PACKED)
+    if K > HALVED:
+        kept = ()
+        for k in tl.static_range(HALVED):
+            kept = kept + (values[k] if k < HALVED - 1 else last,)
+    value, place, near = _nearby(sums, kept, taken, total, near, place, PACKED)
+    position = place.to(tl.int32, bitcast=True) & 255
+    limit = total * tl.fma(tl.abs(largest), _number(2.0**-30, like), _number(ERROR, like))
+    if PACKED:
+        unsure = tl.inline_asm_elementwise(
+            _UNLESS_ABOVE, "=&r,r,f,f,r", [unsure, near, limit, tl.full(unsure.shape, bit, tl.int32)], dtype=tl.int32,
+            is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        unsure = tl.where(near > limit, unsure, unsure | bit)
+    return value, position, unsure
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -329,10 +468,12 @@ def _value_draw_kernel(
     QUICK: tl.constexpr = READ > 0
     SIDE: tl.constexpr = not CHANNELS_LAST and not QUICK
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
-    again = row_live & (like != like) if QUICK else row_live
+    most = like
+    unsure = like.to(tl.int32) - (0 if QUICK else 1)
     if QUICK:
         columns = ()
         weighed = ()
+        tops = ()
         values = ()
         positions = ()
         for lane in tl.static_range(4):
@@ -350,23 +491,30 @@ def _value_draw_kernel(
                     columns = columns + positive_parts(more)
                 else:
                     columns = columns + more
-                    weighed = weighed + scores_of(
-                        more, factor, d, h, (d_end, h_end), W, block,
-                        0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
+                    holes = holes_of(
+                        more, d, h, (d_end, h_end), W, block, 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
+                        WINDOW, HIGH, wide,
                     )  # fmt: skip
+                    scores, largest_ones = scores_of(more, holes, factor, WINDOW[0] * WINDOW[1])
+                    weighed = weighed + scores
+                    tops = tops + largest_ones
             window = window_of(columns, lane, WINDOW, wide)
-            weights = window
-            if BETA != "none":
-                scores = window_of(weighed, lane, WINDOW, wide)
-                largest = largest_of(scores, K)
-                again = again | (live & ~(tl.abs(largest) < float("inf")))
-                weights = powers_of(scores, largest, K)
             number = number_of_lane(numbers, lane, False, TIED)
-            value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
             if BETA == "none":
-                value = tl.where(total == 0, 0.0, value)
-                position = tl.where(total == 0, -1, position)
-                again = again | (live & (total != total))
+                value, position, total = drawn_of_window(window, window, number, K, PACKED, like)
+                position = none_of_zero(position, total, PACKED)  # Then all values are 0.
+                most = largest_of((most, total), 2)
+            else:
+                scores = window_of(weighed, lane, WINDOW, wide)
+                largest = _largest_of_columns(tops, lane, WINDOW)
+                if wide == tl.float64:
+                    weights = powers_of(scores, largest, K)
+                    value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
+                    most = largest_of((most, tl.where(live, tl.abs(largest), 0.0)), 2)
+                else:
+                    value, position, unsure = drawn_by_softmax(
+                        window, scores, largest, number, unsure, 1 << lane, K, PACKED, like
+                    )
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 store_draw(output, drawn, at, value, position, live)
             else:
@@ -381,9 +529,16 @@ def _value_draw_kernel(
                 at, source, live = side_by_side(rows, BLOCK, FLAT)
                 value, position = moved(value, source), moved(position, source)
             store_draw(output, drawn, at, value, position, live)
-    if not QUICK or tl.max(again.to(tl.int32)) > 0:
+    if QUICK:
+        unsure = tl.where(most < float("inf"), unsure, -1)
+        if ALIGNED < LANES:
+            unsure = unsure & ((1 << tl.minimum(OW - block * LANES, 4)) - 1)
+        unsure = tl.where(row_live, unsure, 0)
+    if not QUICK or tl.max(unsure & 15) > 0:
         for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
-            draw_any(
-                input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
-                h_end, size, step, row_live, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
-            )  # fmt: skip
+            again = row_live & ((unsure >> other) & 1 > 0)
+            if not QUICK or tl.max(again.to(tl.int32)) > 0:
+                draw_any(
+                    input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
+                    h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+                )  # fmt: skip

@@ -11,21 +11,18 @@ from empool._triton._draw import store_draw
 from empool._triton._draw_line import SIZES, line_of, load_line
 from empool._triton._load import inside
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
-from empool._triton._value import beta_of, draw_any, drawn_of_window, largest_of, positive_parts, powers_of
+from empool._triton._value import (
+    beta_of,
+    draw_any,
+    drawn_by_softmax,
+    drawn_of_window,
+    largest_of,
+    none_of_zero,
+    positive_parts,
+    powers_of,
+    scores_of,
+)
 from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax, mean_by_value, scale_of
-
-
-@triton.jit
-def _scores_of_line(columns, factor, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr):
-    """Return beta times all of a line's columns; -inf for padding above and below."""
-    found = ()
-    KH: tl.constexpr = WINDOW[1]
-    for k in tl.static_range(len(columns)):
-        score = factor * columns[k]
-        if k % KH < WINDOW[7] or HIGH[1]:
-            score = tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), score, -float("inf"))
-        found = found + (score,)
-    return found
 
 
 @triton.jit
@@ -50,7 +47,7 @@ def _largest_of_line(powers, lane: tl.constexpr, W: tl.constexpr, WINDOW: tl.con
     END: tl.constexpr = LAST if W + WINDOW[8] > LAST else W + WINDOW[8]
     largest = powers[BEGIN]
     for c in tl.static_range(BEGIN + 1, END):
-        largest = tl.maximum(largest, powers[c])
+        largest = tl.maximum(largest, powers[c], propagate_nan=tl.PropagateNan.ALL)
     return largest
 
 
@@ -116,6 +113,7 @@ def _value_draw_line_kernel(
     BLOCKS: tl.constexpr = (OW + LANES - 1) // LANES
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
+    HALF: tl.constexpr = dtype.primitive_bitwidth == 16
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]  # (BLOCK, 1)
     row_live = row < rows
     row = tl.minimum(row, rows - 1)
@@ -130,8 +128,10 @@ def _value_draw_line_kernel(
     if BETA == "none":
         columns = positive_parts(columns)
     else:
-        scores = _scores_of_line(columns, factor, h, h_end, WINDOW, HIGH)
+        holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
+        scores, tops = scores_of(columns, holes, factor, WINDOW[1])
     most = like
+    unsure = like.to(tl.int32)
     values = ()
     positions = ()
     for lane in tl.static_range(OW):
@@ -139,37 +139,52 @@ def _value_draw_line_kernel(
             numbers = uniform32(seed, image, channel, oh, none + lane // LANES, share, first_image, SEEDS, TIED)
         number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
         window = _window_of_line(columns, lane, W, WINDOW)
-        weights = window
-        if BETA != "none":
-            weights = _window_of_line(scores, lane, W, WINDOW)
-            largest = largest_of(weights, len(window))
-            most = largest_of((most, tl.abs(largest)), 2)
-            weights = powers_of(weights, largest, len(window))
-        value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
-        position = _place_of(position, lane, W, WINDOW)
         if BETA == "none":
-            position = tl.where(total == 0, -1, position)  # Then all values are 0.
+            value, position, total = drawn_of_window(window, window, number, len(window), PACKED, like)
+            # Then all values are 0.
+            position = none_of_zero(_place_of(position, lane, W, WINDOW), total, PACKED)
             most = largest_of((most, total), 2)
-        values = values + (value.to(dtype),)
-        positions = positions + (position.to(drawn.dtype.element_ty),)
+        else:
+            weighed = _window_of_line(scores, lane, W, WINDOW)
+            largest = _largest_of_line(tops, lane, W, WINDOW)
+            if wide == tl.float64:
+                weights = powers_of(weighed, largest, len(window))
+                value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
+                most = largest_of((most, tl.abs(largest)), 2)
+            else:
+                value, position, unsure = drawn_by_softmax(
+                    window, weighed, largest, number, unsure, 1 << lane, len(window), PACKED, like
+                )
+            position = _place_of(position, lane, W, WINDOW)
+        if HALF:  # Both in one word.
+            if dtype == tl.bfloat16:
+                word = value.to(tl.int32, bitcast=True)
+            else:
+                word = value.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) << 16
+            values = values + (word | (position & 255),)
+        else:
+            values = values + (value,)
+            positions = positions + (position.to(drawn.dtype.element_ty),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)
-    value, position = line_of(values, OW, BLOCKS * LANES), line_of(positions, OW, BLOCKS * LANES)
-    if dtype.primitive_bitwidth == 16:  # Both in one word.
-        word = (value.to(tl.int16, bitcast=True).to(tl.int32) << 8) | position.to(tl.int32)
-        word = moved(word, source)
-        value, position = (word >> 8).to(tl.int16).to(dtype, bitcast=True), word & 255
+    value = moved(line_of(values, OW, BLOCKS * LANES), source)
+    if HALF:
+        position = value & 255
+        value = (value >> 16).to(tl.int16).to(dtype, bitcast=True)
     else:
-        value, position = moved(value, source), moved(position, source)
+        position = moved(line_of(positions, OW, BLOCKS * LANES), source)
     store_draw(output, drawn, at, value, position, live)
-    if tl.max((row_live & ~(most < float("inf"))).to(tl.int32)) > 0:  # Seldom: a loop compiles faster.
+    unsure = tl.where(row_live, tl.where(most < float("inf"), unsure, -1), 0)
+    if tl.max(unsure & (2**OW - 1)) > 0:
         for each in range(OW):
-            block = none + each // LANES
-            numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)
-            draw_any(
-                input, output, drawn, plane_start, row * OW, numbers, factor, each - each // LANES * LANES, block,
-                channel, none, none + 1, h, h_end, (none + 1, H, W), 1, row_live, OW, C, TIED, BETA, WINDOW, HIGH,
-                False, False, 1, like,
-            )  # fmt: skip
+            again = row_live & ((unsure >> each) & 1 > 0)
+            if tl.max(again.to(tl.int32)) > 0:
+                block = none + each // LANES
+                numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)
+                draw_any(
+                    input, output, drawn, plane_start, row * OW, numbers, factor, each - each // LANES * LANES, block,
+                    channel, none, none + 1, h, h_end, (none + 1, H, W), 1, again, OW, C, TIED, BETA, WINDOW, HIGH,
+                    False, False, 1, like,
+                )  # fmt: skip
 
 
 @triton.jit(
@@ -233,8 +248,9 @@ def _value_mean_line_kernel(
         else:
             largest = _largest_of_line(powers, lane, W, WINDOW)
             mean, shift, share, odd = mean_by_softmax(
-                values, _window_of_line(holes, lane, W, WINDOW), scale, largest, len(values), "mean", PACKED
-            )
+                values, _window_of_line(holes, lane, W, WINDOW), scale, largest, len(values), "mean", PACKED,
+                dtype.primitive_bitwidth > 16,
+            )  # fmt: skip
         again = again | tl.where(odd, 1 << lane, 0)
         means = means + (mean.to(dtype),)
     at, source, live = side_by_side(rows * BLOCKS, BLOCK * BLOCKS, OW)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._columns import load_columns, window_of
-from empool._triton._load import activation, corner_of, padded_with
+from empool._triton._load import activation, corner_of
 from empool._triton._rank import in_type
 from empool._triton._tile import (
     DIVISORS,
@@ -21,7 +21,7 @@ from empool._triton._tile import (
     rows_and_channels,
     side_by_side,
 )
-from empool._triton._value import beta_of, largest_of, largest_score, positive_parts, score_of
+from empool._triton._value import beta_of, holes_of, largest_of, largest_score, positive_parts, score_of
 from empool.reference import LOG2E
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
@@ -138,17 +138,6 @@ def one_over(total, PACKED: tl.constexpr):
 
 
 @triton.jit
-def holes_of(
-    columns, d, h, ends, W, block, BEGIN: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr
-):  # fmt: skip
-    """Return what to add to the powers of a block's columns from BEGIN on: -inf for padding, or -0.0, for nothing."""
-    found = ()
-    for _ in tl.static_range(len(columns)):
-        found = found + (tl.full(block.shape, -0.0, wide),)
-    return padded_with(found, -float("inf"), d, h, ends, W, block, BEGIN, WINDOW, HIGH)
-
-
-@triton.jit
 def largest_power(columns, holes, scale, FIRST: tl.constexpr, NUMBER: tl.constexpr):
     """Return the largest of a scale times NUMBER columns from FIRST on, as if there were no NaN."""
     found = tl.fma(columns[FIRST], scale, holes[FIRST])
@@ -158,7 +147,9 @@ def largest_power(columns, holes, scale, FIRST: tl.constexpr, NUMBER: tl.constex
 
 
 @triton.jit
-def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr):
+def mean_by_softmax(
+    values, holes, scale, largest, K: tl.constexpr, WRITES: tl.constexpr, PACKED: tl.constexpr, FINE: tl.constexpr
+):  # fmt: skip
     """Average the activations of every window, weighted by two to the power of the scale times them.
 
     A power is one fused product and sum, and rounded once: that the largest power was rounded, too, changes all weights
@@ -169,6 +160,7 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
         values: of every window, 0 where there is padding.
         holes: as `holes_of` gives.
         largest: the largest power.
+        FINE: whether to correct the mean's rounding, so that an activation that has all the weight is the mean.
     Returns:
         The mean, or what else it WRITES, what was added to powers, one over the sum, and where any of this may have
         left the type's range or is NaN.
@@ -184,6 +176,11 @@ def mean_by_softmax(values, holes, scale, largest, K: tl.constexpr, WRITES: tl.c
         weighted = tl.fma(weights[k], values[k], weighted)
     share = one_over(total, PACKED)
     mean = weighted * share
+    if FINE:
+        beyond = tl.zeros_like(mean)
+        for k in tl.static_range(K):
+            beyond = tl.fma(weights[k], values[k] - mean, beyond)
+        mean = tl.fma(beyond, share, mean)
     odd = ~((tl.abs(mean) < float("inf")) & (tl.abs(largest) < _EXACT))
     if WRITES == "variance":
         variance = tl.zeros_like(mean)
@@ -304,8 +301,9 @@ def _value_mean_kernel(
                 for kw in tl.static_range(1, KW):
                     largest = tl.maximum(largest, powers[lane * WINDOW[5] + kw])
                 mean, largest, share, odd = mean_by_softmax(
-                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED
-                )
+                    values, window_of(holes, lane, WINDOW, wide), scale, largest, K, WRITES, PACKED,
+                    WRITES != "mean" or dtype.primitive_bitwidth > 16,
+                )  # fmt: skip
             again = again | tl.where(live & odd, 1 << lane, 0)
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 tl.store(output + at, mean.to(output.dtype.element_ty), mask=live)

@@ -23,7 +23,7 @@ SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks", "depths", "heights"]
 
 
 @triton.jit
-def _slope(value, factor, mean, largest, share, BETA: tl.constexpr):
+def slope_of(value, factor, mean, largest, share, BETA: tl.constexpr):
     """Return how much an activation changes a window's mean: `empool.reference.value_slopes`.
 
     With p the softmax and y the mean, activation a has ``p * (1 + beta * (a - y))``; by value it is
@@ -44,7 +44,7 @@ def _slope(value, factor, mean, largest, share, BETA: tl.constexpr):
 
 @triton.jit
 def _slope_of_numbers(value, factor, scale, mean, shift, share, BETA: tl.constexpr):
-    """Do as `_slope` for numbers of which no square leaves the range; by value, for positive ones."""
+    """Do as `slope_of` for numbers of which no square leaves the range; by value, for positive ones."""
     if BETA == "none":
         slope = share * (2.0 * value - mean)
     else:
@@ -125,7 +125,7 @@ def _cell_gradient(
                         least = tl.minimum(least, share)
                         slope = _slope_of_numbers(value, factor, scale, mean, largest, share, BETA)
                     else:
-                        slope = _slope(value, factor, mean, largest, share, BETA)
+                        slope = slope_of(value, factor, mean, largest, share, BETA)
                         slope = tl.where(share == 0, 0.0, slope)  # No window.
                     total += tl.where(slope != 0, gradient * slope, 0.0)
     if QUICK and BETA == "none":
@@ -296,7 +296,7 @@ def _value_mean_backward_any_kernel(
                 mean = tl.load(means + at, mask=over, other=0.0)
                 largest = tl.load(largests + at, mask=over, other=0.0)
                 share = tl.load(shares + at, mask=over, other=0.0)
-                slope = _slope(value, factor, mean, largest, share, BETA)
+                slope = slope_of(value, factor, mean, largest, share, BETA)
                 takes = over & (slope != 0)
                 gradient = tl.load(grad_output + at, mask=takes, other=0.0).to(wide)
                 total += tl.where(takes, gradient * slope, 0.0)

@@ -145,6 +145,8 @@ class Softened(Pool):
 
     _functions, _own = functional._soft_pool, ("beta",)
     beta: Any
+    _start: list[float] | None = None
+    """What a trainable beta starts from, unless it was given as a parameter."""
     _number: Tensor | None = None
     """A number beta in memory, for compiled graphs: they read it there, so that a new one compiles nothing anew."""
 
@@ -152,9 +154,17 @@ class Softened(Pool):
         if isinstance(beta, nn.Parameter):
             self.beta = beta
         elif trainable:
-            self.beta = nn.Parameter(torch.tensor(self._checked(beta)))
+            self._start = self._checked(beta)
+            self.beta = nn.Parameter(torch.empty(len(self._start)))
+            self.reset_parameters()
         else:
             self.beta = beta.tolist() if isinstance(beta, Tensor) else beta
+
+    def reset_parameters(self) -> None:
+        """Let a trainable beta start once more, as after `to_empty`."""
+        if self._start is not None:
+            with torch.no_grad():
+                self.beta.copy_(torch.tensor(self._start))
 
     def _checked(self, beta: Number) -> list[float]:
         return [finite(type(self).__name__, "beta", value) for value in _values(beta)]
