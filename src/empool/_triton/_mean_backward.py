@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._load import activation, corner_of
-from empool._triton._places import SIZES
+from empool._triton._places import SIZES, last_rank
 from empool._triton._rank import places
 from empool._triton._scatter import load_windows, store_cells, window_of_cell
 from empool._triton._sent import plus_sent, sent
@@ -74,8 +74,8 @@ def _sent_by_windows(
 ):  # fmt: skip
     """Return the codes of the windows so many places before each cell's own, and what each sends, as `_sent.sent`.
 
-    Contiguous, those next to a cell's own are taken from the lane beside. METHOD "all": the code, the gradient and the
-    row of weights.
+    Contiguous, those next to a cell's own are taken from the lane beside. METHOD "all": the code, the gradient, the
+    row of weights, and of nine activations the last one's rank.
     """
     od, oh, ow, line, exists = window_of_cell(
         plane, ad, ah, block, outputs, row_live, back_d, back_h, back, COVERED, CHANNELS_LAST
@@ -116,6 +116,8 @@ def _sent_by_windows(
                 (d, h, w), (d_end, h_end, w_end), 0, True, WINDOW, HIGH, LEAST, CHECKED
             )  # fmt: skip
             parts = (gradient, row_of(table, tall * wide, ROWS, COUNTS, COLUMNS))
+            if WINDOW[0] * WINDOW[1] * WINDOW[2] == 9:
+                parts = parts + (last_rank(code),)
         else:
             LANED: tl.constexpr = not CHANNELS_LAST and back == 0 and COUNTS > 1
             lanes = ()
@@ -148,7 +150,7 @@ def _plus_sent_to(
     ):  # fmt: skip
         k: tl.constexpr = (kd // WINDOW[9] * WINDOW[1] + kh // WINDOW[10]) * WINDOW[2] + kw // WINDOW[11]
         if METHOD == "all":
-            rank = ((code >> (4 * k)) & 15).to(tl.int32)
+            rank = ((code >> (4 * k)) & 15).to(tl.int32) if k < 8 else parts[2]
             weight = _weight_of_rank(parts[1], rank, COLUMNS, PACKED, total.dtype)
             total += tl.where(weight != 0, parts[0] * weight, 0.0)
         else:

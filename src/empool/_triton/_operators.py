@@ -154,8 +154,9 @@ def _value_draw(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, seeds: int, beta: str, *rest: Any
 ) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
-    narrow = beta != "none" and windows.volume > 4 and dtype.itemsize == 4
-    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow)
+    large = beta != "none" and windows.volume > 4
+    narrow, lines = large and dtype.itemsize == 4, large and dtype.itemsize == 2
+    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow, lines=lines)
     if _plan.has_lines(windows):
         kernel, plan = _value_draw_line_kernel, _plan.output_line_plan(_value_draw_line_kernel, windows)
     plan = plan.of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
@@ -320,7 +321,7 @@ def _rank_mean_backward(
     shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
     codes = torch.uint8
     if columns > 2:
-        codes = torch.int16 if windows.volume <= 4 else torch.int32 if windows.volume <= 8 else torch.int64
+        codes = torch.int16 if windows.volume <= 4 else torch.int32
     kernels = _rank_places_kernel, _rank_mean_backward_kernel
     return kernels, Start((places, shares), shape, _strides(shape, channels_last), codes)
 

@@ -2,7 +2,8 @@
 
 METHOD "second": the lowest four bits of a byte are the largest activation's position, the highest the second largest's,
 15 if there is none, and ALONE where the largest is a NaN, which gets all of the gradient. METHOD "first": as for a
-window of one activation. METHOD "all": the rank of every position, in four bits each.
+window of one activation. METHOD "all": the rank of every position, in four bits each; of nine, what a word holds, since
+the last one's is what is left (see `last_rank`).
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
@@ -81,9 +82,10 @@ def _step(one, other, PACKED: tl.constexpr):
 def _code_of_numbers(values, K: tl.constexpr, PACKED: tl.constexpr, like, dtype: tl.constexpr):
     """Return every position's rank, in four bits each, of numbers alone: one is ahead of those before it if larger."""
     code = like.to(dtype)
-    for begin in tl.static_range(0, K, 6):  # So many ranks are a whole number that a float32 holds.
+    KEPT: tl.constexpr = 8 if K == 9 else K
+    for begin in tl.static_range(0, KEPT, 6):  # So many ranks are a whole number that a float32 holds.
         part = like
-        for k in tl.static_range(begin, begin + 6 if begin + 6 < K else K):
+        for k in tl.static_range(begin, begin + 6 if begin + 6 < KEPT else KEPT):
             rank = like + k
             for j in tl.static_range(K):
                 if j < k:
@@ -101,10 +103,18 @@ def _code_of_any(values, valids, K: tl.constexpr, like, dtype: tl.constexpr):
     nan_at = last_nan(values, K, like)
     found = rank_by_pairs(values, valids, K, like)
     code = like.to(dtype)
-    for k in tl.static_range(K):
+    for k in tl.static_range(8 if K == 9 else K):
         rank = tl.where(nan_at < 0, found[k], tl.where(nan_at == k, 14, 15))
         code = code | ((rank & 15).to(dtype) << (4 * k))
     return code
+
+
+@triton.jit
+def last_rank(code):
+    """Return the ninth position's rank by those of the first eight: all together are 36, or 14 and eight times 15."""
+    pairs = (code & 0x0F0F0F0F) + ((code >> 4) & 0x0F0F0F0F)
+    total = ((pairs * 0x01010101) >> 24) & 255
+    return tl.where(total <= 36, 36 - total, 134 - total)
 
 
 @triton.jit

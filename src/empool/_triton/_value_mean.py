@@ -127,13 +127,13 @@ def scale_of(factor):
 
 @triton.jit
 def one_over(total, PACKED: tl.constexpr):
-    """Return one over a number that is neither very large nor very small."""
+    """Return one over a number that is neither very large nor very small; of 0, anything."""
     if PACKED and total.dtype == tl.float32:
         share = tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [total], dtype=tl.float32, is_pure=True, pack=1
         )
     else:
-        share = 1.0 / total
+        share = 1.0 / tl.where(total == 0, 1.0, total)
     return share
 
 
