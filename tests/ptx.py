@@ -1,7 +1,7 @@
 """Run the PTX of a Triton kernel on a CPU: what Triton's interpreter cannot, as it looks into no inline assembly.
 
 All threads of all programs go through the text side by side, in NumPy arrays; where they part, those that are furthest
-back go on first. Every access is checked: one outside of the tensors is an error. What this cannot show is what the
+back go on first, and wait for the others at barriers. Every access is checked: one outside of the tensors is an error. What this cannot show is what the
 assembler makes of the text, and how exact `ex2.approx`, `rcp.approx` and
 `div.full` are.
 """
@@ -183,6 +183,9 @@ class Run:
                     return
                 active = counter == at
                 guard, operation, operands = code[at]
+                if operation.startswith("bar") and not active.all():
+                    at, active = self._not_waiting(counter)
+                    guard, operation, operands = code[at]
                 taken = active if guard is None else active & self._guard(guard)
                 if operation.startswith("bra"):
                     counter[active] = at + 1
@@ -197,6 +200,19 @@ class Run:
                     self._execute(operation, operands)
                 except IndexError as error:
                     raise IndexError(f"instruction {at}, {operation} {operands}: {error}") from None
+
+    def _not_waiting(self, counter: Array) -> tuple[int, Array]:
+        """Find the threads that are furthest back, but those that wait at a barrier for others of their program."""
+        code = self.kernel.code
+        running = counter < len(code)
+        for at in np.unique(counter[running]):
+            active = counter == at
+            if code[at][1].startswith("bar"):
+                missing = (running & ~active).reshape(-1, self.kernel.threads).any(1)
+                active = active & ~np.repeat(missing, self.kernel.threads)
+            if active.any():
+                return int(at), active
+        raise RuntimeError("threads wait for each other")
 
     def _guard(self, name: str) -> Array:
         value = self.registers[name.lstrip("!")]
