@@ -90,14 +90,15 @@ class Kernel:
 
 _TABLE = "results/gpu-static/kernels.json"
 _WHY = {
-    "draw max-dropout": "every output ranks all nine activations exactly, equal ones by position. Contiguous, in a "
-    "half type, it takes 131 instructions where the bytes allow 105: 13 to sort the window, 6 to pick the value, 26 to "
-    "find its position among equal ones, 10 for the thresholds, 12 for the random number, 9 to pair two rows; the rest "
-    "are indices, the table, loads and stores. Float32, channels last: 214 where the bytes allow 200. In 14x14 maps, "
-    "channels last, one lane in eight idles (7 outputs in two blocks of 4).",
+    "draw soft": "each of nine activations takes a power and a sum of its own, in window order, before the draw is "
+    "known.",
+    "backward ensemble": "a first kernel writes a byte for every window, which a second one reads.",
+    "backward average": "a first kernel writes the ranks of a window's activations, which a second one reads.",
     "backward stochastic": "a row of four cells makes the sums of ten windows, some of which its neighbours make "
     "again; in contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
     "backward soft": "as for stochastic pooling, and 55 powers for the 16 gradients of four cells.",
+    "weights learned": "a window's nine activations are sorted, made float32 and added to 15 or 19 sums; in contiguous "
+    "maps of 14x14 one lane in eight idles, and lines are read in parts.",
 }
 """Why kernels stay below 95 %."""
 
@@ -373,7 +374,8 @@ def _page(found: list[Kernel], revision: str | None) -> str:
         f"results/gpu-static/README.md{f' --before {revision}' if revision else ''}` compiled the kernels for an H100 "
         f"(sm_90), counted their instructions and wrote this page ({said}). Nsight Compute on an H200 counts the "
         "cycles of every unit as this model does, within 3 %, for 16 kernels. The model does not see waiting, so "
-        "measured times (`results/gpu`) are longer. `kernels.json` has all counts and the microseconds of every unit; "
+        "measured times (`results/gpu`) are longer. It leaves out branches: for infinities and NaN, and for equal "
+        "values in draws of all ranks. `kernels.json` has all counts and the microseconds of every unit; "
         "`tests/test_gpu_static.py` holds ten rows' counts within a tenth, and their spills.",
         "",
         "A cell is what a kernel reaches of a copy's speed, in percent, if the model is right. Below 95 it is bold, "

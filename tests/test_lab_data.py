@@ -44,8 +44,7 @@ def refusal(source, **options) -> str:
 
 def test_digits_are_split_by_class():
     digits = load("digits")
-    assert digits.train.images.shape == (1442, 8, 8, 1)
-    assert digits.test.images.shape == (355, 8, 8, 1)
+    assert (digits.train.images.shape, digits.test.images.shape) == ((1442, 8, 8, 1), (355, 8, 8, 1))
     counts = torch.stack([torch.bincount(split.labels) for split in (digits.train, digits.test)])
     assert (counts[0] - 4 * counts[1]).abs().max() <= 4
     assert (digits.train.image_size, digits.train.in_channels, digits.classes) == ((8, 8), 1, tuple("0123456789"))
@@ -123,7 +122,6 @@ def test_limits_take_the_same_number_of_each_class(tmp_path):
     assert stratified(labels, 1000).tolist() == stratified(labels, None).tolist() == list(range(63))
     folder = tiny_data.parquet_folder(tmp_path / "shapes")
     assert refusal(folder, validation=0.99) == "validation: 0.99 of 30 training images leaves none: hold out fewer"
-    assert refusal(folder, test_limit=0) == "a limit on the number of images must be at least 1, got 0"
 
 
 def parquet(folder, columns, features=None, splits=("train", "test")):
@@ -180,6 +178,7 @@ def test_images_of_a_factory_are_checked_as_those_of_a_folder_are(tmp_path, monk
         ((items[0][0], -1), " has label -1, expected 0 or more"),
         ((items[0][0], "cat"), ": expected an integer label, got 'cat'"),
         (([[0]], 0), ": expected an image of PIL, an array or a tensor, got list"),
+        (3, " raised TypeError: "),
     ):
         module.data = lambda wrong=wrong: ([*items, wrong], items)
         assert refusal("factory:data").startswith(f"--data factory:data: train image 12{said}")

@@ -76,8 +76,7 @@ def test_every_rule_is_what_it_says(tmp_path):
     result = fit(config, data, tmp_path)
     folder = config.folder(tmp_path)
     (record,) = run(folder, samples=60)
-    assert record["expectation"] == scores(result)
-    assert record["calibration"] == result["calibration"]
+    assert (record["expectation"], record["calibration"]) == (scores(result), result["calibration"])
     said = {"data": "tiny", "model": "cnn", "pooling": "max-dropout:0.5", "p": 0.5, "seed": 0, "draws": True}
     assert record.items() >= {**said, "samples": 60, "test_images": 18}.items()
     assert written(folder) == [record]

@@ -417,8 +417,7 @@ def test_sigterm_ends_with_143_and_the_command_that_goes_on(trained, tmp_path, m
     assert child(commanded, arguments, tmp_path, hook) == 143
     folder = tmp_path / "study/ensemble-0.1/0"
     written = [row["epoch"] for row in rows(folder)] if (folder / "metrics.csv").exists() else []
-    assert written == epochs
-    assert checkpoint.begun(folder) == bool(epochs)
+    assert (written, checkpoint.begun(folder)) == (epochs, bool(epochs))
     command = " ".join(["empool", *arguments, *(["--resume"] if epochs else [])])
     said = (tmp_path / "stderr").read_text().splitlines()
     assert said[-1] == (

@@ -121,6 +121,13 @@ def test_value_draw(
         _compare("value_draw", input, torch.tensor(11), factor, *geometry, 0)
 
 
+def test_soft_draw_of_channels_last_lines() -> None:
+    """A row of five windows, one after another."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    input = _window.dense(_activations((1, 3, 3, 10), "anything").half(), True)
+    _compare("value_draw", input, torch.tensor(11), torch.tensor([0.5]), *geometry, 0)
+
+
 @pytest.mark.parametrize("shape", [BLOCKS, LINES])
 def test_soft_draw_near_a_bound(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a random number just divides two activations, rounding decides, and what is approximate does not."""

@@ -40,7 +40,7 @@ pytestmark = [
 ]
 
 NAMED = {case.name: case for case in cases.CASES}
-OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
+OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion", "maxnreg"}
 WRITTEN = {
     "_rank_draw_kernel": {"output", "drawn"},
     "_rank_draw_line_kernel": {"output", "drawn"},
@@ -266,12 +266,12 @@ def test_compiles_as_inductor_does(layout: str, monkeypatch: pytest.MonkeyPatch)
     import triton
 
     from empool import _triton
-    from empool._triton import _operators
+    from empool._triton import _operators, _plan
 
     assembly: dict[str, str] = {}
 
     def compile(kernel: Any, plan: Any, *tensors: Tensor, **arguments: Any) -> None:
-        options = {name: value for name, value in plan.arguments.items() if name != "enable_fp_fusion"}
+        options = {name: value for name, value in plan.arguments.items() if name not in _plan.UNTRACED}
         specialized = triton.jit(kernel.fn)
         assembly[kernel.__name__] = specialized.warmup(*tensors, grid=(1,), **options, **arguments).asm["ptx"]
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from scipy import stats
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from empool import models
 from empool.distributions import Pooling
 
 SCORES = {"test_error": "test error %", "test_nll": "NLL", "test_ece": "ECE %", "train_error": "training error %"}
+SEEDS = range(8)
+"""Those of the demo; later ones were added for ensemble max-pooling."""
 
 
 class Expectation(nn.Module):
@@ -45,19 +48,29 @@ def main() -> None:
     """Print the means, and by how much sampling changes them: Welch's 95 % interval."""
     here = Path(__file__).parent
     sampled, expected = (json.loads((here / name).read_text()) for name in ("sampled.json", "expectation.json"))
+
+    def values(records: list[dict[str, Any]], pooling: str, score: str, seeds: range) -> list[float]:
+        return [record[score] for record in records if record["pooling"] == pooling and record["seed"] in seeds]
+
     print(
         "| pooling | score | max-pooling | trained on the expectation | sampled | change by sampling [95 % interval] |"
     )
     print("|---|---|---:|---:|---:|---:|")
     for pooling in ("ensemble:0.4", "max-dropout:0.4"):
         for score, name in SCORES.items():
-            base, without, with_ = (
-                [record[score] for record in records if record["pooling"] == wanted]
-                for records, wanted in ((sampled, "max"), (expected, pooling), (sampled, pooling))
-            )
-            low, high = stats.ttest_ind(with_, without, equal_var=False).confidence_interval(0.95)
-            change = f"{mean(with_) - mean(without):+.2f} [{low:+.2f}, {high:+.2f}]"
-            print(f"| `{pooling}` | {name} | {mean(base):.2f} | {mean(without):.2f} | {mean(with_):.2f} | {change} |")
+            base = mean(values(sampled, "max", score, SEEDS))
+            without, with_ = (values(records, pooling, score, SEEDS) for records in (expected, sampled))
+            means = f"{base:.2f} | {mean(without):.2f} | {mean(with_):.2f}"
+            print(f"| `{pooling}` | {name} | {means} | {_change(with_, without)} |")
+    print()
+    for seeds in (range(8, 16), range(16)):
+        with_, without = (values(records, "ensemble:0.4", "test_error", seeds) for records in (sampled, expected))
+        print(f"ensemble:0.4, test error %, seeds {seeds[0]} to {seeds[-1]}: {_change(with_, without)}")
+
+
+def _change(with_: list[float], without: list[float]) -> str:
+    low, high = stats.ttest_ind(with_, without, equal_var=False).confidence_interval(0.95)
+    return f"{mean(with_) - mean(without):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 if __name__ == "__main__":

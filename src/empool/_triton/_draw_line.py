@@ -189,7 +189,7 @@ def _rank_draw_line_kernel(
     if kind.primitive_bitwidth == 16:
         columns = as_pairs(columns)
     if RANKED:
-        ordered = sorted_columns(columns, WINDOW[1])
+        ordered = ()
     else:
         firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
     void = like.to(kind)
@@ -223,6 +223,10 @@ def _rank_draw_line_kernel(
             ):
                 pointer = row_of(table, count, ROWS, COUNTS, COLUMNS)
                 thresholds_of_lane = first_thresholds(pointer, COLUMNS)
+            more = ()  # Column by column, so that registers hold few of those that are sorted.
+            for k in tl.static_range(len(ordered), (lane * WINDOW[5] + WINDOW[2]) * WINDOW[1]):
+                more = more + (columns[k],)
+            ordered = ordered + sorted_columns(more, WINDOW[1])
             values_by_rank, lower = ranks_of(
                 columns_of_window(ordered, lane, WINDOW, kind), K, NETWORK, EXCHANGES, PACKED
             )

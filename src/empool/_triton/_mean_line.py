@@ -90,8 +90,7 @@ def _rank_mean_line_kernel(
         columns = as_pairs(columns)
     if METHOD == "second":
         firsts, seconds = tops_of_columns_of_line(columns, W, READ, WINDOW, LOWEST)
-    else:
-        columns = sorted_columns(columns, WINDOW[1])
+    ordered = ()
     odd = like.to(kind)
     least = like + 1.0
     smallest = least
@@ -112,7 +111,11 @@ def _rank_mean_line_kernel(
         if METHOD == "second":
             ranked = tops_of_window_of_line(firsts, seconds, lane, W, WINDOW)
         else:
-            ranked = descending(columns_of_window(columns, lane, WINDOW, kind), K, NETWORK, EXCHANGES)
+            more = ()  # Column by column, so that registers hold few of those that are sorted.
+            for k in tl.static_range(len(ordered), (lane * WINDOW[5] + WINDOW[2]) * WINDOW[1]):
+                more = more + (columns[k],)
+            ordered = ordered + sorted_columns(more, WINDOW[1])
+            ranked = descending(columns_of_window(ordered, lane, WINDOW, kind), K, NETWORK, EXCHANGES)
             odd = not_finite(ranked[K - 1], odd, like)
         odd = not_finite(ranked[0], odd, like)
         ranked = in_type(ranked, wide)

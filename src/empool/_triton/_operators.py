@@ -117,6 +117,7 @@ def _rank_draw(
     paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
     known = {
         **_draws(windows, seeds, *rest[6:]),
+        **_registers(paired and method == "ranks"),
         "num_warps": 2 if paired else 4,
         "METHOD": method,
         "NETWORK": network or (0, 0),
@@ -131,7 +132,9 @@ def _rank_draw(
         ranks = method == "ranks"
         kernel, plan = (
             _rank_draw_kernel,
-            _plan.output_plan(_rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2),
+            _plan.output_plan(
+                _rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2 and windows.volume > 4
+            ),
         )
     return kernel, Start(
         (plan.of(**known),), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume)
@@ -151,8 +154,9 @@ def _value_draw(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, seeds: int, beta: str, *rest: Any
 ) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
-    narrow = beta != "none" and windows.volume > 4 and dtype.itemsize == 4
-    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow)
+    large = beta != "none" and windows.volume > 4
+    narrow, lines = large and dtype.itemsize == 4, large and dtype.itemsize == 2
+    kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow, lines=lines)
     if _plan.has_lines(windows):
         kernel, plan = _value_draw_line_kernel, _plan.output_line_plan(_value_draw_line_kernel, windows)
     plan = plan.of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
@@ -246,7 +250,9 @@ def _rank_mean(
     kernel = _rank_mean_kernel
     if method in ("second", "sorted") and columns > 1 and _plan.has_lines(windows):
         kernel = _rank_mean_line_kernel
-        plan = _plan.output_line_plan(kernel, windows).of(num_warps=2 if dtype.itemsize == 2 else 4, **known)
+        paired = dtype.itemsize == 2  # Two lines are computed together.
+        known |= {"num_warps": 2 if paired else 4, **_registers(paired and method == "sorted")}
+        plan = _plan.output_line_plan(kernel, windows).of(**known)
     else:
         together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
         narrow = large and method == "second" and dtype.itemsize == 4
@@ -478,6 +484,11 @@ def _draws(windows: Windows, seeds: int, tied: int = 0, first_image: int = 0) ->
         "SEEDS": seeds != 1,
         "TIED": tied,
     }
+
+
+def _registers(many: bool) -> dict[str, int]:
+    """Return an option for kernels that need many registers: what the compiler chooses itself spills."""
+    return {"maxnreg": 128} if many and _plan.is_packed() else {}
 
 
 def _beta(beta: Tensor | None) -> str:

@@ -37,6 +37,8 @@ BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
 HAS_KNOWN_LAUNCHER = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether a compiled kernel's `run`, which is private, takes what Triton gave it when this was written."""
+UNTRACED = ("enable_fp_fusion", "maxnreg")
+"""Options that PyTorch's compiler does not take."""
 SORTED_WINDOW = 9
 """The most positions of a window that a program sorts, or ranks by pairs, in registers."""
 
@@ -595,9 +597,9 @@ def _has_hooks() -> bool:
 
 
 def _trace(kernel: Any, plan: Plan, tensors: Sequence[Tensor]) -> None:
-    """Put a kernel's start into the graph; what the graph's compiler does not take as an option is left out."""
+    """Put a kernel's start into the graph."""
     traceable = torch.library.wrap_triton(kernel)
     if traceable is kernel:
         raise TypeError(f"{kernel.__name__} is interpreted")
-    options = {name: value for name, value in plan.arguments.items() if name != "enable_fp_fusion"}
+    options = {name: value for name, value in plan.arguments.items() if name not in UNTRACED}
     traceable[(plan.programs,)](*tensors, **options)

@@ -36,9 +36,6 @@ _NONE_OF_ZERO = tl.constexpr("{ .reg .pred zero; setp.eq.f32 zero, $2, 0f0000000
 _FURTHER = tl.constexpr(
     "{ .reg .pred beyond; setp.gt.f32 beyond, $2, 0f00000000; mov.f32 $0, $1; @!beyond add.rn.f32 $0, $1, $3; }"
 )
-_UNLESS_ABOVE = tl.constexpr(
-    "{ .reg .pred above; setp.gt.f32 above, $2, $3; mov.b32 $0, $1; @!above or.b32 $0, $1, $4; }"
-)
 _EXP2, _DEGREE = tl.constexpr(EXP2), tl.constexpr(len(EXP2) - 1)
 
 
@@ -347,21 +344,17 @@ def _nearby(sums, values, taken, total, near, place, PACKED: tl.constexpr):
 
 
 @triton.jit
-def drawn_by_softmax(
-    values, scores, largest, number, unsure, bit: tl.constexpr, K: tl.constexpr, PACKED: tl.constexpr, like
-):
+def drawn_by_softmax(values, scores, largest, number, K: tl.constexpr, PACKED: tl.constexpr, like):
     """Draw a value in proportion to the exponential of its score, by powers that are right to some 2^-22.
 
     Divided by their totals, the sums here and the exact ones differ by less than ERROR. In units of 2^-24: at the
     bound, errors of powers before and behind it count half, so that seven units of each power do four (`exp2` is off by
     four at most on NVIDIA's GPUs, `_power` by three); exponents that are rounded three times do three, as powers are
     the smaller, the larger their exponents; a sum one for each addition, in both; the bound itself two. The rest is
-    for GPUs whose `exp2` is worse. What lies nearer to the bound is unsure.
+    for GPUs whose `exp2` is worse. Very large scores count, too: a rounded one may take powers out of the type's range.
 
-    Args:
-        unsure: bits that tell what is unsure, to which `bit` is added.
     Returns:
-        The value, its position, and the bits.
+        The value, its position, and how much farther than that sums are from the bound: unless positive, it is unsure.
     """
     HALVED: tl.constexpr = 1 if K < 2 else 2 if K < 4 else 4 if K < 8 else 8 if K < 16 else 16 if K < 32 else 32
     ERROR: tl.constexpr = (16 + 2 * K) * 2.0**-24
@@ -390,15 +383,8 @@ def drawn_by_softmax(
             kept = kept + (values[k] if k < HALVED - 1 else last,)
     value, place, near = _nearby(sums, kept, taken, total, near, place, PACKED)
     position = place.to(tl.int32, bitcast=True) & 255
-    limit = total * tl.fma(tl.abs(largest), _number(2.0**-30, like), _number(ERROR, like))
-    if PACKED:
-        unsure = tl.inline_asm_elementwise(
-            _UNLESS_ABOVE, "=&r,r,f,f,r", [unsure, near, limit, tl.full(unsure.shape, bit, tl.int32)], dtype=tl.int32,
-            is_pure=True, pack=1,
-        )  # fmt: skip
-    else:
-        unsure = tl.where(near > limit, unsure, unsure | bit)
-    return value, position, unsure
+    error = tl.fma(tl.abs(largest), _number(-(2.0**-30), like), _number(-ERROR, like))
+    return value, position, tl.fma(total, error, near)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
@@ -434,6 +420,7 @@ def _value_draw_kernel(
     HIGH: tl.constexpr,
     READ: tl.constexpr,
     CHUNK: tl.constexpr,
+    NUMBER: tl.constexpr,
     PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
@@ -476,7 +463,7 @@ def _value_draw_kernel(
         tops = ()
         values = ()
         positions = ()
-        for lane in tl.static_range(4):
+        for lane in tl.static_range(NUMBER):
             ow, live, at = outputs_of_lane(
                 lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, False, ALIGNED
             )
@@ -499,7 +486,9 @@ def _value_draw_kernel(
                     weighed = weighed + scores
                     tops = tops + largest_ones
             window = window_of(columns, lane, WINDOW, wide)
-            number = number_of_lane(numbers, lane, False, TIED)
+            if lane > 0 and lane - lane // LANES * LANES == 0:
+                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+            number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
             if BETA == "none":
                 value, position, total = drawn_of_window(window, window, number, K, PACKED, like)
                 position = none_of_zero(position, total, PACKED)  # Then all values are 0.
@@ -512,9 +501,8 @@ def _value_draw_kernel(
                     value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
                     most = largest_of((most, tl.where(live, tl.abs(largest), 0.0)), 2)
                 else:
-                    value, position, unsure = drawn_by_softmax(
-                        window, scores, largest, number, unsure, 1 << lane, K, PACKED, like
-                    )
+                    value, position, slack = drawn_by_softmax(window, scores, largest, number, K, PACKED, like)
+                    unsure = tl.where(slack > 0, unsure, unsure | (1 << lane))
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 store_draw(output, drawn, at, value, position, live)
             else:
@@ -532,13 +520,18 @@ def _value_draw_kernel(
     if QUICK:
         unsure = tl.where(most < float("inf"), unsure, -1)
         if ALIGNED < LANES:
-            unsure = unsure & ((1 << tl.minimum(OW - block * LANES, 4)) - 1)
+            unsure = unsure & ((1 << tl.minimum(OW - block * LANES, NUMBER)) - 1)
         unsure = tl.where(row_live, unsure, 0)
-    if not QUICK or tl.max(unsure & 15) > 0:
-        for other in range(1 if SIDE else 4):  # Seldom: a loop compiles faster.
+    if not QUICK or tl.max(unsure & (2**NUMBER - 1)) > 0:
+        for other in range(1 if SIDE else NUMBER):  # Seldom: a loop compiles faster.
             again = row_live & ((unsure >> other) & 1 > 0)
             if not QUICK or tl.max(again.to(tl.int32)) > 0:
+                its_block = block + other // LANES
+                its_numbers = numbers
+                if NUMBER > LANES:
+                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
                 draw_any(
-                    input, output, drawn, plane_start, line_start, numbers, factor, other, block, channel, d, d_end, h,
-                    h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH, CHANNELS_LAST, SIDE, ALIGNED, like,
+                    input, output, drawn, plane_start, line_start, its_numbers, factor, other - other // LANES * LANES,
+                    its_block, channel, d, d_end, h, h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH,
+                    CHANNELS_LAST, SIDE, ALIGNED, like,
                 )  # fmt: skip

@@ -131,7 +131,8 @@ def _value_draw_line_kernel(
         holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
         scores, tops = scores_of(columns, holes, factor, WINDOW[1])
     most = like
-    unsure = like.to(tl.int32)
+    least = like + 1.0
+    slacks = ()
     values = ()
     positions = ()
     for lane in tl.static_range(OW):
@@ -152,9 +153,9 @@ def _value_draw_line_kernel(
                 value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
                 most = largest_of((most, tl.abs(largest)), 2)
             else:
-                value, position, unsure = drawn_by_softmax(
-                    window, weighed, largest, number, unsure, 1 << lane, len(window), PACKED, like
-                )
+                value, position, slack = drawn_by_softmax(window, weighed, largest, number, len(window), PACKED, like)
+                slacks = slacks + (slack,)
+                least = tl.minimum(least, slack, propagate_nan=tl.PropagateNan.ALL)
             position = _place_of(position, lane, W, WINDOW)
         if HALF:  # Both in one word.
             if dtype == tl.bfloat16:
@@ -173,10 +174,14 @@ def _value_draw_line_kernel(
     else:
         position = moved(line_of(positions, OW, BLOCKS * LANES), source)
     store_draw(output, drawn, at, value, position, live)
-    unsure = tl.where(row_live, tl.where(most < float("inf"), unsure, -1), 0)
-    if tl.max(unsure & (2**OW - 1)) > 0:
+    again = row_live & ~((most < float("inf")) & (least > 0))
+    if tl.max(again.to(tl.int32)) > 0:
+        unsure = again.to(tl.int32) * -1
+        if BETA != "none" and wide == tl.float32:
+            for lane in tl.static_range(OW):
+                unsure = tl.where(slacks[lane] > 0, unsure & ~(1 << lane), unsure)
         for each in range(OW):
-            again = row_live & ((unsure >> each) & 1 > 0)
+            again = (unsure >> each) & 1 > 0
             if tl.max(again.to(tl.int32)) > 0:
                 block = none + each // LANES
                 numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)

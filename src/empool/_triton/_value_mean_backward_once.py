@@ -85,6 +85,15 @@ def _store_any(
 
 
 @triton.jit
+def _apart_from(values, origin):
+    """Return how far values are from one of them: means of such numbers are more exact."""
+    found = ()
+    for k in tl.static_range(len(values)):
+        found = found + (values[k] - origin,)
+    return found
+
+
+@triton.jit
 def _weights_of(
     columns, scale, shift, h, block, H, W, BEGIN: tl.constexpr, REGION: tl.constexpr, HIGH: tl.constexpr
 ):  # fmt: skip
@@ -224,6 +233,7 @@ def _value_mean_backward_once_kernel(
     h, h_end = bounds(ah, H, OH, REGION, 1)
     odd = like
     lowest = like + 1.0
+    origin = like
     shift = like
     columns = ()
     weights = ()
@@ -243,8 +253,8 @@ def _value_mean_backward_once_kernel(
                 more = positive_parts(more)
                 ready = more
             else:
-                if ow == 0:  # So that a weight of the region is 1, and others are not far away.
-                    shift = more[RH * REGION[8] + REGION[7]] * scale
+                if ow == 0:  # Where powers begin: so a weight of the region is 1, and others are not far away.
+                    origin = more[RH * REGION[8] + REGION[7]]
                     for lane in tl.static_range(1, LANES):
                         if CHANNELS_LAST:
                             iw = block * (LANES * SW) + lane * SW
@@ -252,9 +262,14 @@ def _value_mean_backward_once_kernel(
                             one = tl.load(input + at, mask=row_live & (iw < W), other=0.0).to(wide)
                         else:
                             one = more[RH * (REGION[8] + lane * SW) + REGION[7]]
-                        shift = tl.maximum(shift, one * scale)
+                        origin = tl.where((one - origin) * scale > 0, one, origin)
+                    shift = like
+                    if ROUGH:
+                        shift = -(origin * scale)
+                if not ROUGH:
+                    more = _apart_from(more, origin)
                 ready = _weights_of(
-                    more, scale, -shift, h, block, H, W, 0 if ow == 0 else (ow - 1) * SW + KW, REGION, HIGH
+                    more, scale, shift, h, block, H, W, 0 if ow == 0 else (ow - 1) * SW + KW, REGION, HIGH
                 )
             columns = columns + more
             weights = weights + ready
@@ -285,7 +300,9 @@ def _value_mean_backward_once_kernel(
             lowest = tl.minimum(lowest, total)
             share = one_over(total, PACKED)
             mean = weighted * share
-            if BETA != "none" and ROUGH:
+            if not ROUGH:
+                mean = tl.fma(tl.fma(-mean, total, weighted), share, mean)
+            elif BETA != "none":
                 mean = tl.fma(mean, -factor + like, 1.0 + like)
             means = means + (mean,)
             shares = shares + (gradient * share,)

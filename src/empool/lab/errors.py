@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # There is no room.
 _REFUSED = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
@@ -19,13 +19,10 @@ class OwnError(LabError):
     """What a user's own code raised: the traceback of its cause says where."""
 
 
-@contextmanager
-def own_code(where: str) -> Iterator[None]:
-    """Name a user's own code, such as ``--data module:factory``, beside what it raises."""
+def own_code(where: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call a user's own code, and name it, such as ``--data module:factory``, beside what it raises."""
     try:
-        yield
-    except LabError:
-        raise
+        return call(*arguments, **named)
     except Exception as error:
         raise OwnError(f"{where} raised {traceback.format_exception_only(error)[-1].splitlines()[0]}") from error
 

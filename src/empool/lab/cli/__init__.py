@@ -35,10 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.exit_code
     except SystemExit as followed:  # Another process speaks for this one.
         return int(followed.code or 0)
-    except OwnError as error:
-        traceback.print_exception(error.__cause__)
-        return _fail(str(error))
     except (LabError, OSError) as error:
+        if isinstance(error, OwnError):
+            traceback.print_exception(error.__cause__)
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _not_installed(error)

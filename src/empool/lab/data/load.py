@@ -90,19 +90,13 @@ def _own(spelling: str, network: Network) -> DataSet:
     Float tensors ``(C, H, W)`` are taken as they come, every epoch anew.
     """
     where = f"--data {spelling}"
-    factory = networks.imported("--data", spelling)
-    with own_code(where):
-        made = factory()
+    made = own_code(where, networks.imported("--data", spelling))
     if not (isinstance(made, tuple) and len(made) == 2 and all(hasattr(part, "__getitem__") for part in made)):
         raise LabError(f"{where}: expected a training and a test Dataset, got {type(made).__name__}")
-    for part in reversed(made):
-        with own_code(where):
-            first: Any = part[0] if len(part) else None
-        try:
-            image, label = first
-            int(label)
-        except (TypeError, ValueError):
-            raise LabError(f"{where}: expected items of an image and an integer label") from None
+    firsts = own_code(where, lambda: [part[0] if len(part) else None for part in made])
+    if not all(isinstance(first, tuple | list) and len(first) == 2 for first in firsts):
+        raise LabError(f"{where}: expected items of an image and an integer label")
+    image = firsts[0][0]
     classes = tuple(map(str, getattr(made[0], "classes", ())))
     floats = isinstance(image, torch.Tensor) and image.is_floating_point()
     if not (floats or network.streams):
@@ -146,6 +140,4 @@ class _Items(Dataset[Any]):
 
 def _rows(where: str, images: Any) -> Iterator[sources.Row]:
     for n in range(len(images)):
-        with own_code(f"{where} image {n}"):
-            image, label = images[n]
-        yield f"{where} image {n}", image, label
+        yield f"{where} image {n}", *own_code(f"{where} image {n}", lambda n: (*images[n],), n)

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from empool.lab.errors import LabError
-
 
 @dataclass(frozen=True)
 class Split:
@@ -93,8 +91,6 @@ def stratified(labels: npt.NDArray[np.int64], limit: int | None, seed: int = 0) 
     """
     if limit is None:
         return np.arange(len(labels))
-    if limit < 1:
-        raise LabError(f"a limit on the number of images must be at least 1, got {limit}")
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     taken_first = np.lexsort((labels[shuffled], place_in_class(labels[shuffled])))  # by place, then by class
     return np.sort(shuffled[taken_first[:limit]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
@@ -79,10 +80,7 @@ def drawn(
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
     svg = re.sub(r' id="[a-zA-Z]+\d*(_\d+)+"|(?<=\n) +| transform="rotate\(-0 [^)]*\)"', "", svg)
     svg = re.sub(r" ?\n(?=[^<])", " ", svg)
-    svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"\d+\.\d{3,}", _rounded, value[0]), svg)
+    short = partial(re.sub, r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."))
+    svg = re.sub(r'="[^"]*"', lambda value: short(value[0]), svg)
     fonts = "style=\"font-family: 'DejaVu Sans', Verdana, sans-serif; stroke-linejoin: round; stroke-linecap: butt\""
     return Plot(name, f'<svg role="img" aria-label={quoteattr(title)} {fonts}{svg}', title, caption, sheets, wide)
-
-
-def _rounded(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

@@ -13,7 +13,7 @@ from torch import nn
 
 from empool import models
 from empool.distributions import Pooling
-from empool.lab.errors import LabError, own_code
+from empool.lab.errors import LabError, OwnError, own_code
 from empool.models import Network, Recipe
 
 
@@ -29,18 +29,15 @@ def imported(option: str, spelling: str) -> Callable[..., Any]:
     module, _, name = spelling.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # So do the processes that runs are done in.
-    with own_code(f"{option} {spelling}"):
-        try:
-            loaded = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise LabError(f"{option} {spelling}: there is no module {error.name} here or on PYTHONPATH") from None
-    found: Any = getattr(loaded, name, None)
-    if found is None:
-        raise LabError(f"{option} {spelling}: {module} has no {name}")
+    try:
+        found: Any = getattr(own_code(f"{option} {spelling}", importlib.import_module, module), name, None)
+    except OwnError as error:
+        missing = getattr(error.__cause__, "name", None)
+        if not isinstance(error.__cause__, ModuleNotFoundError) or not f"{module}.".startswith(f"{missing}."):
+            raise
+        raise LabError(f"{option} {spelling}: there is no module {missing} here or on PYTHONPATH") from None
     if not callable(found):
-        raise LabError(f"{option} {spelling}: expected a callable, got {type(found).__name__}")
+        raise LabError(f"{option} {spelling}: {module} has no callable {name}")
     return found  # type: ignore[no-any-return]
 
 
@@ -66,9 +63,9 @@ def create(spelling: str, num_classes: int, pooling: Pooling | None, in_channels
     factory = imported("--model", spelling)
     given = {"num_classes": num_classes, "in_channels": in_channels, **options}
     taken = inspect.signature(factory).parameters
-    every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    with own_code(f"--model {spelling}"):
-        made = factory(pooling, **{name: value for name, value in given.items() if every or name in taken})
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        given = {name: value for name, value in given.items() if name in taken}
+    made = own_code(f"--model {spelling}", factory, pooling, **given)
     if not isinstance(made, nn.Module):
         raise LabError(f"--model {spelling}: expected a torch.nn.Module, got {type(made).__name__}")
     return made

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from empool.lab.data.sets import DataSet, Split, Streamed
-from empool.lab.errors import LabError, first_line, own_code
+from empool.lab.errors import LabError, own_code
 from empool.lab.study import networks
 from empool.lab.study.run import RunConfig
 from empool.lab.train import processes
@@ -107,11 +107,7 @@ def make_network(config: RunConfig, data: DataSet) -> nn.Module:
 def _try_out(network: nn.Module, where: str, data: DataSet) -> None:
     """Show a user's network two blank images, of which lazy layers take their sizes, and check its logits."""
     images = torch.zeros(2, data.train.in_channels, *(data.train.image_size or (224, 224)))
-    with own_code(where):
-        try:
-            logits = network.eval()(images)
-        except RuntimeError as error:
-            raise LabError(f"{where}: {first_line(error)}, given images {tuple(images.shape)}") from error
+    logits = own_code(f"{where}, given images {tuple(images.shape)},", network.eval(), images)
     shape, wanted = tuple(getattr(logits, "shape", ())) or type(logits).__name__, (2, len(data.classes))
     if shape != wanted:
         raise LabError(f"{where}: expected logits {wanted} of 2 images, got {shape}")
