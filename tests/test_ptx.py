@@ -182,6 +182,7 @@ def test_value_mean_of_extremes() -> None:
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
         ("ensemble", "3x3/2", torch.float16, (2, 10, 14, 14), False),  # Two programs.
         ("average", "3x3/2", torch.float32, BLOCKS, False),
+        ("average", "3x3/2", torch.bfloat16, BLOCKS, False),
         ("ensemble", "2x2/2", torch.bfloat16, BLOCKS, True),
         ("average", "2x2/2", torch.bfloat16, LINES, False),
     ],
