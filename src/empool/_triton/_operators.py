@@ -310,7 +310,7 @@ def _rank_mean_backward(
         return (kernel,), Start((plan,), shape, (), dtype)
     known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
     # Contiguous, two rows of a half type are computed together.
-    warps = 2 if dtype.itemsize == 2 and not channels_last and columns < 3 else 4
+    warps = 2 if dtype.itemsize == 2 and not channels_last else 4
     found = {"METHOD": known["METHOD"], "LOWEST": torch.finfo(dtype).min, "num_warps": warps}
     if columns < 3 and lines:
         plan = _plan.line_backward_plan(_rank_mean_backward_line_kernel, windows).of(**known | found)

@@ -20,6 +20,7 @@ from empool._triton._rank import (
     in_type,
     larger,
     last_nan,
+    not_finite,
     one_of_two,
     places,
     rank_by_pairs,
@@ -43,6 +44,15 @@ ALONE = tl.constexpr(14)
 MOST_PLACES = tl.constexpr(14)
 """The most positions of a window for the codes of "first" and "second"."""
 _STEP = tl.constexpr("{ .reg .f32 d; sub.f32 d, $1, $2; mul.sat.f32 $0, d, 0f7F800000; }")
+# Of half types, two windows at a time: a rank is a number from 128 or 1024 on, where the next is 1 more.
+_PAIR = "{{ .reg .b32 t; set.gt.{0}.{0} t, $4, $5; add.{0} $0, $2, t; sub.{0} $1, $3, t; }}"
+_RANKS = (
+    "{{ .reg .b32 low, high; mad.lo.u32 low, $5, 16, $4; mad.lo.u32 low, low, 16, $3; mad.lo.u32 low, low, 16, $2;"
+    " mad.lo.u32 high, $9, 16, $8; mad.lo.u32 high, high, 16, $7; mad.lo.u32 high, high, 16, $6; sub.u32 low, low, {0};"
+    " sub.u32 high, high, {0}; prmt.b32 $0, low, high, 0x5410; prmt.b32 $1, low, high, 0x7632; }}"
+)
+_PAIRS = tl.constexpr(tuple(_PAIR.format(kind) for kind in ("bf16x2", "f16x2")))
+_RANKS_OF = tl.constexpr(tuple(_RANKS.format(hex(base * 0x10001 * 0x1111 & 0xFFFFFFFF)) for base in (0x4300, 0x6400)))
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 
 
@@ -95,6 +105,31 @@ def _code_of_numbers(values, K: tl.constexpr, PACKED: tl.constexpr, like, dtype:
             part = part + rank * (16.0 ** (k - begin))
         code = code | (part.to(tl.int32).to(dtype) << (4 * begin))
     return code
+
+
+@triton.jit
+def _code_of_halves(values, K: tl.constexpr, like):
+    """Do as `_code_of_numbers` for a half type, two windows at a time: up to eight positions, in 32 bits."""
+    TYPE: tl.constexpr = 0 if values[0].dtype == tl.bfloat16 else 1
+    pair: tl.constexpr = _PAIRS[TYPE]
+    together: tl.constexpr = _RANKS_OF[TYPE]
+    BASE: tl.constexpr = 1024 if TYPE else 128
+    ranks = ()
+    for k in tl.static_range(K):
+        ranks = ranks + (tl.full(like.shape, BASE + k, values[0].dtype),)
+    for k in tl.static_range(K):
+        for j in tl.static_range(k + 1, K):
+            rank, other = tl.inline_asm_elementwise(
+                pair, "=&r,=&r,r,r,r,r", [ranks[k], ranks[j], values[j], values[k]],
+                dtype=(values[0].dtype, values[0].dtype), is_pure=True, pack=2,
+            )  # fmt: skip
+            ranks = ranks[:k] + (rank,) + ranks[k + 1 : j] + (other,) + ranks[j + 1 :]
+    ranks = ranks + (tl.full(like.shape, BASE, values[0].dtype),) * 8
+    return tl.inline_asm_elementwise(
+        together, "=&r,=&r,r,r,r,r,r,r,r,r",
+        [ranks[0], ranks[1], ranks[2], ranks[3], ranks[4], ranks[5], ranks[6], ranks[7]], dtype=tl.int32, is_pure=True,
+        pack=2,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -207,7 +242,7 @@ def _rank_places_kernel(
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     again = row_live & (like != like) if READ > 0 else row_live
     if READ > 0:
-        form: tl.constexpr = dtype if dtype.primitive_bitwidth == 16 and PACKED and K <= 9 and not ALL else wide
+        form: tl.constexpr = dtype if dtype.primitive_bitwidth == 16 and PACKED and K <= 9 else wide
         odd = like.to(form)
         least = odd + 1.0
         columns = ()
@@ -230,19 +265,23 @@ def _rank_places_kernel(
                     more = as_pairs(more)
                 columns = columns + more
                 if ALL:
-                    more = padded_with(
-                        more, 0.0, d, h, (d_end, h_end), W, block,
+                    # Padding, which is -inf, counts as 0: a maximum does it, of half types for two windows at a time.
+                    floors = padded_with(
+                        (tl.full(like.shape, -float("inf"), form),) * len(more), 0.0, d, h, (d_end, h_end), W, block,
                         0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2], WINDOW, HIGH,
                     )  # fmt: skip
                     for i in tl.static_range(len(more)):
-                        odd = tl.fma(more[i], like, odd)
+                        odd = not_finite(larger(more[i], floors[i]), odd, like)
                 else:
                     tops, nexts = tops_of_columns(more, HEIGHT, len(more) // HEIGHT, LOWEST)
                     firsts = firsts + tops
                     seconds = seconds + nexts
             values = window_of(columns, lane, WINDOW, form)
             if ALL:
-                code = _code_of_numbers(values, K, PACKED, like, kind)
+                if form.primitive_bitwidth == 16:
+                    code = _code_of_halves(values, K, like).to(kind)
+                else:
+                    code = _code_of_numbers(values, K, PACKED, like, kind)
             else:
                 first, second = tops_of_window(firsts, seconds, lane, WINDOW)
                 code = code_of_two_numbers(values, first, second, K, METHOD, like).to(kind)
