@@ -1,9 +1,9 @@
 """Run the PTX of a Triton kernel on a CPU: what Triton's interpreter cannot, as it looks into no inline assembly.
 
 All threads of all programs go through the text side by side, in NumPy arrays; where they part, those that are furthest
-back go on first, and wait for the others at barriers. Every access is checked: one outside of the tensors is an error. What this cannot show is what the
-assembler makes of the text, and how exact `ex2.approx`, `rcp.approx` and
-`div.full` are.
+back go on first, and wait for the others at barriers. Every access is checked: one outside of the tensors is an error.
+What this cannot show is what the assembler makes of the text, and how exact `ex2.approx`, `rcp.approx` and `div.full`
+are.
 """
 
 # mypy: disable-error-code="no-any-return, attr-defined"
