@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._load import activation, corner_of
-from empool._triton._places import SIZES, last_rank
+from empool._triton._places import SIZES, with_last_rank
 from empool._triton._rank import places
 from empool._triton._scatter import load_windows, store_cells, window_of_cell
 from empool._triton._sent import plus_sent, sent
@@ -26,24 +26,26 @@ from empool._triton._tile import (
     rows_and_channels,
 )
 
-_WEIGHT = tl.constexpr(
-    "{ .reg .pred p; .reg .b64 at; setp.lt.u32 p, $2, $3; mul.wide.u32 at, $2, 4; add.s64 at, at, $1;"
-    " mov.f32 $0, 0f00000000; @p ld.global.nc.f32 $0, [at]; setp.eq.u32 p, $2, 14; @p mov.f32 $0, 0f3F800000; }"
+_PLUS = tl.constexpr(
+    "{ .reg .pred some; .reg .b32 rank; .reg .b64 at; .reg .f32 weight, part; mul.lo.u32 rank, $2, $3;"
+    " shr.u32 rank, rank, 28; mad.wide.u32 at, rank, 4, $4; ld.global.nc.f32 weight, [at]; mul.rn.f32 part, $5, weight;"
+    " mov.f32 $0, $1; setp.neu.f32 some, weight, 0f00000000; @some add.rn.f32 $0, $0, part; }"
 )
 
 
 @triton.jit
-def _weight_of_rank(row, rank, COLUMNS: tl.constexpr, PACKED: tl.constexpr, dtype: tl.constexpr):
-    """Load the weight of a rank, 1 for rank 14; through no other threads, as Triton's own load of a tile might."""
-    if PACKED and dtype == tl.float32:
-        weight = tl.inline_asm_elementwise(
-            _WEIGHT, "=&f,l,r,r", [row.to(tl.int64), rank, tl.full([1, 1], COLUMNS, tl.int32)],
+def _plus_sent_to_rank(total, code, row, gradient, k: tl.constexpr, PACKED: tl.constexpr):
+    """Add what windows send to whose rank is the code's k-th; a weight of 0 takes no part."""
+    if PACKED and total.dtype == tl.float32:  # Its loads go through no other threads, as Triton's of a tile might.
+        total = tl.inline_asm_elementwise(
+            _PLUS, "=&f,f,r,r,l,f",
+            [total, code.to(tl.int32), tl.full([1, 1], 1 << (28 - 4 * k), tl.int32), row.to(tl.int64), gradient],
             dtype=tl.float32, is_pure=True, pack=1,
         )  # fmt: skip
     else:
-        weight = tl.load(row + tl.minimum(rank, COLUMNS - 1))
-        weight = tl.where(rank < COLUMNS, weight, tl.where(rank == 14, 1.0, 0.0).to(dtype))
-    return weight
+        weight = tl.load(row + ((code >> (4 * k)) & 15).to(tl.int32))
+        total += tl.where(weight != 0, gradient * weight, 0.0)
+    return total
 
 
 @triton.jit
@@ -75,7 +77,7 @@ def _sent_by_windows(
     """Return the codes of the windows so many places before each cell's own, and what each sends, as `_sent.sent`.
 
     Contiguous, those next to a cell's own are taken from the lane beside. METHOD "all": the code, the gradient, the
-    row of weights, and of nine activations the last one's rank.
+    row of weights, and of nine activations `with_last_rank`.
     """
     od, oh, ow, line, exists = window_of_cell(
         plane, ad, ah, block, outputs, row_live, back_d, back_h, back, COVERED, CHANNELS_LAST
@@ -117,7 +119,7 @@ def _sent_by_windows(
             )  # fmt: skip
             parts = (gradient, row_of(table, tall * wide, ROWS, COUNTS, COLUMNS))
             if WINDOW[0] * WINDOW[1] * WINDOW[2] == 9:
-                parts = parts + (last_rank(code),)
+                parts = parts + (with_last_rank(code),)
         else:
             LANED: tl.constexpr = not CHANNELS_LAST and back == 0 and COUNTS > 1
             lanes = ()
@@ -150,9 +152,9 @@ def _plus_sent_to(
     ):  # fmt: skip
         k: tl.constexpr = (kd // WINDOW[9] * WINDOW[1] + kh // WINDOW[10]) * WINDOW[2] + kw // WINDOW[11]
         if METHOD == "all":
-            rank = ((code >> (4 * k)) & 15).to(tl.int32) if k < 8 else parts[2]
-            weight = _weight_of_rank(parts[1], rank, COLUMNS, PACKED, total.dtype)
-            total += tl.where(weight != 0, parts[0] * weight, 0.0)
+            total = _plus_sent_to_rank(
+                total, code if k < 8 else parts[2], parts[1], parts[0], k if k < 8 else 7, PACKED
+            )
         else:
             total = plus_sent(total, code, parts, k, PACKED)
     return total

@@ -42,6 +42,8 @@ from empool._triton._value_mean_backward_once import _value_mean_backward_once_k
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._window import Geometry
 
+CODE_COLUMNS = 16
+"""The columns of a table that is read by codes of four bits."""
 MOST_SUMS = 64
 """For how many counts and ranks together a program adds up the weights' gradient."""
 KERNELS = (
@@ -276,11 +278,20 @@ def rank_mean_backward(
         launch(kernels[0], start.plans[0], grad_output, input, weights, grad_input)
     else:
         codes = _empty(start, input, start.dtype)
-        if weights.size(2) > 2:  # They are read for every activation.
-            weights = weights.to(torch.promote_types(input.dtype, torch.float32))
+        if weights.size(2) > 2:
+            weights = _by_code(weights, torch.promote_types(input.dtype, torch.float32))
         launch(kernels[0], start.plans[0], input, codes)
         launch(kernels[1], start.plans[1], grad_output, codes, weights, grad_input)
     return grad_input
+
+
+def _by_code(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give rows a column for each number of four bits: 1 for the last NaN, as `_places` has it, 0 for no rank."""
+    table = weights.new_zeros((*weights.shape[:2], CODE_COLUMNS), dtype=dtype)
+    weights = weights[..., : _plan.SORTED_WINDOW]
+    table[..., : weights.size(2)] = weights
+    table[..., 12::2] = 1
+    return table
 
 
 def _rank_mean_backward(
@@ -318,10 +329,11 @@ def _rank_mean_backward(
     places = _plan.output_plan(_rank_places_kernel, windows).of(**found)
     about = _plan.output_plan(_rank_mean_kernel, windows).arguments
     known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
-    shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
     codes = torch.uint8
     if columns > 2:
+        known["COLUMNS"] = CODE_COLUMNS
         codes = torch.int16 if windows.volume <= 4 else torch.int32
+    shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
     kernels = _rank_places_kernel, _rank_mean_backward_kernel
     return kernels, Start((places, shares), shape, _strides(shape, channels_last), codes)
 

@@ -3,7 +3,7 @@
 METHOD "second": the lowest four bits of a byte are the largest activation's position, the highest the second largest's,
 15 if there is none, and ALONE where the largest is a NaN, which gets all of the gradient. METHOD "first": as for a
 window of one activation. METHOD "all": the rank of every position, in four bits each; of nine, what a word holds, since
-the last one's is what is left (see `last_rank`).
+the last one's is what is left (see `with_last_rank`).
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
@@ -145,11 +145,13 @@ def _code_of_any(values, valids, K: tl.constexpr, like, dtype: tl.constexpr):
 
 
 @triton.jit
-def last_rank(code):
-    """Return the ninth position's rank by those of the first eight: all together are 36, or 14 and eight times 15."""
+def with_last_rank(code):
+    """Put the ninth position's rank where a code has the eighth one's: all nine are 36 together.
+
+    It is 13 in place of 15, and 12 in place of 14: where one of all is 14 and eight are 15, modulo 16.
+    """
     pairs = (code & 0x0F0F0F0F) + ((code >> 4) & 0x0F0F0F0F)
-    total = ((pairs * 0x01010101) >> 24) & 255
-    return tl.where(total <= 36, 36 - total, 134 - total)
+    return 0x4FFFFFFF - pairs * 0x10101010
 
 
 @triton.jit
