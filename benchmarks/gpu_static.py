@@ -104,8 +104,7 @@ _WHY = {
     "backward stochastic": "a row of four cells makes the sums of ten windows, some of which its neighbours make "
     "again; in contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
     "backward soft": "as for stochastic pooling, and 55 powers for the 16 gradients of four cells.",
-    "weights learned": "a window's nine activations are sorted, made float32 and added to 15 or 19 sums; in contiguous "
-    "maps of 14x14 one lane in eight idles, and lines are read in parts.",
+    "weights learned": "a window's nine activations are sorted, made float32 and added to 15 or 19 sums.",
 }
 """Why kernels stay below 95 %."""
 

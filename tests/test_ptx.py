@@ -215,16 +215,16 @@ def test_value_mean_backward(beta: float | None, dtype: torch.dtype, last: bool)
         torch.testing.assert_close(found, wanted, equal_nan=True)
 
 
-def test_weight_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("shape", "last"), [((1, 32, 16, 16), True), ((10, 2, 14, 14), False)])
+def test_weight_grad(shape: tuple[int, ...], last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tiles a program, one after another; and again where there is something else than numbers."""
     monkeypatch.setattr(_plan, "PROGRAMS", 2)
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
     counts = tuple(geometry.possible_counts())
-    shape = (1, 32, 16, 16)
     input = torch.cat([_activations(shape, "numbers"), _activations(shape, "anything")])
-    gradient = _activations((2, 32, 8, 8), "numbers")
-    both = (_window.dense(each.bfloat16(), channels_last=True) for each in (gradient, input))
-    arguments = *both, torch.zeros(32, len(counts), 9), counts, *geometry
+    gradient = _activations((2 * shape[0], shape[1], shape[2] // 2, shape[3] // 2), "numbers")
+    both = (_window.dense(each.bfloat16(), last) for each in (gradient, input))
+    arguments = *both, torch.zeros(shape[1], len(counts), 9), counts, *geometry
     found = ptx.on_ptx(_operators.rank_mean_weight_grad, *arguments)
     torch.testing.assert_close(found, reference.rank_mean_weight_grad(*arguments), equal_nan=True)
 

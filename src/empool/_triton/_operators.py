@@ -40,6 +40,7 @@ from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
 from empool._triton._value_mean_backward_once import _value_mean_backward_once_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
+from empool._triton._weight_grad_line import _rank_mean_weight_grad_line_kernel
 from empool._window import Geometry
 
 CODE_COLUMNS = 16
@@ -64,6 +65,7 @@ KERNELS = (
     _rank_mean_backward_line_kernel,
     _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
+    _rank_mean_weight_grad_line_kernel,
     _value_mean_kernel,
     _value_mean_line_kernel,
     _value_mean_backward_any_kernel,
@@ -343,13 +345,15 @@ def rank_mean_weight_grad(
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_weight_grad`; of windows too large for registers, by it."""
     input, channels_last = _dense(input)
-    start, rows = _known(
+    kernel, start, rows = _known(
         _rank_mean_weight_grad, input.shape, input.dtype, channels_last, weights.size(2), counts, *geometry
     )
     if start is None:
         return reference.rank_mean_weight_grad(grad_output, input, weights, counts, *geometry)
-    sums = input.new_empty(start.shape, dtype=start.dtype)
-    launch(_rank_mean_weight_grad_kernel, start.plans[0], _window.dense(grad_output, channels_last), input, sums)
+    sums, grad_output = input.new_empty(start.shape, dtype=start.dtype), _window.dense(grad_output, channels_last)
+    if kernel is _rank_mean_weight_grad_line_kernel:
+        grad_output = _in_words(grad_output)
+    launch(kernel, start.plans[0], grad_output, input, sums)
     total = sums.sum((0,) if weights.size(0) != 1 else (0, 1), dtype=torch.float64)
     gradient = torch.zeros_like(weights)
     for index, row in enumerate(rows):
@@ -364,13 +368,15 @@ def _rank_mean_weight_grad(
     columns: int,
     counts: tuple[int, ...],
     *geometry: Any,
-) -> tuple[Start | None, tuple[int, ...]]:
+) -> tuple[Any, Start | None, tuple[int, ...]]:
     windows, _ = _described(size, dtype, channels_last, counts, geometry)
     rows = windows.rows[1::2]
     if not (columns <= windows.volume <= _plan.SORTED_WINDOW and 0 < len(rows) * columns <= MOST_SUMS):
-        return None, rows
+        return None, None, rows
     network = _plan.merging_network(*windows.columns)
-    plan = _plan.channel_plan(_rank_mean_weight_grad_kernel, windows).of(
+    lines = dtype.itemsize == 2 and _plan.has_lines(windows)
+    kernel = _rank_mean_weight_grad_line_kernel if lines else _rank_mean_weight_grad_kernel
+    plan = _plan.channel_plan(kernel, windows, lines).of(
         num_warps=2 if dtype.itemsize == 2 and not channels_last else 4,  # Two rows are computed together.
         NETWORK=network or (0, 0),
         EXCHANGES=len(network) // 2,
@@ -378,7 +384,7 @@ def _rank_mean_weight_grad(
         LOWEST=torch.finfo(dtype).min,
     )
     shape = (plan.parts, windows.channels, len(rows), columns)
-    return Start((plan,), shape, (), torch.promote_types(dtype, torch.float32)), rows
+    return kernel, Start((plan,), shape, (), torch.promote_types(dtype, torch.float32)), rows
 
 
 def value_mean(input: Tensor, beta: Tensor | None, *geometry: Any) -> Tensor:

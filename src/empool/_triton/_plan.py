@@ -267,16 +267,19 @@ def has_lines(windows: Windows) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def channel_plan(kernel: Any, windows: Windows) -> Plan:
-    """Plan a kernel whose programs cover the output, each for one channel, or channels last for some.
+def channel_plan(kernel: Any, windows: Windows, lines: bool = False) -> Plan:
+    """Plan a kernel whose programs cover the output, by lines or not, each for one channel, or channels last for some.
 
     A program has several tiles, one after another, and at the end takes about half as long as for one.
     """
-    arguments = output_plan(kernel, windows, narrow=True, channels=64).arguments
+    if lines:
+        arguments = output_line_plan(kernel, windows).arguments
+    else:
+        arguments = output_plan(kernel, windows, narrow=True, channels=64).arguments
     rows = arguments["rows"] // (1 if windows.channels_last else max(windows.channels, 1))
-    groups = -(-windows.channels // arguments["CHANNELS"])
+    groups = -(-windows.channels // arguments.get("CHANNELS", 1))
     tiles = -(-rows // arguments["BLOCK"])
-    busy = [each for each in (16, 8, 4, 2, 1) if each == 1 or -(-tiles // each) * groups >= PROGRAMS]
+    busy = [each for each in range(16, 0, -1) if each == 1 or -(-tiles // each) * groups >= PROGRAMS]
     each = min(busy, key=lambda each: -(-tiles // each) * (2 * each + 1))
     parts = -(-tiles // each)
     return Plan(parts * groups, arguments | {"rows": rows, "TILES": each}, parts)

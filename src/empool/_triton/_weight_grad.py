@@ -16,7 +16,7 @@ SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 
 
 @triton.jit
-def _plus_windows(
+def plus_windows(
     sums, ranked, gradient, taken, count, BORDER: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
     COUNTS: tl.constexpr, WINDOW: tl.constexpr, QUICK: tl.constexpr,
 ):  # fmt: skip
@@ -106,7 +106,7 @@ def _plus_tile(
         ranked = descending(values, K, NETWORK, EXCHANGES)
         if QUICK:
             odd = not_finite(ranked[K - 1], not_finite(ranked[0], odd, like), like)
-        sums = _plus_windows(
+        sums = plus_windows(
             sums, in_type(ranked, like.dtype), gradients[lane], live, tall * wide_w,
             SIDE or HIGH[2] or lane * WINDOW[5] < WINDOW[8], COLUMNS, ROWS, COUNTS, WINDOW, QUICK,
         )  # fmt: skip
