@@ -1,6 +1,6 @@
-"""`rank_mean_backward` for CUDA of windows that share no activation and end in no padding: they are cells themselves.
+"""`rank_mean_backward` for CUDA where windows share no activation and none ends in padding.
 
-So what sends a gradient is known where it goes, and one kernel does both.
+A gradient then comes from one window, so one kernel ranks the window and writes its gradients.
 """
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
