@@ -36,6 +36,9 @@ def load_columns(
     OTHER: tl.constexpr,
     ALIGNED: tl.constexpr,
     APART: tl.constexpr = False,
+    NUMBER: tl.constexpr = LANES,
+    ROWS_INSIDE: tl.constexpr = 0,
+    COLUMNS_INSIDE: tl.constexpr = 0,
 ):
     """Load columns of what the windows of every block cover, as a tuple of tiles: one column's rows after another's.
 
@@ -48,8 +51,11 @@ def load_columns(
         OTHER: what stands for padding.
         ALIGNED: as `lane_exists` takes it.
         APART: whether neighbours of bfloat16 come as float32 (single ones as they are).
+        NUMBER: of a block's windows.
+        ROWS_INSIDE, COLUMNS_INSIDE: so many behind the padding are inside of the map in any case.
     """
-    INSIDE: tl.constexpr = ALIGNED == LANES and not HIGH[2]
+    INSIDE: tl.constexpr = END if ALIGNED == LANES and not HIGH[2] else COLUMNS_INSIDE  # Before this column.
+    STEP: tl.constexpr = NUMBER * WINDOW[5]
     FIRST: tl.constexpr = (BEGIN - WINDOW[8]) // CHUNK
     LAST: tl.constexpr = (END - 1 - WINDOW[8]) // CHUNK
     loaded = ()
@@ -63,14 +69,14 @@ def load_columns(
             if WINDOW[6] > 0 or HIGH[0]:
                 row = row & inside(id, ends[0], WINDOW[6] > 0, HIGH[0])
             if WINDOW[7] > 0 or HIGH[1]:
-                row = row & inside(ih, ends[1], WINDOW[7] > 0, HIGH[1])
+                row = row & inside(ih, ends[1], kh * WINDOW[10] < WINDOW[7], HIGH[1] and kh >= WINDOW[7] + ROWS_INSIDE)
             line = plane_start + (id * size[1] + ih) * size[2] * step
             for q in tl.static_range(FIRST, LAST + 1):
                 loaded = loaded + _piece(
                     input, line, block, size[2], step, row, q * CHUNK,
                     q * CHUNK if q * CHUNK > BEGIN - WINDOW[8] else BEGIN - WINDOW[8],
                     (q + 1) * CHUNK if (q + 1) * CHUNK < END - WINDOW[8] else END - WINDOW[8],
-                    CHUNK, WINDOW, OTHER, INSIDE, APART,
+                    CHUNK, STEP, OTHER, INSIDE, APART,
                 )  # fmt: skip
     columns = ()
     for c in tl.static_range(END - BEGIN):
@@ -82,29 +88,31 @@ def load_columns(
 @triton.jit
 def _piece(
     input, line, block, W, step, row, shift: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr, CHUNK: tl.constexpr,
-    WINDOW: tl.constexpr, OTHER: tl.constexpr, INSIDE: tl.constexpr, APART: tl.constexpr,
+    STEP: tl.constexpr, OTHER: tl.constexpr, INSIDE: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """Read columns BEGIN to END of a chunk: as a vector if most are wanted."""
     NUMBER: tl.constexpr = END - BEGIN
     found = ()
     if NUMBER * 2 > CHUNK and CHUNK > 1:
-        tiles = apart(_read(input, line, block, W, step, row, shift, CHUNK, WINDOW, OTHER, INSIDE, APART), CHUNK)
+        tiles = apart(_read(input, line, block, W, step, row, shift, CHUNK, STEP, OTHER, INSIDE, APART), CHUNK)
         for i in tl.static_range(NUMBER):
             found = found + (tiles[BEGIN - shift + i],)
+    elif NUMBER == 2 and BEGIN % 2 == 0 and CHUNK > 1:
+        found = apart(_read(input, line, block, W, step, row, BEGIN, 2, STEP, OTHER, INSIDE, APART), 2)
     else:
         for i in tl.static_range(NUMBER):
-            found = found + (_read(input, line, block, W, step, row, BEGIN + i, 1, WINDOW, OTHER, INSIDE, APART),)
+            found = found + (_read(input, line, block, W, step, row, BEGIN + i, 1, STEP, OTHER, INSIDE, APART),)
     return found
 
 
 @triton.jit
 def _read(
-    input, line, block, W, step, row, shift: tl.constexpr, CHUNK: tl.constexpr, WINDOW: tl.constexpr,
+    input, line, block, W, step, row, shift: tl.constexpr, CHUNK: tl.constexpr, STEP: tl.constexpr,
     OTHER: tl.constexpr, INSIDE: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """Read CHUNK columns, `shift` places behind the block's own first one."""
-    first = block * (LANES * WINDOW[5])
-    within = row if INSIDE else row & (first + shift < W)
+    first = block * STEP
+    within = row if shift + CHUNK <= INSIDE else row & (first + shift < W)
     if shift < 0:
         within = within & (first + shift >= 0)
     if CHUNK > 1:

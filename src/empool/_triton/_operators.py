@@ -38,6 +38,7 @@ from empool._triton._value import _value_draw_kernel
 from empool._triton._value_line import _value_draw_line_kernel, _value_mean_line_kernel
 from empool._triton._value_mean import _value_mean_kernel
 from empool._triton._value_mean_backward import _value_mean_backward_any_kernel, _value_mean_backward_kernel
+from empool._triton._value_mean_backward_line import _value_mean_backward_line_kernel
 from empool._triton._value_mean_backward_once import _value_mean_backward_once_kernel
 from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._triton._weight_grad_line import _rank_mean_weight_grad_line_kernel
@@ -70,6 +71,7 @@ KERNELS = (
     _value_mean_line_kernel,
     _value_mean_backward_any_kernel,
     _value_mean_backward_kernel,
+    _value_mean_backward_line_kernel,
     _value_mean_backward_once_kernel,
 )
 
@@ -418,6 +420,8 @@ def value_mean_backward(grad_output: Tensor, input: Tensor, beta: Tensor | None,
         kept = [_empty(start, input, start.dtype) for _ in range(3)]
         launch(_value_mean_kernel, start.plans[0], input, known, *kept)
     grad_input = input.new_empty_strided(input.shape, input.stride())
+    if kernel is _value_mean_backward_line_kernel:
+        grad_output = _in_words(grad_output)
     launch(kernel, start.plans[-1], grad_output, input, known, *kept, grad_input)
     return grad_input
 
@@ -428,6 +432,9 @@ def _value_mean_backward(
     windows, _ = _described(size, dtype, channels_last, (), geometry)
     once = _plan.region_plan(_value_mean_backward_once_kernel, windows)
     if once is not None:
+        if _plan.has_lines(windows) and _plan.is_halved(windows):
+            plan = _plan.line_backward_plan(_value_mean_backward_line_kernel, windows)
+            return _value_mean_backward_line_kernel, Start((plan.of(BETA=beta),), size, (), dtype)
         return _value_mean_backward_once_kernel, Start((once.of(BETA=beta),), size, (), dtype)
     cells = _has_cells(windows)
     kernel = _value_mean_backward_kernel if cells else _value_mean_backward_any_kernel

@@ -310,7 +310,7 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 @functools.lru_cache(maxsize=4096)
 def region_plan(kernel: Any, windows: Windows) -> Plan | None:
-    """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over four.
+    """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over some.
 
     None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
     """
@@ -323,20 +323,34 @@ def region_plan(kernel: Any, windows: Windows) -> Plan | None:
     last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
     number = [b - a + 1 for a, b in zip(first, last, strict=True)]
     begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
-    rows = (number[1] - 1) * stride[1] + kernel_size[1]
-    columns = (LANES.value + number[2] - 2) * stride[2] + kernel_size[2]
-    if rows * columns > BLOCK_OF_WINDOWS:
+    size, output = windows.size[1:], windows.output[1:]
+    whole = [-(-size[i] // stride[1 + i]) for i in range(2)]
+
+    def region(cells: tuple[int, int]) -> list[int]:
+        return [(cells[i] + number[1 + i] - 2) * stride[1 + i] + kernel_size[1 + i] for i in range(2)]
+
+    def parts(cells: tuple[int, int]) -> list[int]:
+        return [-(-whole[i] // cells[i]) for i in range(2)]
+
+    choices = [(1, LANES.value)]
+    if math.prod(region(choices[0])) > BLOCK_OF_WINDOWS:
         return None
-    heights, width = (-(-windows.size[dim] // stride[dim]) for dim in (1, 2))
+    if windows.itemsize == 2:  # What cells share is read once, by as many as registers suffice for.
+        more = [(1, LANES.value + i) for i in (1, 2, 3)] if windows.channels_last else [(2, LANES.value)]
+        choices += [cells for cells in more if 2 * math.prod(region(cells)) <= 3 * BLOCK_OF_WINDOWS]
+    cells = min(choices, key=lambda cells: math.prod(parts(cells) + region(cells)))
+    full = [cells[i] * stride[1 + i] for i in range(2)]
     return _plan(
         kernel,
         windows,
-        (1, heights, -(-width // LANES.value)),
-        windows.itemsize > 2,
+        (1, *parts(cells)),
+        True,
         64,
         depths=1,
-        heights=heights,
-        REGION=(1, rows, columns, *stride, *begin, 1, 1, 1, 0),
+        heights=parts(cells)[0],
+        REGION=(1, *region(cells), 1, full[0], stride[2], *begin, 1, 1, 1, 0),
+        CELLS=cells,
+        FULL=tuple(n if size[i] % n == 0 and whole[i] <= output[i] else 0 for i, n in enumerate(full)),
         FIRST=tuple(first[1:]),
         NUMBER=tuple(number[1:]),
         CHUNK=_chunk(windows),

@@ -25,14 +25,14 @@ from empool._triton._value import beta_of, holes_of, largest_of, largest_score, 
 from empool.reference import LOG2E
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
-_SQUARABLE = tl.constexpr(2.0**50)
+SQUARABLE = tl.constexpr(2.0**50)
 _LOG2E, _SPARE, _EXACT = tl.constexpr(LOG2E), tl.constexpr(24.0), tl.constexpr(2.0**23)
 
 
 @triton.jit
-def _scale_of(largest):
+def divisor_of(largest):
     """Return what positive parts are divided by, so that no square leaves the type's range: 1, or the largest one."""
-    return tl.where((largest > _SQUARABLE) | ((largest > 0) & (largest < 1 / _SQUARABLE)), largest, 1.0)
+    return tl.where((largest > SQUARABLE) | ((largest > 0) & (largest < 1 / SQUARABLE)), largest, 1.0)
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def weight_of(value, factor, largest, BETA: tl.constexpr):
     """Return the activation, or its positive part, and its weight."""
     if BETA == "none":
         value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))
-        weight = value / _scale_of(largest)
+        weight = value / divisor_of(largest)
         weight = tl.where(largest == float("inf"), tl.where(value == float("inf"), 1.0, 0.0), weight)
     else:
         score = score_of(value, factor, BETA)
@@ -49,26 +49,13 @@ def weight_of(value, factor, largest, BETA: tl.constexpr):
 
 
 @triton.jit
-def mean_any(
-    input, output, largests, shares, plane_start, line_start, factor, lane, block, channel, d, d_end, h, h_end, size,
-    step, row_live, OW, C, BETA: tl.constexpr, WRITES: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
+def parts_any(
+    corner, start, ends, size, step, live, factor, WINDOW: tl.constexpr, HIGH: tl.constexpr, BETA: tl.constexpr, like
 ):  # fmt: skip
-    """Average a lane's windows, whatever they hold.
+    """Return the mean of every window, its largest score and one over the sum of its weights, whatever it holds.
 
-    One pass over the window for the largest (from memory), one for both sums (from the cache), and for the "variance"
-    one more.
+    One pass over the window for the largest (from memory), and one for both sums (from the cache).
     """
-    if SIDE:
-        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
-    else:
-        ow = block * LANES + lane
-        live = row_live & (ow < OW)
-        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
-    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
-    start = (d, h, w)
-    ends = (d_end, h_end, w_end)
-    corner = corner_of(input, plane_start, start, size, step)
     largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
     largest = tl.where(nan_at >= 0, float("nan"), largest)
     total = like
@@ -84,7 +71,27 @@ def mean_any(
                 other = weight if BETA == "none" else value * (1 / 512)
                 weighted += tl.where(weight == 0, 0.0, weight * other)
     share = 1.0 / tl.where(total == 0, 1.0, total)
-    mean = weighted * share * (_scale_of(largest) if BETA == "none" else 512.0)
+    return weighted * share * (divisor_of(largest) if BETA == "none" else 512.0), largest, share
+
+
+@triton.jit
+def mean_any(
+    input, output, largests, shares, plane_start, line_start, factor, lane, block, channel, d, d_end, h, h_end, size,
+    step, row_live, OW, C, BETA: tl.constexpr, WRITES: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
+):  # fmt: skip
+    """Average a lane's windows, whatever they hold; for the "variance" with one more pass over the window."""
+    if SIDE:
+        ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
+    else:
+        ow = block * LANES + lane
+        live = row_live & (ow < OW)
+        at = (line_start + ow) * C + channel if CHANNELS_LAST else line_start + ow
+    w, w_end = bounds(ow, size[2], OW, WINDOW, 2)
+    start = (d, h, w)
+    ends = (d_end, h_end, w_end)
+    corner = corner_of(input, plane_start, start, size, step)
+    mean, largest, share = parts_any(corner, start, ends, size, step, live, factor, WINDOW, HIGH, BETA, like)
     if WRITES == "variance":
         variance = like
         for kd in range(WINDOW[0]):
@@ -114,7 +121,7 @@ def mean_by_value(parts, K: tl.constexpr, PACKED: tl.constexpr):
     for k in tl.static_range(1, K):
         total += parts[k]
         weighted = tl.fma(parts[k], parts[k], weighted)
-    odd = ~((total <= _SQUARABLE) & ((total == 0) | (total >= 2 * K / _SQUARABLE)))
+    odd = ~((total <= SQUARABLE) & ((total == 0) | (total >= 2 * K / SQUARABLE)))
     share = one_over(tl.where(total == 0, 1.0, total), PACKED)
     return weighted * share, share, odd
 
