@@ -255,6 +255,11 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "rank_pool2d() missing 1 required keyword-only argument: 'distribution'",
     ),
+    (
+        lambda: empool.RankPool2d(2),  # type: ignore[call-arg]
+        TypeError,
+        "RankPool2d.__init__() missing 1 required keyword-only argument: 'distribution'",
+    ),
     # Distributions of one's own.
     (
         _pool("rank_pool2d", distribution=_Given((0.5, 0.2))),
