@@ -122,7 +122,9 @@ class Pool(nn.Module):
 
     def __prepare_scriptable__(self) -> Any:
         kind = type(self).__name__
-        raise TypeError(f"{kind}: torch.jit.script can't compile it; use torch.compile, torch.export or torch.jit.trace")
+        raise TypeError(
+            f"{kind}: torch.jit.script can't compile it; use torch.compile, torch.export or torch.jit.trace"
+        )
 
     def extra_repr(self) -> str:
         given = {name: getattr(self, name) for name in ("seed", "generator", "tied")}

@@ -62,8 +62,8 @@ class Numbered(_Tabled):
         if name in self._own and isinstance(value, Tensor) and (value.requires_grad or isinstance(value, nn.Parameter)):
             owner, function = type(self).__name__, type(self)._function.__name__
             raise TypeError(
-                f"{owner}: expected {name} as numbers that aren't trained, got a tensor that requires grad or a parameter; "
-                f"give its .tolist(), or call empool.functional.{function} to train it"
+                f"{owner}: expected {name} as numbers that aren't trained, got a tensor that requires grad or a "
+                f"parameter; give its .tolist(), or call empool.functional.{function} to train it"
             )
         super().__setattr__(name, value)
 
