@@ -10,8 +10,9 @@ are.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from empool._triton import _operators
+from empool._triton import _operators, _plan
 
 Array = NDArray[Any]
 _WIDTH = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
@@ -709,6 +710,33 @@ _WHOLE: dict[str, Callable[[Run, list[str], list[str]], None]] = {
 
 def on_ptx(operator: Callable[..., Any], *arguments: Any, capability: int = 90) -> Any:
     """Call one of `_triton._operators` on a CPU's tensors: its kernels are compiled for a GPU and their PTX is run."""
+    with _planned_for(capability):
+        return _on_ptx(operator, arguments, capability)
+
+
+@contextlib.contextmanager
+def _planned_for(capability: int) -> Iterator[None]:
+    """Plan kernels as a GPU of a capability gets them; plans, which a process keeps, are made anew."""
+    before, packed = _plan.is_packed, capability >= 90
+    if before() == packed:
+        yield
+        return
+    _plan.is_packed = lambda: packed
+    _forget_plans()
+    try:
+        yield
+    finally:
+        _plan.is_packed = before
+        _forget_plans()
+
+
+def _forget_plans() -> None:
+    for each in (*vars(_plan).values(), *vars(_operators).values()):
+        if hasattr(each, "cache_clear"):
+            each.cache_clear()
+
+
+def _on_ptx(operator: Callable[..., Any], arguments: tuple[Any, ...], capability: int) -> Any:
     active, launch = triton.runtime.driver._active, _operators.launch
     triton.runtime.driver._active = SimpleNamespace(
         get_current_target=lambda: GPUTarget("cuda", capability, 32),

@@ -46,8 +46,9 @@ def _bits(tensor: Tensor) -> Tensor:
     return torch.where(tensor.isnan(), -1, tensor.contiguous().view(integers))
 
 
-def _compare(name: str, *arguments: Any) -> None:
-    found, wanted = ptx.on_ptx(getattr(_operators, name), *arguments), getattr(reference, name)(*arguments)
+def _compare(name: str, *arguments: Any, capability: int = 90) -> None:
+    found = ptx.on_ptx(getattr(_operators, name), *arguments, capability=capability)
+    wanted = getattr(reference, name)(*arguments)
     for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, wanted)), strict=True):
         assert torch.equal(_bits(one), _bits(other))
 
@@ -264,10 +265,28 @@ def test_gpus_before_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _plan.is_packed()
     capabilities[1] = (8, 0)
     assert not _plan.is_packed()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("rank_draw", BLOCKS, torch.bfloat16),
+        ("rank_mean", LINES, torch.bfloat16),
+        ("rank_mean_backward", LINES, torch.float16),
+        ("drawn_scatter", LINES, torch.bfloat16),
+    ],
+)
+def test_without_their_instructions(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """What a GPU before Hopper is given assembles for it, and has the reference's bits."""
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
-    counts = tuple(geometry.possible_counts())
-    table = torch.tensor([DISTRIBUTIONS["ensemble"].threshold_table(counts)], dtype=torch.int64)
-    arguments = _activations((1, 2, 12, 12), "anything").bfloat16(), torch.tensor(11), table, counts, *geometry, 0
-    found, wanted = ptx.on_ptx(_operators.rank_draw, *arguments, capability=80), reference.rank_draw(*arguments)
-    assert torch.equal(_bits(found[0]), _bits(wanted[0]))
-    assert torch.equal(found[1], wanted[1])
+    counts, input = tuple(geometry.possible_counts()), _activations(shape, "anything").to(dtype)
+    tables = (getattr(DISTRIBUTIONS["ensemble"], f"{which}_table")(counts) for which in ("threshold", "weight"))
+    thresholds, weights = (torch.tensor([table]) for table in tables)
+    draw = reference.rank_draw(input, torch.tensor(11), thresholds, counts, *geometry, 0)
+    arguments: dict[str, Any] = {
+        "rank_draw": (input, torch.tensor(11), thresholds, counts, *geometry, 0),
+        "rank_mean": (input, weights, counts, *geometry),
+        "rank_mean_backward": (draw[0], input, weights, counts, *geometry),
+        "drawn_scatter": (*draw, list(shape[2:]), *geometry[:5]),
+    }
+    _compare(name, *arguments[name], capability=80)

@@ -57,8 +57,9 @@ def sentence(summary: Summary) -> str:
     """Say in one sentence how the poolings that were tested differ from the baseline, by test error and by NLL."""
     tested = [row for row in summary.rows if row.error.interval]
     if not tested:
-        better = " that all do better than guessing" if any(row.not_converged for row in summary.rows) else ""
-        needed = f"two seeds or more of {label(summary.baseline)} and of another{better}"
+        failed = any(row.not_converged for row in summary.rows)
+        without = ", none of which fails (does no better than guessing)" if failed else ""
+        needed = f"two seeds or more of {label(summary.baseline)} and of another pooling{without}"
         return f"These runs decide nothing: that needs {needed}."
     parts: list[str] = []
     for row in tested:

@@ -123,7 +123,7 @@ def reproduce(
     The report has our errors beside the paper's. Given again, the command does only what is missing.
     """
     from empool.lab.report import terminal, write_report
-    from empool.lab.study import reproduce as tables
+    from empool.lab.study import paper
     from empool.lab.study.run import BASELINE, check_baseline, folder_name
     from empool.lab.train import processes
     from empool.lab.train.device import device_named
@@ -132,9 +132,9 @@ def reproduce(
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
     where = options["device"] if options["launcher"] == "ray" else device_named(options["device"])
     name = protocol or ("full" if where == "cuda" else "cpu")
-    chosen = tables.TABLES[table].get(name)
+    chosen = paper.TABLES[table].get(name)
     if chosen is None:
-        raise LabError(f"{table}: expected protocol {', '.join(tables.TABLES[table])}, got {name}")
+        raise LabError(f"{table}: expected protocol {', '.join(paper.TABLES[table])}, got {name}")
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
     check_baseline(baseline, [pooling for part in chosen.parts for pooling in part.poolings])
     print(f"{table}, protocol {name}: {chosen.summary}")
