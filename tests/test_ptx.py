@@ -200,20 +200,29 @@ def test_mean_backward(name: str, window: str, dtype: torch.dtype, shape: tuple[
         _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
 
 
-@pytest.mark.parametrize(("beta", "dtype", "last"), [(None, torch.bfloat16, False), (0.7, torch.float32, True)])
-def test_value_mean_backward(beta: float | None, dtype: torch.dtype, last: bool) -> None:
-    """By the sums of columns, and again where there is something else than numbers."""
+@pytest.mark.parametrize(
+    ("beta", "dtype", "width", "last"),
+    [
+        (None, torch.float32, 10, False),
+        (0.7, torch.bfloat16, 14, False),
+        (20.0, torch.float16, 16, False),
+        (-0.7, torch.bfloat16, 14, True),
+    ],
+    ids=["lines", "soft lines", "two rows", "seven cells"],
+)
+def test_value_mean_backward(beta: float | None, dtype: torch.dtype, width: int, last: bool) -> None:
+    """Where there is something else than numbers, again, but not what is beside it."""
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
     factor = None if beta is None else torch.tensor([beta])
-    gradient = _window.dense(_activations((1, 4, 4, 5), "numbers").to(dtype), last)
-    for what in ("numbers", "anything"):
-        input = _window.dense(_activations((1, 4, 8, 10), what).to(dtype), last)
-        arguments = gradient, input, factor, *geometry
-        found, wanted = (
-            ptx.on_ptx(_operators.value_mean_backward, *arguments),
-            reference.value_mean_backward(*arguments),
-        )
-        torch.testing.assert_close(found, wanted, equal_nan=True)
+    gradient = _window.dense(_activations((1, 2, 4, width // 2), "numbers").to(dtype), last)
+    numbers, anything = (_activations((1, 2, 8, width), what).to(dtype) for what in ("numbers", "anything"))
+    both = torch.cat([anything[..., :4], numbers[..., 4:]], 3)
+    found = []
+    for input in (numbers, both):
+        arguments = gradient, _window.dense(input, last), factor, *geometry
+        found.append(ptx.on_ptx(_operators.value_mean_backward, *arguments))
+        torch.testing.assert_close(found[-1], reference.value_mean_backward(*arguments), equal_nan=True)
+    assert torch.equal(_bits(found[0][..., 6:]), _bits(found[1][..., 6:]))
 
 
 @pytest.mark.parametrize(("shape", "last"), [((1, 32, 16, 16), True), ((10, 2, 14, 14), False)])

@@ -17,7 +17,7 @@ from empool._triton._tile import (
     rows_and_channels,
 )
 from empool._triton._value import beta_of
-from empool._triton._value_mean import scale_of, weight_of
+from empool._triton._value_mean import divisor_of, scale_of, weight_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks", "depths", "heights"]
 
@@ -32,13 +32,13 @@ def slope_of(value, factor, mean, largest, share, BETA: tl.constexpr):
     positive, weight = weight_of(value, factor, largest, BETA)
     if BETA != "none":
         weight = tl.where(share > 0, tl.exp2(tl.fma(value, scale_of(factor), largest)), weight)
-    share = weight * tl.abs(share)
+    share = tl.abs(share)
     if BETA == "none":
-        slope = share * 2.0 - tl.where(mean == 0, 0.0, mean * (share / tl.where(value == 0, 1.0, value)))
+        slope = share * (2.0 * weight - mean / divisor_of(largest))
         slope = tl.where(value > 0, slope, tl.where(value != value, value, 0.0))
     else:
-        slope = share * (1.0 + factor * (value - mean))
-    none = (share == 0) | (mean == float("inf")) | (mean == -float("inf"))
+        slope = weight * share * (1.0 + factor * (value - mean))
+    none = (weight * share == 0) | (mean == float("inf")) | (mean == -float("inf"))
     return tl.where(none, 0.0, slope)
 
 

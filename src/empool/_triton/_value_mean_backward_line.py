@@ -172,6 +172,6 @@ def _value_mean_backward_line_kernel(
         tl.debug_barrier()  # What other threads have written is read.
         for each in range(OW):
             store_odd(
-                grad_output, input, grad_input, plane, channel, none, oh, none + each, factor, none + 1, H, none + W, OH,
-                none + OW, C, again, WINDOW, HIGH, (-ABOVE, -LEFT), (HEIGHT, NUMBER), BETA, False, like,
+                grad_output, input, grad_input, plane, channel, none, oh, none + each, factor, none + 1, H, none + W,
+                OH, none + OW, C, again, WINDOW, HIGH, (-ABOVE, -LEFT), (HEIGHT, NUMBER), BETA, False, like,
             )  # fmt: skip
