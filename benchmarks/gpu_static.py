@@ -101,9 +101,6 @@ _WHY = {
     "backward average": "of windows that overlap, a first kernel writes a window's ranks in four bytes, which a second "
     "one reads: of a half type 44 % more than a copy moves, of float32 22 %. It loads a weight for each of nine ranks, "
     "too: some 8 instructions each. In contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
-    "backward stochastic": "a row of four cells makes the sums of ten windows, some of which its neighbours make "
-    "again; in contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
-    "backward soft": "as for stochastic pooling, and 55 powers for the 16 gradients of four cells.",
     "weights learned": "a window's nine activations are sorted, made float32 and added to 15 or 19 sums.",
 }
 """Why kernels stay below 95 %."""

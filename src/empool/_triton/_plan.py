@@ -329,8 +329,8 @@ def region_plan(kernel: Any, windows: Windows) -> Plan | None:
     def region(cells: tuple[int, int]) -> list[int]:
         return [(cells[i] + number[1 + i] - 2) * stride[1 + i] + kernel_size[1 + i] for i in range(2)]
 
-    def parts(cells: tuple[int, int]) -> list[int]:
-        return [-(-whole[i] // cells[i]) for i in range(2)]
+    def parts(cells: tuple[int, int]) -> tuple[int, int]:
+        return -(-whole[0] // cells[0]), -(-whole[1] // cells[1])
 
     choices = [(1, LANES.value)]
     if math.prod(region(choices[0])) > BLOCK_OF_WINDOWS:
@@ -338,7 +338,7 @@ def region_plan(kernel: Any, windows: Windows) -> Plan | None:
     if windows.itemsize == 2:  # What cells share is read once, by as many as registers suffice for.
         more = [(1, LANES.value + i) for i in (1, 2, 3)] if windows.channels_last else [(2, LANES.value)]
         choices += [cells for cells in more if 2 * math.prod(region(cells)) <= 3 * BLOCK_OF_WINDOWS]
-    cells = min(choices, key=lambda cells: math.prod(parts(cells) + region(cells)))
+    cells = min(choices, key=lambda cells: math.prod((*parts(cells), *region(cells))))
     full = [cells[i] * stride[1 + i] for i in range(2)]
     return _plan(
         kernel,

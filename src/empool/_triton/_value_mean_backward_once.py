@@ -1,7 +1,7 @@
 """`value_mean_backward` for CUDA, of small windows in two dimensions: by one kernel."""
 
 # Kernels are compiled from a subset of Python: no type annotations, no starred tuples, no throwaway names.
-# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated"
+# mypy: disable-error-code="no-untyped-def, assignment, misc, var-annotated, unreachable"
 # ruff: noqa: RUF005, RUF059
 
 import triton
