@@ -120,6 +120,12 @@ class Pool(nn.Module):
     def _leaf(self, input: Proxy) -> Any:
         return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
 
+    def __prepare_scriptable__(self) -> Any:
+        kind = type(self).__name__
+        raise TypeError(
+            f"{kind}: torch.jit.script can't compile it; use torch.compile, torch.export or torch.jit.trace"
+        )
+
     def extra_repr(self) -> str:
         given = {name: getattr(self, name) for name in ("seed", "generator", "tied")}
         own = {**self._spelled(), **{name: value for name, value in given.items() if value is not None}}
