@@ -268,18 +268,13 @@ def test_every_run_is_listed_and_the_gap_is_that_of_the_training_images_in_infer
 def test_files_beside_the_page(directory, compared):
     before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     plots = {f"{name}.svg" for name in ("error", "improvement-against-p", "learning-curves", "reliability")}
-    assert {path.name for path in before} - plots == {
-        "results.json",
-        "study.json",
-        "report.html",
-        "table.md",
-        "table.tex",
-    }
+    others = {"results.json", "study.json", "report.html", "table.md", "table.tex"}
+    assert {path.name for path in before} - plots == others
     for name in plots:
         text = (directory / name).read_text(encoding="utf-8")
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
         assert not re.search(r'="[^"]*\d\.\d{3}[^"]*"', text)  # Coordinates are rounded, words are not.
-    assert "\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
+    assert "\\begin{tabular}{lrrrlrrrr}\n\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
     error = (directory / "error.svg").read_text(encoding="utf-8")
     assert all(run["pooling"] in error for run in RECORDS)
     assert "1 of 3 did not converge" in error
