@@ -94,7 +94,7 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     assert "Missing runs: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2." in answer
     for words in (
         *("empool compare --seeds 3", "cpu (synthetic)", "Synthetic 9000", "2.13.0", "0123456789abcdef", "131,000"),
-        *("1,000, as many of each class", "recipe.learning_rate 0.05", "recipe.milestones 0.5, 0.75"),
+        *("1,000, the same number of each class", "recipe.learning_rate 0.05", "recipe.milestones 0.5, 0.75"),
         *("fingerprint feed", "three-stage network of Zeiler and Fergus"),  # the first of the network's assumptions
     ):
         assert words in rest
@@ -122,7 +122,7 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
          ["Nothing is tested, since max did not always converge."]),
         ([record("max", 0, None), record("average", 0, None)], {}, ["not converge: max (1 of 1), average (1 of 1)."]),
         ([run for run in RECORDS if run["seed"] == 0], {},
-         ["One seed supports no claim about which pooling is better", "max 15.00 - - baseline",
+         ["One seed can't show which pooling is better", "max 15.00 - - baseline",
           "average 16.00 +1.00 - not tested"]),
         ([record("average", 0, 14.0)], {}, ["There is no run with max"]),
         # An expected calibration error that one run lacks has no mean.
@@ -153,7 +153,7 @@ def test_results_and_claims_stand_beside_the_papers(compared, page):
     few = claims["Ensemble max-pooling with p of 0.1 or more beats max"]
     assert few["Our runs"] == "not tested: no run with ensemble:0.2, ensemble:0.4, ensemble:0.5, ensemble:0.7"
     assert "Holm's correction over the 1 claim tested" in papers.text
-    assert "These runs differ" not in page.text
+    assert "Not all runs were computed alike" not in page.text
     # A shorter study has no paper beside it, and what was not evaluated has no inference rules.
     assert not any(name.startswith("Paper") for name in page.table(RESULTS)[0])
     assert "claims" not in page.text
@@ -191,7 +191,7 @@ def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path):
     text = reported(tmp_path, runs).text
     assert re.search(r"^ ensemble:0\.3 .*\n @learning_rate=0\.03 +$", shown(terminal(tmp_path)), re.MULTILINE)
     threads, commits = "threads: 1 (2 runs), 2 (1 run)", f"commit: {10 * 'b'} (2 runs), not recorded (1 run)"
-    words = f"These runs differ in what computed them: {threads}; {commits}."
+    words = f"Not all runs were computed alike: {threads}; {commits}."
     assert text.index(words) < text.index("Test errors of cnn")
     assert all(words in (tmp_path / name).read_text(encoding="utf-8") for name in ("table.md", "table.tex"))
 
@@ -268,18 +268,13 @@ def test_every_run_is_listed_and_the_gap_is_that_of_the_training_images_in_infer
 def test_files_beside_the_page(directory, compared):
     before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     plots = {f"{name}.svg" for name in ("error", "improvement-against-p", "learning-curves", "reliability")}
-    assert {path.name for path in before} - plots == {
-        "results.json",
-        "study.json",
-        "report.html",
-        "table.md",
-        "table.tex",
-    }
+    others = {"results.json", "study.json", "report.html", "table.md", "table.tex"}
+    assert {path.name for path in before} - plots == others
     for name in plots:
         text = (directory / name).read_text(encoding="utf-8")
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
         assert not re.search(r'="[^"]*\d\.\d{3}[^"]*"', text)  # Coordinates are rounded, words are not.
-    assert "\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
+    assert "\\begin{tabular}{lrrrlrrrr}\n\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
     error = (directory / "error.svg").read_text(encoding="utf-8")
     assert all(run["pooling"] in error for run in RECORDS)
     assert "1 of 3 did not converge" in error
@@ -362,7 +357,7 @@ def test_tables_are_put_into_a_page_between_its_marks(tmp_path, capsys):
     lines = page.read_bytes().decode().split(ending)
     assert (lines[:2], lines[-3:]) == (["before", "<!-- study:mine -->"], ["<!-- /nll:mine -->", "after", ""])
     for line in (
-        "2 to 3 seeds each; data: cifar10; training images: 10,000, as many of each class;",
+        "2 to 3 seeds each; data: cifar10; training images: 10,000, the same number of each class;",
         "| ensemble:0.3 | 14.30 \N{PLUS-MINUS SIGN} 0.20 | -1.00 [",
         "| ensemble:0.3 | plain max | 1 | 15.10 | +1.00 | - | 0.7550 | 2.00 |",
         "| Average pooling is worse than max |",

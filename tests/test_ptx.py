@@ -290,3 +290,14 @@ def test_without_their_instructions(name: str, shape: tuple[int, ...], dtype: to
         "drawn_scatter": (*draw, list(shape[2:]), *geometry[:5]),
     }
     _compare(name, *arguments[name], capability=80)
+
+
+@pytest.mark.parametrize("name", ["rank_draw", "value_draw"])
+def test_amd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for AMD's GPUs assemble: nothing in them is PTX."""
+    geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+    input = torch.empty(LINES, dtype=torch.bfloat16, device="meta")
+    table = torch.empty(1, 1, 4, dtype=torch.int64, device="meta")
+    ranks = (table, [4]) if name == "rank_draw" else (torch.empty(1, device="meta"),)
+    assembled = ptx.for_amd(getattr(_operators, name), input, table.new_empty(()), *ranks, *geometry, 0)
+    assert all(kernel["hsaco"] for kernel in assembled)
