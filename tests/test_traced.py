@@ -203,13 +203,6 @@ def test_what_stays_an_operator() -> None:
     def mean(input: Tensor, weights: Tensor) -> Tensor:
         return torch.ops.empool.rank_mean(input, weights, [4], *WINDOWS)
 
-    def scatter(gradients: Tensor, drawn: Tensor) -> Tensor:
-        gradient = gradients.narrow(0, gradients.numel() - 12 * 49, 12 * 49).view(3, 4, 7, 7)
-        return torch.ops.empool.drawn_scatter(gradient, drawn, [14, 14], *WINDOWS[:5])
-
-    drawn = torch.zeros(3, 4, 7, 7, dtype=torch.uint8)
-    for begin, seen in ((2, "_drawn_scatter_line_kernel"), (1, "empool.drawn_scatter.default")):  # Words, and amid one.
-        assert _targets(_trace(scatter, torch.randn(begin + 12 * 49).half(), drawn)) == {seen}
     for columns in (0, 1, 4):
         tensors = (*_tensors(), torch.zeros(1, 1, columns, dtype=torch.int64))
         assert _targets(_trace(draw, *tensors)) == {"_rank_draw_kernel"}

@@ -48,8 +48,6 @@ def _is_visible(name: str, args: tuple[Any, ...]) -> bool:
     sizes += [size for arg in args if isinstance(arg, list | tuple) for size in arg]
     if any(isinstance(size, torch.SymInt) for size in sizes):
         return False
-    if any(tensor.storage_offset() * tensor.element_size() % 4 for tensor in tensors):
-        return False  # Some kernels read words of 32 bits; the operator copies what begins amid one.
     return name != "value_draw" or args[2] is None  # With beta, it multiplies and adds.
 
 

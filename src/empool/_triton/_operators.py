@@ -529,7 +529,7 @@ def _dense(input: Tensor) -> tuple[Tensor, bool]:
 
 
 def _in_words(tensor: Tensor) -> Tensor:
-    """Return a tensor that begins with a word of 32 bits: one in a graph does, or stays an operator's."""
+    """Return a tensor that begins with a word of 32 bits: one in a graph most likely does."""
     return tensor if _private.is_functional(tensor) or tensor.data_ptr() % 4 == 0 else tensor.clone()
 
 
