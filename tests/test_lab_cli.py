@@ -82,7 +82,7 @@ def test_compare_trains_reports_and_does_not_do_it_twice(images, tmp_path, capsy
     assert (recipe["width"], recipe["schedule"], recipe["milestones"]) == (4, "step", [0.5])
 
     assert cli.main(arguments) == 0
-    assert "4 runs, 4 of them done already" in capsys.readouterr().err
+    assert "4 runs, 4 done already" in capsys.readouterr().err
     assert json.loads((directory / "results.json").read_text()) == records
     (directory / "report.html").unlink()
     assert cli.main(["report", str(directory)]) == 0
@@ -112,7 +112,7 @@ def test_train_goes_on_only_if_asked_to_and_compare_in_its_folder(images, capsys
     assert said.startswith("ensemble:0.2, seed 1: test error ")
     assert "after epoch 3; study" in said
     assert cli.main(["compare", "--poolings", "max,ensemble:0.2", "--seeds", "2", *common]) == 0
-    assert "4 runs, 1 of them done already" in capsys.readouterr().err
+    assert "4 runs, 1 done already" in capsys.readouterr().err
 
 
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
