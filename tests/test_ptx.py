@@ -261,8 +261,8 @@ def test_scatter_at_an_odd_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_operators, "_in_words", lambda tensor: tensor)
     shape = (2, 6, 7, 7)
     number, generator = math.prod(shape), torch.Generator().manual_seed(5)
-    drawn = torch.randint(0, 4, (number + 3,), generator=generator).to(torch.uint8)[3:].view(shape)
-    gradient = torch.randn(number + 1, generator=generator).bfloat16()[1:].view(shape)
+    drawn = torch.randint(0, 4, (number + 4,), generator=generator).to(torch.uint8)[3:-1].view(shape)
+    gradient = torch.randn(number + 2, generator=generator).bfloat16()[1:-1].view(shape)
     _compare("drawn_scatter", gradient, drawn, [14, 14], [2, 2], [2, 2], [0, 0], [1, 1], [])
 
 
