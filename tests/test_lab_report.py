@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import json
@@ -11,12 +12,13 @@ from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.report import power, sheets, terminal, write_gain, write_report, write_table
+from empool.lab.report import power, sections, sheets, terminal, write_gain, write_report, write_table
 from parsed_page import Page
 from synthetic_study import OF_THE_PAPERS_KIND, RECORDS, STUDY, record, write_study
 
@@ -268,8 +270,7 @@ def test_every_run_is_listed_and_the_gap_is_that_of_the_training_images_in_infer
 def test_files_beside_the_page(directory, compared):
     before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     plots = {f"{name}.svg" for name in ("error", "improvement-against-p", "learning-curves", "reliability")}
-    others = {"results.json", "study.json", "report.html", "table.md", "table.tex"}
-    assert {path.name for path in before} - plots == others
+    assert {p.name for p in before} - plots == {"results.json", "study.json", "report.html", "table.md", "table.tex"}
     for name in plots:
         text = (directory / name).read_text(encoding="utf-8")
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
@@ -286,6 +287,24 @@ def test_files_beside_the_page(directory, compared):
     table = (compared / "table.md").read_text(encoding="utf-8")
     for line in ("14.30 | -1.00", "Average pooling is worse than max | supported | +1.00", "plain max | 3"):
         assert f"{line} |" in table
+
+
+def test_what_is_drawn_is_what_was_measured(compared, monkeypatch):
+    drawing, figures = importlib.import_module("empool.lab.report.plots"), {}
+    monkeypatch.setattr(drawing, "drawn", lambda name, title, caption, figure, *_, **__: figures.update({name: figure}))
+    made = sections.read(compared, "max")
+    drawing.plots(made.summary, made.records, drawing.read_curves(compared, made.records), made.beside)
+    ends = 15.3 + np.array(made.summary.row("average").error.interval)
+    for name, panel, line, expected in (
+        ("error", 0, 2, [ends, [1, 1]]),
+        ("error", 0, 3, [[16.0, 16.4, 16.5], [1, 1, 1]]),
+        ("improvement-against-p", 0, 1, [[0.1, 0.3], [100 * (1 - 15.14 / 15.25), 100 * (1 - 14.28 / 15.25)]]),
+        ("improvement-against-p", 0, 3, [[0.1, 0.3], [100 * (0.2 / 3) / 15.3, 100 / 15.3]]),
+        ("learning-curves", 1, -1, [[2, 4], [18.3, 16.3]]),  # thick: the mean over seeds
+        ("reliability", 1, -1, [[65, 95], [60, 90]]),
+    ):
+        np.testing.assert_allclose(figures[name].axes[panel].lines[line].get_data(), expected, err_msg=name)
+    np.testing.assert_allclose(figures["reliability"].axes[1].collections[0].get_sizes(), [4 + 15, 4 + 45])
 
 
 def test_results_of_before_there_was_an_ece_are_reported(tmp_path):

@@ -256,6 +256,16 @@ def test_scatter(size: tuple[int, int], dtype: torch.dtype, last: bool) -> None:
     _compare("drawn_scatter", *(_window.dense(t, last) for t in (gradient, drawn)), list(size), *geometry[:5])
 
 
+def test_scatter_at_an_odd_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of 32 bits are read around what a graph's view begins with."""
+    monkeypatch.setattr(_operators, "_in_words", lambda tensor: tensor)
+    shape = (2, 6, 7, 7)
+    number, generator = math.prod(shape), torch.Generator().manual_seed(5)
+    drawn = torch.randint(0, 4, (number + 4,), generator=generator).to(torch.uint8)[3:-1].view(shape)
+    gradient = torch.randn(number + 2, generator=generator).bfloat16()[1:-1].view(shape)
+    _compare("drawn_scatter", gradient, drawn, [14, 14], [2, 2], [2, 2], [0, 0], [1, 1], [])
+
+
 def test_gpus_before_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """They lack instructions for two bfloat16 numbers: no kernel has them if one of the GPUs is older."""
     capabilities = [(9, 0), (9, 0)]
