@@ -289,15 +289,16 @@ def test_files_beside_the_page(directory, compared):
         assert f"{line} |" in table
 
 
-def test_what_is_drawn_is_what_was_measured(directory, monkeypatch):
+def test_what_is_drawn_is_what_was_measured(compared, monkeypatch):
     drawing, figures = importlib.import_module("empool.lab.report.plots"), {}
     monkeypatch.setattr(drawing, "drawn", lambda name, title, caption, figure, *_, **__: figures.update({name: figure}))
-    made = sections.read(directory, "max")
-    drawing.plots(made.summary, made.records, drawing.read_curves(directory, made.records), None)
+    made = sections.read(compared, "max")
+    drawing.plots(made.summary, made.records, drawing.read_curves(compared, made.records), made.beside)
     ends = 15.3 + np.array(made.summary.row("average").error.interval)
     for name, panel, line, expected in (
         ("error", 0, 2, [ends, [1, 1]]),
         ("error", 0, 3, [[16.0, 16.4, 16.5], [1, 1, 1]]),
+        ("improvement-against-p", 0, 1, [[0.1, 0.3], [100 * (1 - 15.14 / 15.25), 100 * (1 - 14.28 / 15.25)]]),
         ("improvement-against-p", 0, 3, [[0.1, 0.3], [100 * (0.2 / 3) / 15.3, 100 / 15.3]]),
         ("learning-curves", 1, -1, [[2, 4], [18.3, 16.3]]),  # thick: the mean over seeds
         ("reliability", 1, -1, [[65, 95], [60, 90]]),
