@@ -710,14 +710,14 @@ _WHOLE: dict[str, Callable[[Run, list[str], list[str]], None]] = {
 
 def on_ptx(operator: Callable[..., Any], *arguments: Any, capability: int = 90) -> Any:
     """Call one of `_triton._operators` on a CPU's tensors: its kernels are compiled for a GPU and their PTX is run."""
-    with _planned_for(capability):
-        return _on_ptx(operator, arguments, capability)
+    with _planned_for(packed=capability >= 90), _compiled_for(GPUTarget("cuda", capability, 32), _launched):
+        return operator(*arguments)
 
 
 @contextlib.contextmanager
-def _planned_for(capability: int) -> Iterator[None]:
-    """Plan kernels as a GPU of a capability gets them; plans, which a process keeps, are made anew."""
-    before, packed = _plan.is_packed, capability >= 90
+def _planned_for(packed: bool) -> Iterator[None]:
+    """Plan kernels with or without a GPU's own instructions; plans, which a process keeps, are made anew."""
+    before = _plan.is_packed
     if before() == packed:
         yield
         return
@@ -736,18 +736,31 @@ def _forget_plans() -> None:
             each.cache_clear()
 
 
-def _on_ptx(operator: Callable[..., Any], arguments: tuple[Any, ...], capability: int) -> Any:
-    active, launch = triton.runtime.driver._active, _operators.launch
+def for_amd(operator: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Compile an operator's kernels for an AMD GPU, and return what they were compiled to."""
+    found = []
+
+    def launch(kernel: Any, plan: Any, *tensors: Tensor) -> None:
+        found.append(kernel.warmup(*tensors, grid=(1,), **plan.arguments).asm)
+
+    with _planned_for(packed=False), _compiled_for(GPUTarget("hip", "gfx942", 64), launch):
+        operator(*arguments)
+    return found
+
+
+@contextlib.contextmanager
+def _compiled_for(target: GPUTarget, launch: Callable[..., None]) -> Iterator[None]:
+    before = triton.runtime.driver._active, _operators.launch
     triton.runtime.driver._active = SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", capability, 32),
-        get_current_device=lambda: capability,  # Triton asks once a device what it is.
+        get_current_target=lambda: target,
+        get_current_device=lambda: target.arch,  # Triton asks once a device what it is.
         get_current_stream=lambda _: 0,
     )
-    _operators.launch = _launched
+    _operators.launch = launch
     try:
-        return operator(*arguments)
+        yield
     finally:
-        triton.runtime.driver._active, _operators.launch = active, launch
+        triton.runtime.driver._active, _operators.launch = before
 
 
 def _launched(kernel: Any, plan: Any, *tensors: Tensor) -> None:

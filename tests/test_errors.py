@@ -267,6 +267,11 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "SoftPool1d: torch.jit.script can't compile it; use torch.compile, torch.export or torch.jit.trace",
     ),
     (
+        lambda: functional.soft_pool1d(torch.ones(1, 2, 4).to_sparse(), 2),
+        TypeError,
+        "soft_pool1d: expected a dense tensor, got a torch.sparse_coo one; convert it with .to_dense()",
+    ),
+    (
         lambda: empool.RankPool2d(2),  # type: ignore[call-arg]
         TypeError,
         "RankPool2d.__init__() missing 1 required keyword-only argument: 'distribution'",

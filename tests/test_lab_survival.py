@@ -27,7 +27,7 @@ from empool.lab.data import sources
 from empool.lab.errors import LabError
 from empool.lab.train import checkpoint, loop
 from empool.lab.train.experiment import Experiment
-from empool.lab.watch.progress import Progress
+from empool.lab.watch.progress import Progress, result
 from finished_runs import NAMES, outcome, rows, same, weights
 from held import at_step
 
@@ -438,9 +438,13 @@ def diverging(directory, hook=None):
 
 def test_a_run_that_diverges_is_recorded_and_not_trained_further_and_the_study_goes_on(whole, tmp_path):
     assert child(diverging, tmp_path / "whole") == 0
-    diverged, other = json.loads((tmp_path / "whole/results.json").read_text())
-    assert (diverged["pooling"], diverged["converged"], diverged["test_loss"]) == ("max", False, None)
-    assert other["converged"] is True
+    text = (tmp_path / "whole/results.json").read_text()
+    diverged, other = json.loads(text)
+    assert "NaN" not in text
+    assert (diverged["pooling"], diverged["converged"], other["converged"]) == ("max", False, True)
+    assert diverged["train_loss"] is diverged["test_loss"] is diverged["test_nll"] is diverged["test_ece"] is None
+    assert diverged["test_error"] == pytest.approx(100 * 2 / 3)  # What a network of NaN has: it always says class 0.
+    assert result(diverged) == "did not converge"
     assert outcome(other) == outcome(json.loads((whole / "results.json").read_text())[1])
     for when in ("before", "after"):
         hook = functools.partial(at_file, when, "last.ckpt", 2, die)

@@ -179,11 +179,12 @@ def test_value_mean_of_extremes() -> None:
 @pytest.mark.parametrize(
     ("name", "window", "dtype", "shape", "last"),
     [
-        ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, False),
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
         ("ensemble", "3x3/2", torch.float16, (2, 10, 14, 14), False),  # Two programs.
         ("average", "3x3/2", torch.float32, BLOCKS, False),
         ("average", "3x3/2", torch.bfloat16, BLOCKS, False),
+        ("average", "3x3/2", torch.float16, (1, 3, 7, 14), True),  # A row of seven cells; one row of inputs is cut off.
+        ("average", "3x3/2", torch.float32, LINES, False),
         ("ensemble", "2x2/2", torch.bfloat16, BLOCKS, True),
         ("average", "2x2/2", torch.bfloat16, LINES, False),
     ],
@@ -198,6 +199,17 @@ def test_mean_backward(name: str, window: str, dtype: torch.dtype, shape: tuple[
     for what in ("numbers", "zeros", "anything"):
         gradient, input = (_window.dense(_activations(each, what).to(dtype), last) for each in (output, shape))
         _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
+@pytest.mark.parametrize(("shape", "last"), [(LINES, False), (BLOCKS, True)])
+def test_mean_backward_of_sets(shape: tuple[int, ...], last: bool) -> None:
+    """A set of weights for each channel, which no thread can keep for the others."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.rand(shape[1], len(counts), 5, generator=torch.Generator().manual_seed(0))
+    output = (*shape[:2], *geometry.output_sizes(shape[2:]))
+    gradient, input = (_window.dense(_activations(each, "zeros").bfloat16(), last) for each in (output, shape))
+    _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +277,16 @@ def test_scatter(size: tuple[int, int], dtype: torch.dtype, last: bool) -> None:
     _compare("drawn_scatter", *(_window.dense(t, last) for t in (gradient, drawn)), list(size), *geometry[:5])
 
 
+def test_scatter_at_an_odd_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of 32 bits are read around what a graph's view begins with."""
+    monkeypatch.setattr(_operators, "_in_words", lambda tensor: tensor)
+    shape = (2, 6, 7, 7)
+    number, generator = math.prod(shape), torch.Generator().manual_seed(5)
+    drawn = torch.randint(0, 4, (number + 4,), generator=generator).to(torch.uint8)[3:-1].view(shape)
+    gradient = torch.randn(number + 2, generator=generator).bfloat16()[1:-1].view(shape)
+    _compare("drawn_scatter", gradient, drawn, [14, 14], [2, 2], [2, 2], [0, 0], [1, 1], [])
+
+
 def test_gpus_before_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """They lack instructions for two bfloat16 numbers: no kernel has them if one of the GPUs is older."""
     capabilities = [(9, 0), (9, 0)]
@@ -299,3 +321,14 @@ def test_without_their_instructions(name: str, shape: tuple[int, ...], dtype: to
         "drawn_scatter": (*draw, list(shape[2:]), *geometry[:5]),
     }
     _compare(name, *arguments[name], capability=80)
+
+
+@pytest.mark.parametrize("name", ["rank_draw", "value_draw"])
+def test_amd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for AMD's GPUs assemble: nothing in them is PTX."""
+    geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+    input = torch.empty(LINES, dtype=torch.bfloat16, device="meta")
+    table = torch.empty(1, 1, 4, dtype=torch.int64, device="meta")
+    ranks = (table, [4]) if name == "rank_draw" else (torch.empty(1, device="meta"),)
+    assembled = ptx.for_amd(getattr(_operators, name), input, table.new_empty(()), *ranks, *geometry, 0)
+    assert all(kernel["hsaco"] for kernel in assembled)

@@ -94,6 +94,9 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
             return pool(function, dims, part, windows, return_indices, method._replace(first_image=first))
 
         return _distributed.pool_locally(function, input, dims, local)
+    if input.layout is not torch.strided or input.is_nested:
+        kind, remedy = ("nested", "to_padded_tensor(-inf)") if input.is_nested else (input.layout, "to_dense()")
+        raise TypeError(f"{function}: expected a dense tensor, got a {kind} one; convert it with .{remedy}")
     check_training(function, method)
     if method.seed is not None or method.generator is not None or method.tied is not None:
         check_draw(function, input, method)

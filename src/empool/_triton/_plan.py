@@ -244,9 +244,28 @@ def line_backward_plan(kernel: Any, windows: Windows) -> Plan:
     """Plan a kernel whose programs cover lines of cells, and know what lines of windows above and below send there."""
     arguments = output_line_plan(kernel, windows).arguments
     above, below = (windows.window[1] - 1 - windows.window[7]) // 2, (windows.window[7] + 1) // 2
-    known = {"PLACES": places_of_cells(windows), "ABOVE": above, "BELOW": below}
-    arguments |= {name: value for name, value in known.items() if name in kernel.arg_names}
+    arguments = arguments | {"PLACES": places_of_cells(windows), "ABOVE": above, "BELOW": below}
     return Plan(-(-arguments["rows"] // (arguments["BLOCK"] - above - below)), arguments)
+
+
+@functools.lru_cache(maxsize=4096)
+def apart_line_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover lines of cells, over which windows lie side by side."""
+    plan = output_line_plan(kernel, windows)
+    return plan.of(PLACES=places_of_cells(windows))
+
+
+@functools.lru_cache(maxsize=4096)
+def region_line_plan(kernel: Any, windows: Windows) -> Plan | None:
+    """Plan a kernel whose programs cover the input in whole lines of cells, and read all windows over them, or None."""
+    plan = region_plan(kernel, windows, narrow=True)
+    if plan is None:
+        return None
+    lines = windows.images * windows.channels * windows.output[1]
+    both = windows.size[2] * math.gcd(windows.window[4], windows.size[1])
+    chunk = min(both & -both, 16 // windows.itemsize)
+    programs = -(-lines // plan.arguments["BLOCK"])
+    return Plan(programs, plan.arguments | {"rows": lines, "CHUNK": chunk, "PLACES": places_of_cells(windows)})
 
 
 def has_lines(windows: Windows) -> bool:
@@ -309,10 +328,14 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def region_plan(kernel: Any, windows: Windows) -> Plan | None:
+def region_plan(kernel: Any, windows: Windows, narrow: bool, lines: bool = False, several: bool = False) -> Plan | None:
     """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over some.
 
     None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
+
+    Args:
+        narrow, lines: as `output_plan` takes them.
+        several: whether a thread has, of a half type, so many cells as let it read least.
     """
     kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
     one_depth = windows.size[0] == windows.output[0] == kernel_size[0] == stride[0] == 1
@@ -323,8 +346,7 @@ def region_plan(kernel: Any, windows: Windows) -> Plan | None:
     last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
     number = [b - a + 1 for a, b in zip(first, last, strict=True)]
     begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
-    size, output = windows.size[1:], windows.output[1:]
-    whole = [-(-size[i] // stride[1 + i]) for i in range(2)]
+    whole = [-(-windows.size[dim] // stride[dim]) for dim in (1, 2)]
 
     def region(cells: tuple[int, int]) -> list[int]:
         return [(cells[i] + number[1 + i] - 2) * stride[1 + i] + kernel_size[1 + i] for i in range(2)]
@@ -332,33 +354,44 @@ def region_plan(kernel: Any, windows: Windows) -> Plan | None:
     def parts(cells: tuple[int, int]) -> tuple[int, int]:
         return -(-whole[0] // cells[0]), -(-whole[1] // cells[1])
 
-    choices = [(1, LANES.value)]
-    if math.prod(region(choices[0])) > BLOCK_OF_WINDOWS:
+    lanes = LANES.value
+    cells = 1, lanes
+    if math.prod(region(cells)) > BLOCK_OF_WINDOWS:
         return None
-    if windows.itemsize == 2:  # What cells share is read once, by as many as registers suffice for.
-        more = [(1, LANES.value + i) for i in (1, 2, 3)] if windows.channels_last else [(2, LANES.value)]
-        choices += [cells for cells in more if 2 * math.prod(region(cells)) <= 3 * BLOCK_OF_WINDOWS]
-    cells = min(choices, key=lambda cells: math.prod((*parts(cells), *region(cells))))
-    full = [cells[i] * stride[1 + i] for i in range(2)]
-    return _plan(
+    if lines and windows.channels_last and lanes < whole[1] < 2 * lanes:
+        cells = 1, whole[1]
+    if several and windows.itemsize == 2:
+        more = [(1, lanes + i) for i in (1, 2, 3)] if windows.channels_last else [(2, lanes)]
+        fitting = [cells for cells in more if 2 * math.prod(region(cells)) <= 3 * BLOCK_OF_WINDOWS]
+        cells = min([cells, *fitting], key=lambda cells: math.prod((*parts(cells), *region(cells))))
+    steps = [cells[i] * stride[1 + i] for i in range(2)]
+    full = [n if windows.size[i] % n == 0 and whole[i - 1] <= windows.output[i] else 0 for i, n in enumerate(steps, 1)]
+    plan = _plan(
         kernel,
         windows,
         (1, *parts(cells)),
-        True,
+        narrow,
         64,
         depths=1,
         heights=parts(cells)[0],
-        REGION=(1, *region(cells), 1, full[0], stride[2], *begin, 1, 1, 1, 0),
-        CELLS=cells,
-        FULL=tuple(n if size[i] % n == 0 and whole[i] <= output[i] else 0 for i, n in enumerate(full)),
+        REGION=(1, *region(cells), 1, steps[0], stride[2], *begin, 1, 1, 1, 0),
         FIRST=tuple(first[1:]),
         NUMBER=tuple(number[1:]),
+        TALL=cells[0],
+        CELLS=cells[1],
+        FULL=tuple(full),
+        WHOLE=all(full),
         CHUNK=_chunk(windows),
         PACKED=is_packed(),
         PAIRS=_pairs(windows) if stride[2] == 2 else 0,
         ALIGNED=_aligned(windows, windows.size[2]),
         OUT_ALIGNED=_aligned(windows, windows.output[2]),
+        ROWS=windows.rows or (0, 0),
+        COUNTS=max(len(windows.rows) // 2, 1),
     )
+    if "WHOLE" in plan.arguments and windows.channels % plan.arguments["CHANNELS"]:
+        plan.arguments["WHOLE"] = False
+    return plan
 
 
 @functools.lru_cache(maxsize=4096)

@@ -208,6 +208,7 @@ def _value_mean_backward_once_kernel(
     WINDOW: tl.constexpr,
     HIGH: tl.constexpr,
     REGION: tl.constexpr,
+    TALL: tl.constexpr,
     CELLS: tl.constexpr,
     FULL: tl.constexpr,
     FIRST: tl.constexpr,
@@ -225,7 +226,7 @@ def _value_mean_backward_once_kernel(
 ):
     """Send gradients to the activations; each program collects them for the cells of inputs that it writes.
 
-    A row of the tile has CELLS (rows, columns) of stride by stride positions. The windows over a cell are NUMBER
+    A row of the tile has TALL rows of CELLS, of stride by stride positions. The windows over a cell are NUMBER
     (height, width), from FIRST on, counted from the cell's own. All positions of all windows over a row's cells are
     its REGION, given as a window. It is read once, and sums of its columns serve all windows; by softmax, one shift of
     the powers serves all of them. Where a window holds a NaN or an infinity, or its sum may have left the range, what
@@ -248,12 +249,10 @@ def _value_mean_backward_once_kernel(
     RH: tl.constexpr = REGION[1]
     NW: tl.constexpr = NUMBER[1]
     EXACT: tl.constexpr = BETA != "none" and dtype.primitive_bitwidth > 16
-    TALL: tl.constexpr = CELLS[0]
-    ACROSS: tl.constexpr = CELLS[1]
     FULL_H: tl.constexpr = FULL[0]
     FULL_W: tl.constexpr = FULL[1]
     HEIGHT: tl.constexpr = TALL + NUMBER[0] - 1  # Of windows.
-    WIDTH: tl.constexpr = ACROSS + NUMBER[1] - 1
+    WIDTH: tl.constexpr = CELLS + NUMBER[1] - 1
     step = C if CHANNELS_LAST else 1
     inner = channel if CHANNELS_LAST else 0
     plane_start = plane * (D * H * W) * step + inner
@@ -273,7 +272,7 @@ def _value_mean_backward_once_kernel(
             more = in_type(load_columns(
                 input, plane_start, (ad, h), (D, h_end), (D, H, W), block, step, row_live, REGION, (False, True, True),
                 0 if ow == 0 else (ow - 1) * SW + KW, ow * SW + KW if CHANNELS_LAST else REGION[2], CHUNK, 0.0, ALIGNED,
-                PACKED, ACROSS, FULL_H, FULL_W,
+                PACKED, CELLS, FULL_H, FULL_W,
             ), wide)  # fmt: skip
             if BETA == "none":
                 more = positive_parts(more)
@@ -282,7 +281,7 @@ def _value_mean_backward_once_kernel(
                 if ow == 0:
                     shift = shift_of(more, scale, RH * REGION[8] + REGION[7], RH, SH, SW)
                 ready = _weights_of(
-                    more, scale, shift, h, block, H, W, 0 if ow == 0 else (ow - 1) * SW + KW, ACROSS, REGION, HIGH
+                    more, scale, shift, h, block, H, W, 0 if ow == 0 else (ow - 1) * SW + KW, CELLS, REGION, HIGH
                 )
             columns = columns + more
             weights = weights + ready
@@ -294,9 +293,9 @@ def _value_mean_backward_once_kernel(
         for i in tl.static_range(HEIGHT):
             oh = ah + (FIRST[0] + i)
             exists = row_live & inside(oh, OH, FIRST[0] + i < 0, FULL_H == 0 or FIRST[0] + i >= TALL)
-            at = (plane * OH + oh) * OW + (block * ACROSS + FIRST[1])
+            at = (plane * OH + oh) * OW + (block * CELLS + FIRST[1])
             within = exists & inside(
-                block * ACROSS + (FIRST[1] + ow), OW, FIRST[1] + ow < 0, FULL_W == 0 or FIRST[1] + ow >= ACROSS
+                block * CELLS + (FIRST[1] + ow), OW, FIRST[1] + ow < 0, FULL_W == 0 or FIRST[1] + ow >= CELLS
             )
             if CHANNELS_LAST:
                 gradient = tl.load(grad_output + ((at + ow) * C + channel), mask=within, other=0.0).to(wide)
@@ -318,7 +317,7 @@ def _value_mean_backward_once_kernel(
                 or FIRST[0] + i < 0
                 or FIRST[0] + i >= TALL
                 or FIRST[1] + ow < 0
-                or FIRST[1] + ow >= ACROSS
+                or FIRST[1] + ow >= CELLS
             ):
                 total = tl.where(within, total, 1.0)
             one, other = terms_of_window(total, weighted, gradient, factor, KH * KW, BETA, EXACT, PACKED)
@@ -336,7 +335,7 @@ def _value_mean_backward_once_kernel(
                     totals = totals + (total.to(dtype),)
                     if CHANNELS_LAST:
                         ih = ah * SH + r
-                        iw = block * (ACROSS * SW) + ((ow - (NW - 1)) * SW + rw)
+                        iw = block * (CELLS * SW) + ((ow - (NW - 1)) * SW + rw)
                         at = plane_start + ((ad * H + ih) * W + iw) * step
                         live = row_live & inside(ih, H, False, FULL_H == 0) & inside(iw, W, False, FULL_W == 0)
                         tl.store(grad_input + at, total.to(dtype), mask=live)
@@ -355,9 +354,9 @@ def _value_mean_backward_once_kernel(
     again = row_live & (odd != odd)
     if tl.max(again.to(tl.int32)) > 0:
         tl.debug_barrier()  # What other threads have written is read.
-        for each in range(TALL * ACROSS):
+        for each in range(TALL * CELLS):
             store_odd(
-                grad_output, input, grad_input, plane, channel, ad, ah + each // ACROSS,
-                block * ACROSS + each % ACROSS, factor, D, H, W, OH, OW, C, again, WINDOW, HIGH, FIRST, NUMBER,
+                grad_output, input, grad_input, plane, channel, ad, ah + each // CELLS,
+                block * CELLS + each % CELLS, factor, D, H, W, OH, OW, C, again, WINDOW, HIGH, FIRST, NUMBER,
                 BETA, CHANNELS_LAST, like,
             )  # fmt: skip
