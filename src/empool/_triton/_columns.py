@@ -69,7 +69,9 @@ def load_columns(
             if WINDOW[6] > 0 or HIGH[0]:
                 row = row & inside(id, ends[0], WINDOW[6] > 0, HIGH[0])
             if WINDOW[7] > 0 or HIGH[1]:
-                row = row & inside(ih, ends[1], kh * WINDOW[10] < WINDOW[7], HIGH[1] and kh >= WINDOW[7] + ROWS_INSIDE)
+                row = row & inside(
+                    ih, ends[1], WINDOW[7] > (kh if ROWS_INSIDE > 0 else 0), HIGH[1] and kh >= WINDOW[7] + ROWS_INSIDE
+                )
             line = plane_start + (id * size[1] + ih) * size[2] * step
             for q in tl.static_range(FIRST, LAST + 1):
                 loaded = loaded + _piece(
