@@ -289,7 +289,9 @@ def _rank_draw_kernel(
             columns = columns + more
         if METHOD != "first":
             if lane - lane // LANES * LANES == 0:
-                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+                numbers = uniform32(
+                    seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED, PACKED
+                )
             number = number_of_lane(numbers, lane - lane // LANES * LANES, SIDE, TIED)
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
@@ -428,7 +430,9 @@ def _rank_draw_kernel(
                 its_block = block + other // LANES
                 its_numbers = numbers
                 if NUMBER > LANES:
-                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
+                    its_numbers = uniform32(
+                        seed, image, channel, place, its_block, share, first_image, SEEDS, TIED, PACKED
+                    )
                 its_lane = other - other // LANES * LANES
                 draw_any(
                     input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, d,
