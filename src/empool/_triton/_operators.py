@@ -118,10 +118,12 @@ def _rank_draw(
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
     large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
-    paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
+    half = large and dtype.itemsize == 2
+    paired = half and not channels_last  # Two rows are computed together.
+    most = 112 if half and channels_last else 128 if paired and method == "ranks" else 0
     known = {
         **_draws(windows, seeds, *rest[6:]),
-        **_registers(128 if paired and method == "ranks" else 0),
+        **_registers(most),
         "num_warps": 2 if paired else 4,
         "METHOD": method,
         "NETWORK": network or (0, 0),
