@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from empool.lab import pages
 from empool.lab.analyse.statistics import Verdict, mean, summarise
-from empool.lab.files import read_json, write_text
+from empool.lab.files import put_marked, read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 STUDIES = {  # of results/: what is trained, on what; and the pooling
@@ -118,5 +117,5 @@ path{{stroke-width:1}}.grid{{stroke:#8c959f;stroke-opacity:.3}}.zero{{stroke:#59
 if __name__ == "__main__":
     results = [result(study, pooling) for study, (_, pooling) in STUDIES.items()]
     for page in ("README.md", "docs/results.md"):
-        pages.put(ROOT / page, "readme:studies", table(results))
+        put_marked(ROOT / page, "readme:studies", table(results))
     write_text(ROOT / "docs" / "images" / "helps.svg", figure(results))

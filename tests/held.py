@@ -97,10 +97,11 @@ def wait(gate: Path) -> None:
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     before = signal.set_wakeup_fd(wakes)
-    # While a run is on in the main thread, the handler is `signals.Deferred.note`.
-    term = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    # While a run is on in the main thread, the handler is that of `signals.deferred`, which holds its list.
+    held = getattr(signal.getsignal(signal.SIGTERM), "__closure__", None)
+    came = held[0].cell_contents if held else []
     try:
-        while not getattr(term, "came", False):
+        while not came:
             ready, _, _ = select.select([is_open, woken], [], [], _LONGEST)
             assert ready, f"{gate} was not opened"
             if is_open in ready:

@@ -10,8 +10,9 @@ and `div.full` are.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from empool._triton import _operators
+from empool._triton import _operators, _plan
 
 Array = NDArray[Any]
 _WIDTH = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
@@ -710,17 +711,57 @@ _WHOLE: dict[str, Callable[[Run, list[str], list[str]], None]] = {
 
 def on_ptx(operator: Callable[..., Any], *arguments: Any, capability: int = 90) -> Any:
     """Call one of `_triton._operators` on a CPU's tensors: its kernels are compiled for a GPU and their PTX is run."""
-    active, launch = triton.runtime.driver._active, _operators.launch
+    with _planned_for(packed=capability >= 90), _compiled_for(GPUTarget("cuda", capability, 32), _launched):
+        return operator(*arguments)
+
+
+@contextlib.contextmanager
+def _planned_for(packed: bool) -> Iterator[None]:
+    """Plan kernels with or without a GPU's own instructions; plans, which a process keeps, are made anew."""
+    before = _plan.is_packed
+    if before() == packed:
+        yield
+        return
+    _plan.is_packed = lambda: packed
+    _forget_plans()
+    try:
+        yield
+    finally:
+        _plan.is_packed = before
+        _forget_plans()
+
+
+def _forget_plans() -> None:
+    for each in (*vars(_plan).values(), *vars(_operators).values()):
+        if hasattr(each, "cache_clear"):
+            each.cache_clear()
+
+
+def for_amd(operator: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Compile an operator's kernels for an AMD GPU, and return what they were compiled to."""
+    found = []
+
+    def launch(kernel: Any, plan: Any, *tensors: Tensor) -> None:
+        found.append(kernel.warmup(*tensors, grid=(1,), **plan.arguments).asm)
+
+    with _planned_for(packed=False), _compiled_for(GPUTarget("hip", "gfx942", 64), launch):
+        operator(*arguments)
+    return found
+
+
+@contextlib.contextmanager
+def _compiled_for(target: GPUTarget, launch: Callable[..., None]) -> Iterator[None]:
+    before = triton.runtime.driver._active, _operators.launch
     triton.runtime.driver._active = SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", capability, 32),
-        get_current_device=lambda: capability,  # Triton asks once a device what it is.
+        get_current_target=lambda: target,
+        get_current_device=lambda: target.arch,  # Triton asks once a device what it is.
         get_current_stream=lambda _: 0,
     )
-    _operators.launch = _launched
+    _operators.launch = launch
     try:
-        return operator(*arguments)
+        yield
     finally:
-        triton.runtime.driver._active, _operators.launch = active, launch
+        triton.runtime.driver._active, _operators.launch = before
 
 
 def _launched(kernel: Any, plan: Any, *tensors: Tensor) -> None:

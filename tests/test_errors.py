@@ -255,6 +255,27 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "rank_pool2d() missing 1 required keyword-only argument: 'distribution'",
     ),
+    (
+        lambda: empool.EnsembleMaxPool2d(2, p=torch.nn.Parameter(torch.tensor(0.5))),
+        TypeError,
+        "EnsembleMaxPool2d: expected p as numbers that aren't trained, got a tensor that requires grad or a parameter; "
+        "give its .tolist(), or call empool.functional.ensemble_max_pool2d to train it",
+    ),
+    (
+        lambda: torch.jit.script(torch.nn.Sequential(empool.SoftPool1d(2))),
+        TypeError,
+        "SoftPool1d: torch.jit.script can't compile it; use torch.compile, torch.export or torch.jit.trace",
+    ),
+    (
+        lambda: functional.soft_pool1d(torch.ones(1, 2, 4).to_sparse(), 2),
+        TypeError,
+        "soft_pool1d: expected a dense tensor, got a torch.sparse_coo one; convert it with .to_dense()",
+    ),
+    (
+        lambda: empool.RankPool2d(2),  # type: ignore[call-arg]
+        TypeError,
+        "RankPool2d.__init__() missing 1 required keyword-only argument: 'distribution'",
+    ),
     # Distributions of one's own.
     (
         _pool("rank_pool2d", distribution=_Given((0.5, 0.2))),
@@ -322,6 +343,7 @@ MESSAGES: list[tuple[Callable[[], Any], type[Exception], str]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("call", "error", "message"), MESSAGES, ids=[message for _, _, message in MESSAGES])
 def test_message(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:

@@ -82,7 +82,7 @@ def test_compare_trains_reports_and_does_not_do_it_twice(images, tmp_path, capsy
     assert (recipe["width"], recipe["schedule"], recipe["milestones"]) == (4, "step", [0.5])
 
     assert cli.main(arguments) == 0
-    assert "4 runs, 4 of them done already" in capsys.readouterr().err
+    assert "4 runs, 4 done already" in capsys.readouterr().err
     assert json.loads((directory / "results.json").read_text()) == records
     (directory / "report.html").unlink()
     assert cli.main(["report", str(directory)]) == 0
@@ -112,7 +112,7 @@ def test_train_goes_on_only_if_asked_to_and_compare_in_its_folder(images, capsys
     assert said.startswith("ensemble:0.2, seed 1: test error ")
     assert "after epoch 3; study" in said
     assert cli.main(["compare", "--poolings", "max,ensemble:0.2", "--seeds", "2", *common]) == 0
-    assert "4 runs, 1 of them done already" in capsys.readouterr().err
+    assert "4 runs, 1 done already" in capsys.readouterr().err
 
 
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
@@ -150,6 +150,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(images, tmp_path):
         (["--recipe", "learning_rate=-1"], "CNNRecipe: expected learning_rate of at least 0, got -1.0"),
         (["--epochs", "1", "--recipe", "epochs=2"], "recipe: epochs is given twice; leave one of them out"),
         (["--device", "cuda"], "no CUDA device: use --device cpu"),
+        (["--logger", "comet"], '--logger: expected tensorboard, mlflow, wandb, got "comet"'),
         (["--gpus-per-run", "0"], "--gpus-per-run is for --launcher ray"),
         (["--launcher", "ray", "--jobs", "2"], "--jobs is for --launcher local"),
     ],
@@ -233,6 +234,7 @@ def test_what_ones_own_code_raises_is_shown_and_named(capfd):
         ("typer", "lab", ["compare"]),
         ("timm", "imagenet", ["train", "--model", "timm:resnet50", "--data", "."]),
         ("ray", "ray", ["compare", "--launcher", "ray"]),
+        ("tensorboard", "tensorboard", ["train", "--logger", "tensorboard"]),
     ],
 )
 def test_without_an_extra_the_remedy_is_said(monkeypatch, capsys, package, extra, arguments):
@@ -240,6 +242,7 @@ def test_without_an_extra_the_remedy_is_said(monkeypatch, capsys, package, extra
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     message = refused(capsys, *arguments)
+    assert not Path("runs").exists()
     assert message == f"the lab needs {package}, which is not installed: pip install 'empool[{extra}]'"
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import types
+from unittest.mock import Mock
 
 import datasets
 import numpy as np
@@ -199,6 +200,26 @@ def test_what_is_no_data_set_is_named(tmp_path):
         for path in folder.glob(f"{split}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         assert f"{folder} has no {split} split: expected {split}" in refusal(folder)
+
+
+def test_what_does_not_fit_the_data_or_is_not_there_is_named(tmp_path, monkeypatch):
+    folders = tiny_data.class_folders(tmp_path / "folders")
+    assert refusal("digits", label_column="y") == "--label-column is for a folder of parquet files"
+    assert refusal(folders, label_column="y") == f"--label-column is for parquet files, and {folders} holds none"
+    assert refusal("digits", workers=2).startswith("--workers is for images that are loaded when their turn comes")
+    monkeypatch.setenv("EMPOOL_DATA", str(tmp_path))
+    assert refusal("cifar10-mini").startswith("cifar10-mini comes with the repository: clone it, or use --data cifar10")
+    monkeypatch.setattr(datasets, "load_dataset", Mock(side_effect=OSError("offline\nfor an hour")))
+    assert refusal("svhn").startswith("cannot get svhn from the hub (offline); with a copy on disk, give its folder")
+    words = parquet(tmp_path / "words", {"label": [*"abc"] * 4})
+    assert refusal(words).endswith("train.parquet has no column of integer labels; its columns are label, image")
+    pairs = parquet(tmp_path / "pairs", {"label": LABELS})
+    colour = tiny_data.png(tiny_data.images(1, 3)[0][0])
+    for image, label, said in ((WIDE, 0, "differ in shape (8x8x3 and 8x9x1)"), (colour, 3, "a test image has label 3")):
+        tiny_data.write_parquet(pairs / "test.parquet", [image], [label], ())
+        assert said in refusal(pairs)
+    tiny_data.write_parquet(pairs / "test.parquet", [], [], ())
+    assert refusal(pairs) == f"{pairs}, test: expected images, got none"
 
 
 def test_the_split_of_a_parquet_file_is_that_of_its_name_or_else_its_folder(tmp_path):

@@ -57,6 +57,12 @@ two_sizes, a_word = functools.partial(in_floats, torch.zeros(1, 8, 9)), functool
 more_classes = functools.partial(in_floats, label=3)
 
 
+def torn():
+    train, test = in_floats()
+    train.images = train.images[:7]
+    return train, test
+
+
 def net(pooling, num_classes):
     convolution, norm = nn.LazyConv2d(8, 3, padding=1), nn.LazyBatchNorm2d(affine=False)
     pool = empool.layer(pooling, 2, kernel_size=2)
@@ -114,6 +120,7 @@ def test_a_network_and_data_of_ones_own(data):
         ("test_lab_interface:nothing", "cnn", "expected a training and a test Dataset, got NoneType"),
         ("test_lab_interface:two_sizes", "test_lab_interface:net", "train image 7 is 1x8x9, but train image 0 is"),
         ("test_lab_interface:a_word", "test_lab_interface:net", "train image 7 is str, but train image 0 is 1x8x8"),
+        ("test_lab_interface:torn", "test_lab_interface:net", r"^--data .*: train image \d+ raised IndexError"),
         ("test_lab_interface:more_classes", "test_lab_interface:net", "test image 4 has label 3, expected 0 to 2"),
     ],
 )

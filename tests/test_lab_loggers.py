@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import tiny_data
-from empool.lab import cli
 from empool.lab.errors import LabError
 from empool.lab.watch.loggers import Loggers
 from empool.lab.watch.progress import Progress
@@ -203,17 +202,3 @@ def test_wandb_is_offline_without_a_login_and_a_group_is_a_study(tmp_path, wandb
     started(tmp_path / "other", ["wandb"])
     known = {"mode": "online", "project": "pools", "dir": str(tmp_path / "there")}
     assert wandb.runs[-1].arguments.items() >= known.items()
-
-
-def test_unknown_names_and_missing_packages_are_one_line(tmp_path, monkeypatch, capsys):
-    with pytest.raises(LabError, match='--logger: expected tensorboard, mlflow, wandb, got "comet"'):
-        Loggers(["comet"])
-    assert cli.main(["train", "--logger", "comet"]) == 1
-    assert "comet" in capsys.readouterr().err
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
-    assert cli.main(["train", "--logger", "tensorboard", "--out", "study"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "empool: error: the lab needs tensorboard, which is not installed: pip install 'empool[tensorboard]'"
-    )
-    assert not (tmp_path / "study").exists()

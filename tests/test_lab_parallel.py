@@ -14,7 +14,6 @@ import sys
 from unittest.mock import Mock
 
 import pytest
-import torch
 
 import tiny_data
 from empool.lab.errors import LabError
@@ -23,7 +22,7 @@ from empool.lab.execute.processes import Processes
 from empool.lab.execute.supervise import Here
 from empool.lab.train import signals
 from empool.lab.watch.progress import Progress
-from finished_runs import outcome, rows, weights
+from finished_runs import same
 from held import Held, Together, gates
 from test_lab_survival import child
 
@@ -62,19 +61,11 @@ def whole(tmp_path_factory):
     return directory
 
 
-def same(directory, whole, poolings=POOLINGS):
-    """Compare two finished studies: weights and momentum bit for bit, metrics, records, names of files."""
-    for pooling in (f"{pooling.replace(':', '-')}/0" for pooling in poolings):
-        ours, theirs = (weights(d / pooling) for d in (directory, whole))
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-        assert rows(directory / pooling) == rows(whole / pooling)
-        names = {path.name for path in (directory / pooling).iterdir()}
-        assert names == {"config.json", "metrics.csv", "last.ckpt", "result.json"}
-    records, others = (json.loads((d / "results.json").read_text()) for d in (directory, whole))
-    assert [outcome(record) for record in records] == [outcome(record) for record in others[: len(poolings)]]
+def same_as(whole, directory, poolings=POOLINGS):
+    records = json.loads((directory / "results.json").read_text())
     assert [record["threads"] for record in records] == [1] * len(poolings)
     assert multiprocessing.active_children() == []
-    return True
+    return same(directory, whole, poolings)
 
 
 class At(Progress):
@@ -121,7 +112,7 @@ def test_runs_at_once_have_the_records_of_one_after_another(whole, tmp_path, mon
     monkeypatch.setitem(sys.modules, "__main__", Mock(__file__="/no such script", __spec__=None))
     seen = Together(held)
     records = start(tmp_path, None, seen, held, poolings)
-    assert same(tmp_path, whole, poolings)
+    assert same_as(whole, tmp_path, poolings)
     assert [record["pooling"] for record in records] == [*poolings]
     assert seen.abreast == 2
 
@@ -135,7 +126,7 @@ def test_a_run_whose_process_dies_goes_on_in_another_from_its_checkpoint(whole, 
     start(tmp_path, place, progress, held)
     (line,) = [line for line in progress.text.getvalue().splitlines() if "process" in line]
     assert line == f"max, seed 0: its process was {end}; the run goes on in another"
-    assert same(tmp_path, whole)
+    assert same_as(whole, tmp_path)
 
 
 def test_a_run_that_is_killed_again_and_again_is_named_after_the_others_are_done(whole, tmp_path, held):
@@ -145,7 +136,7 @@ def test_a_run_that_is_killed_again_and_again_is_named_after_the_others_are_done
     done = [record["pooling"] for record in json.loads((tmp_path / "results.json").read_text())]
     assert done == ["ensemble:0.3", "average"]
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same_as(whole, tmp_path)
 
 
 def test_what_is_wrong_with_a_run_reaches_the_study_in_one_line(whole, tmp_path):
@@ -156,7 +147,7 @@ def test_what_is_wrong_with_a_run_reaches_the_study_in_one_line(whole, tmp_path)
     assert multiprocessing.active_children() == []
     (tmp_path / "ensemble-0.3/0").unlink()
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same_as(whole, tmp_path)
 
 
 class Strange(Exception):
@@ -181,7 +172,7 @@ def test_a_signal_to_the_study_ends_its_runs_and_it_goes_on(whole, tmp_path, hel
     assert (tmp_path / "max/0/last.ckpt").exists()
     assert not (tmp_path / "max/0/result.json").exists()
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same_as(whole, tmp_path)
 
 
 class Living(Held):

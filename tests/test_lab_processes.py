@@ -136,7 +136,7 @@ import tiny_data
 import dataclasses
 from pathlib import Path
 from empool import models
-from empool.lab.train import loop, processes, signals
+from empool.lab.train import loop, processes
 
 with processes.joined() as together:
     model = "stochastic_depth:8"  # has batch normalisation, and blocks that a process drops for itself
@@ -145,7 +145,7 @@ with processes.joined() as together:
     for name, data in (("held", tiny_data.data_set()), ("streamed", tiny_data.streamed(tiny_data.data_set(test=17)))):
         torch.manual_seed(5)
         experiment = loop.Experiment(config, data)
-        run = loop._Run(experiment, lambda epochs, row: None, signals.Deferred())
+        run = loop._Run(experiment, lambda epochs, row: None, [])
         run.begin(None)
         while not run.ended:
             run.epoch()

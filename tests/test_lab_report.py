@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import json
@@ -11,12 +12,13 @@ from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from empool.lab import cli
 from empool.lab.errors import LabError
-from empool.lab.report import power, sheets, terminal, write_gain, write_report, write_table
+from empool.lab.report import power, sections, sheets, terminal, write_gain, write_report, write_table
 from parsed_page import Page
 from synthetic_study import OF_THE_PAPERS_KIND, RECORDS, STUDY, record, write_study
 
@@ -94,7 +96,7 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
     assert "Missing runs: max-dropout:0.7, seed 0; max-dropout:0.7, seed 1; max-dropout:0.7, seed 2." in answer
     for words in (
         *("empool compare --seeds 3", "cpu (synthetic)", "Synthetic 9000", "2.13.0", "0123456789abcdef", "131,000"),
-        *("1,000, as many of each class", "recipe.learning_rate 0.05", "recipe.milestones 0.5, 0.75"),
+        *("1,000, the same number of each class", "recipe.learning_rate 0.05", "recipe.milestones 0.5, 0.75"),
         *("fingerprint feed", "three-stage network of Zeiler and Fergus"),  # the first of the network's assumptions
     ):
         assert words in rest
@@ -122,7 +124,7 @@ def test_the_answer_comes_first_and_protocol_and_machine_are_stated(page):
          ["Nothing is tested, since max did not always converge."]),
         ([record("max", 0, None), record("average", 0, None)], {}, ["not converge: max (1 of 1), average (1 of 1)."]),
         ([run for run in RECORDS if run["seed"] == 0], {},
-         ["One seed supports no claim about which pooling is better", "max 15.00 - - baseline",
+         ["One seed can't show which pooling is better", "max 15.00 - - baseline",
           "average 16.00 +1.00 - not tested"]),
         ([record("average", 0, 14.0)], {}, ["There is no run with max"]),
         # An expected calibration error that one run lacks has no mean.
@@ -153,7 +155,7 @@ def test_results_and_claims_stand_beside_the_papers(compared, page):
     few = claims["Ensemble max-pooling with p of 0.1 or more beats max"]
     assert few["Our runs"] == "not tested: no run with ensemble:0.2, ensemble:0.4, ensemble:0.5, ensemble:0.7"
     assert "Holm's correction over the 1 claim tested" in papers.text
-    assert "These runs differ" not in page.text
+    assert "Not all runs were computed alike" not in page.text
     # A shorter study has no paper beside it, and what was not evaluated has no inference rules.
     assert not any(name.startswith("Paper") for name in page.table(RESULTS)[0])
     assert "claims" not in page.text
@@ -191,7 +193,7 @@ def test_runs_that_were_computed_otherwise_are_named_in_the_head(tmp_path):
     text = reported(tmp_path, runs).text
     assert re.search(r"^ ensemble:0\.3 .*\n @learning_rate=0\.03 +$", shown(terminal(tmp_path)), re.MULTILINE)
     threads, commits = "threads: 1 (2 runs), 2 (1 run)", f"commit: {10 * 'b'} (2 runs), not recorded (1 run)"
-    words = f"These runs differ in what computed them: {threads}; {commits}."
+    words = f"Not all runs were computed alike: {threads}; {commits}."
     assert text.index(words) < text.index("Test errors of cnn")
     assert all(words in (tmp_path / name).read_text(encoding="utf-8") for name in ("table.md", "table.tex"))
 
@@ -268,18 +270,12 @@ def test_every_run_is_listed_and_the_gap_is_that_of_the_training_images_in_infer
 def test_files_beside_the_page(directory, compared):
     before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     plots = {f"{name}.svg" for name in ("error", "improvement-against-p", "learning-curves", "reliability")}
-    assert {path.name for path in before} - plots == {
-        "results.json",
-        "study.json",
-        "report.html",
-        "table.md",
-        "table.tex",
-    }
+    assert {p.name for p in before} - plots == {"results.json", "study.json", "report.html", "table.md", "table.tex"}
     for name in plots:
         text = (directory / name).read_text(encoding="utf-8")
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
         assert not re.search(r'="[^"]*\d\.\d{3}[^"]*"', text)  # Coordinates are rounded, words are not.
-    assert "\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
+    assert "\\begin{tabular}{lrrrlrrrr}\n\\toprule" in (directory / "table.tex").read_text(encoding="utf-8")
     error = (directory / "error.svg").read_text(encoding="utf-8")
     assert all(run["pooling"] in error for run in RECORDS)
     assert "1 of 3 did not converge" in error
@@ -291,6 +287,24 @@ def test_files_beside_the_page(directory, compared):
     table = (compared / "table.md").read_text(encoding="utf-8")
     for line in ("14.30 | -1.00", "Average pooling is worse than max | supported | +1.00", "plain max | 3"):
         assert f"{line} |" in table
+
+
+def test_what_is_drawn_is_what_was_measured(compared, monkeypatch):
+    drawing, figures = importlib.import_module("empool.lab.report.plots"), {}
+    monkeypatch.setattr(drawing, "drawn", lambda name, title, caption, figure, *_, **__: figures.update({name: figure}))
+    made = sections.read(compared, "max")
+    drawing.plots(made.summary, made.records, drawing.read_curves(compared, made.records), made.beside)
+    ends = 15.3 + np.array(made.summary.row("average").error.interval)
+    for name, panel, line, expected in (
+        ("error", 0, 2, [ends, [1, 1]]),
+        ("error", 0, 3, [[16.0, 16.4, 16.5], [1, 1, 1]]),
+        ("improvement-against-p", 0, 1, [[0.1, 0.3], [100 * (1 - 15.14 / 15.25), 100 * (1 - 14.28 / 15.25)]]),
+        ("improvement-against-p", 0, 3, [[0.1, 0.3], [100 * (0.2 / 3) / 15.3, 100 / 15.3]]),
+        ("learning-curves", 1, -1, [[2, 4], [18.3, 16.3]]),  # thick: the mean over seeds
+        ("reliability", 1, -1, [[65, 95], [60, 90]]),
+    ):
+        np.testing.assert_allclose(figures[name].axes[panel].lines[line].get_data(), expected, err_msg=name)
+    np.testing.assert_allclose(figures["reliability"].axes[1].collections[0].get_sizes(), [4 + 15, 4 + 45])
 
 
 def test_results_of_before_there_was_an_ece_are_reported(tmp_path):
@@ -362,7 +376,7 @@ def test_tables_are_put_into_a_page_between_its_marks(tmp_path, capsys):
     lines = page.read_bytes().decode().split(ending)
     assert (lines[:2], lines[-3:]) == (["before", "<!-- study:mine -->"], ["<!-- /nll:mine -->", "after", ""])
     for line in (
-        "2 to 3 seeds each; data: cifar10; training images: 10,000, as many of each class;",
+        "2 to 3 seeds each; data: cifar10; training images: 10,000, the same number of each class;",
         "| ensemble:0.3 | 14.30 \N{PLUS-MINUS SIGN} 0.20 | -1.00 [",
         "| ensemble:0.3 | plain max | 1 | 15.10 | +1.00 | - | 0.7550 | 2.00 |",
         "| Average pooling is worse than max |",

@@ -9,8 +9,8 @@ import pytest
 import tiny_data
 from empool.lab import cli
 from empool.lab.execute.options import Options
-from empool.lab.study import reproduce
-from empool.lab.study.reproduce import Part, Protocol
+from empool.lab.study import paper
+from empool.lab.study.paper import Part, Protocol
 from empool.lab.study.run import poolings
 
 PS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -28,7 +28,7 @@ DFN_MR = ("none", "max", "ensemble:0.05", "ensemble:0.1", "ensemble:0.2", "ensem
 )
 def test_a_table_has_the_papers_rows_as_the_command_line_reads_them(capsys, table, names, model, rows):
     for name in names:
-        protocol = reproduce.TABLES[table][name]
+        protocol = paper.TABLES[table][name]
         assert (protocol.parts[0].model, protocol.parts[0].poolings) == (model, rows)
         assert Options(**protocol.changes).augment == (None if name == "full" else "none")
     assert poolings(",".join((*rows, "max")), model) == list(rows)  # Once each.
@@ -41,7 +41,7 @@ def test_a_table_of_two_networks(tmp_path, monkeypatch, capsys):
     images = tiny_data.parquet_folder(tmp_path / "cifar10")
     parts = Part("cnn", ("max", "ensemble:0.1")), Part("resnet:8", ("none",))
     tiny = Protocol("tiny networks", parts, {"epochs": 1, "batch_size": 16})
-    monkeypatch.setitem(reproduce.TABLES, "table2", {"cpu": tiny})
+    monkeypatch.setitem(paper.TABLES, "table2", {"cpu": tiny})
     command = ["reproduce", "table2", "--data", str(images), "--seeds", "2", "--device", "cpu"]
     assert cli.main(command) == 0
     out = [line.strip() for line in capsys.readouterr().out.splitlines()]

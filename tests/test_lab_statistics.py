@@ -46,6 +46,7 @@ def test_mean_and_spread():
     assert (one.errors, one.runs, one.mean, one.spread) == ((10.0, 14.0, 12.0), 3, 12.0, 2.0)
     # The 97.5 % quantile of t with 2 degrees of freedom is 4.302653; times 2 / sqrt(3).
     assert_close(tuple(mean_interval(one.errors)), (12 - 4.968276, 12 + 4.968276), rtol=0, atol=1e-5)
+    assert_close(tuple(mean_interval([11.0, 13.0])), (12 - 12.706205, 12 + 12.706205), rtol=0, atol=1e-5)
     assert mean_interval([3.0]) is mean_interval([3.0, 3.0]) is None
     # Rows of other seeds than the baseline's are compared by all their runs.
     found = row({**ERRORS, "ensemble:0.3": ERRORS["ensemble:0.3"][:3]}, "ensemble:0.3")

@@ -12,7 +12,6 @@ import tiny_data
 from empool.lab.errors import LabError
 from empool.lab.study.run import RunConfig, difference, folder_name, planned, poolings
 from empool.lab.watch.progress import Progress
-from finished_runs import rows
 
 
 def start(directory, poolings=("max", "ensemble:0.2"), seeds=(0, 1), config=None, progress=None, command="empool ..."):
@@ -139,20 +138,6 @@ def test_a_folder_that_is_refused_keeps_its_files(tmp_path):
     with pytest.raises(LabError, match="holds results without their runs: choose another --out"):
         start(tmp_path)
     assert (tmp_path / ".results.json.7.tmp").read_text() == "["
-
-
-def test_a_run_whose_loss_is_no_number_ends_and_does_not_stop_the_study(tmp_path):
-    config = tiny_data.config(epochs=50)
-    recipe = dataclasses.replace(config.recipe, learning_rate=1e30, normalisation="none")
-    lines = io.StringIO()
-    records = start(tmp_path, seeds=(0,), config=dataclasses.replace(config, recipe=recipe), progress=Progress(lines))
-    for record in records:
-        assert record["converged"] is False
-        assert record["train_loss"] is record["test_nll"] is record["test_ece"] is None
-        assert record["test_error"] == pytest.approx(100 * 2 / 3)  # What a network of NaN has: it always says class 0.
-    assert "[1/2] max, seed 0: did not converge" in lines.getvalue()
-    assert "NaN" not in (tmp_path / "results.json").read_text()
-    assert len(rows(tmp_path / "max/0")) < 50
 
 
 def test_commas_part_poolings_and_the_numbers_of_one():

@@ -27,8 +27,8 @@ from empool.lab.data import sources
 from empool.lab.errors import LabError
 from empool.lab.train import checkpoint, loop
 from empool.lab.train.experiment import Experiment
-from empool.lab.watch.progress import Progress
-from finished_runs import outcome, rows, weights
+from empool.lab.watch.progress import Progress, result
+from finished_runs import NAMES, outcome, rows, same, weights
 from held import at_step
 
 # Children are forked from a process that has imported PyTorch and computed nothing, so they start at once.
@@ -39,7 +39,6 @@ PROCESSES.set_forkserver_preload(
 
 POOLINGS = ("max", "ensemble:0.3")
 FOLDERS = ("max/0", "ensemble-0.3/0")
-NAMES = {"config.json", "metrics.csv", "last.ckpt", "result.json"}  # of the files of a run
 
 
 @pytest.fixture(autouse=True)
@@ -145,20 +144,6 @@ def commanded(arguments, folder, hook=None):
     sys.exit(code)
 
 
-def same(directory, whole, folders=FOLDERS):
-    """Compare two finished studies: weights and momentum bit for bit, metrics, records, names of files."""
-    for folder in folders:
-        ours, theirs = (weights(d / folder) for d in (directory, whole))
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
-        assert rows(directory / folder) == rows(whole / folder)
-        assert {path.name for path in (directory / folder).iterdir()} == NAMES
-    records, others = (json.loads((d / "results.json").read_text()) for d in (directory, whole))
-    assert [outcome(record) for record in records] == [outcome(record) for record in others]
-    assert [record["pooling"] for record in records] == [*POOLINGS]
-    assert not list(directory.rglob("*.tmp"))
-    return True
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A study that nothing interrupted."""
@@ -208,7 +193,7 @@ def test_a_study_that_is_killed_ends_as_if_it_had_not_been(whole, tmp_path, mome
     for hook in KILLS[moment]:
         assert child(studied, tmp_path, hook) == -signal.SIGKILL
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same(tmp_path, whole, POOLINGS)
 
 
 def test_what_other_programs_left_unfinished_stays(tmp_path):
@@ -299,7 +284,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(whole,
     (line,) = [line for line in said.getvalue().splitlines() if "damaged" in line]
     assert line.startswith(f"{folder}/last.ckpt is damaged (")
     assert line.endswith(f"); going on from {folder}/previous.ckpt, of epoch 1")
-    assert same(cut, whole)
+    assert same(cut, whole, POOLINGS)
 
 
 def test_two_damaged_checkpoints_are_named_and_none_is_executed(cut):
@@ -337,7 +322,7 @@ def test_a_disk_that_fills_is_said_with_the_file_and_the_study_goes_on_later(who
             start(tmp_path)
     assert str(caught.value).startswith(f"no space left to write {tmp_path / path}: make room")
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same(tmp_path, whole, POOLINGS)
 
 
 def limited(directory):
@@ -352,7 +337,7 @@ def test_what_the_system_refuses_of_a_checkpoint_is_said_and_the_one_before_kept
     assert {path.name: path.read_bytes() for path in (cut / "max/0").glob("*.ckpt")} == before
     assert not list(cut.rglob("*.tmp"))
     start(cut)
-    assert same(cut, whole)
+    assert same(cut, whole, POOLINGS)
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
@@ -386,7 +371,7 @@ def test_a_folder_in_use_is_refused_and_free_once_the_process_is_dead(whole, tmp
     process.kill()
     process.join()
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same(tmp_path, whole, POOLINGS)
 
 
 def terminate():
@@ -453,15 +438,19 @@ def diverging(directory, hook=None):
 
 def test_a_run_that_diverges_is_recorded_and_not_trained_further_and_the_study_goes_on(whole, tmp_path):
     assert child(diverging, tmp_path / "whole") == 0
-    diverged, other = json.loads((tmp_path / "whole/results.json").read_text())
-    assert (diverged["pooling"], diverged["converged"], diverged["test_loss"]) == ("max", False, None)
-    assert other["converged"] is True
+    text = (tmp_path / "whole/results.json").read_text()
+    diverged, other = json.loads(text)
+    assert "NaN" not in text
+    assert (diverged["pooling"], diverged["converged"], other["converged"]) == ("max", False, True)
+    assert diverged["train_loss"] is diverged["test_loss"] is diverged["test_nll"] is diverged["test_ece"] is None
+    assert diverged["test_error"] == pytest.approx(100 * 2 / 3)  # What a network of NaN has: it always says class 0.
+    assert result(diverged) == "did not converge"
     assert outcome(other) == outcome(json.loads((whole / "results.json").read_text())[1])
     for when in ("before", "after"):
         hook = functools.partial(at_file, when, "last.ckpt", 2, die)
         assert child(diverging, tmp_path / when, hook) == -signal.SIGKILL
         assert child(diverging, tmp_path / when) == 0
-        assert same(tmp_path / when, tmp_path / "whole")
+        assert same(tmp_path / when, tmp_path / "whole", POOLINGS)
         assert [row["train_loss"] for row in rows(tmp_path / when / "max/0")][1:] == ["nan"]
 
 
@@ -492,4 +481,4 @@ def test_a_worker_that_dies_ends_the_study_with_a_message_and_it_goes_on_later(w
     )
     assert str(caught.value).endswith("): start again, and the run goes on from its last whole epoch")
     start(tmp_path)
-    assert same(tmp_path, whole)
+    assert same(tmp_path, whole, POOLINGS)

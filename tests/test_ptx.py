@@ -46,8 +46,9 @@ def _bits(tensor: Tensor) -> Tensor:
     return torch.where(tensor.isnan(), -1, tensor.contiguous().view(integers))
 
 
-def _compare(name: str, *arguments: Any) -> None:
-    found, wanted = ptx.on_ptx(getattr(_operators, name), *arguments), getattr(reference, name)(*arguments)
+def _compare(name: str, *arguments: Any, capability: int = 90) -> None:
+    found = ptx.on_ptx(getattr(_operators, name), *arguments, capability=capability)
+    wanted = getattr(reference, name)(*arguments)
     for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, wanted)), strict=True):
         assert torch.equal(_bits(one), _bits(other))
 
@@ -269,6 +270,16 @@ def test_scatter(size: tuple[int, int], dtype: torch.dtype, last: bool) -> None:
     _compare("drawn_scatter", *(_window.dense(t, last) for t in (gradient, drawn)), list(size), *geometry[:5])
 
 
+def test_scatter_at_an_odd_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of 32 bits are read around what a graph's view begins with."""
+    monkeypatch.setattr(_operators, "_in_words", lambda tensor: tensor)
+    shape = (2, 6, 7, 7)
+    number, generator = math.prod(shape), torch.Generator().manual_seed(5)
+    drawn = torch.randint(0, 4, (number + 4,), generator=generator).to(torch.uint8)[3:-1].view(shape)
+    gradient = torch.randn(number + 2, generator=generator).bfloat16()[1:-1].view(shape)
+    _compare("drawn_scatter", gradient, drawn, [14, 14], [2, 2], [2, 2], [0, 0], [1, 1], [])
+
+
 def test_gpus_before_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """They lack instructions for two bfloat16 numbers: no kernel has them if one of the GPUs is older."""
     capabilities = [(9, 0), (9, 0)]
@@ -278,10 +289,39 @@ def test_gpus_before_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _plan.is_packed()
     capabilities[1] = (8, 0)
     assert not _plan.is_packed()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("rank_draw", BLOCKS, torch.bfloat16),
+        ("rank_mean", LINES, torch.bfloat16),
+        ("rank_mean_backward", LINES, torch.float16),
+        ("drawn_scatter", LINES, torch.bfloat16),
+    ],
+)
+def test_without_their_instructions(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """What a GPU before Hopper is given assembles for it, and has the reference's bits."""
     geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
-    counts = tuple(geometry.possible_counts())
-    table = torch.tensor([DISTRIBUTIONS["ensemble"].threshold_table(counts)], dtype=torch.int64)
-    arguments = _activations((1, 2, 12, 12), "anything").bfloat16(), torch.tensor(11), table, counts, *geometry, 0
-    found, wanted = ptx.on_ptx(_operators.rank_draw, *arguments, capability=80), reference.rank_draw(*arguments)
-    assert torch.equal(_bits(found[0]), _bits(wanted[0]))
-    assert torch.equal(found[1], wanted[1])
+    counts, input = tuple(geometry.possible_counts()), _activations(shape, "anything").to(dtype)
+    tables = (getattr(DISTRIBUTIONS["ensemble"], f"{which}_table")(counts) for which in ("threshold", "weight"))
+    thresholds, weights = (torch.tensor([table]) for table in tables)
+    draw = reference.rank_draw(input, torch.tensor(11), thresholds, counts, *geometry, 0)
+    arguments: dict[str, Any] = {
+        "rank_draw": (input, torch.tensor(11), thresholds, counts, *geometry, 0),
+        "rank_mean": (input, weights, counts, *geometry),
+        "rank_mean_backward": (draw[0], input, weights, counts, *geometry),
+        "drawn_scatter": (*draw, list(shape[2:]), *geometry[:5]),
+    }
+    _compare(name, *arguments[name], capability=80)
+
+
+@pytest.mark.parametrize("name", ["rank_draw", "value_draw"])
+def test_amd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for AMD's GPUs assemble: nothing in them is PTX."""
+    geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
+    input = torch.empty(LINES, dtype=torch.bfloat16, device="meta")
+    table = torch.empty(1, 1, 4, dtype=torch.int64, device="meta")
+    ranks = (table, [4]) if name == "rank_draw" else (torch.empty(1, device="meta"),)
+    assembled = ptx.for_amd(getattr(_operators, name), input, table.new_empty(()), *ranks, *geometry, 0)
+    assert all(kernel["hsaco"] for kernel in assembled)

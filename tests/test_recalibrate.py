@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -84,8 +86,9 @@ def test_it_removes_the_variance_shift() -> None:
         (nn.BatchNorm1d(2), [], ValueError, "at least one batch"),
         (nn.BatchNorm1d(2), ["images"], TypeError, "batches of tensors, got str"),
         (nn.BatchNorm1d(2), [()], TypeError, "batches of tensors, got tuple"),
+        (nn.BatchNorm1d(2), torch.zeros(4, 2), TypeError, "an iterable of batches, got a tensor"),
     ],
 )
-def test_what_is_refused(model: nn.Module, batches: list[object], error: type[Exception], message: str) -> None:
+def test_what_is_refused(model: nn.Module, batches: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"recalibrate_: .*{message}"):
         empool.recalibrate_(model, batches)

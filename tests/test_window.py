@@ -86,6 +86,7 @@ def test_adaptive_windows_are_those_of_pytorch() -> None:
         image = torch.arange(1.0, size + 1).reshape(1, 1, size)
         means = [sum(range(start + 1, end + 1)) / (end - start) for start, end in bounds]
         torch.testing.assert_close(F.adaptive_avg_pool1d(image, output), torch.tensor([[means]]))
+        assert _window.adaptive_extents(size, output) == {end - start for start, end in bounds}
 
 
 def test_every_position_knows_the_windows_over_it() -> None:
@@ -94,7 +95,7 @@ def test_every_position_knows_the_windows_over_it() -> None:
         where = geometry(*line)
         _check_covering(where, size)
     for size, output in itertools.product(range(1, 8), range(1, 10)):
-        kernel = max(end - start for start, end in (_window.adaptive_bounds(i, size, output) for i in range(output)))
+        kernel = max(_window.adaptive_extents(size, output))
         _check_covering(Geometry((kernel,), (1,), (0,), (1,), (output,)), size)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from empool import _kernels as _kernels  # Registers the operators and their kernels.
 from empool import _ops, _private, _tables, reference
 from empool._tables import Known, Learned, Numbers, Tables, cached, remembered
-from empool._window import Geometry, adaptive_bounds
+from empool._window import Geometry, adaptive_extents
 from empool.distributions import RankDistribution, Tunable, finite
 
 Size = int | Sequence[int]
@@ -94,6 +94,9 @@ def pool(function: str, dims: int, input: Any, windows: Windows, return_indices:
             return pool(function, dims, part, windows, return_indices, method._replace(first_image=first))
 
         return _distributed.pool_locally(function, input, dims, local)
+    if input.layout is not torch.strided or input.is_nested:
+        kind, remedy = ("nested", "to_padded_tensor(-inf)") if input.is_nested else (input.layout, "to_dense()")
+        raise TypeError(f"{function}: expected a dense tensor, got a {kind} one; convert it with .{remedy}")
     check_training(function, method)
     if method.seed is not None or method.generator is not None or method.tied is not None:
         check_draw(function, input, method)
@@ -378,8 +381,7 @@ def _adaptive(sizes: Sequence[int], output_size: Sequence[int | None]) -> Plan |
     if all(size % out == 0 for size, out in zip(spatial, output, strict=True)):
         kernel = tuple([size // out for size, out in zip(spatial, output, strict=True)])
         return Plan(Geometry(kernel, kernel, zeros, ones), (math.prod(kernel),))
-    bounds = [[adaptive_bounds(i, size, out) for i in range(out)] for size, out in zip(spatial, output, strict=True)]
-    kernel = tuple([max([end - start for start, end in each]) for each in bounds])
+    kernel = tuple([max(adaptive_extents(size, out)) for size, out in zip(spatial, output, strict=True)])
     geometry = Geometry(kernel, ones, zeros, ones, tuple(output))
     return Plan(geometry, geometry.possible_counts(spatial))
 
@@ -414,7 +416,7 @@ def check_draw(function: str, input: Tensor, method: Method) -> None:
         return
     if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
         raise TypeError(f"{function}: expected seed to be an int, a tensor or None, got {type(seed).__name__}")
-    if not -(2**63) <= operator.index(seed) < 2**64:
+    if not -(2**63) <= _index(seed) < 2**64:
         raise ValueError(f"{function}: expected a seed of 64 bits, got {seed}")
 
 
@@ -433,7 +435,15 @@ def _key(input: Tensor, method: Method) -> Tensor:
             words = seed.view(torch.int64)
             return words[0] + words[1] * 0x1E3779B97F4A7C15  # An odd number: no two offsets meet.
         return seed.reshape(())
-    return torch.full((), signed(operator.index(seed)), dtype=torch.int64, device=input.device)
+    return torch.full((), signed(_index(seed)), dtype=torch.int64, device=input.device)
+
+
+def _index(seed: SupportsIndex) -> int:
+    """Return the seed as an int.
+
+    A compiled graph is for one value of what `operator.index` sees; Inductor knows no symbols beyond 63 bits.
+    """
+    return seed if isinstance(seed, int) and seed < 2**63 else operator.index(seed)
 
 
 def signed(seed: int) -> int:

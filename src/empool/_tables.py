@@ -234,11 +234,11 @@ def _make(make: Callable[..., Any], *arguments: Any) -> str:
     return _names[key]
 
 
+@dataclasses.dataclass(eq=False)
 class Learned:
     """Tables of logits, ``(S, ranks)``: the softmax of as many as a window has activations."""
 
-    def __init__(self, number: Tensor) -> None:
-        self.number = number
+    number: Tensor
 
     def get(self, counts: tuple[int, ...], training: bool, device: torch.device) -> Table:
         """Work a table out."""

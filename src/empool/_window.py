@@ -53,8 +53,7 @@ class Geometry(NamedTuple):
         sides: list[set[int] | range] = []
         for dim, kernel in enumerate(self.kernel_size):
             if self.output_size:
-                bounds = [adaptive_bounds(i, spatial[dim], self.output_size[dim]) for i in range(self.output_size[dim])]
-                sides.append({end - start for start, end in bounds})
+                sides.append(adaptive_extents(spatial[dim], self.output_size[dim]))
             elif self.padding[dim] or self.ceil_mode:
                 sides.append(range(1, kernel + 1))
             else:
@@ -74,6 +73,14 @@ class Geometry(NamedTuple):
 def adaptive_bounds(index: int, size: int, output: int) -> tuple[int, int]:
     """Return where a window of adaptive pooling begins and ends."""
     return index * size // output, -((-(index + 1) * size) // output)
+
+
+def adaptive_extents(size: int, output: int) -> set[int]:
+    """Return how many positions the windows of adaptive pooling hold along a dimension."""
+    # Of more windows than positions each holds one, but for those that hold the end of one and the next: the first
+    # that may is here.
+    windows = range(output) if output <= size else (0, output // size)
+    return {end - start for start, end in (adaptive_bounds(i, size, output) for i in windows)}
 
 
 def is_channels_last(input: Tensor) -> bool:

@@ -66,7 +66,8 @@ class RankDistribution(Pooling, abc.ABC):
 
     To add a pooling, subclass it and define `probabilities`, and `zero_probability` if the output can be 0;
     `empool.RankPool2d(2, distribution=...)` and its 1d and 3d twins do the rest. Set ``unchanging = True`` if instances
-    never change and equal ones always give the same: their tables are then kept from call to call.
+    never change and equal ones always give the same: their tables are then kept from call to call, and layers compile
+    even if `probabilities` computes with tensors or NumPy.
 
     Example:
         >>> from empool import EnsembleMax

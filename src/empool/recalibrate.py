@@ -30,7 +30,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
 
     Raises:
         ValueError: if the model has no batch normalisation with running statistics, or there are no batches.
-        TypeError: if a batch is neither a tensor nor begins with one.
+        TypeError: if `batches` is a single tensor, or a batch is neither a tensor nor begins with one.
 
     Source: the shift is that of Li et al., "Understanding the disharmony between dropout and batch normalization by
         variance shift", CVPR 2019.
@@ -41,6 +41,8 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         >>> loader = [torch.randn(16, 3, 8, 8) for _ in range(4)]
         >>> net = empool.recalibrate_(net, loader)
     """
+    if isinstance(batches, Tensor):
+        raise TypeError("recalibrate_: expected an iterable of batches, got a tensor; give it in a list, as [tensor]")
     norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     norms = [norm for norm in norms if norm.running_mean is not None]
     if not norms:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from empool.bench import cases, table
-from empool.lab import pages
 from empool.lab.errors import LabError
-from empool.lab.files import read_json
+from empool.lab.files import put_marked, read_json
 
 
 def write(results: Path, into: Path | None = None) -> None:
@@ -31,7 +30,7 @@ def write(results: Path, into: Path | None = None) -> None:
     if into is None:
         print(text, end="")
         return
-    pages.put(into, f"bench:{record['device']}", text)
+    put_marked(into, f"bench:{record['device']}", text)
 
 
 def lines(record: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever a process is killed or the power fails."""
+"""Files that are whole or absent, whenever a process is killed or the power fails; text put into pages."""
 
 from __future__ import annotations
 
@@ -77,6 +77,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file atomically; NaN and infinities are refused, since JSON has none."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def put_marked(page: Path, mark: str, text: str) -> None:
+    """Replace what stands between the lines ``<!-- MARK -->`` and ``<!-- /MARK -->`` of a page."""
+    found = marked(page, mark)
+    if found is None:
+        raise LabError(f"{page}: expected a line <!-- {mark} --> and after it a line <!-- /{mark} -->")
+    write_text(page, found[1] + text.replace("\n", found[2]) + found[3])
+
+
+def marked(page: Path, mark: str) -> re.Match[str] | None:
+    """Split a page, if it has a mark, before and after what is marked; its line endings stay as they are."""
+    if not page.is_file():
+        raise LabError(f"{page} is missing: expected a page to put the table in")
+    name, content = re.escape(mark), page.read_bytes().decode()
+    return re.fullmatch(f"(.*?<!-- {name} -->(\r?\n)).*?(<!-- /{name} -->.*)", content, re.DOTALL)
 
 
 def read_json(path: Path, remedy: str = "delete it to start over") -> Any:

@@ -1,7 +1,8 @@
 """What the pooling layers share: they hold arguments and call `empool.functional` once."""
 
-from __future__ import annotations
+# Without annotations as strings, of which torch.fx makes code that can't be pickled.
 
+import types
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -60,6 +61,11 @@ class Pool(nn.Module):
         if not dims:
             return
         cls._dims, cls._function = dims, cls._functions[dims - 1 + 3 * cls._adaptive]
+        made = cls.__init__
+        named = types.FunctionType(made.__code__, made.__globals__, "__init__", made.__defaults__, made.__closure__)
+        named.__kwdefaults__, named.__annotations__ = made.__kwdefaults__, made.__annotations__
+        named.__qualname__ = f"{cls.__name__}.__init__"  # Python's own errors name the layer.
+        cls.__init__ = named  # type: ignore[method-assign]
         if dims == 2:
             cls.__base__._text = (cls.__doc__ or "").partition("\n")[2]  # type: ignore[union-attr]
         else:
@@ -74,10 +80,10 @@ class Pool(nn.Module):
             if value is not None:
                 setattr(self, name, value)
 
-    def forward(self, input: Tensor | Proxy) -> Any:
+    def forward(self, input: Tensor) -> Any:
         """Pool."""
         traced = isinstance(input, Proxy)
-        if traced and self._is_leaf(input.tracer):  # type: ignore[union-attr]
+        if traced and self._is_leaf(input.tracer):  # type: ignore[attr-defined]
             return self._leaf(input)  # type: ignore[arg-type]
         own = self._arguments(traced)
         if traced or self.seed is not None or self.generator is not None or self.tied is not None:
@@ -113,6 +119,12 @@ class Pool(nn.Module):
 
     def _leaf(self, input: Proxy) -> Any:
         return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})  # type: ignore[attr-defined]
+
+    def __prepare_scriptable__(self) -> Any:
+        kind = type(self).__name__
+        raise TypeError(
+            f"{kind}: torch.jit.script can't compile it; use torch.compile, torch.export or torch.jit.trace"
+        )
 
     def extra_repr(self) -> str:
         given = {name: getattr(self, name) for name in ("seed", "generator", "tied")}

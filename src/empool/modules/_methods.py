@@ -58,6 +58,15 @@ class Numbered(_Tabled):
         values = [getattr(distribution, self._own[0]) for distribution in self._tables.each]
         return values[0] if len(values) == 1 else torch.tensor(values, dtype=torch.float64)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._own and isinstance(value, Tensor) and (value.requires_grad or isinstance(value, nn.Parameter)):
+            owner, function = type(self).__name__, type(self)._function.__name__
+            raise TypeError(
+                f"{owner}: expected {name} as numbers that aren't trained, got a tensor that requires grad or a "
+                f"parameter; give its .tolist(), or call empool.functional.{function} to train it"
+            )
+        super().__setattr__(name, value)
+
     def _write(self, number: Number) -> None:
         owner, name = type(self).__name__, self._own[0]
         each = [self._kind(type(self)._check(owner, name, value)) for value in _values(number)]  # type: ignore[call-arg]

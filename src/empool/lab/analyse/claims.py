@@ -1,4 +1,4 @@
-"""What a study's runs say to the claims of Zhang and Wu (2017)."""
+"""What a study's runs say about the claims of Zhang and Wu (2017)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from empool.lab.study.paper import Claim
 
 
 class Support(Enum):
-    """What the runs say to a claim."""
+    """What the runs say about a claim."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -27,7 +27,7 @@ class Support(Enum):
 
 
 class Judgement(NamedTuple):
-    """What the runs say to one claim."""
+    """What the runs say about one claim."""
 
     claim: Claim
     verdict: Support = Support.UNTESTED

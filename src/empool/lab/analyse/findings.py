@@ -33,7 +33,7 @@ def _decided(summary: Summary) -> list[str]:
     if reference.not_converged:
         return [f"Nothing is tested, since {baseline} did not always converge."]
     if max(row.runs for row in summary.rows) < 2:
-        return ["One seed supports no claim about which pooling is better: how far seeds differ is not known from it."]
+        return ["One seed can't show which pooling is better: it says nothing of the spread over seeds."]
 
     others = len(summary.rows) - 1
 
@@ -48,7 +48,7 @@ def _decided(summary: Summary) -> list[str]:
         told += named("Not decided by these seeds", by_error[Verdict.UNDECIDED])
     else:
         told = [f"These seeds do not decide whether any pooling has a lower or higher test error than {baseline}."]
-    told += named("Not tested, for want of a second run", by_error[Verdict.UNTESTED])
+    told += named("Not tested (a single run)", by_error[Verdict.UNTESTED])
     told += named(f"Lower negative log-likelihood (NLL) than {baseline}", by_nll[Verdict.BETTER])
     return told + named(f"Higher negative log-likelihood (NLL) than {baseline}", by_nll[Verdict.WORSE])
 
@@ -57,8 +57,9 @@ def sentence(summary: Summary) -> str:
     """Say in one sentence how the poolings that were tested differ from the baseline, by test error and by NLL."""
     tested = [row for row in summary.rows if row.error.interval]
     if not tested:
-        better = " that all do better than guessing" if any(row.not_converged for row in summary.rows) else ""
-        needed = f"two seeds or more of {label(summary.baseline)} and of another{better}"
+        failed = any(row.not_converged for row in summary.rows)
+        without = ", none of which fails (does no better than guessing)" if failed else ""
+        needed = f"two seeds or more of {label(summary.baseline)} and of another pooling{without}"
         return f"These runs decide nothing: that needs {needed}."
     parts: list[str] = []
     for row in tested:

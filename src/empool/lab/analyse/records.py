@@ -141,4 +141,4 @@ def differences(records: Sequence[Record]) -> str:
         ]
         if len(values) > 1:
             said.append(f"{field}: {', '.join(each)}")
-    return f"These runs differ in what computed them: {'; '.join(said)}." if said else ""
+    return f"Not all runs were computed alike: {'; '.join(said)}." if said else ""

@@ -19,6 +19,10 @@ def _study(help: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="Study", **settings)
 
 
+def _option(metavar: str, help: str, **settings: Any) -> Any:
+    return typer.Option(metavar=metavar, help=help, **settings)
+
+
 Seeds = Annotated[int, _study("Runs of each pooling.", min=1, metavar="N")]
 Baseline = Annotated[str, _study("Row that the others are compared with.", metavar="POOLING")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
@@ -70,7 +74,7 @@ def compare(
 ) -> None:
     """Train a network with each pooling; compare the test errors.
 
-    Given again, the command does only what is missing.
+    Run again, it does only what is missing.
     """
     directory, _ = study(Options(**options), poolings, range(seeds), command=context.obj, baseline=baseline)
 
@@ -87,7 +91,7 @@ def compare(
 @taking(What, How)
 def train(
     context: typer.Context,
-    pooling: Annotated[str, _study("Such as max, average or ensemble:0.1.")] = "ensemble:0.1",
+    pooling: Annotated[str, _study("Such as max, average or ensemble:0.1.", metavar="POOLING")] = "ensemble:0.1",
     seed: Annotated[int, _study("Seed of weights, order, augmentation and samples.", min=0, metavar="N")] = 0,
     resume: Annotated[bool, _study("Go on with an interrupted run.", "--resume")] = False,
     **options: Any,
@@ -111,19 +115,19 @@ def reproduce(
     ],
     protocol: Annotated[
         str | None,
-        typer.Option(help="full, cpu, or of table1 full-plain. Default: full on a GPU, else cpu, which is short."),
+        _option("NAME", "full, cpu or, for table1, full-plain. Default: full on a GPU, else cpu, which is short."),
     ] = None,
-    data: Annotated[str, typer.Option(help="cifar10, or a folder that holds it.")] = "cifar10",
+    data: Annotated[str, _option("DATA", "cifar10, or a folder that holds it.")] = "cifar10",
     seeds: Seeds = 3,
     baseline: Baseline = "max",
     **options: Any,
 ) -> None:
     """Train the networks of one of the paper's tables.
 
-    The report has our errors beside the paper's. Given again, the command does only what is missing.
+    The report has our errors beside the paper's. Run again, it does only what is missing.
     """
     from empool.lab.report import terminal, write_report
-    from empool.lab.study import reproduce as tables
+    from empool.lab.study import paper
     from empool.lab.study.run import BASELINE, check_baseline, folder_name
     from empool.lab.train import processes
     from empool.lab.train.device import device_named
@@ -132,9 +136,9 @@ def reproduce(
         raise LabError("empool reproduce trains one network in one process: leave out torchrun or srun")
     where = options["device"] if options["launcher"] == "ray" else device_named(options["device"])
     name = protocol or ("full" if where == "cuda" else "cpu")
-    chosen = tables.TABLES[table].get(name)
+    chosen = paper.TABLES[table].get(name)
     if chosen is None:
-        raise LabError(f"{table}: expected protocol {', '.join(tables.TABLES[table])}, got {name}")
+        raise LabError(f"{table}: expected protocol {', '.join(paper.TABLES[table])}, got {name}")
     directory = options.pop("out") or Path("runs") / f"{table}-{name}"
     check_baseline(baseline, [pooling for part in chosen.parts for pooling in part.poolings])
     print(f"{table}, protocol {name}: {chosen.summary}")
@@ -161,7 +165,7 @@ def report(
     ] = None,
     baseline: Baseline = "max",
 ) -> None:
-    """Write the report of a study once more, from its results."""
+    """Write the report of a study again, from its results."""
     from empool.lab.report import write_report, write_table
 
     written = f"report: {write_report(directory, baseline=baseline)}, beside it table.md, table.tex and the plots"
@@ -172,7 +176,7 @@ def report(
 
 @app.command()
 def power(directory: Folder, baseline: Baseline = "max") -> None:
-    """Say how many seeds each row of a study needs to be decided.
+    """Say how many seeds would decide each row of a study.
 
     It also says how large a difference the seeds at hand can show.
     """
@@ -184,10 +188,10 @@ def power(directory: Folder, baseline: Baseline = "max") -> None:
 @app.command()
 def gain(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies.")],
-    out: Annotated[Path, typer.Option(help="Folder for gain.svg and gain.md.")] = Path("."),
+    out: Annotated[Path, _option("DIR", "Folder for gain.svg and gain.md.")] = Path("."),
     baseline: Baseline = "max",
 ) -> None:
-    """Plot the gain of each pooling against the generalisation gap of the baseline."""
+    """Plot each pooling's gain against the generalisation gap."""
     from empool.lab.report import write_gain
 
     print(f"figure: {write_gain(directories, out, baseline)}")
@@ -196,20 +200,16 @@ def gain(
 @app.command()
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of a study for all its runs.")],
-    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Sub-networks sampled for every image.")] = 32,
-    data: Annotated[
-        str | None, typer.Option(help="Data set or folder that the runs were trained on. Default: by its name.")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the labels in parquet files.")
-    ] = None,
-    poolings: Annotated[str | None, typer.Option(help="Test only these, separated by commas. Default: all.")] = None,
+    samples: Annotated[int, _option("N", "Sub-networks sampled for every image.", min=1)] = 32,
+    data: Annotated[str | None, _option("DATA", "What the runs were trained on. Default: by its name.")] = None,
+    label_column: Annotated[str | None, _option("NAME", "Column of the labels in parquet files.")] = None,
+    poolings: Annotated[str | None, _option("LIST", "Test only these, separated by commas. Default: all.")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = "auto",
 ) -> None:
     """Test trained networks by four inference rules.
 
     They are the expectation, the same with recalibrated batch normalisation, sampled sub-networks averaged, and plain
-    max-pooling. Given again, the command does only what is missing.
+    max-pooling. Run again, it does only what is missing.
     """
     with Progress():
         from empool.lab.analyse.evaluate import evaluate as test
@@ -234,8 +234,8 @@ def bench(context: typer.Context) -> None:
 
 @app.command()
 def show(
-    p: Annotated[float, typer.Option(min=0, max=1, help="Probability of dropping the largest activation.")] = 0.4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    p: Annotated[float, _option("P", "Probability of dropping the largest activation.", min=0, max=1)] = 0.4,
+    seed: Annotated[int, _option("N", "Seed of the samples.", min=0)] = 0,
 ) -> None:
     """Draw training and inference, of a window and an image."""
     from empool.lab.cli.show import show as draw

@@ -130,9 +130,9 @@ class _Items(Dataset[Any]):
         return self
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, label = self.items[index]
-        name, size = f"{self.where} image {index}", tuple(getattr(image, "shape", ()))
-        if self.shape and size != self.shape:
+        name = f"{self.where} image {index}"
+        image, label = own_code(name, lambda n: self.items[n], index)
+        if self.shape and (size := tuple(getattr(image, "shape", ()))) != self.shape:
             this, other = ("x".join(map(str, shape)) or type(image).__name__ for shape in (size, self.shape))
             raise LabError(f"{name} is {this}, but train image 0 is {other}; make them one size")
         return image, sources.checked_label(name, label, self.classes)

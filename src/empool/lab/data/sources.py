@@ -234,7 +234,7 @@ def arrays(name: str, train_rows: Iterable[Row], test_rows: Iterable[Row], class
     train, test = (_decoded(f"{name}, {split}", rows, len(classes)) for split, rows in splits)
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = " and ".join("x".join(map(str, split.images.shape[1:])) for split in (train, test))
-        raise LabError(f"{name}: training and test images differ in size ({shapes})")
+        raise LabError(f"{name}: training and test images differ in shape ({shapes})")
     found = train.labels.unique(sorted=True)  # type: ignore[no-untyped-call]
     if len(found) < 2:
         raise LabError(f"{name}: all training images are of one class: there is nothing to tell apart")

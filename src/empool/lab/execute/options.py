@@ -32,17 +32,19 @@ class What:
         "digits",
         "digits (default), cifar10, cifar100, svhn, fashion_mnist, cifar10-mini; a folder of parquet files or of "
         "train/CLASS/IMAGE and test/CLASS/IMAGE; or package.module:factory.",
+        metavar="DATA",
     )
     label_column: str | None = _data(None, "Column of the labels in parquet files.", metavar="NAME")
     model: str = _data(
         "cnn",
         "cnn (default), resnet:20, preact_resnet:164, stochastic_depth:110, dfn_mr:56, airbench, timm:resnet50; or "
         "package.module:factory, called with the pooling.",
+        metavar="MODEL",
     )
-    train_limit: int | None = _data(None, "Training images in all, as many of each class.", **_count)
-    test_limit: int | None = _data(None, "Test images in all, as many of each class.", **_count)
+    train_limit: int | None = _data(None, "Training images to use, the same number per class.", **_count)
+    test_limit: int | None = _data(None, "Test images to use, the same number per class.", **_count)
     validation: float = _data(
-        0.0, "Share of the training images to hold out; their error is reported, too.", min=0, max=1, metavar="SHARE"
+        0.0, "Share of the training images to hold out; their error is also reported.", min=0, max=1, metavar="SHARE"
     )
     epochs: int | None = _training(None, "Default: the recipe's; 5 on digits.", **_count)
     batch_size: int | None = _training(None, "Default: the recipe's.", **_count)
@@ -74,7 +76,7 @@ class How:
         None, "Log also to tensorboard, mlflow or wandb (empool[NAME]). Repeatable.", metavar="NAME"
     )
     out: Path | None = _study(
-        None, "Folder. Default: runs/DATA-MODEL, for reproduce runs/TABLE-PROTOCOL.", metavar="DIR"
+        None, "Folder. Default: runs/DATA-MODEL, or runs/TABLE-PROTOCOL for reproduce.", metavar="DIR"
     )
     device: Device = _where("auto", "Default: auto, the GPU if there is one.")
 

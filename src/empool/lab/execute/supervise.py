@@ -161,7 +161,7 @@ def _supervise(
             loggers.advanced(run, *rest)
 
     with signals.deferred() as term, place.opened(data, directory, hear):
-        while (left or on) and not term.came:
+        while (left or on) and not term:
             while left and len(on) < place.slots:
                 run = left.popleft()
                 on[place.submit(run)] = run

@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 import rich.console
 
-from empool.lab import pages
 from empool.lab.analyse.findings import seeds_each, sentence
 from empool.lab.analyse.records import Record, checked, read_records
 from empool.lab.errors import LabError
-from empool.lab.files import write_text
+from empool.lab.files import marked, put_marked, write_text
 from empool.lab.report import gain, sections, sheets, table, webpage
 from empool.lab.report.plots import errors, plots, read_curves
 from empool.lab.report.sections import Origin, Section
@@ -46,14 +45,14 @@ def write_table(directory: Path, target: Path, baseline: str = BASELINE) -> list
     made, name = sections.read(directory, baseline), directory.resolve().name
     found = {kind: getattr(made, kind) for kind in _MADE_OF}
     texts = {"study": _in_page(made)} | {kind: table.markdown(sheet) for kind, sheet in found.items() if sheet}
-    marked = [kind for kind in ("study", *_MADE_OF) if pages.marked(target, f"{kind}:{name}")] or ["study"]
-    for kind in marked:
+    kinds = [kind for kind in ("study", *_MADE_OF) if marked(target, f"{kind}:{name}")] or ["study"]
+    for kind in kinds:
         if kind not in texts:
             made_of = f"it takes {_MADE_OF[kind]}; take the mark out"
             raise LabError(f"{target} has a mark {kind}:{name}, and {directory} has no such table: {made_of}")
-    for kind in marked:
-        pages.put(target, f"{kind}:{name}", texts[kind])
-    return marked
+    for kind in kinds:
+        put_marked(target, f"{kind}:{name}", texts[kind])
+    return kinds
 
 
 def write_gain(directories: Sequence[Path], out: Path, baseline: str = BASELINE) -> Path:

@@ -65,7 +65,7 @@ class Section:
         counted = dict.fromkeys(filter(None, (run.get("parameters") for run in self.records)))
         return [
             ("Data", data_name(first)),
-            ("Training images", f"{limit:,}, as many of each class" if limit and trained >= limit else images),
+            ("Training images", f"{limit:,}, the same number of each class" if limit and trained >= limit else images),
             ("Test images", f"{tested:,}" if tested else "all"),
             ("Network", first["model"]),
             ("Parameters", ", ".join(f"{number:,}" for number in counted) or "not recorded"),

@@ -112,7 +112,7 @@ def claims(judged: Sequence[Judgement]) -> Sheet | None:
         "Runs that do not converge are counted, not tested: a run fails if a loss at its end is not finite, or if its "
         "error on the training images is no better than chance.",
     ]
-    return Sheet("Claims of Zhang and Wu (2017), and what our runs say to them", columns, notes)
+    return Sheet("Claims of Zhang and Wu (2017), and what our runs say about them", columns, notes)
 
 
 def rules(records: Sequence[Record]) -> Sheet | None:

@@ -193,5 +193,5 @@ class Stream:
                 images = images.to(self.config.device, torch.float32, non_blocking=True)
                 yield images.contiguous(memory_format=layout), labels.to(self.config.device, non_blocking=True)
         except LabError as error:
-            # A worker's error arrives with its traceback in its message.
-            raise LabError(str(error).rpartition(f"{LabError.__name__}: ")[2].strip()) from None
+            kind = type(error)  # A worker's error arrives with its traceback in its message.
+            raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from error

@@ -53,7 +53,7 @@ class _Run:
     loss over a batch; ``begin_epoch(network, epoch)``; and what `Optimiser` knows of.
     """
 
-    def __init__(self, experiment: Experiment, watch: Watch, term: signals.Deferred) -> None:
+    def __init__(self, experiment: Experiment, watch: Watch, term: list[int]) -> None:
         self.experiment, self.watch, self.term = experiment, watch, term
         self.config, self.together, self.batches = experiment.config, experiment.together, experiment.batches
         self.recipe: Any = self.config.training
@@ -111,8 +111,7 @@ class _Run:
 
     def meet(self) -> None:
         """Raise `signals.Terminated` in all processes, or in none, when SIGTERM came to any of them."""
-        self.term.came = self.together.any(self.term.came)
-        if self.term.came:
+        if self.together.any(bool(self.term)):
             raise signals.Terminated
 
     def epoch(self) -> None:

@@ -44,21 +44,11 @@ def raised() -> Iterator[None]:
         yield
 
 
-class Deferred:
-    """Notes that SIGTERM came, to this process or, where `came` is set, to one that ends together with it."""
-
-    came = False
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle the signal."""
-        self.came = True
-
-
 @contextmanager
-def deferred() -> Iterator[Deferred]:
-    """Let SIGTERM wait, and raise `Terminated` at the end of the context if it came."""
-    term = Deferred()
-    with handled(term.note):
-        yield term
-    if term.came:
+def deferred() -> Iterator[list[int]]:
+    """Note in a list that SIGTERM came, and raise `Terminated` at the end of the context if it did."""
+    came: list[int] = []
+    with handled(lambda number, frame: came.append(number)):
+        yield came
+    if came:
         raise Terminated

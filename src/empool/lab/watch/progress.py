@@ -69,7 +69,7 @@ class Progress(logging.Handler):
         self.runs, self.left = runs, {run: float(run.training.epochs) for run in missing}
         self.began = time.monotonic()
         before = len(runs) - len(self.left)
-        done = f", {before} of them done already" if before else ""
+        done = f", {before} done already" if before else ""
         self.say(f"{len(runs)} run{'s' * (len(runs) > 1)}{done}")
 
     def started(self, run: RunConfig) -> None:
