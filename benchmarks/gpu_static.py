@@ -379,7 +379,7 @@ def _page(found: list[Kernel], revision: str | None) -> str:
         "again. One 3x3 window in 27,000 is, where the random number's share of the sum lies within an approximate "
         "sum's error: some 4 % more instructions (contiguous) to 18 % (channels last). And so is each one, contiguous, "
         "whose scores are all some 70 below one of the three windows (of 14x14: six) that share powers with it: if "
-        "all are, a draw takes two to three times as long. "
+        "all are, a draw takes three times as long. "
         "`kernels.json` has all counts and the microseconds of every unit; "
         "`tests/test_gpu_static.py` holds ten rows' counts within a tenth, and their spills.",
         "",

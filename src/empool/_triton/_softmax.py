@@ -36,13 +36,13 @@ def _further(place, distance, number: tl.constexpr, PACKED: tl.constexpr):
 
 @triton.jit
 def _log2(number, PACKED: tl.constexpr):
-    """Return a positive number's logarithm, to a few digits."""
+    """Return a positive number's logarithm, to a few digits; of 0, anything."""
     if PACKED:
         logarithm = tl.inline_asm_elementwise(
             "lg2.approx.ftz.f32 $0, $1;", "=f,f", [number], dtype=tl.float32, is_pure=True, pack=1
         )
     else:
-        logarithm = tl.log2(number)
+        logarithm = tl.log2(tl.maximum(number, 2.0**-126))
     return logarithm
 
 
