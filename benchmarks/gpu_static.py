@@ -90,11 +90,6 @@ class Kernel:
 
 _TABLE = "results/gpu-static/kernels.json"
 _WHY = {
-    "backward ensemble": "of windows that overlap, a first kernel writes a byte a window, which a second one reads: of "
-    "a half type a tenth more than a copy moves. (Contiguous maps of 14x14 take one kernel.)",
-    "backward average": "of windows that overlap, a first kernel writes a window's ranks in four bytes, which a second "
-    "one reads: of a half type 44 % more than a copy moves, of float32 22 %. It loads a weight for each of nine ranks, "
-    "too: some 8 instructions each. In contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
     "backward stochastic": "a row of four cells makes the sums of ten windows, some of which its neighbours make "
     "again; in contiguous maps of 14x14 one lane in eight idles, and lines are read in parts.",
     "backward soft": "as for stochastic pooling, and 55 powers for the 16 gradients of four cells.",

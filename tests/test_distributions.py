@@ -283,3 +283,8 @@ def test_any_real_number_becomes_a_float(p) -> None:
     pooling = empool.EnsembleMax(p)
     assert type(pooling.p) is float
     assert str(pooling) == "ensemble:0.5"
+
+
+@pytest.mark.parametrize("weights", [[0.75, 0.25], np.array([0.75, 0.25]), torch.tensor([0.75, 0.25])], ids=repr)
+def test_weights_may_be_an_array_or_a_tensor(weights) -> None:
+    assert empool.Ordinal(weights) == empool.Ordinal((0.75, 0.25))

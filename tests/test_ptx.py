@@ -193,11 +193,12 @@ def test_value_mean_of_extremes() -> None:
 @pytest.mark.parametrize(
     ("name", "window", "dtype", "shape", "last"),
     [
-        ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, False),
         ("ensemble", "3x3/2", torch.bfloat16, BLOCKS, True),
         ("ensemble", "3x3/2", torch.float16, (2, 10, 14, 14), False),  # Two programs.
         ("average", "3x3/2", torch.float32, BLOCKS, False),
         ("average", "3x3/2", torch.bfloat16, BLOCKS, False),
+        ("average", "3x3/2", torch.float16, (1, 3, 7, 14), True),  # A row of seven cells; one row of inputs is cut off.
+        ("average", "3x3/2", torch.float32, LINES, False),
         ("ensemble", "2x2/2", torch.bfloat16, BLOCKS, True),
         ("average", "2x2/2", torch.bfloat16, LINES, False),
     ],
@@ -212,6 +213,17 @@ def test_mean_backward(name: str, window: str, dtype: torch.dtype, shape: tuple[
     for what in ("numbers", "zeros", "anything"):
         gradient, input = (_window.dense(_activations(each, what).to(dtype), last) for each in (output, shape))
         _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
+@pytest.mark.parametrize(("shape", "last"), [(LINES, False), (BLOCKS, True)])
+def test_mean_backward_of_sets(shape: tuple[int, ...], last: bool) -> None:
+    """A set of weights for each channel, which no thread can keep for the others."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    counts = tuple(geometry.possible_counts())
+    table = torch.rand(shape[1], len(counts), 5, generator=torch.Generator().manual_seed(0))
+    output = (*shape[:2], *geometry.output_sizes(shape[2:]))
+    gradient, input = (_window.dense(_activations(each, "zeros").bfloat16(), last) for each in (output, shape))
+    _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
 
 
 @pytest.mark.parametrize(("beta", "dtype", "last"), [(None, torch.bfloat16, False), (0.7, torch.float32, True)])

@@ -429,7 +429,9 @@ def _key(input: Tensor, method: Method) -> Tensor:
     """Return the seed as a tensor on the input's device, drawn there if none is given: nothing waits for the device."""
     seed = method.seed
     if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (), device=input.device, generator=method.generator)
+        # Of size 1, as AOTInductor makes nothing of an empty size.
+        key = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device, generator=method.generator)
+        return key.reshape(())
     if isinstance(seed, Tensor):
         if _is_key(seed):
             words = seed.view(torch.int64)

@@ -376,7 +376,8 @@ class Ordinal(RankDistribution):
     unchanging: ClassVar[bool] = True
     weights: tuple[float, ...]
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float] | Tensor) -> None:
+        weights = weights.tolist() if isinstance(weights, Tensor) else weights
         if not isinstance(weights, Iterable):
             raise TypeError(f"Ordinal: expected weights to be numbers, one a rank, got {type(weights).__name__}")
         weights = tuple(probability("Ordinal", "weights", w) for w in weights)

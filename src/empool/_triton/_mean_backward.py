@@ -279,7 +279,7 @@ def _rank_mean_backward_kernel(
 
 
 @triton.jit
-def _share(
+def share_of(
     corner, start, ends, size, step, live, value, k, table, ROWS: tl.constexpr, COUNTS: tl.constexpr,
     COLUMNS: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, like,
 ):  # fmt: skip
@@ -382,7 +382,7 @@ def _rank_mean_backward_any_kernel(
                 over = live & over_d & over_h & over_w
                 k = (kd * WINDOW[1] + kh) * WINDOW[2] + kw
                 corner = corner_of(input, plane_start, start, size, step)
-                share = _share(
+                share = share_of(
                     corner, start, ends, size, step, over, value, k, table, ROWS, COUNTS, COLUMNS, WINDOW, HIGH, like
                 )
                 takes = over & (share != 0)

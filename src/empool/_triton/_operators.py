@@ -24,6 +24,7 @@ from empool._triton._mean_backward_apart import (
     _rank_mean_backward_apart_line_kernel,
 )
 from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel
+from empool._triton._mean_backward_once import _rank_mean_backward_once_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
 from empool._triton._places import MOST_PLACES, _rank_places_kernel
 from empool._triton._plan import Plan, Windows, launch
@@ -45,6 +46,8 @@ from empool._window import Geometry
 
 CODE_COLUMNS = 16
 """The columns of a table that is read by codes of four bits."""
+WARP = 32
+"""The threads of a warp, each of which can keep one weight for all of them."""
 MOST_SUMS = 64
 """For how many counts and ranks together a program adds up the weights' gradient."""
 KERNELS = (
@@ -63,6 +66,7 @@ KERNELS = (
     _rank_mean_backward_apart_line_kernel,
     _rank_mean_backward_kernel,
     _rank_mean_backward_line_kernel,
+    _rank_mean_backward_once_kernel,
     _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
     _rank_mean_weight_grad_line_kernel,
@@ -319,7 +323,7 @@ def _rank_mean_backward(
     if _plan.are_apart(windows) and 1 < windows.volume <= _plan.SORTED_WINDOW:
         if lines:
             kernel = _rank_mean_backward_apart_line_kernel
-            plan = _plan.line_backward_plan(kernel, windows)
+            plan = _plan.apart_line_plan(kernel, windows)
         else:
             kernel = _rank_mean_backward_apart_kernel
             plan = _plan.input_plan(kernel, windows, cells=True)
@@ -328,13 +332,21 @@ def _rank_mean_backward(
         kernel = _rank_mean_backward_any_kernel
         plan = _plan.input_plan(kernel, windows, cells=False).of(**known)
         return (kernel,), Start((plan,), shape, (), dtype)
+    kernel = _rank_mean_backward_line_kernel if lines else _rank_mean_backward_once_kernel
+    once = _plan.region_line_plan(kernel, windows) if lines else _plan.region_plan(kernel, windows, True, True)
+    if once is not None and windows.volume <= _plan.SORTED_WINDOW:
+        packed = once.arguments["PACKED"]
+        half = packed and dtype.itemsize == 2
+        known["BY_LANE"] = packed and sets == 1 and dtype.itemsize < 8 and sum(windows.rows[::2]) <= WARP
+        # Of half types, a thread computes two neighbouring channels together, or two rows.
+        known["num_warps"] = (4 if channels_last else 2) if half else (8 if channels_last else 4)
+        if packed and (half if lines else channels_last and not half):
+            known["maxnreg"] = 152 if lines else 96  # With what the compiler chooses itself, it spills some.
+        return (kernel,), Start((once.of(**known),), shape, (), dtype)
     known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
     # Contiguous, two rows of a half type are computed together.
     warps = 2 if dtype.itemsize == 2 and not channels_last else 4
     found = {"METHOD": known["METHOD"], "LOWEST": torch.finfo(dtype).min, "num_warps": warps}
-    if columns < 3 and lines:
-        plan = _plan.line_backward_plan(_rank_mean_backward_line_kernel, windows).of(**known | found)
-        return (_rank_mean_backward_line_kernel,), Start((plan,), shape, (), dtype)
     places = _plan.output_plan(_rank_places_kernel, windows).of(**found)
     about = _plan.output_plan(_rank_mean_kernel, windows).arguments
     known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
@@ -433,7 +445,7 @@ def _value_mean_backward(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, *geometry: Any
 ) -> tuple[Any, Start]:
     windows, _ = _described(size, dtype, channels_last, (), geometry)
-    once = _plan.region_plan(_value_mean_backward_once_kernel, windows)
+    once = _plan.region_plan(_value_mean_backward_once_kernel, windows, dtype.itemsize > 2)
     if once is not None:
         return _value_mean_backward_once_kernel, Start((once.of(BETA=beta),), size, (), dtype)
     cells = _has_cells(windows)

@@ -240,13 +240,23 @@ def output_line_plan(kernel: Any, windows: Windows) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def line_backward_plan(kernel: Any, windows: Windows) -> Plan:
-    """Plan a kernel whose programs cover lines of cells, and know what lines of windows above and below send there."""
-    arguments = output_line_plan(kernel, windows).arguments
-    above, below = (windows.window[1] - 1 - windows.window[7]) // 2, (windows.window[7] + 1) // 2
-    known = {"PLACES": places_of_cells(windows), "ABOVE": above, "BELOW": below}
-    arguments |= {name: value for name, value in known.items() if name in kernel.arg_names}
-    return Plan(-(-arguments["rows"] // (arguments["BLOCK"] - above - below)), arguments)
+def apart_line_plan(kernel: Any, windows: Windows) -> Plan:
+    """Plan a kernel whose programs cover lines of cells, over which windows lie side by side."""
+    plan = output_line_plan(kernel, windows)
+    return plan.of(PLACES=places_of_cells(windows))
+
+
+@functools.lru_cache(maxsize=4096)
+def region_line_plan(kernel: Any, windows: Windows) -> Plan | None:
+    """Plan a kernel whose programs cover the input in whole lines of cells, and read all windows over them, or None."""
+    plan = region_plan(kernel, windows, narrow=True)
+    if plan is None:
+        return None
+    lines = windows.images * windows.channels * windows.output[1]
+    both = windows.size[2] * math.gcd(windows.window[4], windows.size[1])
+    chunk = min(both & -both, 16 // windows.itemsize)
+    programs = -(-lines // plan.arguments["BLOCK"])
+    return Plan(programs, plan.arguments | {"rows": lines, "CHUNK": chunk, "PLACES": places_of_cells(windows)})
 
 
 def has_lines(windows: Windows) -> bool:
@@ -314,10 +324,13 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def region_plan(kernel: Any, windows: Windows) -> Plan | None:
+def region_plan(kernel: Any, windows: Windows, narrow: bool, lines: bool = False) -> Plan | None:
     """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over four.
 
     None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
+
+    Args:
+        narrow, lines: as `output_plan` takes them.
     """
     kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
     one_depth = windows.size[0] == windows.output[0] == kernel_size[0] == stride[0] == 1
@@ -333,23 +346,34 @@ def region_plan(kernel: Any, windows: Windows) -> Plan | None:
     if rows * columns > BLOCK_OF_WINDOWS:
         return None
     heights, width = (-(-windows.size[dim] // stride[dim]) for dim in (1, 2))
-    return _plan(
+    cells = LANES.value
+    if lines and windows.channels_last and cells < width < 2 * cells:
+        cells = width
+    exist = heights <= windows.output[1] and width <= windows.output[2]
+    plan = _plan(
         kernel,
         windows,
-        (1, heights, -(-width // LANES.value)),
-        windows.itemsize > 2,
+        (1, heights, -(-width // cells)),
+        narrow,
         64,
         depths=1,
         heights=heights,
         REGION=(1, rows, columns, *stride, *begin, 1, 1, 1, 0),
         FIRST=tuple(first[1:]),
         NUMBER=tuple(number[1:]),
+        CELLS=cells,
+        WHOLE=exist and windows.size[1] % stride[1] == 0 and windows.size[2] % (cells * stride[2]) == 0,
         CHUNK=_chunk(windows),
         PACKED=is_packed(),
         PAIRS=_pairs(windows) if stride[2] == 2 else 0,
         ALIGNED=_aligned(windows, windows.size[2]),
         OUT_ALIGNED=_aligned(windows, windows.output[2]),
+        ROWS=windows.rows or (0, 0),
+        COUNTS=max(len(windows.rows) // 2, 1),
     )
+    if "WHOLE" in plan.arguments and windows.channels % plan.arguments["CHANNELS"]:
+        plan.arguments["WHOLE"] = False
+    return plan
 
 
 @functools.lru_cache(maxsize=4096)
