@@ -122,10 +122,12 @@ def _rank_draw(
     method = draw_method(columns, windows.volume)
     network = _plan.merging_network(*windows.columns) if method == "ranks" else ()
     large = method in ("second", "ranks") and 1 < windows.volume <= _plan.SORTED_WINDOW
-    paired = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
+    half = large and dtype.itemsize == 2
+    paired = half and not channels_last  # Two rows are computed together.
+    most = 112 if half and channels_last else 128 if paired and method == "ranks" else 0
     known = {
         **_draws(windows, seeds, *rest[6:]),
-        **_registers(paired and method == "ranks"),
+        **_registers(most),
         "num_warps": 2 if paired else 4,
         "METHOD": method,
         "NETWORK": network or (0, 0),
@@ -169,9 +171,14 @@ def _value_draw(
     narrow = (large and dtype.itemsize == 4) or _plan.fills_registers(windows)
     lines = large and dtype.itemsize == 2
     kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow, lines=lines)
+    registers = 0
     if _plan.has_lines(windows):
         kernel, plan = _value_draw_line_kernel, _plan.output_line_plan(_value_draw_line_kernel, windows)
-    plan = plan.of(**_draws(windows, seeds, *rest[6:]), BETA=beta)
+    elif beta != "none" and channels_last and windows.volume <= 4:
+        registers = 112
+    elif lines and not channels_last and plan.arguments["READ"] * windows.columns[0] <= 27:
+        registers = 64
+    plan = plan.of(**_draws(windows, seeds, *rest[6:]), **_registers(registers), BETA=beta)
     return kernel, Start((plan,), shape, _strides(shape, channels_last), reference.drawn_dtype(windows.volume))
 
 
@@ -263,7 +270,7 @@ def _rank_mean(
     if method in ("second", "sorted") and columns > 1 and _plan.has_lines(windows):
         kernel = _rank_mean_line_kernel
         paired = dtype.itemsize == 2  # Two lines are computed together.
-        known |= {"num_warps": 2 if paired else 4, **_registers(paired and method == "sorted")}
+        known |= {"num_warps": 2 if paired else 4, **_registers(128 if paired and method == "sorted" else 0)}
         plan = _plan.output_line_plan(kernel, windows).of(**known)
     else:
         together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
@@ -393,11 +400,11 @@ def _rank_mean_weight_grad(
     lines = dtype.itemsize == 2 and _plan.has_lines(windows)
     kernel = _rank_mean_weight_grad_line_kernel if lines else _rank_mean_weight_grad_kernel
     plan = _plan.channel_plan(kernel, windows, lines).of(
-        num_warps=2 if dtype.itemsize == 2 and not channels_last else 4,  # Two rows are computed together.
         NETWORK=network or (0, 0),
         EXCHANGES=len(network) // 2,
         COLUMNS=columns,
         LOWEST=torch.finfo(dtype).min,
+        **_registers(128 if dtype.itemsize == 2 and channels_last else 0),
     )
     shape = (plan.parts, windows.channels, len(rows), columns)
     return kernel, Start((plan,), shape, (), torch.promote_types(dtype, torch.float32)), rows
@@ -520,9 +527,9 @@ def _draws(windows: Windows, seeds: int, tied: int = 0, first_image: int = 0) ->
     }
 
 
-def _registers(many: bool) -> dict[str, int]:
-    """Return an option for kernels that need many registers: what the compiler chooses itself spills."""
-    return {"maxnreg": 128} if many and _plan.is_packed() else {}
+def _registers(most: int) -> dict[str, int]:
+    """Return an option for kernels for which the compiler chooses too many registers, or so few that it spills."""
+    return {"maxnreg": most} if most and _plan.is_packed() else {}
 
 
 def _beta(beta: Tensor | None) -> str:

@@ -280,16 +280,21 @@ def has_lines(windows: Windows) -> bool:
 def channel_plan(kernel: Any, windows: Windows, lines: bool = False) -> Plan:
     """Plan a kernel whose programs cover the output, by lines or not, each for one channel, or channels last for some.
 
-    A program has several tiles, one after another, and at the end takes about half as long as for one.
+    A program has several tiles, one after another, and at the end takes about half as long as for one. Of a half type,
+    channels last, it has eight warps, and so writes half as many sums.
     """
+    half = windows.itemsize == 2
     if lines:
         arguments = output_line_plan(kernel, windows).arguments
     else:
-        arguments = output_plan(kernel, windows, narrow=True, channels=64).arguments
+        arguments = output_plan(kernel, windows, narrow=True, channels=64, lines=half).arguments
+    double = 2 if half and windows.channels_last else 1
+    warps = 2 if half and not windows.channels_last else 4 * double  # Contiguous, two rows are computed together.
+    arguments = arguments | {"BLOCK": arguments["BLOCK"] * double, "num_warps": warps}
     rows = arguments["rows"] // (1 if windows.channels_last else max(windows.channels, 1))
     groups = -(-windows.channels // arguments.get("CHANNELS", 1))
     tiles = -(-rows // arguments["BLOCK"])
-    busy = [each for each in range(16, 0, -1) if each == 1 or -(-tiles // each) * groups >= PROGRAMS]
+    busy = [each for each in range(16, 0, -1) if each == 1 or -(-tiles // each) * groups * double >= PROGRAMS]
     each = min(busy, key=lambda each: -(-tiles // each) * (2 * each + 1))
     parts = -(-tiles // each)
     return Plan(parts * groups, arguments | {"rows": rows, "TILES": each}, parts)
