@@ -138,7 +138,10 @@ def _rank_draw(
         kernel, plan = (
             _rank_draw_kernel,
             _plan.output_plan(
-                _rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2 and windows.volume > 4
+                _rank_draw_kernel,
+                windows,
+                narrow=ranks or _plan.fills_registers(windows),
+                lines=ranks and dtype.itemsize == 2 and windows.volume > 4,
             ),
         )
     return kernel, Start(
@@ -160,7 +163,8 @@ def _value_draw(
 ) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
     large = beta != "none" and windows.volume > 4
-    narrow, lines = large and dtype.itemsize == 4, large and dtype.itemsize == 2
+    narrow = (large and dtype.itemsize == 4) or _plan.fills_registers(windows)
+    lines = large and dtype.itemsize == 2
     kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow, lines=lines)
     registers = 0
     if _plan.has_lines(windows):
@@ -265,7 +269,7 @@ def _rank_mean(
         plan = _plan.output_line_plan(kernel, windows).of(**known)
     else:
         together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
-        narrow = large and method == "second" and dtype.itemsize == 4
+        narrow = (large and method == "second" and dtype.itemsize == 4) or _plan.fills_registers(windows)
         plan = _plan.output_plan(kernel, windows, narrow=narrow).of(num_warps=2 if together else 4, **known)
     return kernel, Start((plan,), shape, _strides(shape, channels_last), dtype)
 

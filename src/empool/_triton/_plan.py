@@ -462,6 +462,11 @@ def _flat(windows: Windows) -> int:
     return windows.output[2] if whole and not windows.channels_last and windows.output[2] % lanes else 0
 
 
+def fills_registers(windows: Windows) -> bool:
+    """Tell whether windows are so large, or read one by one, that with fewer channels a thread does not spill."""
+    return 4 < windows.volume <= UNROLLED_WINDOW and (windows.volume > SORTED_WINDOW or not _columns(windows))
+
+
 def _columns(windows: Windows) -> int:
     """Return how many columns of the input a block of windows covers; 0 if windows are read one by one."""
     columns = (LANES.value - 1) * windows.window[5] + windows.window[2]
