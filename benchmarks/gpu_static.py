@@ -89,15 +89,7 @@ class Kernel:
 
 
 _TABLE = "results/gpu-static/kernels.json"
-_WHY = {
-    "draw soft": "125 instructions an output where the bytes allow 105: 14 to make numbers and scores of activations, "
-    "7 for the largest, 26 for powers and sums, 25 to find where the sums pass the random number's share, "
-    "5 for that share and what is unsure, 12 for the random number; the rest are indices, padding, loads "
-    "and stores. The model leaves out, in all rows: where that share lies within an approximate sum's "
-    "error of the sum, which is so for one 3x3 window in 31,000, the program draws this window again, "
-    "exactly. On average that may take 3 % more instructions (contiguous) to 15 % (channels last).",
-    "weights learned": "a window's nine activations are sorted, made float32 and added to 15 or 19 sums.",
-}
+_WHY: dict[str, str] = {}
 """Why kernels stay below 95 %."""
 
 
@@ -372,9 +364,13 @@ def _page(found: list[Kernel], revision: str | None) -> str:
         f"results/gpu-static/README.md{f' --before {revision}' if revision else ''}` compiled the kernels for an H100 "
         f"(sm_90), counted their instructions and wrote this page ({said}). Nsight Compute on an H200 counts the "
         "cycles of every unit as this model does, within 3 %, for 16 kernels. The model does not see waiting, so "
-        "measured times (`results/gpu`) are longer. It leaves out branches: for infinities and NaN, where a soft draw "
-        "is unsure (see below), and for equal values in draws of all ranks: in bfloat16 some 3 more instructions an "
-        "output on average, of about 100, where activations are normal, and 7 after a ReLU, by a simulation. "
+        "measured times (`results/gpu`) are longer. It leaves out branches: for infinities and NaN; for equal values "
+        "in draws of all ranks: in bfloat16 some 3 more instructions an output on average, of about 100, where "
+        "activations are normal, and 7 after a ReLU, by a simulation; and for windows of soft draws that are drawn "
+        "again. One 3x3 window in 27,000 is, where the random number's share of the sum lies within an approximate "
+        "sum's error: some 4 % more instructions (contiguous) to 18 % (channels last). And so is each one, contiguous, "
+        "whose scores are all some 70 below one of the three windows (of 14x14: six) that share powers with it: if "
+        "all are, a draw takes three times as long. "
         "`kernels.json` has all counts and the microseconds of every unit; "
         "`tests/test_gpu_static.py` holds ten rows' counts within a tenth, and their spills.",
         "",

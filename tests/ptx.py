@@ -2,8 +2,8 @@
 
 All threads of all programs go through the text side by side, in NumPy arrays; where they part, those that are furthest
 back go on first, and wait for the others at barriers. Every access is checked: one outside of the tensors is an error.
-What this cannot show is what the assembler makes of the text, and how exact `ex2.approx`, `rcp.approx` and `div.full`
-are.
+What this cannot show is what the assembler makes of the text, and how exact `ex2.approx`, `lg2.approx`, `rcp.approx`
+and `div.full` are.
 """
 
 # mypy: disable-error-code="no-any-return, attr-defined"
@@ -40,6 +40,7 @@ _FLOATS: dict[str, Callable[..., Array]] = {
     "div": lambda a, b: a / b,
     "fma": lambda a, b, c: a * b + c,
     "ex2": np.exp2,
+    "lg2": np.log2,
     "rcp": lambda a: 1 / a,
 }
 _LOGIC: dict[str, Callable[..., Array]] = {

@@ -130,19 +130,33 @@ def test_soft_draw_of_channels_last_lines() -> None:
 
 
 @pytest.mark.parametrize("shape", [BLOCKS, LINES])
-def test_soft_draw_near_a_bound(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("beta", "least"), [(1.0, 0.0), (1.1, 40.0)])
+def test_soft_draw_near_a_bound(
+    shape: tuple[int, ...], beta: float, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a random number just divides two activations, rounding decides, and what is approximate does not."""
     monkeypatch.setitem(ptx._FLOATS, "ex2", _inexact)
     geometry = _window.Geometry([2, 2], [2, 2], [0, 0], [1, 1], [], False)
     output = (*shape[:2], *geometry.output_sizes(shape[2:]))
     share = _philox.uniform32(torch.tensor(5), output, 3).flatten()[0].item() / 2**32
     input = torch.full(shape, -torch.inf)
-    input[..., 0::2, 0::2] = 0
+    input[..., 0::2, 0::2] = least
     steps = torch.arange(output[2] * output[3]).reshape(output[2:]) - output[2] * output[3] // 2
-    input[..., 1::2, 1::2] = torch.tensor(1 / share - 1).log() + steps * 2.0**-25
-    arguments = input[:1], torch.tensor(5), torch.ones(1), *geometry, 3
+    input[..., 1::2, 1::2] = least + torch.tensor(1 / share - 1).log() / beta + steps * 2.0 ** (-18 if least else -25)
+    arguments = input[:1], torch.tensor(5), torch.tensor([beta]), *geometry, 3
     assert set(reference.value_draw(*arguments)[1].flatten().tolist()) == {0, 3}
     _compare("value_draw", *arguments)
+
+
+@pytest.mark.parametrize(("shape", "last"), [(BLOCKS, False), (BLOCKS, True), (LINES, False)])
+def test_soft_draw_beside_far_larger_activations(shape: tuple[int, ...], last: bool) -> None:
+    """Windows of which a shift in common with their neighbours leaves nothing, and those of negative numbers alone."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    numbers = _activations(shape, "numbers")
+    for far in (60.0, 100.0, 1e30, -200.0):
+        input = numbers.clone()
+        input[..., 5] += far
+        _compare("value_draw", _window.dense(input, last), torch.tensor(3), torch.tensor([1.0]), *geometry, 0)
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [(torch.float32, BLOCKS), (torch.bfloat16, LINES)])
@@ -209,6 +223,21 @@ def test_mean_backward_of_sets(shape: tuple[int, ...], last: bool) -> None:
     table = torch.rand(shape[1], len(counts), 5, generator=torch.Generator().manual_seed(0))
     output = (*shape[:2], *geometry.output_sizes(shape[2:]))
     gradient, input = (_window.dense(_activations(each, "zeros").bfloat16(), last) for each in (output, shape))
+    _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "dilation"), [((3, 2), (2, 1), (1, 2)), ((2, 2), (3, 3), (1, 1))])
+def test_mean_backward_of_depths(
+    kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """One depth after another, of dilated windows or of some that lie apart."""
+    geometry = _window.Geometry([1, *kernel_size], [1, *stride], [0, 1, 1], [1, *dilation], [], True)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS["average"].weight_table(counts)], dtype=torch.float64)
+    shape = (1, 2, 3, 7, 8)
+    gradient, input = (
+        _activations(each, "zeros").bfloat16() for each in ((1, 2, *geometry.output_sizes(shape[2:])), shape)
+    )
     _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
 
 

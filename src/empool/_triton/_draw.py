@@ -248,6 +248,8 @@ def _rank_draw_kernel(
     OTHER: tl.constexpr = LOWEST if MANY else -float("inf")
     kind: tl.constexpr = dtype if HALF and PACKED and K <= 9 else wide
     SIDE: tl.constexpr = not CHANNELS_LAST and not TOGETHER
+    # Both words of a product at once take registers, which there are too few of for ranks, and channels last.
+    ONCE: tl.constexpr = PACKED and not RANKED and (HALF or not CHANNELS_LAST)
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
     again = tl.zeros(like.shape, tl.int1)
     most = tl.zeros([1, 1], tl.uint32)
@@ -289,7 +291,9 @@ def _rank_draw_kernel(
             columns = columns + more
         if METHOD != "first":
             if lane - lane // LANES * LANES == 0:
-                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+                numbers = uniform32(
+                    seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED, ONCE
+                )
             number = number_of_lane(numbers, lane - lane // LANES * LANES, SIDE, TIED)
         if METHOD == "any":
             corner = corner_of(input, plane_start, start, size, step)
@@ -428,7 +432,9 @@ def _rank_draw_kernel(
                 its_block = block + other // LANES
                 its_numbers = numbers
                 if NUMBER > LANES:
-                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
+                    its_numbers = uniform32(
+                        seed, image, channel, place, its_block, share, first_image, SEEDS, TIED, ONCE
+                    )
                 its_lane = other - other // LANES * LANES
                 draw_any(
                     input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, d,

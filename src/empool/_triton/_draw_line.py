@@ -206,7 +206,7 @@ def _rank_draw_line_kernel(
     for lane in tl.static_range(OW):
         block = none + lane // LANES
         if lane - lane // LANES * LANES == 0:
-            numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)
+            numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED, PACKED and not RANKED)
         number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
         start = (none, h, none + (lane * WINDOW[5] - WINDOW[8]))
         ends = (none + 1, h_end, none + W)
@@ -285,7 +285,9 @@ def _rank_draw_line_kernel(
         for each in range(OW):
             its_block = none + each // LANES
             its_lane = each - each // LANES * LANES
-            its_numbers = uniform32(seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED)
+            its_numbers = uniform32(
+                seed, image, channel, oh, its_block, share, first_image, SEEDS, TIED, PACKED and not RANKED
+            )
             draw_any(
                 input, output, drawn, plane_start, line_start, table, its_numbers, its_lane, its_block, channel, none,
                 none + 1, h, h_end, size, 1, row_live, OW, C, TIED, METHOD, COLUMNS, SIDES, ROWS, COUNTS, WIDTHS,

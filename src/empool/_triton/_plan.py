@@ -35,6 +35,10 @@ SHORT_ROW = 64
 """The most bytes of a row of windows, in the gradient, for a thread of the backward."""
 BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
+RANKED_REGION = 144
+"""The most positions of all windows over a block of cells whose ranks a program counts."""
+RANKED_WINDOW = 16
+"""The most positions of a window whose ranks it counts."""
 HAS_KNOWN_LAUNCHER = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether a compiled kernel's `run`, which is private, takes what Triton gave it when this was written."""
 UNTRACED = ("enable_fp_fusion", "maxnreg")
@@ -258,7 +262,7 @@ def apart_line_plan(kernel: Any, windows: Windows) -> Plan:
 @functools.lru_cache(maxsize=4096)
 def region_line_plan(kernel: Any, windows: Windows) -> Plan | None:
     """Plan a kernel whose programs cover the input in whole lines of cells, and read all windows over them, or None."""
-    plan = region_plan(kernel, windows, narrow=True)
+    plan = region_plan(kernel, windows, ranked=True)
     if plan is None:
         return None
     lines = windows.images * windows.channels * windows.output[1]
@@ -289,16 +293,21 @@ def has_lines(windows: Windows) -> bool:
 def channel_plan(kernel: Any, windows: Windows, lines: bool = False) -> Plan:
     """Plan a kernel whose programs cover the output, by lines or not, each for one channel, or channels last for some.
 
-    A program has several tiles, one after another, and at the end takes about half as long as for one.
+    A program has several tiles, one after another, and at the end takes about half as long as for one. Of a half type,
+    channels last, it has eight warps, and so writes half as many sums.
     """
+    half = windows.itemsize == 2
     if lines:
         arguments = output_line_plan(kernel, windows).arguments
     else:
-        arguments = output_plan(kernel, windows, narrow=True, channels=64).arguments
+        arguments = output_plan(kernel, windows, narrow=True, channels=64, lines=half).arguments
+    double = 2 if half and windows.channels_last else 1
+    warps = 2 if half and not windows.channels_last else 4 * double  # Contiguous, two rows are computed together.
+    arguments = arguments | {"BLOCK": arguments["BLOCK"] * double, "num_warps": warps}
     rows = arguments["rows"] // (1 if windows.channels_last else max(windows.channels, 1))
     groups = -(-windows.channels // arguments.get("CHANNELS", 1))
     tiles = -(-rows // arguments["BLOCK"])
-    busy = [each for each in range(16, 0, -1) if each == 1 or -(-tiles // each) * groups >= PROGRAMS]
+    busy = [each for each in range(16, 0, -1) if each == 1 or -(-tiles // each) * groups * double >= PROGRAMS]
     each = min(busy, key=lambda each: -(-tiles // each) * (2 * each + 1))
     parts = -(-tiles // each)
     return Plan(parts * groups, arguments | {"rows": rows, "TILES": each}, parts)
@@ -328,14 +337,67 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def region_plan(kernel: Any, windows: Windows, narrow: bool, lines: bool = False, several: bool = False) -> Plan | None:
-    """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over some.
+def region_plan(kernel: Any, windows: Windows, ranked: bool) -> Plan | None:
+    """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over four.
 
     None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
 
     Args:
-        narrow, lines: as `output_plan` takes them.
-        several: whether a thread has, of a half type, so many cells as let it read least.
+        ranked: whether the kernel takes depths one by one, positions between windows, dilation and larger regions;
+            channels last, half as many channels, and all of a line that a second block would not fill.
+    """
+    kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    depths = windows.size[0]
+    flat = depths == windows.output[0] and kernel_size[0] == stride[0] == 1
+    regular = depths == 1 and dilation == (1, 1, 1) and not any(map(operator.lt, kernel_size, stride))
+    if windows.adaptive or not flat or not (regular or ranked):
+        return None
+    kernel_size = tuple((k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True))
+    # Of the windows over a cell's positions, counted from the cell's own: the first and the last.
+    first = [-((k - 1 - p) // s) for k, s, p in zip(kernel_size, stride, padding, strict=True)]
+    last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
+    number = [b - a + 1 for a, b in zip(first, last, strict=True)]
+    begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
+    rows = max((number[1] - 1) * stride[1] + kernel_size[1], begin[1] + stride[1])
+    columns = max((LANES.value + number[2] - 2) * stride[2] + kernel_size[2], begin[2] + LANES.value * stride[2])
+    if rows * columns > (RANKED_REGION if ranked else BLOCK_OF_WINDOWS):
+        return None
+    heights, width = (-(-windows.size[dim] // stride[dim]) for dim in (1, 2))
+    cells = LANES.value
+    if ranked and windows.channels_last and cells < width < 2 * cells:
+        cells = width
+    exist = heights <= windows.output[1] and width <= windows.output[2]
+    plan = _plan(
+        kernel,
+        windows,
+        (depths, heights, -(-width // cells)),
+        ranked or windows.itemsize > 2,
+        64,
+        depths=depths,
+        heights=heights,
+        REGION=(1, rows, columns, *stride, *begin, 1, 1, 1, 0),
+        FIRST=tuple(first[1:]),
+        NUMBER=tuple(number[1:]),
+        CELLS=cells,
+        WHOLE=exist and windows.size[1] % stride[1] == 0 and windows.size[2] % (cells * stride[2]) == 0,
+        CHUNK=_chunk(windows),
+        PACKED=is_packed(),
+        PAIRS=_pairs(windows) if stride[2] == 2 else 0,
+        ALIGNED=_aligned(windows, windows.size[2]),
+        OUT_ALIGNED=_aligned(windows, windows.output[2]),
+        ROWS=windows.rows or (0, 0),
+        COUNTS=max(len(windows.rows) // 2, 1),
+    )
+    if "WHOLE" in plan.arguments and windows.channels % plan.arguments["CHANNELS"]:
+        plan.arguments["WHOLE"] = False
+    return plan
+
+
+@functools.lru_cache(maxsize=4096)
+def cells_plan(kernel: Any, windows: Windows) -> Plan | None:
+    """Plan a kernel whose programs cover the input by cells, of which a thread has as many as let it read least.
+
+    None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
     """
     kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
     one_depth = windows.size[0] == windows.output[0] == kernel_size[0] == stride[0] == 1
@@ -358,19 +420,17 @@ def region_plan(kernel: Any, windows: Windows, narrow: bool, lines: bool = False
     cells = 1, lanes
     if math.prod(region(cells)) > BLOCK_OF_WINDOWS:
         return None
-    if lines and windows.channels_last and lanes < whole[1] < 2 * lanes:
-        cells = 1, whole[1]
-    if several and windows.itemsize == 2:
+    if windows.itemsize == 2:  # Of other types, registers suffice for no more.
         more = [(1, lanes + i) for i in (1, 2, 3)] if windows.channels_last else [(2, lanes)]
         fitting = [cells for cells in more if 2 * math.prod(region(cells)) <= 3 * BLOCK_OF_WINDOWS]
         cells = min([cells, *fitting], key=lambda cells: math.prod((*parts(cells), *region(cells))))
     steps = [cells[i] * stride[1 + i] for i in range(2)]
     full = [n if windows.size[i] % n == 0 and whole[i - 1] <= windows.output[i] else 0 for i, n in enumerate(steps, 1)]
-    plan = _plan(
+    return _plan(
         kernel,
         windows,
         (1, *parts(cells)),
-        narrow,
+        True,
         64,
         depths=1,
         heights=parts(cells)[0],
@@ -380,18 +440,12 @@ def region_plan(kernel: Any, windows: Windows, narrow: bool, lines: bool = False
         TALL=cells[0],
         CELLS=cells[1],
         FULL=tuple(full),
-        WHOLE=all(full),
         CHUNK=_chunk(windows),
         PACKED=is_packed(),
         PAIRS=_pairs(windows) if stride[2] == 2 else 0,
         ALIGNED=_aligned(windows, windows.size[2]),
         OUT_ALIGNED=_aligned(windows, windows.output[2]),
-        ROWS=windows.rows or (0, 0),
-        COUNTS=max(len(windows.rows) // 2, 1),
     )
-    if "WHOLE" in plan.arguments and windows.channels % plan.arguments["CHANNELS"]:
-        plan.arguments["WHOLE"] = False
-    return plan
 
 
 @functools.lru_cache(maxsize=4096)
@@ -470,6 +524,11 @@ def _flat(windows: Windows) -> int:
     blocks = -(-windows.output[2] // lanes)
     whole = 0 < blocks <= 8 and blocks & (blocks - 1) == 0 and outputs % lanes == 0 and 4 * outputs < INDEX_LIMIT
     return windows.output[2] if whole and not windows.channels_last and windows.output[2] % lanes else 0
+
+
+def fills_registers(windows: Windows) -> bool:
+    """Tell whether windows are so large, or read one by one, that with fewer channels a thread does not spill."""
+    return 4 < windows.volume <= UNROLLED_WINDOW and (windows.volume > SORTED_WINDOW or not _columns(windows))
 
 
 def _columns(windows: Windows) -> int:

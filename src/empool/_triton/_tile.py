@@ -18,10 +18,21 @@ and `ends` is before which position it ends; `size` are the input's sizes.
 import triton
 import triton.language as tl
 
+from empool._philox import KEY_STEPS, MULTIPLIERS, ROUNDS
+
 LANES = tl.constexpr(4)
 """Neighbouring outputs that share one call of the random number generator."""
 DIVISORS = [f"{name}_{part}" for name in ("blocks", "plane", "height", "channels") for part in ("magic", "shift")]
 """The arguments with which `divide` divides, one pair for every number that a row's index is divided by."""
+
+_ROUNDS, _MULTIPLIERS, _KEY_STEPS = tl.constexpr(ROUNDS), tl.constexpr(MULTIPLIERS), tl.constexpr(KEY_STEPS)
+_PRODUCTS = tl.constexpr(
+    tuple(
+        f"{{ .reg .b64 product; mul.wide.u32 product, $2, {hex(multiplier)}; mov.b64 {{$1, $0}}, product; }}"
+        for multiplier in MULTIPLIERS
+    )
+)
+"""Both words of a product at once: two instructions, as the compiler makes of `tl.philox`, take longer."""
 
 
 @triton.jit
@@ -214,7 +225,32 @@ def offset_in(window, position, size, count, WINDOW: tl.constexpr, DIM: tl.const
 
 
 @triton.jit
-def uniform32(seed, image, channel, place, block, share, first_image, SEEDS: tl.constexpr, TIED: tl.constexpr):
+def _product(word, WHICH: tl.constexpr, PACKED: tl.constexpr):
+    """Multiply by one of Philox's two numbers; return the product's high word and its low one."""
+    if PACKED:
+        assembly: tl.constexpr = _PRODUCTS[WHICH]
+        high, low = tl.inline_asm_elementwise(
+            assembly, "=r,=r,r", [word], dtype=(tl.uint32, tl.uint32), is_pure=True, pack=1
+        )
+    else:
+        multiplier = tl.full([1, 1], _MULTIPLIERS[WHICH], tl.uint32)
+        high, low = tl.umulhi(word, multiplier), word * multiplier
+    return high, low
+
+
+@triton.jit
+def uniform32(
+    seed,
+    image,
+    channel,
+    place,
+    block,
+    share,
+    first_image,
+    SEEDS: tl.constexpr,
+    TIED: tl.constexpr,
+    PACKED: tl.constexpr,
+):
     """Return the 32-bit numbers of the four outputs of every block: Philox4x32-7 (see `empool._philox`)."""
     if SEEDS:
         example = image // share
@@ -228,9 +264,14 @@ def uniform32(seed, image, channel, place, block, share, first_image, SEEDS: tl.
         place = tl.zeros([1, 1], tl.int32)
         block = place
     image = image + first_image
-    return tl.philox(
-        key, block.to(tl.uint32), place.to(tl.uint32), channel.to(tl.uint32), image.to(tl.uint32), n_rounds=7
-    )
+    c0, c1, c2, c3 = block.to(tl.uint32), place.to(tl.uint32), channel.to(tl.uint32), image.to(tl.uint32)
+    key0, key1 = key.to(tl.uint32), (key >> 32).to(tl.uint32)
+    for i in tl.static_range(_ROUNDS):
+        one, other = _product(c2, 1, PACKED), _product(c0, 0, PACKED)
+        c0 = one[0] ^ c1 ^ (key0 + (i * _KEY_STEPS[0] & 0xFFFFFFFF))
+        c2 = other[0] ^ c3 ^ (key1 + (i * _KEY_STEPS[1] & 0xFFFFFFFF))
+        c1, c3 = one[1], other[1]
+    return c0, c1, c2, c3
 
 
 @triton.jit

@@ -9,8 +9,9 @@ import triton.language as tl
 
 from empool._triton._columns import load_columns, window_of
 from empool._triton._draw import SIZES, store_draw
-from empool._triton._load import activation, corner_of, padded_with
+from empool._triton._load import activation, corner_of, load_window, padded_with, valid_of_window
 from empool._triton._rank import in_type
+from empool._triton._softmax import SURE, drawn_by_powers, error_of, rough_powers, shift_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -33,9 +34,6 @@ _NEXT_UNLESS_BEYOND = tl.constexpr(
 )
 """The next value and place where a sum is not beyond the bound: sums, of which a GPU has twice as many as choices."""
 _NONE_OF_ZERO = tl.constexpr("{ .reg .pred zero; setp.eq.f32 zero, $2, 0f00000000; selp.b32 $0, -1, $1, zero; }")
-_FURTHER = tl.constexpr(
-    "{ .reg .pred beyond; setp.gt.f32 beyond, $2, 0f00000000; mov.f32 $0, $1; @!beyond add.rn.f32 $0, $1, $3; }"
-)
 _EXP2, _DEGREE = tl.constexpr(EXP2), tl.constexpr(len(EXP2) - 1)
 
 
@@ -142,11 +140,16 @@ def _running_sums(
 def draw_any(
     input, output, drawn, plane_start, line_start, numbers, factor, lane, block, channel, d, d_end, h, h_end, size,
     step, row_live, OW, C, TIED: tl.constexpr, BETA: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, like,
+    CHANNELS_LAST: tl.constexpr, SIDE: tl.constexpr, ALIGNED: tl.constexpr, PACKED: tl.constexpr,
+    ROUGH: tl.constexpr, like,
 ):  # fmt: skip
     """Draw from a lane's windows, whatever they hold.
 
     One pass over the window for the total and one to find the draw; before them, with beta, one for the largest.
+
+    Args:
+        ROUGH: whether windows had a shift together, which leaves nothing of one whose activations are far smaller than
+            its neighbours': then it is tried alone first.
     """
     if SIDE:
         ow, live, at = outputs_of_lane(0, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, True, ALIGNED)
@@ -163,22 +166,38 @@ def draw_any(
     start = (d, h, w)
     ends = (d_end, h_end, w_end)
     corner = corner_of(input, plane_start, start, size, step)
-    largest = like
-    if BETA != "none":
-        largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
-    total, nan_at = _running_sums(
-        corner, start, ends, size, step, live, factor, largest, like, like, WINDOW, HIGH, like, BETA, False
-    )
-    target = _target(number, total)
-    value, position = _running_sums(
-        corner, start, ends, size, step, live, factor, largest, target, total, WINDOW, HIGH, like, BETA, True
-    )
-    zero = total == 0
-    value = tl.where(zero, 0.0, value)
-    position = tl.where(zero, -1, position)
-    value = tl.where(nan_at >= 0, float("nan"), value)
-    position = tl.where(nan_at >= 0, nan_at, position)
-    store_draw(output, drawn, at, value, position, live)
+    ALONE: tl.constexpr = ROUGH and BETA != "none" and like.dtype == tl.float32
+    if ALONE:
+        K: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+        values = load_window(input, plane_start, start, ends, size, step, live, WINDOW, HIGH, like.dtype, 0.0)
+        valids = valid_of_window(start, ends, live, WINDOW, HIGH)
+        shift = shift_of(values, factor)
+        shifts = ()
+        for k in tl.static_range(K):
+            shifts = shifts + (tl.where(valids[k], shift, -float("inf")),)
+        value, position, slack = drawn_by_powers(
+            values, rough_powers(values, factor, shifts), error_of(shift, factor, K, input.dtype.element_ty), number,
+            WINDOW[2], WINDOW[2], 0, PACKED, like,
+        )  # fmt: skip
+        store_draw(output, drawn, at, value, position, live & (slack > SURE))
+        live = live & ~(slack > SURE)
+    if not ALONE or tl.max(live.to(tl.int32)) > 0:
+        largest = like
+        if BETA != "none":
+            largest, nan_at = largest_score(corner, start, ends, size, step, live, factor, WINDOW, HIGH, like, BETA)
+        total, nan_at = _running_sums(
+            corner, start, ends, size, step, live, factor, largest, like, like, WINDOW, HIGH, like, BETA, False
+        )
+        target = _target(number, total)
+        value, position = _running_sums(
+            corner, start, ends, size, step, live, factor, largest, target, total, WINDOW, HIGH, like, BETA, True
+        )
+        zero = total == 0
+        value = tl.where(zero, 0.0, value)
+        position = tl.where(zero, -1, position)
+        value = tl.where(nan_at >= 0, float("nan"), value)
+        position = tl.where(nan_at >= 0, nan_at, position)
+        store_draw(output, drawn, at, value, position, live)
 
 
 @triton.jit
@@ -302,91 +321,6 @@ def none_of_zero(position, total, PACKED: tl.constexpr):
     return position
 
 
-@triton.jit
-def _further(place, distance, number: tl.constexpr, PACKED: tl.constexpr):
-    """Move on by a number of places where the distance is not positive."""
-    if PACKED:
-        place = tl.inline_asm_elementwise(
-            _FURTHER,
-            "=&f,f,f,f",
-            [place, distance, tl.full(place.shape, number, tl.float32)],
-            dtype=tl.float32,
-            is_pure=True,
-            pack=1,
-        )
-    else:
-        place = tl.where(distance > 0, place, place + number)
-    return place
-
-
-@triton.jit
-def _nearby(sums, values, taken, total, near, place, PACKED: tl.constexpr):
-    """Halve a power of two of places, until one is left: the first whose sum is beyond the bound, or the last.
-
-    Returns:
-        The value there, the place, and the least distance of a sum from the bound.
-    """
-    HALF: tl.constexpr = len(values) // 2
-    if HALF == 0:
-        value = values[0]
-    else:
-        distance = tl.fma(taken, total, sums[HALF - 1])
-        near = tl.minimum(near, tl.abs(distance))
-        beyond = distance > 0
-        kept = ()
-        parts = ()
-        for k in tl.static_range(HALF):
-            kept = kept + (tl.where(beyond, values[k], values[k + HALF]),)
-            if k < HALF - 1:
-                parts = parts + (tl.where(beyond, sums[k], sums[k + HALF]),)
-        value, place, near = _nearby(parts, kept, taken, total, near, _further(place, distance, HALF, PACKED), PACKED)
-    return value, place, near
-
-
-@triton.jit
-def drawn_by_softmax(values, scores, largest, number, K: tl.constexpr, PACKED: tl.constexpr, like):
-    """Draw a value in proportion to the exponential of its score, by powers that are right to some 2^-22.
-
-    Divided by their totals, the sums here and the exact ones differ by less than ERROR. In units of 2^-24: at the
-    bound, errors of powers before and behind it count half, so that seven units of each power do four (`exp2` is off by
-    four at most on NVIDIA's GPUs, `_power` by three); exponents that are rounded three times do three, as powers are
-    the smaller, the larger their exponents; a sum one for each addition, in both; the bound itself two. The rest is
-    for GPUs whose `exp2` is worse. Very large scores count, too: a rounded one may take powers out of the type's range.
-
-    Returns:
-        The value, its position, and how much farther than that sums are from the bound: unless positive, it is unsure.
-    """
-    HALVED: tl.constexpr = 1 if K < 2 else 2 if K < 4 else 4 if K < 8 else 8 if K < 16 else 16 if K < 32 else 32
-    ERROR: tl.constexpr = (16 + 2 * K) * 2.0**-24
-    shift = largest * -_LOG2E
-    total = like
-    sums = ()
-    for k in tl.static_range(K):
-        weight = tl.exp2(tl.fma(scores[k], _number(_LOG2E, like), shift))
-        total = weight if k == 0 else total + weight
-        sums = sums + (total,)
-    taken = number.to(like.dtype) * -2.3283064365386963e-10
-    near = total
-    place = like + 8388608.0
-    kept = ()
-    for k in tl.static_range(HALVED):
-        kept = kept + (values[k],)
-    last = values[HALVED - 1]
-    for k in tl.static_range(HALVED, K):
-        distance = tl.fma(taken, total, sums[k - 1])
-        near = tl.minimum(near, tl.abs(distance))
-        last = tl.where(distance > 0, last, values[k])
-        place = _further(place, distance, 1, PACKED)
-    if K > HALVED:
-        kept = ()
-        for k in tl.static_range(HALVED):
-            kept = kept + (values[k] if k < HALVED - 1 else last,)
-    value, place, near = _nearby(sums, kept, taken, total, near, place, PACKED)
-    position = place.to(tl.int32, bitcast=True) & 255
-    error = tl.fma(tl.abs(largest), _number(-(2.0**-30), like), _number(-ERROR, like))
-    return value, position, tl.fma(total, error, near)
-
-
 @triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
 def _value_draw_kernel(
     input,
@@ -451,7 +385,6 @@ def _value_draw_kernel(
     h, h_end = bounds(oh, H, OH, WINDOW, 1)
     size = (D, H, W)
     factor = beta_of(beta, channel, C, BETA, wide)
-    numbers = uniform32(seed, image, channel, place, block, share, first_image, SEEDS, TIED)
     QUICK: tl.constexpr = READ > 0
     SIDE: tl.constexpr = not CHANNELS_LAST and not QUICK
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else (LANES if SIDE else 1)], wide)
@@ -476,7 +409,7 @@ def _value_draw_kernel(
                 more = in_type(loaded, wide)
                 if BETA == "none":
                     columns = columns + positive_parts(more)
-                else:
+                elif wide == tl.float64:
                     columns = columns + more
                     holes = holes_of(
                         more, d, h, (d_end, h_end), W, block, 0 if lane == 0 else (lane - 1) * WINDOW[5] + WINDOW[2],
@@ -485,24 +418,39 @@ def _value_draw_kernel(
                     scores, largest_ones = scores_of(more, holes, factor, WINDOW[0] * WINDOW[1])
                     weighed = weighed + scores
                     tops = tops + largest_ones
+                else:
+                    columns = columns + more
             window = window_of(columns, lane, WINDOW, wide)
-            if lane > 0 and lane - lane // LANES * LANES == 0:
-                numbers = uniform32(seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED)
+            if lane - lane // LANES * LANES == 0:
+                numbers = uniform32(
+                    seed, image, channel, place, block + lane // LANES, share, first_image, SEEDS, TIED, PACKED
+                )
             number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
             if BETA == "none":
                 value, position, total = drawn_of_window(window, window, number, K, PACKED, like)
                 position = none_of_zero(position, total, PACKED)  # Then all values are 0.
                 most = largest_of((most, total), 2)
             else:
-                scores = window_of(weighed, lane, WINDOW, wide)
-                largest = _largest_of_columns(tops, lane, WINDOW)
                 if wide == tl.float64:
-                    weights = powers_of(scores, largest, K)
+                    largest = _largest_of_columns(tops, lane, WINDOW)
+                    weights = powers_of(window_of(weighed, lane, WINDOW, wide), largest, K)
                     value, position, total = drawn_of_window(window, weights, number, K, PACKED, like)
                     most = largest_of((most, tl.where(live, tl.abs(largest), 0.0)), 2)
                 else:
-                    value, position, slack = drawn_by_softmax(window, scores, largest, number, K, PACKED, like)
-                    unsure = tl.where(slack > 0, unsure, unsure | (1 << lane))
+                    if CHANNELS_LAST or lane == 0:  # All of a block's windows, or each.
+                        its = columns[lane * WINDOW[5] * (WINDOW[0] * WINDOW[1]) :]
+                        shift = shift_of(its, factor)
+                        error = error_of(shift, factor, K, dtype)
+                        shifts = padded_with(
+                            (shift,) * len(its), -float("inf"), d, h, (d_end, h_end), W, block, lane * WINDOW[5],
+                            WINDOW, HIGH,
+                        )  # fmt: skip
+                        powers = rough_powers(its, factor, shifts)
+                    value, position, slack = drawn_by_powers(
+                        window, window_of(powers, 0 if CHANNELS_LAST else lane, WINDOW, wide), error, number,
+                        WINDOW[2], WINDOW[2], 0, PACKED, like,
+                    )  # fmt: skip
+                    unsure = tl.where(slack > SURE, unsure, unsure | (1 << lane))
             if CHANNELS_LAST:  # A lane after another, so that registers hold few columns.
                 store_draw(output, drawn, at, value, position, live)
             else:
@@ -527,11 +475,9 @@ def _value_draw_kernel(
             again = row_live & ((unsure >> other) & 1 > 0)
             if not QUICK or tl.max(again.to(tl.int32)) > 0:
                 its_block = block + other // LANES
-                its_numbers = numbers
-                if NUMBER > LANES:
-                    its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED)
+                its_numbers = uniform32(seed, image, channel, place, its_block, share, first_image, SEEDS, TIED, PACKED)
                 draw_any(
                     input, output, drawn, plane_start, line_start, its_numbers, factor, other - other // LANES * LANES,
                     its_block, channel, d, d_end, h, h_end, size, step, again, OW, C, TIED, BETA, WINDOW, HIGH,
-                    CHANNELS_LAST, SIDE, ALIGNED, like,
+                    CHANNELS_LAST, SIDE, ALIGNED, PACKED, QUICK and not CHANNELS_LAST, like,
                 )  # fmt: skip

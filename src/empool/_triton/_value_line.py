@@ -10,11 +10,11 @@ import triton.language as tl
 from empool._triton._draw import store_draw
 from empool._triton._draw_line import SIZES, line_of, load_line
 from empool._triton._load import inside
+from empool._triton._softmax import SURE, drawn_by_powers, error_of, rough_powers, shift_of
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
 from empool._triton._value import (
     beta_of,
     draw_any,
-    drawn_by_softmax,
     drawn_of_window,
     largest_of,
     none_of_zero,
@@ -26,16 +26,15 @@ from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax,
 
 
 @triton.jit
-def _holes_of_line(columns, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr, wide: tl.constexpr):
-    """Do as `holes_of` for all of a line's columns, but those of padding."""
+def _padded_line(value, NUMBER: tl.constexpr, h, H, WINDOW: tl.constexpr, HIGH: tl.constexpr):
+    """Return a value for each of NUMBER positions of a line's columns, -inf where there is padding above or below."""
     found = ()
     KH: tl.constexpr = WINDOW[1]
-    for k in tl.static_range(len(columns)):
-        hole = tl.full([1, 1], -0.0, wide)
+    for k in tl.static_range(NUMBER):
         if k % KH < WINDOW[7] or HIGH[1]:
-            found = found + (tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), hole, -float("inf")),)
+            found = found + (tl.where(inside(h + k % KH, H, k % KH < WINDOW[7], HIGH[1]), value, -float("inf")),)
         else:
-            found = found + (hole,)
+            found = found + (value,)
     return found
 
 
@@ -127,9 +126,12 @@ def _value_draw_line_kernel(
     columns = load_line(input, plane_start, oh, H, W, READ, WINDOW, HIGH, CHUNK, 0.0, wide, PACKED)
     if BETA == "none":
         columns = positive_parts(columns)
-    else:
-        holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
+    elif wide == tl.float64:
+        holes = _padded_line(tl.full([1, 1], -0.0, wide), len(columns), h, h_end, WINDOW, HIGH)
         scores, tops = scores_of(columns, holes, factor, WINDOW[1])
+    else:
+        shift = shift_of(columns[WINDOW[8] * WINDOW[1] : (WINDOW[8] + W) * WINDOW[1]], factor)
+        powers = rough_powers(columns, factor, _padded_line(shift, len(columns), h, h_end, WINDOW, HIGH))
     most = like
     least = like + 1.0
     slacks = ()
@@ -137,7 +139,7 @@ def _value_draw_line_kernel(
     positions = ()
     for lane in tl.static_range(OW):
         if lane - lane // LANES * LANES == 0:
-            numbers = uniform32(seed, image, channel, oh, none + lane // LANES, share, first_image, SEEDS, TIED)
+            numbers = uniform32(seed, image, channel, oh, none + lane // LANES, share, first_image, SEEDS, TIED, PACKED)
         number = number_of_lane(numbers, lane - lane // LANES * LANES, False, TIED)
         window = _window_of_line(columns, lane, W, WINDOW)
         if BETA == "none":
@@ -145,18 +147,19 @@ def _value_draw_line_kernel(
             # Then all values are 0.
             position = none_of_zero(_place_of(position, lane, W, WINDOW), total, PACKED)
             most = largest_of((most, total), 2)
-        else:
-            weighed = _window_of_line(scores, lane, W, WINDOW)
+        elif wide == tl.float64:
             largest = _largest_of_line(tops, lane, W, WINDOW)
-            if wide == tl.float64:
-                weights = powers_of(weighed, largest, len(window))
-                value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
-                most = largest_of((most, tl.abs(largest)), 2)
-            else:
-                value, position, slack = drawn_by_softmax(window, weighed, largest, number, len(window), PACKED, like)
-                slacks = slacks + (slack,)
-                least = tl.minimum(least, slack, propagate_nan=tl.PropagateNan.ALL)
+            weights = powers_of(_window_of_line(scores, lane, W, WINDOW), largest, len(window))
+            value, position, total = drawn_of_window(window, weights, number, len(window), PACKED, like)
+            most = largest_of((most, tl.abs(largest)), 2)
             position = _place_of(position, lane, W, WINDOW)
+        else:
+            value, position, slack = drawn_by_powers(
+                window, _window_of_line(powers, lane, W, WINDOW), error_of(shift, factor, len(window), dtype), number,
+                len(window) // WINDOW[1], WINDOW[2], WINDOW[8] - lane * WINDOW[5], PACKED, like,
+            )  # fmt: skip
+            slacks = slacks + (slack,)
+            least = tl.minimum(least, slack, propagate_nan=tl.PropagateNan.ALL)
         if HALF:  # Both in one word.
             if dtype == tl.bfloat16:
                 word = value.to(tl.int32, bitcast=True)
@@ -174,21 +177,21 @@ def _value_draw_line_kernel(
     else:
         position = moved(line_of(positions, OW, BLOCKS * LANES), source)
     store_draw(output, drawn, at, value, position, live)
-    again = row_live & ~((most < float("inf")) & (least > 0))
+    again = row_live & ~((most < float("inf")) & (least > SURE))
     if tl.max(again.to(tl.int32)) > 0:
         unsure = again.to(tl.int32) * -1
         if BETA != "none" and wide == tl.float32:
             for lane in tl.static_range(OW):
-                unsure = tl.where(slacks[lane] > 0, unsure & ~(1 << lane), unsure)
+                unsure = tl.where(slacks[lane] > SURE, unsure & ~(1 << lane), unsure)
         for each in range(OW):
             again = (unsure >> each) & 1 > 0
             if tl.max(again.to(tl.int32)) > 0:
                 block = none + each // LANES
-                numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED)
+                numbers = uniform32(seed, image, channel, oh, block, share, first_image, SEEDS, TIED, PACKED)
                 draw_any(
                     input, output, drawn, plane_start, row * OW, numbers, factor, each - each // LANES * LANES, block,
                     channel, none, none + 1, h, h_end, (none + 1, H, W), 1, again, OW, C, TIED, BETA, WINDOW, HIGH,
-                    False, False, 1, like,
+                    False, False, 1, PACKED, True, like,
                 )  # fmt: skip
 
 
@@ -240,7 +243,7 @@ def _value_mean_line_kernel(
         columns = positive_parts(columns)
     else:
         scale = scale_of(factor)
-        holes = _holes_of_line(columns, h, h_end, WINDOW, HIGH, wide)
+        holes = _padded_line(tl.full([1, 1], -0.0, wide), len(columns), h, h_end, WINDOW, HIGH)
         powers = ()
         for c in tl.static_range(READ):
             powers = powers + (largest_power(columns, holes, scale, c * KH, KH),)

@@ -48,8 +48,8 @@ def _plus_tile(
     plane_magic, plane_shift, height_magic, height_shift, channels_magic, channels_shift, NETWORK: tl.constexpr,
     EXCHANGES: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, COUNTS: tl.constexpr, LOWEST: tl.constexpr,
     LEAST: tl.constexpr, WINDOW: tl.constexpr, HIGH: tl.constexpr, CHECKED: tl.constexpr, READ: tl.constexpr,
-    CHUNK: tl.constexpr, CHANNELS_LAST: tl.constexpr, DEEP: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr,
-    BLOCK: tl.constexpr, CHANNELS: tl.constexpr, QUICK: tl.constexpr, like,
+    CHUNK: tl.constexpr, NUMBER: tl.constexpr, CHANNELS_LAST: tl.constexpr, DEEP: tl.constexpr, WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr, QUICK: tl.constexpr, like,
 ):  # fmt: skip
     """Add a tile's windows to the sums; `odd` gets NaN where there is something else than numbers."""
     image, channel, place, od, oh, block, plane, row_live = rows_and_channels(
@@ -76,7 +76,7 @@ def _plus_tile(
         gradients = (tl.load(grad_output + at, mask=live, other=0.0).to(like.dtype),)
         if not SIDE:
             gradients = apart(gradients[0], LANES)
-    for lane in tl.static_range(1 if SIDE else 4):
+    for lane in tl.static_range(1 if SIDE else NUMBER):
         ow, live, at = outputs_of_lane(lane, block, line_start, channel, row_live, OW, C, CHANNELS_LAST, SIDE, ALIGNED)
         w, w_end = bounds(ow, W, OW, WINDOW, 2)
         start = (d, h, w)
@@ -147,6 +147,7 @@ def _rank_mean_weight_grad_kernel(
     CHECKED: tl.constexpr,
     READ: tl.constexpr,
     CHUNK: tl.constexpr,
+    NUMBER: tl.constexpr,
     PACKED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     DEEP: tl.constexpr,
@@ -186,7 +187,7 @@ def _rank_mean_weight_grad_kernel(
             grad_output, input, totals, odd, program * groups + group if CHANNELS_LAST else program, group, rows, C, D,
             H, W, OD, OH, OW, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic, height_shift,
             channels_magic, channels_shift, NETWORK, EXCHANGES, COLUMNS, ROWS, COUNTS, LOWEST, LEAST, WINDOW, HIGH,
-            CHECKED, READ, CHUNK, CHANNELS_LAST, DEEP, WIDE, ALIGNED, BLOCK, CHANNELS, True, like,
+            CHECKED, READ, CHUNK, NUMBER, CHANNELS_LAST, DEEP, WIDE, ALIGNED, BLOCK, CHANNELS, True, like,
         )  # fmt: skip
         tile += 1
     unsure = odd.to(wide)
@@ -199,7 +200,8 @@ def _rank_mean_weight_grad_kernel(
                 grad_output, input, totals, odd, program * groups + group if CHANNELS_LAST else program, group, rows,
                 C, D, H, W, OD, OH, OW, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic,
                 height_shift, channels_magic, channels_shift, NETWORK, EXCHANGES, COLUMNS, ROWS, COUNTS, LOWEST, LEAST,
-                WINDOW, HIGH, CHECKED, READ, CHUNK, CHANNELS_LAST, DEEP, WIDE, ALIGNED, BLOCK, CHANNELS, False, like,
+                WINDOW, HIGH, CHECKED, READ, CHUNK, NUMBER, CHANNELS_LAST, DEEP, WIDE, ALIGNED, BLOCK, CHANNELS, False,
+                like,
             )  # fmt: skip
             tile += 1
     channel = group * CHANNELS + tl.arange(0, CHANNELS)[None, :]
