@@ -226,6 +226,21 @@ def test_mean_backward_of_sets(shape: tuple[int, ...], last: bool) -> None:
     _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
 
 
+@pytest.mark.parametrize(("kernel_size", "stride", "dilation"), [((3, 2), (2, 1), (1, 2)), ((2, 2), (3, 3), (1, 1))])
+def test_mean_backward_of_depths(
+    kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """One depth after another, of dilated windows or of some that lie apart."""
+    geometry = _window.Geometry([1, *kernel_size], [1, *stride], [0, 1, 1], [1, *dilation], [], True)
+    counts = tuple(geometry.possible_counts())
+    table = torch.tensor([DISTRIBUTIONS["average"].weight_table(counts)], dtype=torch.float64)
+    shape = (1, 2, 3, 7, 8)
+    gradient, input = (
+        _activations(each, "zeros").bfloat16() for each in ((1, 2, *geometry.output_sizes(shape[2:])), shape)
+    )
+    _compare("rank_mean_backward", gradient, input, table, counts, *geometry)
+
+
 @pytest.mark.parametrize(("beta", "dtype", "last"), [(None, torch.bfloat16, False), (0.7, torch.float32, True)])
 def test_value_mean_backward(beta: float | None, dtype: torch.dtype, last: bool) -> None:
     """By the sums of columns, and again where there is something else than numbers."""

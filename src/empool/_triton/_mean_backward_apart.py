@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from empool._triton._draw_line import load_line
+from empool._triton._mean_backward import SIZES
 from empool._triton._mean_backward_line import number_of, store_cells_of_line
-from empool._triton._places import SIZES
 from empool._triton._rank import in_type, last_nan, of_rank, rank_by_pairs, two_largest
 from empool._triton._scatter import load_cells, load_windows, store_cells, window_of_cell
 from empool._triton._scatter_line import words_of

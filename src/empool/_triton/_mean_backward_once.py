@@ -18,13 +18,12 @@ import triton.language as tl
 
 from empool._triton._columns import apart
 from empool._triton._load import corner_of
-from empool._triton._mean_backward import share_of
+from empool._triton._mean_backward import SIZES, share_of
 from empool._triton._rank import as_pairs, in_type, places, smaller
 from empool._triton._scatter import store_cells
 from empool._triton._table import row_of, set_of
-from empool._triton._tile import DIVISORS, beside, bounds, index_sizes, lane_exists, rows_and_channels
+from empool._triton._tile import DIVISORS, beside, bounds, index_sizes, lane_exists, offset_in, rows_and_channels
 
-SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
 _SETS = tl.constexpr(tuple(f"set.gt.{kind}.{kind} $0, $1, $2;" for kind in ("bf16x2", "f16x2")))
 _ADDS = tl.constexpr(tuple(f"add.{kind} $0, $1, $2;" for kind in ("bf16x2", "f16x2")))
 _SUBS = tl.constexpr(tuple(f"sub.{kind} $0, $1, $2;" for kind in ("bf16x2", "f16x2")))
@@ -260,13 +259,14 @@ def store_any(
             ow = aw + (FIRST[1] + i % NUMBER[1])
             h, h_end = bounds(oh, H, OH, WINDOW, 1)
             w, w_end = bounds(ow, W, OW, WINDOW, 2)
-            over = live & (oh >= 0) & (oh < OH) & (ow >= 0) & (ow < OW)
-            over = over & (ih >= h) & (ih < h + WINDOW[1]) & (iw >= w) & (iw < w + WINDOW[2])
+            kh, over_h = offset_in(oh, ih, H, OH, WINDOW, 1)
+            kw, over_w = offset_in(ow, iw, W, OW, WINDOW, 2)
+            over = live & over_h & over_w & (oh >= 0) & (ow >= 0)
             start = (ad, h, w)
             corner = corner_of(input, plane_start, start, (D, H, W), step)
             share = share_of(
-                corner, start, (D, h_end, w_end), (D, H, W), step, over, value, (ih - h) * WINDOW[2] + (iw - w), table,
-                ROWS, COUNTS, COLUMNS, WINDOW, HIGH, like,
+                corner, start, (D, h_end, w_end), (D, H, W), step, over, value, kh * WINDOW[2] + kw, table, ROWS,
+                COUNTS, COLUMNS, WINDOW, HIGH, like,
             )  # fmt: skip
             over = over & (share != 0)
             source = (plane * (OH * OW) + oh * OW + ow) * step + inner
@@ -292,16 +292,20 @@ def products_of(
     values = ()
     KH: tl.constexpr = WINDOW[1]
     KW: tl.constexpr = WINDOW[2]
+    SH: tl.constexpr = WINDOW[4]
+    SW: tl.constexpr = WINDOW[5]
+    DH: tl.constexpr = WINDOW[10]
+    DW: tl.constexpr = WINDOW[11]
     for kh in tl.static_range(KH):
         for kw in tl.static_range(LEFT, RIGHT):
-            values = values + (columns[(ow * WINDOW[5] + kw) * REGION[1] + i * WINDOW[4] + kh],)
+            values = values + (columns[(ow * SW + kw * DW) * REGION[1] + i * SH + kh * DH],)
     products = ()
     for kh in tl.static_range(KH):
         for kw in tl.static_range(KW):
             product = like
             if (
-                i * WINDOW[4] + kh >= REGION[7] and i * WINDOW[4] + kh < REGION[7] + WINDOW[4]
-                and ow * WINDOW[5] + kw >= REGION[8] and ow * WINDOW[5] + kw < REGION[8] + CELLS * WINDOW[5]
+                i * SH + kh * DH >= REGION[7] and i * SH + kh * DH < REGION[7] + SH
+                and ow * SW + kw * DW >= REGION[8] and ow * SW + kw * DW < REGION[8] + CELLS * SW
                 and kw >= LEFT and kw < RIGHT
             ):  # fmt: skip
                 rank = _rank_of(values, kh * (RIGHT - LEFT) + kw - LEFT, first, PACKED)
@@ -322,23 +326,28 @@ def total_of_cell(
     total = like
     NH: tl.constexpr = NUMBER[0]
     NW: tl.constexpr = NUMBER[1]
+    KH: tl.constexpr = WINDOW[1]
     KW: tl.constexpr = WINDOW[2]
     SH: tl.constexpr = WINDOW[4]
     SW: tl.constexpr = WINDOW[5]
+    DH: tl.constexpr = WINDOW[10]
+    DW: tl.constexpr = WINDOW[11]
     for i in tl.static_range(NH):
         for j in tl.static_range(NW):
             if (
-                rh + REGION[7] - i * SH >= 0 and rh + REGION[7] - i * SH < WINDOW[1]
-                and rw + REGION[8] - j * SW >= 0 and rw + REGION[8] - j * SW < KW
+                rh + REGION[7] - i * SH >= 0 and (rh + REGION[7] - i * SH) % DH == 0
+                and rw + REGION[8] - j * SW >= 0 and (rw + REGION[8] - j * SW) % DW == 0
+                and (rh + REGION[7] - i * SH) // DH < KH and (rw + REGION[8] - j * SW) // DW < KW
                 and lane + j >= BEGIN and lane + j < END
             ):  # fmt: skip
                 total += products[
-                    (((lane + j) * NH + i) * WINDOW[1] + rh + REGION[7] - i * SH) * KW + rw + REGION[8] - j * SW
+                    (((lane + j) * NH + i) * KH + (rh + REGION[7] - i * SH) // DH) * KW
+                    + (rw + REGION[8] - j * SW) // DW
                 ]
     return total
 
 
-@triton.jit(do_not_specialize=[*SIZES, *DIVISORS])
+@triton.jit(do_not_specialize=[*SIZES, *DIVISORS, "depths", "heights"])
 def _rank_mean_backward_once_kernel(
     grad_output,
     input,
@@ -396,11 +405,13 @@ def _rank_mean_backward_once_kernel(
         rows, C, depths, heights, blocks, blocks_magic, blocks_shift, plane_magic, plane_shift, height_magic,
         height_shift, channels_magic, channels_shift, CHANNELS_LAST, DEEP, WIDE, BLOCK, CHANNELS, NUMBER[0] > 1,
     )  # fmt: skip
+    plane, ad, D = plane * D + ad, tl.zeros_like(ah), 1  # No window has more than one depth.
     dtype: tl.constexpr = input.dtype.element_ty
     wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     form: tl.constexpr = dtype if dtype.primitive_bitwidth == 16 and PACKED else wide
     like = tl.zeros([BLOCK, CHANNELS if CHANNELS_LAST else 1], wide)
     KW: tl.constexpr = WINDOW[2]
+    SPAN: tl.constexpr = (WINDOW[2] - 1) * WINDOW[11] + 1
     SH: tl.constexpr = WINDOW[4]
     SW: tl.constexpr = WINDOW[5]
     NH: tl.constexpr = NUMBER[0]
@@ -426,8 +437,8 @@ def _rank_mean_backward_once_kernel(
         if CHANNELS_LAST or ow == 0:
             more = in_type(
                 _columns_of(
-                    input, start, h, w, H, W, step, row_live, REGION, 0 if ow == 0 else (ow - 1) * SW + KW,
-                    ow * SW + KW if CHANNELS_LAST else REGION[2], CELLS, CHUNK, WHOLE,
+                    input, start, h, w, H, W, step, row_live, REGION, 0 if ow == 0 else (ow - 1) * SW + SPAN,
+                    ow * SW + SPAN if CHANNELS_LAST else REGION[2], CELLS, CHUNK, WHOLE,
                 ),
                 form,
             )  # fmt: skip
@@ -437,7 +448,7 @@ def _rank_mean_backward_once_kernel(
             for i in tl.static_range(len(more)):
                 odd = plus(odd, more[i], 1)
             least = least_of(
-                least, more, h, w, H, W, REGION, 0 if ow == 0 else (ow - 1) * SW + KW, CELLS, WHOLE
+                least, more, h, w, H, W, REGION, 0 if ow == 0 else (ow - 1) * SW + SPAN, CELLS, WHOLE
             )  # fmt: skip
         for i in tl.static_range(NH):
             oh = ah + (FIRST[0] + i)

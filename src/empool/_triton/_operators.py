@@ -18,7 +18,7 @@ from empool._triton import _plan
 from empool._triton._draw import _rank_draw_kernel
 from empool._triton._draw_line import _rank_draw_line_kernel
 from empool._triton._mean import _rank_mean_kernel
-from empool._triton._mean_backward import _rank_mean_backward_any_kernel, _rank_mean_backward_kernel
+from empool._triton._mean_backward import _rank_mean_backward_any_kernel
 from empool._triton._mean_backward_apart import (
     _rank_mean_backward_apart_kernel,
     _rank_mean_backward_apart_line_kernel,
@@ -26,7 +26,6 @@ from empool._triton._mean_backward_apart import (
 from empool._triton._mean_backward_line import _rank_mean_backward_line_kernel
 from empool._triton._mean_backward_once import _rank_mean_backward_once_kernel
 from empool._triton._mean_line import _rank_mean_line_kernel
-from empool._triton._places import MOST_PLACES, _rank_places_kernel
 from empool._triton._plan import Plan, Windows, launch
 from empool._triton._scatter import (
     _drawn_gather_kernel,
@@ -44,8 +43,6 @@ from empool._triton._weight_grad import _rank_mean_weight_grad_kernel
 from empool._triton._weight_grad_line import _rank_mean_weight_grad_line_kernel
 from empool._window import Geometry
 
-CODE_COLUMNS = 16
-"""The columns of a table that is read by codes of four bits."""
 WARP = 32
 """The threads of a warp, each of which can keep one weight for all of them."""
 MOST_SUMS = 64
@@ -64,10 +61,8 @@ KERNELS = (
     _rank_mean_backward_any_kernel,
     _rank_mean_backward_apart_kernel,
     _rank_mean_backward_apart_line_kernel,
-    _rank_mean_backward_kernel,
     _rank_mean_backward_line_kernel,
     _rank_mean_backward_once_kernel,
-    _rank_places_kernel,
     _rank_mean_weight_grad_kernel,
     _rank_mean_weight_grad_line_kernel,
     _value_mean_kernel,
@@ -143,7 +138,10 @@ def _rank_draw(
         kernel, plan = (
             _rank_draw_kernel,
             _plan.output_plan(
-                _rank_draw_kernel, windows, narrow=ranks, lines=ranks and dtype.itemsize == 2 and windows.volume > 4
+                _rank_draw_kernel,
+                windows,
+                narrow=ranks or _plan.fills_registers(windows),
+                lines=ranks and dtype.itemsize == 2 and windows.volume > 4,
             ),
         )
     return kernel, Start(
@@ -165,7 +163,8 @@ def _value_draw(
 ) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, (), rest[:6])
     large = beta != "none" and windows.volume > 4
-    narrow, lines = large and dtype.itemsize == 4, large and dtype.itemsize == 2
+    narrow = (large and dtype.itemsize == 4) or _plan.fills_registers(windows)
+    lines = large and dtype.itemsize == 2
     kernel, plan = _value_draw_kernel, _plan.output_plan(_value_draw_kernel, windows, narrow=narrow, lines=lines)
     registers = 0
     if _plan.has_lines(windows):
@@ -270,7 +269,7 @@ def _rank_mean(
         plan = _plan.output_line_plan(kernel, windows).of(**known)
     else:
         together = large and dtype.itemsize == 2 and not channels_last  # Two rows are computed together.
-        narrow = large and method == "second" and dtype.itemsize == 4
+        narrow = (large and method == "second" and dtype.itemsize == 4) or _plan.fills_registers(windows)
         plan = _plan.output_plan(kernel, windows, narrow=narrow).of(num_warps=2 if together else 4, **known)
     return kernel, Start((plan,), shape, _strides(shape, channels_last), dtype)
 
@@ -280,31 +279,15 @@ def rank_mean_backward(
 ) -> Tensor:
     """Do as `empool.reference.rank_mean_backward`."""
     input, channels_last = _dense(input)
-    kernels, start = _known(
+    kernel, start = _known(
         _rank_mean_backward, input.shape, input.dtype, channels_last, weights.shape, counts, *geometry
     )
     grad_output = _window.dense(grad_output, channels_last)
-    grad_input, weights = input.new_empty_strided(input.shape, input.stride()), weights.contiguous()
-    if kernels[-1] in (_rank_mean_backward_line_kernel, _rank_mean_backward_apart_line_kernel):
+    if kernel in (_rank_mean_backward_line_kernel, _rank_mean_backward_apart_line_kernel):
         grad_output = _in_words(grad_output)
-    if len(kernels) == 1:
-        launch(kernels[0], start.plans[0], grad_output, input, weights, grad_input)
-    else:
-        codes = _empty(start, input, start.dtype)
-        if weights.size(2) > 2:
-            weights = _by_code(weights, torch.promote_types(input.dtype, torch.float32))
-        launch(kernels[0], start.plans[0], input, codes)
-        launch(kernels[1], start.plans[1], grad_output, codes, weights, grad_input)
+    grad_input = input.new_empty_strided(input.shape, input.stride())
+    launch(kernel, start.plans[0], grad_output, input, weights.contiguous(), grad_input)
     return grad_input
-
-
-def _by_code(weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Give rows a column for each number of four bits: 1 for the last NaN, as `_places` has it, 0 for no rank."""
-    table = weights.new_zeros((*weights.shape[:2], CODE_COLUMNS), dtype=dtype)
-    weights = weights[..., : _plan.SORTED_WINDOW]
-    table[..., : weights.size(2)] = weights
-    table[..., 12::2] = 1
-    return table
 
 
 def _rank_mean_backward(
@@ -314,11 +297,11 @@ def _rank_mean_backward(
     table: Sequence[int],
     counts: tuple[int, ...],
     *geometry: Any,
-) -> tuple[tuple[Any, ...], Start]:
+) -> tuple[Any, Start]:
     windows, shape = _described(size, dtype, channels_last, counts, geometry)
     sets, _, columns = table
     known: dict[str, Any] = {"COLUMNS": columns, "SETS": sets != 1}
-    most = _plan.SORTED_WINDOW if columns > 2 else MOST_PLACES.value
+    kernel, plan = _rank_mean_backward_any_kernel, None
     lines = windows.volume > 1 and _plan.has_lines(windows) and _plan.is_halved(windows)
     if _plan.are_apart(windows) and 1 < windows.volume <= _plan.SORTED_WINDOW:
         if lines:
@@ -327,36 +310,21 @@ def _rank_mean_backward(
         else:
             kernel = _rank_mean_backward_apart_kernel
             plan = _plan.input_plan(kernel, windows, cells=True)
-        return (kernel,), Start((plan.of(**known),), shape, (), dtype)
-    if windows.volume > most or not _has_cells(windows):
+    elif windows.volume <= _plan.RANKED_WINDOW and _has_cells(windows):
+        kernel = _rank_mean_backward_line_kernel if lines else _rank_mean_backward_once_kernel
+        plan = _plan.region_line_plan(kernel, windows) if lines else _plan.region_plan(kernel, windows, ranked=True)
+        if plan is not None:
+            packed = plan.arguments["PACKED"]
+            half = packed and dtype.itemsize == 2
+            known["BY_LANE"] = packed and sets == 1 and dtype.itemsize < 8 and sum(windows.rows[::2]) <= WARP
+            # Of half types, a thread computes two neighbouring channels together, or two rows.
+            known["num_warps"] = (4 if channels_last else 2) if half else (8 if channels_last else 4)
+            if packed and (half if lines else channels_last and not half):
+                known["maxnreg"] = 152 if lines else 96  # With what the compiler chooses itself, it spills some.
+    if plan is None:
         kernel = _rank_mean_backward_any_kernel
-        plan = _plan.input_plan(kernel, windows, cells=False).of(**known)
-        return (kernel,), Start((plan,), shape, (), dtype)
-    kernel = _rank_mean_backward_line_kernel if lines else _rank_mean_backward_once_kernel
-    once = _plan.region_line_plan(kernel, windows) if lines else _plan.region_plan(kernel, windows, True, True)
-    if once is not None and windows.volume <= _plan.SORTED_WINDOW:
-        packed = once.arguments["PACKED"]
-        half = packed and dtype.itemsize == 2
-        known["BY_LANE"] = packed and sets == 1 and dtype.itemsize < 8 and sum(windows.rows[::2]) <= WARP
-        # Of half types, a thread computes two neighbouring channels together, or two rows.
-        known["num_warps"] = (4 if channels_last else 2) if half else (8 if channels_last else 4)
-        if packed and (half if lines else channels_last and not half):
-            known["maxnreg"] = 152 if lines else 96  # With what the compiler chooses itself, it spills some.
-        return (kernel,), Start((once.of(**known),), shape, (), dtype)
-    known["METHOD"] = ("first", "second", "all")[min(columns, 3) - 1]
-    # Contiguous, two rows of a half type are computed together.
-    warps = 2 if dtype.itemsize == 2 and not channels_last else 4
-    found = {"METHOD": known["METHOD"], "LOWEST": torch.finfo(dtype).min, "num_warps": warps}
-    places = _plan.output_plan(_rank_places_kernel, windows).of(**found)
-    about = _plan.output_plan(_rank_mean_kernel, windows).arguments
-    known |= {name: about[name] for name in ("SIDES", "WIDTHS", "LEAST", "CHECKED", "PACKED")}
-    codes = torch.uint8
-    if columns > 2:
-        known["COLUMNS"] = CODE_COLUMNS
-        codes = torch.int16 if windows.volume <= 4 else torch.int32
-    shares = _plan.input_plan(_rank_mean_backward_kernel, windows, cells=True).of(**known)
-    kernels = _rank_places_kernel, _rank_mean_backward_kernel
-    return kernels, Start((places, shares), shape, _strides(shape, channels_last), codes)
+        plan = _plan.input_plan(kernel, windows, cells=False)
+    return kernel, Start((plan.of(**known),), shape, (), dtype)
 
 
 def rank_mean_weight_grad(
@@ -445,7 +413,7 @@ def _value_mean_backward(
     size: Sequence[int], dtype: torch.dtype, channels_last: bool, beta: str, *geometry: Any
 ) -> tuple[Any, Start]:
     windows, _ = _described(size, dtype, channels_last, (), geometry)
-    once = _plan.region_plan(_value_mean_backward_once_kernel, windows, dtype.itemsize > 2)
+    once = _plan.region_plan(_value_mean_backward_once_kernel, windows, ranked=False)
     if once is not None:
         return _value_mean_backward_once_kernel, Start((once.of(BETA=beta),), size, (), dtype)
     cells = _has_cells(windows)

@@ -35,6 +35,10 @@ SHORT_ROW = 64
 """The most bytes of a row of windows, in the gradient, for a thread of the backward."""
 BLOCK_OF_WINDOWS = 64
 """The most positions of a block of neighbouring windows, together, that a program keeps in registers."""
+RANKED_REGION = 144
+"""The most positions of all windows over a block of cells whose ranks a program counts."""
+RANKED_WINDOW = 16
+"""The most positions of a window whose ranks it counts."""
 HAS_KNOWN_LAUNCHER = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether a compiled kernel's `run`, which is private, takes what Triton gave it when this was written."""
 UNTRACED = ("enable_fp_fusion", "maxnreg")
@@ -249,7 +253,7 @@ def apart_line_plan(kernel: Any, windows: Windows) -> Plan:
 @functools.lru_cache(maxsize=4096)
 def region_line_plan(kernel: Any, windows: Windows) -> Plan | None:
     """Plan a kernel whose programs cover the input in whole lines of cells, and read all windows over them, or None."""
-    plan = region_plan(kernel, windows, narrow=True)
+    plan = region_plan(kernel, windows, ranked=True)
     if plan is None:
         return None
     lines = windows.images * windows.channels * windows.output[1]
@@ -324,39 +328,43 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def region_plan(kernel: Any, windows: Windows, narrow: bool, lines: bool = False) -> Plan | None:
+def region_plan(kernel: Any, windows: Windows, ranked: bool) -> Plan | None:
     """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over four.
 
     None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
 
     Args:
-        narrow, lines: as `output_plan` takes them.
+        ranked: whether the kernel takes depths one by one, positions between windows, dilation and larger regions;
+            channels last, half as many channels, and all of a line that a second block would not fill.
     """
     kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
-    one_depth = windows.size[0] == windows.output[0] == kernel_size[0] == stride[0] == 1
-    if windows.adaptive or not one_depth or dilation != (1, 1, 1) or any(map(operator.lt, kernel_size, stride)):
+    depths = windows.size[0]
+    flat = depths == windows.output[0] and kernel_size[0] == stride[0] == 1
+    regular = depths == 1 and dilation == (1, 1, 1) and not any(map(operator.lt, kernel_size, stride))
+    if windows.adaptive or not flat or not (regular or ranked):
         return None
+    kernel_size = tuple((k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True))
     # Of the windows over a cell's positions, counted from the cell's own: the first and the last.
     first = [-((k - 1 - p) // s) for k, s, p in zip(kernel_size, stride, padding, strict=True)]
     last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
     number = [b - a + 1 for a, b in zip(first, last, strict=True)]
     begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
-    rows = (number[1] - 1) * stride[1] + kernel_size[1]
-    columns = (LANES.value + number[2] - 2) * stride[2] + kernel_size[2]
-    if rows * columns > BLOCK_OF_WINDOWS:
+    rows = max((number[1] - 1) * stride[1] + kernel_size[1], begin[1] + stride[1])
+    columns = max((LANES.value + number[2] - 2) * stride[2] + kernel_size[2], begin[2] + LANES.value * stride[2])
+    if rows * columns > (RANKED_REGION if ranked else BLOCK_OF_WINDOWS):
         return None
     heights, width = (-(-windows.size[dim] // stride[dim]) for dim in (1, 2))
     cells = LANES.value
-    if lines and windows.channels_last and cells < width < 2 * cells:
+    if ranked and windows.channels_last and cells < width < 2 * cells:
         cells = width
     exist = heights <= windows.output[1] and width <= windows.output[2]
     plan = _plan(
         kernel,
         windows,
-        (1, heights, -(-width // cells)),
-        narrow,
+        (depths, heights, -(-width // cells)),
+        ranked or windows.itemsize > 2,
         64,
-        depths=1,
+        depths=depths,
         heights=heights,
         REGION=(1, rows, columns, *stride, *begin, 1, 1, 1, 0),
         FIRST=tuple(first[1:]),
@@ -452,6 +460,11 @@ def _flat(windows: Windows) -> int:
     blocks = -(-windows.output[2] // lanes)
     whole = 0 < blocks <= 8 and blocks & (blocks - 1) == 0 and outputs % lanes == 0 and 4 * outputs < INDEX_LIMIT
     return windows.output[2] if whole and not windows.channels_last and windows.output[2] % lanes else 0
+
+
+def fills_registers(windows: Windows) -> bool:
+    """Tell whether windows are so large, or read one by one, that with fewer channels a thread does not spill."""
+    return 4 < windows.volume <= UNROLLED_WINDOW and (windows.volume > SORTED_WINDOW or not _columns(windows))
 
 
 def _columns(windows: Windows) -> int:
