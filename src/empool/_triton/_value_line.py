@@ -10,7 +10,7 @@ import triton.language as tl
 from empool._triton._draw import store_draw
 from empool._triton._draw_line import SIZES, line_of, load_line
 from empool._triton._load import inside
-from empool._triton._softmax import SURE, drawn_by_powers, error_of, rough_powers, shift_of
+from empool._triton._softmax import SURE, drawn_by_powers, error_of, rough_powers, scale_of, shift_of
 from empool._triton._tile import LANES, bounds, divide, moved, number_of_lane, side_by_side, uniform32
 from empool._triton._value import (
     beta_of,
@@ -22,7 +22,7 @@ from empool._triton._value import (
     powers_of,
     scores_of,
 )
-from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax, mean_by_value, scale_of
+from empool._triton._value_mean import largest_power, mean_any, mean_by_softmax, mean_by_value
 
 
 @triton.jit

@@ -10,6 +10,7 @@ import triton.language as tl
 from empool._triton._columns import load_columns, window_of
 from empool._triton._load import activation, corner_of
 from empool._triton._rank import in_type
+from empool._triton._softmax import scale_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -22,11 +23,10 @@ from empool._triton._tile import (
     side_by_side,
 )
 from empool._triton._value import beta_of, holes_of, largest_of, largest_score, positive_parts, score_of
-from empool.reference import LOG2E
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks"]
 SQUARABLE = tl.constexpr(2.0**50)
-_LOG2E, _SPARE, _EXACT = tl.constexpr(LOG2E), tl.constexpr(24.0), tl.constexpr(2.0**23)
+_SPARE, _EXACT = tl.constexpr(24.0), tl.constexpr(2.0**23)
 
 
 @triton.jit
@@ -124,12 +124,6 @@ def mean_by_value(parts, K: tl.constexpr, PACKED: tl.constexpr):
     odd = ~((total <= SQUARABLE) & ((total == 0) | (total >= 2 * K / SQUARABLE)))
     share = one_over(tl.where(total == 0, 1.0, total), PACKED)
     return weighted * share, share, odd
-
-
-@triton.jit
-def scale_of(factor):
-    """Return what activations are multiplied by so that two to that power is their weight."""
-    return factor * tl.full([1, 1], _LOG2E, factor.dtype)
 
 
 @triton.jit

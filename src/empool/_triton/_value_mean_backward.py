@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from empool._triton._scatter import load_cells, load_windows, store_cells, window_of_cell
+from empool._triton._softmax import scale_of
 from empool._triton._tile import (
     DIVISORS,
     LANES,
@@ -17,7 +18,7 @@ from empool._triton._tile import (
     rows_and_channels,
 )
 from empool._triton._value import beta_of
-from empool._triton._value_mean import divisor_of, scale_of, weight_of
+from empool._triton._value_mean import divisor_of, weight_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "blocks", "depths", "heights"]
 

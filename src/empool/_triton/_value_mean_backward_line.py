@@ -14,9 +14,9 @@ from empool._triton._draw_line import load_line
 from empool._triton._load import inside
 from empool._triton._mean_backward_line import number_of, store_cells_of_line
 from empool._triton._scatter_line import words_of
+from empool._triton._softmax import scale_of
 from empool._triton._tile import divide
 from empool._triton._value import beta_of, positive_parts
-from empool._triton._value_mean import scale_of
 from empool._triton._value_mean_backward_once import sent_to, shift_of, store_odd, sums_of_column, terms_of_window
 
 SIZES = ["rows", "C", "H", "OH", "height_magic", "height_shift", "channels_magic", "channels_shift"]

@@ -11,9 +11,10 @@ from empool._triton._columns import apart, load_columns
 from empool._triton._load import corner_of, inside
 from empool._triton._rank import in_type
 from empool._triton._scatter import store_cells
+from empool._triton._softmax import scale_of
 from empool._triton._tile import DIVISORS, LANES, beside, bounds, index_sizes, lane_exists, rows_and_channels
 from empool._triton._value import beta_of, positive_parts
-from empool._triton._value_mean import SQUARABLE, one_over, parts_any, scale_of
+from empool._triton._value_mean import SQUARABLE, one_over, parts_any
 from empool._triton._value_mean_backward import slope_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
