@@ -275,6 +275,15 @@ def test_value_mean_backward_of_an_odd_height() -> None:
     torch.testing.assert_close(found, reference.value_mean_backward(*arguments))
 
 
+def test_value_mean_backward_of_large_activations() -> None:
+    """What beta times an activation rounds to would hide how far it is from the mean: done again."""
+    geometry = _window.Geometry([3, 3], [2, 2], [1, 1], [1, 1], [], False)
+    gradient, input = (_activations(shape, "numbers").half() for shape in ((1, 2, 4, 8), (1, 2, 8, 16)))
+    arguments = gradient, 60000 + 600 * input, torch.ones(1), *geometry
+    found = ptx.on_ptx(_operators.value_mean_backward, *arguments)
+    torch.testing.assert_close(found, reference.value_mean_backward(*arguments), rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize(("shape", "last"), [((1, 32, 16, 16), True), ((10, 2, 14, 14), False)])
 def test_weight_grad(shape: tuple[int, ...], last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tiles a program, one after another; and again where there is something else than numbers."""

@@ -18,7 +18,8 @@ from empool._triton._value_mean import SQUARABLE, one_over, parts_any
 from empool._triton._value_mean_backward import slope_of
 
 SIZES = ["rows", "D", "H", "W", "OD", "OH", "OW", "depths", "heights", "blocks"]
-_LEAST, _MOST, _FAR = tl.constexpr(2.0**-90), tl.constexpr(2.0**60), tl.constexpr(16.0)
+_LEAST, _MOST = tl.constexpr(2.0**-90), tl.constexpr(2.0**60)
+_FAR, _FARTHEST = tl.constexpr(16.0), tl.constexpr(2048.0)  # Beyond, half types would round what means differ by.
 
 
 @triton.jit
@@ -90,7 +91,7 @@ def shift_of(columns, scale, BEGIN: tl.constexpr, ROWS: tl.constexpr, SH: tl.con
     for r in tl.static_range(1, SH * SW):
         if BEGIN + r // SH * ROWS + r % SH < len(columns):
             largest = tl.maximum(largest, columns[BEGIN + r // SH * ROWS + r % SH] * scale)
-    far = (tl.abs(largest) >= _FAR) & (tl.abs(largest) < float("inf"))
+    far = (tl.abs(largest) >= _FAR) & (tl.abs(largest) < _FARTHEST)
     return tl.where(far, -largest, 0.0)
 
 
