@@ -266,6 +266,15 @@ def test_value_mean_backward(beta: float | None, dtype: torch.dtype, width: int,
     assert torch.equal(_bits(found[0][..., 6:]), _bits(found[1][..., 6:]))
 
 
+def test_value_mean_backward_of_an_odd_height() -> None:
+    """A thread has two rows of cells, of which the last one has but one."""
+    geometry = _window.Geometry([3, 3], [1, 1], [1, 1], [1, 1], [], False)
+    gradient, input = (_activations((1, 2, 5, 8), what).bfloat16() for what in ("numbers", "zeros"))
+    arguments = gradient, -input, None, *geometry
+    found = ptx.on_ptx(_operators.value_mean_backward, *arguments)
+    torch.testing.assert_close(found, reference.value_mean_backward(*arguments))
+
+
 @pytest.mark.parametrize(("shape", "last"), [((1, 32, 16, 16), True), ((10, 2, 14, 14), False)])
 def test_weight_grad(shape: tuple[int, ...], last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tiles a program, one after another; and again where there is something else than numbers."""

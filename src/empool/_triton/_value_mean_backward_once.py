@@ -348,9 +348,10 @@ def _value_mean_backward_once_kernel(
                 for lane in tl.static_range(LANES):
                     lanes = lanes + (totals[(lane * TALL + y) * SH * SW + r],)
                 cells = cells + (beside(lanes),)
+            live = row_live & inside((ah + y) * SH, H, False, y > 0 and FULL_H == 0)
             store_cells(
-                grad_input, cells, plane, channel, ad, ah + y, block, D, H, W, C, row_live, WINDOW, CHANNELS_LAST,
-                PAIRS, ALIGNED,
+                grad_input, cells, plane, channel, ad, ah + y, block, D, H, W, C, live, WINDOW, CHANNELS_LAST, PAIRS,
+                ALIGNED,
             )  # fmt: skip
     again = row_live & (odd != odd)
     if tl.max(again.to(tl.int32)) > 0:
