@@ -314,7 +314,7 @@ def _rank_mean_backward(
             plan = _plan.input_plan(kernel, windows, cells=True)
     elif windows.volume <= _plan.RANKED_WINDOW and _has_cells(windows):
         kernel = _rank_mean_backward_line_kernel if lines else _rank_mean_backward_once_kernel
-        plan = _plan.region_line_plan(kernel, windows) if lines else _plan.region_plan(kernel, windows, ranked=True)
+        plan = _plan.region_line_plan(kernel, windows) if lines else _plan.region_plan(kernel, windows)
         if plan is not None:
             packed = plan.arguments["PACKED"]
             half = packed and dtype.itemsize == 2

@@ -262,7 +262,7 @@ def apart_line_plan(kernel: Any, windows: Windows) -> Plan:
 @functools.lru_cache(maxsize=4096)
 def region_line_plan(kernel: Any, windows: Windows) -> Plan | None:
     """Plan a kernel whose programs cover the input in whole lines of cells, and read all windows over them, or None."""
-    plan = region_plan(kernel, windows, ranked=True)
+    plan = region_plan(kernel, windows)
     if plan is None:
         return None
     lines = windows.images * windows.channels * windows.output[1]
@@ -337,41 +337,31 @@ def input_plan(kernel: Any, windows: Windows, cells: bool) -> Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def region_plan(kernel: Any, windows: Windows, ranked: bool) -> Plan | None:
-    """Plan a kernel whose programs cover the input by cells, of which a thread reads all windows over four.
+def region_plan(kernel: Any, windows: Windows) -> Plan | None:
+    """Plan a kernel whose threads have four cells each, or all of a short line, and rank the windows over them.
 
-    None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
-
-    Args:
-        ranked: whether the kernel takes depths one by one, positions between windows, dilation and larger regions;
-            channels last, half as many channels, and all of a line that a second block would not fill.
+    Depths are one by one. None where windows are adaptive, have several depths or are too large.
     """
-    kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    stride = windows.window[3:6]
     depths = windows.size[0]
-    flat = depths == windows.output[0] and kernel_size[0] == stride[0] == 1
-    regular = depths == 1 and dilation == (1, 1, 1) and not any(map(operator.lt, kernel_size, stride))
-    if windows.adaptive or not flat or not (regular or ranked):
+    flat = depths == windows.output[0] and windows.window[0] == stride[0] == 1
+    if windows.adaptive or not flat:
         return None
-    kernel_size = tuple((k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True))
-    # Of the windows over a cell's positions, counted from the cell's own: the first and the last.
-    first = [-((k - 1 - p) // s) for k, s, p in zip(kernel_size, stride, padding, strict=True)]
-    last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
-    number = [b - a + 1 for a, b in zip(first, last, strict=True)]
-    begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
-    rows = max((number[1] - 1) * stride[1] + kernel_size[1], begin[1] + stride[1])
-    columns = max((LANES.value + number[2] - 2) * stride[2] + kernel_size[2], begin[2] + LANES.value * stride[2])
-    if rows * columns > (RANKED_REGION if ranked else BLOCK_OF_WINDOWS):
+    spans, first, number, begin = _over_a_cell(windows)
+    rows = max((number[1] - 1) * stride[1] + spans[1], begin[1] + stride[1])
+    columns = max((LANES.value + number[2] - 2) * stride[2] + spans[2], begin[2] + LANES.value * stride[2])
+    if rows * columns > RANKED_REGION:
         return None
     heights, width = (-(-windows.size[dim] // stride[dim]) for dim in (1, 2))
     cells = LANES.value
-    if ranked and windows.channels_last and cells < width < 2 * cells:
+    if windows.channels_last and windows.itemsize < 8 and cells < width < 2 * cells:  # A second block would not fill.
         cells = width
     exist = heights <= windows.output[1] and width <= windows.output[2]
     plan = _plan(
         kernel,
         windows,
         (depths, heights, -(-width // cells)),
-        ranked or windows.itemsize > 2,
+        True,
         64,
         depths=depths,
         heights=heights,
@@ -399,19 +389,15 @@ def cells_plan(kernel: Any, windows: Windows) -> Plan | None:
 
     None where windows are not regular ones in two dimensions that fit, or where positions lie between them.
     """
-    kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    kernel_size, stride, dilation = (windows.window[i : i + 3] for i in (0, 3, 9))
     one_depth = windows.size[0] == windows.output[0] == kernel_size[0] == stride[0] == 1
     if windows.adaptive or not one_depth or dilation != (1, 1, 1) or any(map(operator.lt, kernel_size, stride)):
         return None
-    # Of the windows over a cell's positions, counted from the cell's own: the first and the last.
-    first = [-((k - 1 - p) // s) for k, s, p in zip(kernel_size, stride, padding, strict=True)]
-    last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
-    number = [b - a + 1 for a, b in zip(first, last, strict=True)]
-    begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
+    spans, first, number, begin = _over_a_cell(windows)
     whole = [-(-windows.size[dim] // stride[dim]) for dim in (1, 2)]
 
     def region(cells: tuple[int, int]) -> list[int]:
-        return [(cells[i] + number[1 + i] - 2) * stride[1 + i] + kernel_size[1 + i] for i in range(2)]
+        return [(cells[i] + number[1 + i] - 2) * stride[1 + i] + spans[1 + i] for i in range(2)]
 
     def parts(cells: tuple[int, int]) -> tuple[int, int]:
         return -(-whole[0] // cells[0]), -(-whole[1] // cells[1])
@@ -524,6 +510,22 @@ def _flat(windows: Windows) -> int:
     blocks = -(-windows.output[2] // lanes)
     whole = 0 < blocks <= 8 and blocks & (blocks - 1) == 0 and outputs % lanes == 0 and 4 * outputs < INDEX_LIMIT
     return windows.output[2] if whole and not windows.channels_last and windows.output[2] % lanes else 0
+
+
+def _over_a_cell(windows: Windows) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Look at the windows over a cell's positions, along each dimension.
+
+    Returns:
+        How many positions a window spans; which window is the first, counted from the cell's own; how many there are;
+        and how far before the cell the first begins.
+    """
+    kernel_size, stride, padding, dilation = (windows.window[i : i + 3] for i in (0, 3, 6, 9))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    first = [-((k - 1 - p) // s) for k, s, p in zip(spans, stride, padding, strict=True)]
+    last = [(s - 1 + p) // s for s, p in zip(stride, padding, strict=True)]
+    number = [b - a + 1 for a, b in zip(first, last, strict=True)]
+    begin = [p - a * s for a, s, p in zip(first, stride, padding, strict=True)]
+    return spans, first, number, begin
 
 
 def fills_registers(windows: Windows) -> bool:
