@@ -1,4 +1,4 @@
-"""`rank_mean_backward` for CUDA where windows share no activation and none ends in padding.
+"""`rank_mean_backward` for CUDA, of windows that neither overlap nor end in padding.
 
 A gradient then comes from one window, so one kernel ranks the window and writes its gradients.
 """

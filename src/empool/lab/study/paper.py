@@ -148,7 +148,7 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
     "table1": {
         "full": Protocol("all images, crop and mirror, the recipe of the network", _TABLE_1),
         "full-plain": Protocol("all images, no augmentation, the recipe of the network", _TABLE_1, {"augment": "none"}),
-        # Without augmentation, so that there is something to regularise: with it the network underfits these images.
+        # With augmentation the network underfits these images, and nothing is left to regularise.
         "cpu": Protocol(
             "10,000 training images, no augmentation, 20 epochs, 32 maps a convolution",
             _TABLE_1,
@@ -157,8 +157,8 @@ TABLES: Mapping[str, Mapping[str, Protocol]] = {
     },
     "table2": {
         "full": Protocol("all images, crop and mirror, the recipe of each network", (_DFN_MR, *_PLAIN)),
-        # Of 20 layers, since 56 cannot be trained like this to where there is something to regularise: ten epochs of
-        # 2,000 images, as long a run, leave them wrong on two thirds of the training images.
+        # 20 layers overfit. 56 layers, trained as long (ten epochs of 2,000 images), are wrong on two thirds of the
+        # training images.
         "cpu": Protocol(
             "DFN-MR alone, with 20 layers: 5,000 training images, no augmentation, 12 epochs, 2,000 test images",
             (Part("dfn_mr:20", _DFN_MR_POOLINGS),),
